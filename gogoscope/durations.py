@@ -1,0 +1,41 @@
+"""Durations as the public API takes them: seconds, or a ``timedelta``."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+
+def seconds(
+    name: str,
+    value: float | timedelta,
+    *,
+    zero: bool = False,
+    infinite: bool = False,
+    maximum: float | None = None,
+) -> float:
+    """Give a duration as a ``float`` of seconds, or raise an error that names the argument.
+
+    :param name: the argument's name, for the error
+    :param value: seconds, or a ``timedelta``
+    :param zero: whether 0 is allowed
+    :param infinite: whether ``math.inf`` is allowed
+    :param maximum: the longest duration allowed, in seconds
+    :raises TypeError: if the value is not a duration
+    :raises ValueError: if it is out of range
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"{name} must be a number of seconds or a timedelta, got {value!r} "
+            f"of type {type(value).__name__}"
+        )
+    if value > 0 or (zero and value == 0):
+        if value == math.inf and not infinite:
+            raise ValueError(f"{name} must be a finite number of seconds, got {value!r}")
+        if maximum is not None and value > maximum:
+            raise ValueError(f"{name} must be at most {maximum:g} seconds, got {value!r}")
+        return float(value)
+    allowed = "0 or more" if zero else "more than 0"
+    raise ValueError(f"{name} must be {allowed} seconds, got {value!r}")

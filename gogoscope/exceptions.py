@@ -1,0 +1,161 @@
+"""The whole error tree.
+
+::
+
+    GogoscopeError
+    ├── ConfigurationError
+    │   ├── InvalidURLError
+    │   ├── UnknownBackendError
+    │   ├── AmbiguousBackendError
+    │   ├── CapabilityNotSupportedError
+    │   └── UnsupportedEventLoopError
+    ├── BackendUnavailableError        (also ImportError)
+    ├── TaskCancelled
+    ├── ScopeClosedError
+    ├── CircuitOpenError
+    ├── LockError
+    │   ├── LockTimeoutError           (also TimeoutError)
+    │   └── LeaseLostError
+    └── PersistenceError
+        ├── StoreConnectionError
+        ├── StoreTimeoutError
+        ├── ThrottledError
+        ├── CorruptRecordError
+        └── RecordTooLargeError
+
+Bad arguments raise the standard ``TypeError`` or ``ValueError``. Cancellation is the event loop's
+own exception: it is never wrapped and never a result.
+"""
+
+from __future__ import annotations
+
+
+class GogoscopeError(Exception):
+    """Base of every error that this library defines."""
+
+
+class ConfigurationError(GogoscopeError):
+    """Something is set up wrongly; trying again does not help."""
+
+
+class InvalidURLError(ConfigurationError):
+    """A persistence URL is malformed or has an option that its backend does not know."""
+
+
+class UnknownBackendError(ConfigurationError):
+    """No installed distribution registers the scheme of a persistence URL."""
+
+
+class AmbiguousBackendError(ConfigurationError):
+    """Two installed distributions register the same scheme with different values."""
+
+
+class CapabilityNotSupportedError(ConfigurationError):
+    """The store at hand lacks a capability that was asked for.
+
+    ``capability`` is its name (``locks``, ``circuit_breakers``, ``cache``), ``backend`` the store.
+    """
+
+    def __init__(self, capability: str, backend: str) -> None:
+        super().__init__(capability, backend)
+        self.capability = capability
+        self.backend = backend
+
+    def __str__(self) -> str:
+        return (
+            f"{self.backend} does not support {self.capability}; pass a store that does, or mix "
+            f"stores with Persistence({self.capability}=...)"
+        )
+
+
+class UnsupportedEventLoopError(ConfigurationError):
+    """The backend cannot run on the current event loop."""
+
+
+class BackendUnavailableError(GogoscopeError, ImportError):
+    """A backend is registered, but a package that it needs is not installed."""
+
+
+class TaskCancelled(GogoscopeError):  # noqa: N818 - the name that the design gives it
+    """The result of a task that was cancelled; ``reason`` says why."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return "the task was cancelled" if self.reason is None else self.reason
+
+
+class ScopeClosedError(GogoscopeError):
+    """A scope was used before its block was entered or after it ended."""
+
+
+class CircuitOpenError(GogoscopeError):
+    """A circuit breaker rejected the call without making it.
+
+    ``name`` is the circuit, ``retry_after`` the seconds until a call may be let through.
+    """
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(name, retry_after)
+        self.name = name
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"circuit {self.name!r} is open; retry after {self.retry_after:.3g} s"
+
+
+class LockError(GogoscopeError):
+    """Base of the errors of locks."""
+
+
+class LockTimeoutError(LockError, TimeoutError):
+    """A lock was not free within the time given to wait for it."""
+
+
+class LeaseLostError(LockError):
+    """The lease of a lock ended while its holder still counted on it.
+
+    ``key`` is the lock, ``reason`` says how it was lost.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the lease of lock {self.key!r} is lost: {self.reason}"
+
+
+class PersistenceError(GogoscopeError):
+    """A store failed. ``retryable`` tells whether the same request may succeed later."""
+
+    retryable = False
+
+
+class StoreConnectionError(PersistenceError):
+    """The store could not be reached, or the connection broke."""
+
+    retryable = True
+
+
+class StoreTimeoutError(PersistenceError):
+    """The store did not answer in time; the request may or may not have been carried out."""
+
+    retryable = True
+
+
+class ThrottledError(PersistenceError):
+    """The store refused the request because of load."""
+
+    retryable = True
+
+
+class CorruptRecordError(PersistenceError):
+    """A stored record cannot be understood."""
+
+
+class RecordTooLargeError(PersistenceError):
+    """A value is larger than the store can hold; nothing was sent."""
