@@ -1,0 +1,51 @@
+"""Mixing stores: one for each capability."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from gogoscope.exceptions import CapabilityNotSupportedError
+from gogoscope.persistence.protocols import (
+    CacheProvider,
+    CircuitBreakerStateProvider,
+    LockProvider,
+)
+
+
+@frozen
+class Persistence:
+    """A store for each capability, given one by one.
+
+    :param locks: keeps locks
+    :param circuit_breakers: keeps the state of circuit breakers
+    :param cache: keeps cached values
+    """
+
+    locks: LockProvider | None = None
+    circuit_breakers: CircuitBreakerStateProvider | None = None
+    cache: CacheProvider | None = None
+
+    @classmethod
+    def of(cls, store: object) -> Persistence:
+        """Give the capabilities of any store object, itself a bundle or not.
+
+        :raises TypeError: if it has none
+        """
+        if isinstance(store, Persistence):
+            return store
+        bundle = cls(
+            locks=store if isinstance(store, LockProvider) else None,
+            circuit_breakers=store if isinstance(store, CircuitBreakerStateProvider) else None,
+            cache=store if isinstance(store, CacheProvider) else None,
+        )
+        if bundle == cls():
+            raise TypeError(
+                "persistence must be a URL, a store, or a Persistence bundle of stores, "
+                f"got {store!r} of type {type(store).__name__}"
+            )
+        return bundle
+
+
+def unsupported(capability: str, store: object) -> CapabilityNotSupportedError:
+    """Give the error for a capability that a store lacks."""
+    return CapabilityNotSupportedError(capability, type(store).__name__)

@@ -1,0 +1,259 @@
+"""The handle of a held lock, and how any store's lock is taken."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from gogoscope.clock import monotonic
+from gogoscope.exceptions import LeaseLostError, PersistenceError, StoreTimeoutError
+from gogoscope.persistence.protocols import (
+    LockClaim,
+    LockHolder,
+    LockProvider,
+    LockRecord,
+    LockReply,
+)
+from gogoscope.persistence.validation import check_key, check_lease
+
+CLEAN_UP_SECONDS = 5.0
+
+
+class LockHandle:
+    """A lock that is held, until it is released or its lease ends.
+
+    As an async context manager it releases the lock at the end of the block. ``fencing_token``
+    is higher than that of every earlier holder: pass it with each outside write, so that what is
+    written to can refuse an older one.
+    """
+
+    __slots__ = (
+        "_deadline",
+        "_guard",
+        "_lease",
+        "_lost",
+        "_provider",
+        "_record",
+        "_sent",
+        "key",
+        "on_release",
+    )
+
+    def __init__(
+        self, provider: LockProvider, key: str, record: LockRecord, sent: float, lease: float
+    ) -> None:
+        self.key = key
+        self._provider = provider
+        self._record = record
+        self._sent = sent
+        self._lease = lease
+        self._deadline = sent + lease
+        self._lost: str | None = None
+        self._guard = anyio.Lock()
+        self.on_release: Callable[[LockHandle], object] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<LockHandle key={self.key!r} owner={self.owner!r} fencing_token={self.fencing_token}>"
+        )
+
+    @property
+    def owner(self) -> str:
+        """The name that ``extend(key, ttl, owner)`` takes."""
+        return self._record.owner or ""
+
+    @property
+    def fencing_token(self) -> int:
+        """A number that is higher than that of every earlier holder of this lock."""
+        return self._record.fencing_token
+
+    @property
+    def expires_at(self) -> float:
+        """When the lease ends, in seconds since the Unix epoch, by this machine's clock."""
+        return self._record.lease_until_ms / 1000
+
+    @property
+    def deadline(self) -> float:
+        """When the lease ends, on the event loop's clock (``anyio.current_time()``)."""
+        return self._deadline
+
+    @property
+    def lease(self) -> float:
+        """How long a renewal lasts, in seconds."""
+        return self._lease
+
+    @property
+    def lost(self) -> str | None:
+        """Why the lock is not held any more, or ``None`` as far as this process knows."""
+        if self._lost is None and monotonic() >= self._deadline:
+            self._lost = f"it was not renewed within its lease of {self._lease:g} s"
+        return self._lost
+
+    def ensure(self) -> None:
+        """Raise if the lease is over; makes no request. Call it before each outside write.
+
+        :raises LeaseLostError: if the lock is not held any more
+        """
+        if (reason := self.lost) is not None:
+            raise LeaseLostError(self.key, reason)
+
+    async def is_valid(self) -> bool:
+        """Ask the store whether this handle still holds the lock."""
+        if self.lost is not None:
+            return False
+        record = await self._provider.read_lock(self.key)
+        if record is None or record.nonce != self._record.nonce:
+            self._lost = _loss(record)
+        return self.lost is None
+
+    async def extend(self, ttl: float | timedelta | None = None) -> bool:
+        """Let the lease end ``ttl`` seconds from now; ``False`` if the lock is lost.
+
+        :param ttl: the new lease in seconds, at most 12 hours; the present one if left out
+        """
+        lease = self._lease if ttl is None else check_lease(ttl)
+        async with self._guard:
+            while self.lost is None:
+                sent = monotonic()
+                lease_ms = _milliseconds(lease)
+                held_ms = _milliseconds(sent - self._sent)
+                reply = await self._provider.renew_lock(
+                    self.key,
+                    self._record.nonce or "",
+                    self._record.version,
+                    lease_ms,
+                    self._record.acquired_at_ms + held_ms + lease_ms,
+                )
+                record = reply.record
+                if record is None or record.nonce != self._record.nonce:
+                    self._lost = _loss(record)
+                    break
+                self._record = record
+                if reply.granted:
+                    self._lease = lease
+                    self._deadline = sent + lease
+                    return True
+        return False
+
+    async def release(self) -> bool:
+        """Free the lock; never raises for a lock that is lost, and never frees another's.
+
+        :returns: ``True`` if this call freed the lock, ``False`` if it was lost (or released)
+            before
+        """
+        async with self._guard:
+            if self._lost == _RELEASED:
+                return False
+            in_time = self.lost is None
+            freed = await self._provider.release_lock(
+                self.key, self._record.nonce or "", in_time=in_time
+            )
+            self._lost = _RELEASED
+            if self.on_release is not None:
+                self.on_release(self)
+            return freed
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+            await self.release()
+
+
+async def claim_handle(
+    provider: LockProvider,
+    key: str,
+    ttl: float | timedelta,
+    owner: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    seen: LockRecord | None = None,
+) -> LockHandle | LockReply:
+    """Try once to take a lock; give its handle, or the refusal that shows who has it.
+
+    When cancelled, or when the store did not answer, a claim that may have gone through is taken
+    back, so that nobody waits out its lease.
+    """
+    check_key(key)
+    lease = check_lease(ttl)
+    if owner is not None:
+        check_key(owner, "owner")
+    nonce = os.urandom(8).hex()
+    claim = LockClaim(
+        nonce=nonce,
+        owner=owner or nonce,
+        lease_ms=_milliseconds(lease),
+        metadata={**process_metadata(os.getpid()), **(metadata or {})},
+    )
+    sent = monotonic()
+    try:
+        reply = await provider.claim_lock(key, claim, seen=seen)
+    except BaseException as error:
+        if not isinstance(error, Exception) or isinstance(error, StoreTimeoutError):
+            await take_back(provider, key, nonce)
+        raise
+    if not reply.granted or reply.record is None:
+        return reply
+    handle = LockHandle(provider, key, reply.record, sent, lease)
+    if handle.lost is None:
+        return handle
+    await take_back(provider, key, nonce)
+    return LockReply(granted=False, record=reply.record)
+
+
+async def take_back(provider: LockProvider, key: str, nonce: str) -> None:
+    """Free what ``nonce`` may hold, shielded and bounded; its lease ends it if this fails."""
+    with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+        try:
+            await provider.release_lock(key, nonce, in_time=True)
+        except PersistenceError:
+            return
+
+
+def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None:
+    """Give what people want to know about a lock's holder, or ``None`` if it is free."""
+    if record is None or record.owner is None:
+        return None
+    pid = record.metadata.get("pid")
+    return LockHolder(
+        owner=record.owner,
+        host=record.metadata.get("host"),
+        pid=None if pid is None else int(pid),
+        scope=record.metadata.get("scope"),
+        since=record.acquired_at_ms / 1000,
+        lease_left=(record.lease_until_ms - now_ms) / 1000,
+        fencing_token=record.fencing_token,
+    )
+
+
+@functools.cache
+def process_metadata(pid: int) -> Mapping[str, str]:
+    """Tell people who hold a lock: this machine's name and the process."""
+    import socket  # noqa: PLC0415 - a tenth of what importing this package may take
+
+    return {"host": socket.gethostname(), "pid": str(pid)}
+
+
+_RELEASED = "it was released"
+
+
+def _milliseconds(duration: float) -> int:
+    return math.ceil(duration * 1000)
+
+
+def _loss(record: LockRecord | None) -> str:
+    if record is None or record.nonce is None:
+        return "it was forcibly released"
+    return f"it was taken over by {record.owner!r}"

@@ -1,0 +1,104 @@
+"""Checks of the arguments that every store takes, with errors that say what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+from gogoscope.durations import seconds
+
+PREFIX_SEPARATORS = ":/.|#"
+MAX_LEASE = 12 * 3600.0
+MAX_TTL = 100 * 366 * 86400.0
+
+
+def check_key(key: str, name: str = "key") -> str:
+    """Give back a valid key.
+
+    :raises TypeError: if it is not a ``str``
+    :raises ValueError: if it is empty or holds a lone surrogate, which no store can encode
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"{name} must be a str, got {key!r} of type {type(key).__name__}")
+    if not key:
+        raise ValueError(f"{name} must not be empty, got {key!r}")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be encodable as UTF-8, got {key!r}") from None
+    return key
+
+
+def check_key_prefix(prefix: str) -> str:
+    """Give back a valid key prefix: empty, or ending with a separator so that prefixes nest.
+
+    :raises TypeError: if it is not a ``str``
+    :raises ValueError: if it does not end with one of ``: / . | #``
+    """
+    if not isinstance(prefix, str):
+        raise TypeError(f"key_prefix must be a str, got {prefix!r} of type {type(prefix).__name__}")
+    if prefix:
+        check_key(prefix, "key_prefix")
+        if prefix[-1] not in PREFIX_SEPARATORS:
+            raise ValueError(
+                f"key_prefix must end with one of {' '.join(PREFIX_SEPARATORS)} so that it never "
+                f"covers another prefix by chance, got {prefix!r}"
+            )
+    return prefix
+
+
+def check_ttl(ttl: float | timedelta) -> float:
+    """Give a time to live in seconds.
+
+    :raises TypeError: if it is not a duration
+    :raises ValueError: if it is not more than 0 and at most 100 years
+    """
+    return seconds("ttl", ttl, maximum=MAX_TTL)
+
+
+def check_lease(ttl: float | timedelta) -> float:
+    """Give the time to live of a lease in seconds: more than 0, at most 12 hours.
+
+    :raises TypeError: if it is not a duration
+    :raises ValueError: if it is out of range
+    """
+    return seconds("ttl", ttl, maximum=MAX_LEASE)
+
+
+def check_count(name: str, value: int, minimum: int = 1) -> int:
+    """Give back an integer of at least ``minimum``.
+
+    :raises TypeError: if it is not an ``int``
+    :raises ValueError: if it is too small
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+    if value < minimum:
+        raise ValueError(f"{name} must be {minimum} or more, got {value!r}")
+    return value
+
+
+def literal_start(pattern: str) -> str:
+    """Give the part of a glob before its first wildcard, which every match starts with."""
+    return re.split(r"[*?]", pattern, maxsplit=1)[0]
+
+
+def glob_matcher(pattern: str | None) -> Callable[[str], bool]:
+    """Give a predicate for a case-sensitive glob over whole keys.
+
+    ``*`` matches any run of characters and ``?`` any one; every other character is literal.
+    ``None`` matches every key.
+
+    :raises TypeError: if the pattern is neither a ``str`` nor ``None``
+    """
+    if pattern is None:
+        return lambda key: True
+    if not isinstance(pattern, str):
+        raise TypeError(
+            f"pattern must be a str or None, got {pattern!r} of type {type(pattern).__name__}"
+        )
+    wildcards = {"*": ".*", "?": "."}
+    expression = "".join(wildcards.get(char) or re.escape(char) for char in pattern)
+    match = re.compile(expression, re.DOTALL).fullmatch
+    return lambda key: match(key) is not None
