@@ -1,0 +1,70 @@
+"""Structured concurrency whose safety nets are shared by the whole fleet."""
+
+from gogoscope.circuit_breaker import CircuitBreaker
+from gogoscope.exceptions import (
+    AmbiguousBackendError,
+    BackendUnavailableError,
+    CapabilityNotSupportedError,
+    CircuitOpenError,
+    ConfigurationError,
+    CorruptRecordError,
+    GogoscopeError,
+    InvalidURLError,
+    LeaseLostError,
+    LockError,
+    LockTimeoutError,
+    PersistenceError,
+    RecordTooLargeError,
+    ScopeClosedError,
+    StoreConnectionError,
+    StoreTimeoutError,
+    TaskCancelled,
+    ThrottledError,
+    UnknownBackendError,
+    UnsupportedEventLoopError,
+)
+from gogoscope.persistence.bundle import Persistence
+from gogoscope.persistence.lock_handle import LockHandle
+from gogoscope.persistence.registry import PersistenceURL, open_persistence
+from gogoscope.retry import Retry, decorrelated, exponential, fixed, linear
+from gogoscope.scope import Scope, current_scope, scope
+from gogoscope.task import Err, Ok, Task
+
+__all__ = [
+    "AmbiguousBackendError",
+    "BackendUnavailableError",
+    "CapabilityNotSupportedError",
+    "CircuitBreaker",
+    "CircuitOpenError",
+    "ConfigurationError",
+    "CorruptRecordError",
+    "Err",
+    "GogoscopeError",
+    "InvalidURLError",
+    "LeaseLostError",
+    "LockError",
+    "LockHandle",
+    "LockTimeoutError",
+    "Ok",
+    "Persistence",
+    "PersistenceError",
+    "PersistenceURL",
+    "RecordTooLargeError",
+    "Retry",
+    "Scope",
+    "ScopeClosedError",
+    "StoreConnectionError",
+    "StoreTimeoutError",
+    "Task",
+    "TaskCancelled",
+    "ThrottledError",
+    "UnknownBackendError",
+    "UnsupportedEventLoopError",
+    "current_scope",
+    "decorrelated",
+    "exponential",
+    "fixed",
+    "linear",
+    "open_persistence",
+    "scope",
+]

@@ -1,0 +1,33 @@
+"""Telling cancellation apart from everything else, on every event loop."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import anyio
+
+
+def split_cancellation(
+    raised: BaseException,
+) -> tuple[BaseException | None, BaseException | None]:
+    """Give the cancellation inside an exception, and the rest; either may be ``None``."""
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(raised, cancelled):
+        return raised, None
+    if isinstance(raised, BaseExceptionGroup):
+        return raised.split(cancelled)
+    return None, raised
+
+
+def cancellation_requested() -> bool:
+    """Tell whether anybody wants the current task to end."""
+    return anyio.current_effective_deadline() == -math.inf or cancelled_natively()
+
+
+def cancelled_natively() -> bool:
+    """Tell whether asyncio's own ``Task.cancel()``, which knows no cancel scopes, was called."""
+    if not anyio.get_cancelled_exc_class().__module__.startswith("asyncio"):
+        return False
+    task = sys.modules["asyncio"].current_task()  # loaded, since it runs us
+    return task is not None and task.cancelling() > 0

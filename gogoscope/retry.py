@@ -1,0 +1,295 @@
+"""Trying again: the policy, the delays between tries, and the loop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Protocol, TypeVar, TypeVarTuple
+
+import anyio
+from attrs import field, frozen
+
+from gogoscope.clock import monotonic
+from gogoscope.durations import seconds
+from gogoscope.events import notify
+from gogoscope.exceptions import CircuitOpenError
+from gogoscope.persistence.validation import check_count
+from gogoscope.task import NotAwaitableError
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Delay(Protocol):
+    """How long to wait after a failed try."""
+
+    def __call__(self, attempt: int, error: Exception, /) -> float:
+        """Give the seconds to wait after try number ``attempt`` (from 1), which gave ``error``."""
+        ...
+
+
+RetryOn = (
+    type[Exception]
+    | tuple[type[Exception], ...]
+    | Callable[[Exception], "bool | float | timedelta"]
+)
+
+
+def fixed(delay: float | timedelta) -> Delay:
+    """Wait the same time after every try.
+
+    :param delay: seconds, 0 or more
+    """
+    wait = seconds("delay", delay, zero=True)
+    return lambda attempt, error: wait
+
+
+def linear(
+    base: float | timedelta = 0.1,
+    step: float | timedelta | None = None,
+    maximum: float | timedelta = 30,
+) -> Delay:
+    """Wait ``base`` seconds after the first try and ``step`` longer after each further one.
+
+    :param base: seconds after the first try
+    :param step: seconds added each time; ``base`` if left out
+    :param maximum: the longest wait in seconds
+    """
+    first = seconds("base", base, zero=True)
+    increment = first if step is None else seconds("step", step, zero=True)
+    longest = seconds("maximum", maximum, infinite=True)
+    return lambda attempt, error: min(longest, first + increment * (attempt - 1))
+
+
+def exponential(
+    base: float | timedelta = 0.1,
+    factor: float = 2,
+    maximum: float | timedelta = 30,
+    *,
+    jitter: bool = True,
+) -> Delay:
+    """Wait exponentially longer, with full jitter.
+
+    The wait is drawn evenly between 0 and ``base * factor ** (attempt - 1)``, at most
+    ``maximum``: "Exponential Backoff And Jitter", Marc Brooker, AWS Architecture Blog, 2015.
+
+    :param base: the longest wait after the first try, in seconds
+    :param factor: by how much it grows each time, 1 or more
+    :param maximum: the longest wait of all, in seconds
+    :param jitter: ``False`` waits the longest time each time
+    """
+    first = seconds("base", base)
+    longest = seconds("maximum", maximum)
+    growth = _factor(factor)
+
+    def delay(attempt: int, error: Exception, /) -> float:
+        try:
+            ceiling = min(longest, first * growth ** (attempt - 1))
+        except OverflowError:
+            ceiling = longest
+        return _uniform(0, ceiling) if jitter else ceiling
+
+    return delay
+
+
+def _base(value: float | timedelta) -> float:
+    return seconds("base", value)
+
+
+def _maximum(value: float | timedelta) -> float:
+    return seconds("maximum", value)
+
+
+@frozen
+class decorrelated:  # noqa: N801 - used like its siblings, which are functions
+    """Wait with decorrelated jitter: each wait is drawn between ``base`` and thrice the last one.
+
+    "Exponential Backoff And Jitter", Marc Brooker, AWS Architecture Blog, 2015. Every call that is
+    retried starts anew; one policy may serve many calls at a time.
+
+    :param base: the shortest wait, in seconds
+    :param maximum: the longest wait, in seconds
+    """
+
+    base: float = field(default=0.1, converter=_base)
+    maximum: float = field(default=30.0, converter=_maximum)
+
+    def start(self) -> Delay:
+        """Give the delays of one call, which remember the last wait."""
+        last = self.base
+
+        def delay(attempt: int, error: Exception, /) -> float:
+            nonlocal last
+            last = min(self.maximum, _uniform(self.base, last * 3))
+            return last
+
+        return delay
+
+    def __call__(self, attempt: int, error: Exception, /) -> float:
+        """Give a wait as it would be after ``attempt`` tries of a call of its own."""
+        delay = self.start()
+        for number in range(1, attempt):
+            delay(number, error)
+        return delay(attempt, error)
+
+
+@frozen(kw_only=True)
+class Retry:
+    """When a failed call is tried again, and after how long.
+
+    :param attempts: all tries together, the first one included
+    :param delay: seconds between tries, or a function of (attempt, error) that gives them
+    :param retry_on: exception types, or a predicate of the error; a predicate that gives a number
+        of seconds sets the delay as well (a ``Retry-After`` header, for example)
+    :param on_retry: called as ``on_retry(attempt, error, delay)`` before each wait
+    :param max_elapsed: seconds after the start of the first try past which no try starts
+    :param attempt_timeout: seconds that each try may take; a longer one fails with ``TimeoutError``
+
+    A :class:`CircuitOpenError` is retried only if ``retry_on`` names it or is a predicate that
+    says so. The last error is the result; the earlier ones are in its ``__context__``.
+    """
+
+    attempts: int = field(default=3, kw_only=False)
+    delay: Delay | float | timedelta = field(factory=exponential)
+    retry_on: RetryOn = Exception
+    on_retry: Callable[[int, Exception, float], object] | None = None
+    max_elapsed: float | timedelta | None = None
+    attempt_timeout: float | timedelta | None = None
+
+    def __attrs_post_init__(self) -> None:
+        check_count("attempts", self.attempts)
+        if not callable(self.delay):
+            object.__setattr__(self, "delay", fixed(self.delay))
+        kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
+        if not callable(self.retry_on) or isinstance(self.retry_on, type):
+            for kind in kinds:
+                if not (isinstance(kind, type) and issubclass(kind, Exception)):
+                    raise TypeError(
+                        "retry_on must be exception types or a function of the error, "
+                        f"got {self.retry_on!r}"
+                    )
+        for name in ("max_elapsed", "attempt_timeout"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, seconds(name, value, infinite=True))
+
+    @classmethod
+    def of(cls, option: Retry | int) -> Retry:
+        """Give the policy for an option ``retry=``: itself, or a number of attempts."""
+        if isinstance(option, Retry):
+            return option
+        if isinstance(option, bool) or not isinstance(option, int):
+            raise TypeError(
+                "retry must be a Retry, a number of attempts, or False to switch it off, "
+                f"got {option!r}"
+            )
+        return cls(attempts=check_count("retry", option))
+
+    async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
+        """Call a function, again if it fails, and give its value.
+
+        :raises Exception: the error of the last try
+        """
+        if self.attempt_timeout is None:
+            return await self.repeat(fn, *args)
+        return await self.repeat(self.bounded, fn, *args)
+
+    async def bounded(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
+        """Call a function once, for at most ``attempt_timeout`` seconds.
+
+        :raises AttemptTimeoutError: if it takes longer
+        """
+        assert isinstance(self.attempt_timeout, float)
+        with anyio.move_on_after(self.attempt_timeout) as attempt:
+            return await fn(*args)
+        assert attempt.cancelled_caught
+        raise AttemptTimeoutError(f"a try took longer than {self.attempt_timeout:g} s")
+
+    async def repeat(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
+        """Call a function until it succeeds or the policy gives up; without ``attempt_timeout``."""
+        started = 0.0 if self.max_elapsed is None else monotonic()
+        delay: Delay | None = None
+        earlier: Exception | None = None
+        try:
+            for attempt in itertools.count(1):
+                try:
+                    return await fn(*args)
+                except Exception as error:
+                    _chain(error, earlier)
+                    hint = attempt < self.attempts and self._retries(error)
+                    if hint is False:
+                        raise
+                    delay = delay or self._start_delay()
+                    wait = delay(attempt, error) if hint is True else _hinted(hint)
+                    if self.max_elapsed is not None:
+                        assert isinstance(self.max_elapsed, float)
+                        if monotonic() + wait - started > self.max_elapsed:
+                            raise
+                    earlier = error
+                notify(self.on_retry, attempt, earlier, wait)
+                await anyio.sleep(wait)
+        finally:
+            del earlier
+        raise AssertionError("unreachable")
+
+    def _start_delay(self) -> Delay:
+        start: Callable[[], Delay] | None = getattr(self.delay, "start", None)
+        if start is not None:
+            return start()
+        assert callable(self.delay)
+        return self.delay
+
+    def _retries(self, error: Exception) -> bool | float | timedelta:
+        if isinstance(error, NotAwaitableError):
+            return False
+        if isinstance(self.retry_on, type | tuple):
+            kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
+            if isinstance(error, CircuitOpenError):
+                return any(issubclass(kind, CircuitOpenError) for kind in kinds)
+            return isinstance(error, kinds)
+        return self.retry_on(error)
+
+
+class AttemptTimeoutError(TimeoutError):
+    """One try took longer than ``attempt_timeout``."""
+
+
+def _hinted(hint: float | timedelta) -> float:
+    return seconds("the delay that retry_on gave", hint, zero=True)
+
+
+def _chain(error: Exception, earlier: Exception | None) -> None:
+    """Make the error of an earlier try reachable from a later one."""
+    if earlier is None:
+        return
+    chain: list[BaseException] = [error]
+    while (context := chain[-1].__context__) is not None and context not in chain:
+        chain.append(context)
+    if earlier not in chain and chain[-1].__context__ is None and not _leads_to(earlier, error):
+        chain[-1].__context__ = earlier
+
+
+def _leads_to(error: BaseException, target: BaseException) -> bool:
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        if current is target:
+            return True
+        seen.append(current)
+        current = current.__context__
+    return False
+
+
+def _factor(factor: float) -> float:
+    if isinstance(factor, bool) or not isinstance(factor, int | float):
+        raise TypeError(f"factor must be a number, got {factor!r} of type {type(factor).__name__}")
+    if not 1 <= factor < float("inf"):
+        raise ValueError(f"factor must be 1 or more and finite, got {factor!r}")
+    return float(factor)
+
+
+def _uniform(low: float, high: float) -> float:
+    import random  # noqa: PLC0415 - only needed when something fails; costs much of our import
+
+    return random.uniform(low, high)  # noqa: S311 - jitter is no secret

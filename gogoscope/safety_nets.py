@@ -1,0 +1,183 @@
+"""What a scope has of its store: locks, circuits and the cache, and their end with the scope."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import anyio
+from anyio import TaskHandle
+from anyio.lowlevel import RunVar
+
+from gogoscope import locks
+from gogoscope.circuit import STORE_SECONDS, Circuit, Snapshot
+from gogoscope.circuit_breaker import CircuitBreaker
+from gogoscope.events import Event, logger
+from gogoscope.exceptions import GogoscopeError
+from gogoscope.persistence.bundle import Persistence, unsupported
+from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.persistence.protocols import CacheProvider, LockProvider, LockRecord
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from gogoscope.persistence.shared import SharedStore
+
+_snapshots: RunVar[WeakKeyDictionary[object, dict[str, Snapshot]]] = RunVar("gogoscope.snapshots")
+
+
+class SafetyNets:
+    """The store of one scope, and everything that the scope must settle with it at its end.
+
+    :param scope: the scope's name, when asked for
+    :param emit: sends an event to the scope's observer
+    :param persistence: a URL, a store, a bundle of stores, or ``None`` for the process-wide one
+    """
+
+    def __init__(
+        self, scope: Callable[[], str], emit: Callable[[Event], None], persistence: object
+    ) -> None:
+        self._scope = scope
+        self._emit = emit
+        self._persistence = persistence
+        self._shared: SharedStore | None = None
+        self._bundle: Persistence | None = None
+        self._group: TaskGroup | None = None
+        self._services: set[TaskHandle[None]] = set()
+        self._circuits: dict[str, Circuit] = {}
+        self._handles: set[LockHandle] = set()
+        if not isinstance(persistence, str | None):
+            self._bundle = Persistence.of(persistence)
+
+    @property
+    def store(self) -> object:
+        """The open store, for a scope inside this one."""
+        return self._persistence if self._bundle is None else self._bundle
+
+    @property
+    def cache(self) -> CacheProvider:
+        """The store's cache."""
+        provider = self._stores().cache
+        if provider is None:
+            raise unsupported("cache", self._persistence)
+        return provider
+
+    @property
+    def locks(self) -> LockProvider:
+        """The store's locks."""
+        provider = self._stores().locks
+        if provider is None:
+            raise unsupported("locks", self._persistence)
+        return provider
+
+    async def open(self) -> None:
+        """Open the store, if it was given as a URL."""
+        if isinstance(self._persistence, str):
+            from gogoscope.persistence.shared import SharedStore  # noqa: PLC0415 - rarely needed
+
+            shared = SharedStore(self._persistence)
+            self._bundle = Persistence.of(await shared.__aenter__())
+            self._shared = shared
+
+    def start(self, group: TaskGroup) -> None:
+        """Name the task group that carries the work in the background."""
+        self._group = group
+
+    def circuit(self, policy: CircuitBreaker) -> Circuit:
+        """Give the circuit of a policy in the scope's store.
+
+        :raises CapabilityNotSupportedError: if the store keeps no circuit breakers
+        """
+        name = policy.name or self._scope()
+        circuit = self._circuits.get(name)
+        if circuit is None or circuit.policy is not policy:
+            provider = self._stores().circuit_breakers
+            if provider is None:
+                raise unsupported("circuit_breakers", self._persistence)
+            snapshot = _snapshots_of(provider).setdefault(name, Snapshot())
+            circuit = Circuit(
+                policy, name, provider, snapshot, self._spawn, self._emit, self._scope()
+            )
+            self._circuits[name] = circuit
+        return circuit
+
+    async def acquire_lock(
+        self, key: str, ttl: float | timedelta, wait: float | timedelta | None
+    ) -> LockHandle | None:
+        """Take a lock that is released with the scope at the latest."""
+        answer = await self.claim(key, ttl, wait, {})
+        if not isinstance(answer, LockHandle):
+            return None
+        answer.on_release = self._handles.discard
+        self._handles.add(answer)
+        return answer
+
+    async def claim(
+        self,
+        key: str,
+        ttl: float | timedelta,
+        wait: float | timedelta | None,
+        metadata: dict[str, str],
+    ) -> LockHandle | LockRecord | None:
+        """Take a lock for this scope; give its handle, or else who has it."""
+        metadata = {"scope": self._scope(), **metadata}
+        return await locks.acquire(self.locks, key, ttl, wait, metadata)
+
+    async def settle(self) -> None:
+        """Let the store know everything, bounded, and free the locks; the tasks have ended."""
+        circuits = [circuit for circuit in self._circuits.values() if not circuit.store_failed]
+        if circuits:
+            with anyio.move_on_after(STORE_SECONDS, shield=True):
+                for service in list(self._services):
+                    await service.wait()
+            for circuit in circuits:
+                await circuit.flush()
+        for service in self._services:
+            service.cancel()
+        self._group = None
+        for handle in list(self._handles):
+            await release(handle)
+
+    async def close(self) -> None:
+        """Close the store, if this scope opened it."""
+        if self._shared is not None:
+            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+                await self._shared.__aexit__(None, None, None)
+
+    def _stores(self) -> Persistence:
+        if self._bundle is None:
+            from gogoscope.persistence.memory import process_store  # noqa: PLC0415 - rarely needed
+
+            self._bundle = Persistence.of(process_store())
+        return self._bundle
+
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._group is not None:
+            handle: TaskHandle[None] = self._group.create_task(
+                self._serve(work), name="gogoscope circuit breaker"
+            )
+            self._services.add(handle)
+
+    async def _serve(self, work: Callable[[], Awaitable[Any]]) -> None:
+        await work()
+        self._services = {
+            service for service in self._services if service.status is TaskHandle.Status.PENDING
+        }
+
+
+async def release(handle: LockHandle) -> None:
+    """Free a lock at its block's end, shielded and bounded; else its lease ends it."""
+    with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+        try:
+            await handle.release()
+        except GogoscopeError as error:
+            logger.warning("%r could not be released; its lease will end", handle, exc_info=error)
+
+
+def _snapshots_of(provider: object) -> dict[str, Snapshot]:
+    snapshots = _snapshots.get(None)
+    if snapshots is None:
+        _snapshots.set(snapshots := WeakKeyDictionary())
+    return snapshots.setdefault(provider, {})

@@ -1,0 +1,119 @@
+"""Slots that bound how many tasks of a scope run at a time."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+
+class Slots:
+    """At most ``limit`` holders at a time: higher priority first, then first in, first out."""
+
+    __slots__ = ("_arrivals", "_free", "_waiting", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._free = limit
+        self._waiting: list[tuple[float, int, Slot]] = []
+        self._arrivals = itertools.count()
+
+    def line_up(self, slot: Slot, priority: float) -> None:
+        """Give a slot its turn, at once if one is free."""
+        heapq.heappush(self._waiting, (-priority, next(self._arrivals), slot))
+        self._grant()
+
+    def step_out(self, slot: Slot) -> None:
+        """Take a slot out of the line."""
+        self._waiting = [entry for entry in self._waiting if entry[2] is not slot]
+        heapq.heapify(self._waiting)
+
+    def give_back(self) -> None:
+        """Make one slot free, for the first in line."""
+        self._free += 1
+        self._grant()
+
+    def seize(self) -> None:
+        """Take one slot at once, even beyond the limit; the next ones to be free make up for it."""
+        self._free -= 1
+
+    def _grant(self) -> None:
+        while self._free > 0 and self._waiting:
+            self._free -= 1
+            heapq.heappop(self._waiting)[2].grant()
+
+
+class Slot:
+    """The slot of one task: in line from the beginning, held while it runs.
+
+    :param slots: those that it is one of
+    :param priority: higher goes first
+    """
+
+    __slots__ = ("_granted", "_held", "_waits", "slots")
+
+    def __init__(self, slots: Slots, priority: float) -> None:
+        self.slots = slots
+        self._held = False
+        self._granted: anyio.Event | None = None
+        self._waits = 0
+        slots.line_up(self, priority)
+
+    def grant(self) -> None:
+        """Note that its turn has come."""
+        self._held = True
+        if self._granted is not None:
+            self._granted.set()
+
+    async def hold(self) -> None:
+        """Wait for its turn. When cancelled, it is not held and not in line any more."""
+        if not self._held:
+            self._granted = anyio.Event()
+            try:
+                await self._granted.wait()
+            except BaseException:
+                self.leave()
+                raise
+
+    def leave(self) -> None:
+        """Give it back, or step out of the line."""
+        if self._held:
+            self._held = False
+            self.slots.give_back()
+        else:
+            self.slots.step_out(self)
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[None]:
+        """Lend it while its task waits for others of the same slots.
+
+        A task may wait in several places at once (in a task group of its own): it is lent from
+        the first wait on, and taken back, before all others in line, after the last. A task that
+        is cancelled while it waits goes on at once, even beyond the limit.
+        """
+        self._waits += 1
+        if self._waits == 1:
+            self.leave()
+        try:
+            yield
+        except BaseException:
+            self._waits -= 1
+            if self._waits == 0:
+                self._seize()
+            raise
+        self._waits -= 1
+        if self._waits == 0:
+            self.slots.line_up(self, math.inf)
+            try:
+                await self.hold()
+            except BaseException:
+                self._seize()
+                raise
+
+    def _seize(self) -> None:
+        self._held = True
+        self.slots.seize()

@@ -1,0 +1,284 @@
+"""Tasks and their results."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
+
+from anyio.lowlevel import checkpoint
+
+from gogoscope.cancellation import cancellation_requested, split_cancellation
+from gogoscope.exceptions import TaskCancelled
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
+
+    from gogoscope.pipeline import Pipeline
+    from gogoscope.scope import Scope
+    from gogoscope.slots import Slot
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Ok(NamedTuple, Generic[T]):
+    """The result of a task that succeeded: ``(None, value)``."""
+
+    error: None
+    value: T
+
+    def unwrap(self) -> T:
+        """Give the value."""
+        return self.value
+
+
+class Err(NamedTuple):
+    """The result of a task that failed: ``(error, None)``."""
+
+    error: Exception
+    value: Any
+
+    def unwrap(self) -> NoReturn:
+        """Raise the error."""
+        raise self.error
+
+
+class NotAwaitableError(TypeError):
+    """A function that was given to ``s.task`` did not return an awaitable."""
+
+
+current: ContextVar[Task[Any] | Scope | None] = ContextVar("current", default=None)
+
+
+class Task(Generic[T_co]):
+    """A function that runs in a scope; ``await`` it for its result.
+
+    ``err, value = await task`` never raises what the function raised. It may be awaited any number
+    of times, by any number of tasks; all get the same result. Awaiting a finished task is no
+    checkpoint. When the last code that awaits a task is cancelled, so is the task.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_args",
+        "_awaiters",
+        "_cancel_reason",
+        "_cancel_requested",
+        "_fn",
+        "_interrupted",
+        "_looked_at",
+        "_name",
+        "_pipeline",
+        "_result",
+        "_scope",
+        "_was_cancelled",
+        "handle",
+        "on_error",
+        "slot",
+        "unseen",
+    )
+
+    handle: TaskHandle[None]
+
+    def __init__(
+        self,
+        scope: Scope,
+        fn: Callable[..., Awaitable[T_co]],
+        args: tuple[Any, ...],
+        name: str | None,
+        pipeline: Pipeline | None,
+        on_error: Callable[[Exception], object] | None,
+    ) -> None:
+        self._scope = scope
+        self._fn: Callable[..., Awaitable[T_co]] | None = fn
+        self._args = args
+        self._name = name
+        self._pipeline = pipeline
+        self._result: Ok[T_co] | Err | None = None
+        self._awaiters = 0
+        self._cancel_requested = False
+        self._cancel_reason: str | None = None
+        self._interrupted = False
+        self._looked_at = False
+        self._was_cancelled = False
+        self.on_error = on_error
+        self.slot: Slot | None = None
+        self.unseen = False
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name!r} {self.state}>"
+
+    @property
+    def name(self) -> str:
+        """The name given, else that of the function."""
+        return self._name if self._name is not None else callable_name(self._fn)
+
+    @property
+    def scope(self) -> Scope:
+        """The scope that the task runs in."""
+        return self._scope
+
+    @property
+    def done(self) -> bool:
+        """Whether the task has a result."""
+        return self._result is not None
+
+    @property
+    def state(self) -> str:
+        """``running``, ``succeeded``, ``failed`` or ``cancelled``, for people."""
+        if self._result is None:
+            return "running"
+        if self._result.error is None:
+            return "succeeded"
+        return "cancelled" if isinstance(self._result.error, TaskCancelled) else "failed"
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Cancel the task: its result is ``Err(TaskCancelled(reason))`` when it has ended.
+
+        A function that has not started yet never will. Does nothing to a finished task.
+        """
+        if self._result is None and not self._cancel_requested:
+            self._cancel_requested = True
+            self._cancel_reason = reason
+            self.handle.cancel()
+
+    async def wait(self) -> None:
+        """Wait until the task has ended.
+
+        Unlike awaiting the task itself, this does not look at its error, and a cancellation of
+        this call does not cancel the task.
+        """
+        if self._result is None:
+            slot = self._slot_of_waiter()
+            if slot is None:
+                await self.handle.wait()
+            else:
+                async with slot.lent():
+                    await self.handle.wait()
+
+    def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
+        if self._result is None:
+            slot = self._slot_of_waiter()
+            self._awaiters += 1
+            try:
+                if slot is None:
+                    yield from self.handle.wait().__await__()
+                else:
+                    yield from self.wait().__await__()
+            except BaseException:
+                self._awaiters -= 1
+                if self._awaiters == 0:
+                    self._abandon()
+                raise
+            self._awaiters -= 1
+        result = self._result
+        assert result is not None
+        if result.error is not None:
+            if self._interrupted:
+                yield from checkpoint().__await__()  # the interrupt is about to cancel us too
+            self._looked_at = True
+            if self.unseen:
+                self._scope.unseen_errors.seen(self)
+            if isinstance(result.error, NotAwaitableError):
+                raise result.error
+        return result
+
+    async def run(self) -> None:
+        """Call the function and keep its result; what the scope's task group runs."""
+        current.set(self)
+        try:
+            if self._cancel_requested or self._scope.cancelling:
+                if self._pipeline is not None:
+                    self._pipeline.never_run()
+                self._settle_cancelled()
+            elif self._pipeline is None:
+                self._settle(Ok(None, await self.call()))
+            else:
+                self._settle(Ok(None, await self._pipeline(self)))
+        except Exception as error:  # noqa: BLE001 - every error of the function is a value
+            self._settle(Err(error, None))
+        except BaseException as raised:
+            cancellation, rest = split_cancellation(raised)
+            if isinstance(rest, Exception):
+                self._settle(Err(rest, None))
+            elif rest is None and not (self._cancel_requested or cancellation_requested()):
+                stray = TaskCancelled("the function ended with a cancellation nobody asked for")
+                stray.__cause__ = cancellation
+                self._settle(Err(stray, None))
+            else:
+                self._interrupted = rest is not None
+                self._settle_cancelled()
+                raise
+        finally:
+            del self
+
+    def call(self) -> Awaitable[T_co]:
+        """Call the function once.
+
+        :raises NotAwaitableError: if it gives no awaitable
+        """
+        assert self._fn is not None
+        awaitable = self._fn(*self._args)
+        if type(awaitable) is types.CoroutineType or inspect.isawaitable(awaitable):
+            return awaitable
+        raise NotAwaitableError(
+            f"{callable_name(self._fn)} returned {awaitable!r}, which cannot be awaited; "
+            "run a function that is not async with s.thread(fn, *args)"
+        )
+
+    def end_cancelled(self, reason: str | None) -> None:
+        """Give the task the result of one that was cancelled."""
+        self._name = self.name
+        self._was_cancelled = True
+        self._result = Err(TaskCancelled(reason), None)
+        self._fn = self._pipeline = None
+        self._args = ()
+
+    def _settle(self, result: Ok[Any] | Err) -> None:
+        self._name = self.name
+        self._result = result
+        self._fn = self._pipeline = None
+        self._args = ()
+        error = result.error
+        if error is not None:
+            annotate(error, f"in task {self._name!r} of scope {self._scope.name!r}")
+        self._scope.settled(self, error, looked_at=self._awaiters > 0)
+
+    def _settle_cancelled(self) -> None:
+        reason = self._cancel_reason if self._cancel_requested else self._scope.why_cancelled()
+        self.end_cancelled(reason)
+        self._scope.settled(self, None, looked_at=True)
+
+    def _abandon(self) -> None:
+        result = self._result
+        if result is None:
+            self.cancel("everything that awaited the task was cancelled")
+        elif result.error is not None and not (self._looked_at or self._was_cancelled):
+            self._scope.unlooked(self, result.error)
+
+    def _slot_of_waiter(self) -> Slot | None:
+        waiter = current.get()
+        if waiter is None:
+            return None
+        if waiter is self:
+            raise RuntimeError(f"task {self.name!r} waits for itself, which would never end")
+        slot = waiter.slot
+        return slot if slot is not None and slot.slots is self._scope.slots else None
+
+
+def annotate(error: Exception, note: str) -> None:
+    """Add a note to an error, once."""
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+
+
+def callable_name(fn: object) -> str:
+    """Give the name of a function, of what a partial wraps, or of a callable's type."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__qualname__", None)
+    return name if isinstance(name, str) else type(fn).__qualname__

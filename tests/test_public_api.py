@@ -1,0 +1,56 @@
+"""The public names: exactly these, each documented."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import gogoscope
+from gogoscope import exceptions
+
+
+def test_everything_public_is_listed_and_nothing_else() -> None:
+    public = {
+        name
+        for name, value in vars(gogoscope).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert set(gogoscope.__all__) == public
+    assert gogoscope.__all__ == sorted(gogoscope.__all__)
+
+
+def test_every_error_is_public_and_of_one_family() -> None:
+    errors = {
+        name: value
+        for name, value in vars(exceptions).items()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
+    for name, value in errors.items():
+        assert getattr(gogoscope, name) is value
+        assert issubclass(value, gogoscope.GogoscopeError)
+        assert name in (exceptions.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", gogoscope.__all__)
+def test_every_public_name_is_documented(name: str) -> None:
+    assert inspect.getdoc(getattr(gogoscope, name))
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (gogoscope.CircuitOpenError("payments", 12.3456), "circuit 'payments' is open"),
+        (gogoscope.LeaseLostError("order", "stolen"), "lock 'order' is lost: stolen"),
+        (gogoscope.CapabilityNotSupportedError("cache", "FileStore"), "does not support cache"),
+        (gogoscope.TaskCancelled("enough"), "enough"),
+        (gogoscope.TaskCancelled(), "the task was cancelled"),
+    ],
+)
+def test_errors_say_what_happened_and_survive_pickling(error: Exception, text: str) -> None:
+    import pickle
+
+    assert text in str(error)
+    copied = pickle.loads(pickle.dumps(error))
+    assert str(copied) == str(error)
+    assert vars(copied) == vars(error)

@@ -1,0 +1,258 @@
+"""Retries: policy, delays, loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gogoscope import (
+    CircuitOpenError,
+    Retry,
+    TaskCancelled,
+    decorrelated,
+    exponential,
+    fixed,
+    linear,
+    scope,
+)
+
+anyio_test = pytest.mark.anyio
+ERROR = ValueError("any")
+
+
+class Flaky:
+    """Fails a number of times, then gives 42."""
+
+    def __init__(self, failures: int, make: Callable[[int], Exception] = lambda n: ValueError(n)):
+        self.calls = 0
+        self._failures = failures
+        self._make = make
+
+    async def __call__(self) -> int:
+        self.calls += 1
+        await anyio.sleep(0)
+        if self.calls <= self._failures:
+            raise self._make(self.calls)
+        return 42
+
+
+@anyio_test
+@pytest.mark.parametrize("retry", [3, Retry(3, delay=0), Retry(attempts=3, delay=fixed(0))])
+async def test_attempts_counts_all_tries(retry: Any) -> None:
+    enough, too_few = Flaky(2), Flaky(3)
+    async with scope(retry=retry) as s:
+        assert (await s.task(enough)).unwrap() == 42
+        err, _ = await s.task(too_few)
+    assert (enough.calls, too_few.calls) == (3, 3)
+    assert err is not None
+    assert err.args == (3,)
+
+
+@anyio_test
+async def test_earlier_errors_are_reachable_from_the_last() -> None:
+    async with scope() as s:
+        err, _ = await s.task(Flaky(9), retry=Retry(4, delay=0))
+    numbers = []
+    error: BaseException | None = err
+    while error is not None:
+        numbers.append(error.args[0])
+        error = error.__context__
+    assert numbers == [4, 3, 2, 1]
+
+
+@anyio_test
+async def test_an_error_raised_again_and_again_makes_no_circle() -> None:
+    error = ValueError("the same")
+    async with scope() as s:
+        err, _ = await s.task(Flaky(9, lambda n: error), retry=Retry(4, delay=0))
+    assert err is error
+    assert error.__context__ is None
+
+
+@anyio_test
+async def test_retry_on_takes_types_and_predicates() -> None:
+    async with scope() as s:
+        for retry_on, calls in [
+            (OSError, 1),
+            (ValueError, 3),
+            ((KeyError, ValueError), 3),
+            (lambda error: error.args[0] < 2, 2),
+        ]:
+            flaky = Flaky(5)
+            await s.task(flaky, retry=Retry(3, delay=0, retry_on=retry_on))
+            assert flaky.calls == calls, retry_on
+
+
+@anyio_test
+async def test_a_predicate_that_gives_seconds_sets_the_delay() -> None:
+    waits: list[float] = []
+    async with scope() as s:
+        await s.task(
+            Flaky(2),
+            retry=Retry(
+                3,
+                delay=fixed(100),
+                retry_on=lambda error: 0 if error.args == (1,) else timedelta(seconds=0.001),
+                on_retry=lambda attempt, error, delay: waits.append(delay),
+            ),
+        )
+    assert waits == [0, 0.001]
+
+
+@anyio_test
+async def test_on_retry_is_told_before_each_wait_and_its_error_disturbs_nobody() -> None:
+    told: list[tuple[int, str, float]] = []
+
+    def observer(attempt: int, error: Exception, delay: float) -> None:
+        told.append((attempt, str(error), delay))
+        raise RuntimeError("observer")
+
+    flaky = Flaky(2)
+    async with scope() as s:
+        await s.task(flaky, retry=Retry(3, delay=linear(0, 0.001), on_retry=observer))
+    assert told == [(1, "1", 0.0), (2, "2", 0.001)]
+
+
+@anyio_test
+async def test_no_try_starts_after_max_elapsed() -> None:
+    flaky = Flaky(9)
+    async with scope() as s:
+        with anyio.fail_after(5):
+            err, _ = await s.task(flaky, retry=Retry(9, delay=10, max_elapsed=5))
+    assert isinstance(err, ValueError)
+    assert flaky.calls == 1
+
+
+@anyio_test
+async def test_attempt_timeout_bounds_each_try() -> None:
+    calls = 0
+
+    async def slow_once() -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await anyio.sleep_forever()
+        return 42
+
+    async with scope() as s:
+        result = await s.task(slow_once, retry=Retry(2, delay=0, attempt_timeout=0.01))
+        assert result.unwrap() == 42
+        err, _ = await s.task(anyio.sleep_forever, retry=Retry(1, attempt_timeout=0.01))
+        assert isinstance(err, TimeoutError)
+
+
+@anyio_test
+async def test_cancellation_during_a_delay_is_immediate() -> None:
+    async with scope() as s:
+        task = s.task(Flaky(9), retry=Retry(2, delay=1000))
+        await anyio.sleep(0.01)
+        task.cancel()
+        with anyio.fail_after(5):
+            assert isinstance((await task).error, TaskCancelled)
+
+
+@anyio_test
+async def test_an_open_circuit_is_retried_only_if_asked_for() -> None:
+    def open_circuit(number: int) -> Exception:
+        return CircuitOpenError("payments", 0.001)
+
+    async with scope() as s:
+        for retry_on, calls in [
+            (Exception, 1),
+            ((Exception, CircuitOpenError), 3),
+            (CircuitOpenError, 3),
+            (lambda error: isinstance(error, CircuitOpenError), 3),
+        ]:
+            flaky = Flaky(9, open_circuit)
+            await s.task(flaky, retry=Retry(3, delay=0, retry_on=retry_on))
+            assert flaky.calls == calls, retry_on
+
+
+@anyio_test
+async def test_a_policy_works_without_a_scope() -> None:
+    flaky = Flaky(2)
+    assert await Retry(3, delay=0).call(flaky) == 42
+    with pytest.raises(TimeoutError):
+        await Retry(2, delay=0, attempt_timeout=0.001).call(anyio.sleep, 5)
+
+
+@given(st.integers(1, 5000), st.floats(0.001, 10), st.floats(1, 10), st.floats(0.001, 1000))
+def test_exponential_delays_are_within_their_bounds(
+    attempt: int, base: float, factor: float, maximum: float
+) -> None:
+    delay = exponential(base, factor, maximum)(attempt, ERROR)
+    longest = exponential(base, factor, maximum, jitter=False)(attempt, ERROR)
+    assert 0 <= delay <= longest <= maximum
+
+
+def test_exponential_delays_grow_by_the_factor() -> None:
+    delay = exponential(0.1, 3, 2, jitter=False)
+    assert [delay(attempt, ERROR) for attempt in (1, 2, 3, 4)] == pytest.approx([0.1, 0.3, 0.9, 2])
+
+
+def test_linear_and_fixed_delays() -> None:
+    delay = linear(1, 2, maximum=4)
+    assert [delay(attempt, ERROR) for attempt in (1, 2, 3)] == [1, 3, 4]
+    assert linear(2)(3, ERROR) == 6
+    assert fixed(timedelta(seconds=2))(7, ERROR) == 2
+
+
+@given(st.lists(st.floats(0.01, 5), min_size=2, max_size=2, unique=True))
+def test_decorrelated_delays_depend_on_the_last_one_of_their_own_call(bounds: list[float]) -> None:
+    base, maximum = sorted(bounds)
+    policy = decorrelated(base, maximum)
+    first, second = policy.start(), policy.start()
+    last = base
+    for attempt in range(1, 20):
+        wait = first(attempt, ERROR)
+        assert base <= wait <= min(maximum, max(last * 3, base))
+        last = wait
+    assert base <= second(1, ERROR) <= min(maximum, base * 3)
+    assert base <= policy(5, ERROR) <= maximum
+
+
+@anyio_test
+async def test_the_state_of_a_delay_never_leaks_between_calls() -> None:
+    waits: list[float] = []
+    retry = Retry(
+        2, delay=decorrelated(0.0001, 100), on_retry=lambda attempt, error, wait: waits.append(wait)
+    )
+    for _ in range(50):
+        await retry.call(Flaky(1))
+    assert max(waits) <= 0.0003
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"attempts": 0}, ValueError, "attempts must be 1 or more"),
+        ({"attempts": 2.5}, TypeError, "attempts must be an int"),
+        ({"delay": -1}, ValueError, "delay must be 0 or more"),
+        ({"delay": "1"}, TypeError, "delay must be a number of seconds"),
+        ({"delay": math.nan}, ValueError, "delay"),
+        ({"retry_on": 3}, TypeError, "retry_on must be exception types"),
+        ({"retry_on": (ValueError, 3)}, TypeError, "retry_on must be exception types"),
+        ({"retry_on": BaseException}, TypeError, "retry_on must be exception types"),
+        ({"max_elapsed": 0}, ValueError, "max_elapsed must be more than 0"),
+        ({"attempt_timeout": -1}, ValueError, "attempt_timeout must be more than 0"),
+        ({"tries": 3}, TypeError, "tries"),
+    ],
+)
+def test_bad_options_are_refused(
+    options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        Retry(**options)
+
+
+@pytest.mark.parametrize("factor", [0.5, math.nan, math.inf, "2", True])
+def test_a_bad_factor_is_refused(factor: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="factor must be"):
+        exponential(factor=factor)
