@@ -332,18 +332,20 @@ class Circuit:
         snapshot = self._snapshot
         count, snapshot.unsent = snapshot.unsent, 0
         try:
-            return await self._store.count_failures(self.name, self._report(count))
+            return await self._store.count_failures(
+                self.name, self._report(count, snapshot.stored.open_count)
+            )
         except PersistenceError as error:
             if error.retryable and not isinstance(error, TimeoutError):
                 snapshot.unsent = min(snapshot.unsent + count, self.policy.failure_threshold)
             raise
 
-    def _report(self, count: int) -> FailureReport:
+    def _report(self, count: int, open_count: int) -> FailureReport:
         return FailureReport(
             reporter=self._snapshot.reporter,
             count=count,
             threshold=self.policy.failure_threshold,
-            open_ms=self._open_ms(),
+            open_ms=self.policy.open_ms(open_count),
             window_ms=self.policy.window_ms(),
             quorum=self.policy.quorum,
         )
@@ -352,7 +354,9 @@ class Circuit:
         return self.policy.open_ms(self._snapshot.state.open_count)
 
     def _counted(self, state: CircuitBreakerState, count: int) -> CircuitBreakerState:
-        return circuit_rules.count_failures(state, self._report(count), _now_ms())
+        return circuit_rules.count_failures(
+            state, self._report(count, state.open_count), _now_ms()
+        )
 
     def _learn(self, stored: CircuitBreakerState) -> None:
         """Take over what the store showed, unless something newer was seen, and add our own."""

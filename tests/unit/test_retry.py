@@ -79,12 +79,13 @@ async def test_an_error_raised_again_and_again_makes_no_circle() -> None:
 @anyio_test
 async def test_retry_on_takes_types_and_predicates() -> None:
     async with scope() as s:
-        for retry_on, calls in [
+        cases: list[tuple[Any, int]] = [
             (OSError, 1),
             (ValueError, 3),
             ((KeyError, ValueError), 3),
             (lambda error: error.args[0] < 2, 2),
-        ]:
+        ]
+        for retry_on, calls in cases:
             flaky = Flaky(5)
             await s.task(flaky, retry=Retry(3, delay=0, retry_on=retry_on))
             assert flaky.calls == calls, retry_on
@@ -164,12 +165,13 @@ async def test_an_open_circuit_is_retried_only_if_asked_for() -> None:
         return CircuitOpenError("payments", 0.001)
 
     async with scope() as s:
-        for retry_on, calls in [
+        cases: list[tuple[Any, int]] = [
             (Exception, 1),
             ((Exception, CircuitOpenError), 3),
             (CircuitOpenError, 3),
             (lambda error: isinstance(error, CircuitOpenError), 3),
-        ]:
+        ]
+        for retry_on, calls in cases:
             flaky = Flaky(9, open_circuit)
             await s.task(flaky, retry=Retry(3, delay=0, retry_on=retry_on))
             assert flaky.calls == calls, retry_on

@@ -1,0 +1,50 @@
+"""A circuit breaker shared by processes: what one learns, the next one knows at its first call."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).parent / "circuit_worker.py"
+
+
+@pytest.fixture(params=["sqlite", "dynamodb"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:////{tmp_path}/store.db"
+    found: str = request.getfixturevalue("atomic_dynamodb_url")
+    return found
+
+
+def process(url: str, what: str, times: int) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(WORKER), url, what, str(times)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(("what", "error"), [("fail", "OSError"), ("hang", "TimeoutError")])
+def test_the_first_task_of_another_process_is_rejected_uncalled(
+    url: str, what: str, error: str
+) -> None:
+    assert process(url, what, 3) == ["called", error] * 3
+    assert process(url, "call", 1) == ["CircuitOpenError"]
+
+
+def test_failures_of_several_processes_add_up(url: str) -> None:
+    assert process(url, "fail", 2) == ["called", "OSError"] * 2
+    assert process(url, "fail", 2) == ["called", "OSError", "CircuitOpenError"]
+    assert process(url, "call", 1) == ["CircuitOpenError"]
+
+
+def test_cancelled_calls_are_no_failures(url: str) -> None:
+    assert process(url, "cancel", 4) == ["called", "TaskCancelled"] * 4
+    assert process(url, "call", 1) == ["called", "NoneType"]

@@ -1,0 +1,338 @@
+"""Locks of a scope: taking, waiting, renewing, losing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from gogoscope import (
+    LeaseLostError,
+    LockError,
+    LockTimeoutError,
+    ScopeClosedError,
+    StoreConnectionError,
+    TaskCancelled,
+    scope,
+)
+from gogoscope.events import Event, LeaseLost
+from gogoscope.persistence.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class FaultyStore(MemoryStore):
+    """``renewals`` and ``releases`` are counted; they fail while ``cut_off``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut_off = False
+        self.renewals = 0
+
+    async def renew_lock(self, *args: Any, **options: Any) -> Any:
+        self.renewals += 1
+        if self.cut_off:
+            raise StoreConnectionError("cut off")
+        return await super().renew_lock(*args, **options)
+
+    async def release_lock(self, *args: Any, **options: Any) -> bool:
+        if self.cut_off:
+            raise StoreConnectionError("cut off")
+        return await super().release_lock(*args, **options)
+
+
+@pytest.fixture
+def store() -> FaultyStore:
+    return FaultyStore()
+
+
+async def test_a_lock_is_had_once_until_it_is_released(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        handle = await s.acquire_lock("order", 5)
+        assert handle is not None
+        assert handle.key == "order"
+        assert await handle.is_valid()
+        handle.ensure()
+        assert await s.acquire_lock("order", 5) is None
+        assert await handle.release()
+        assert not await handle.release()
+        assert not await handle.is_valid()
+        with pytest.raises(LeaseLostError, match="released"):
+            handle.ensure()
+        again = await s.acquire_lock("order", 5)
+        assert again is not None
+        assert again.fencing_token > handle.fencing_token
+
+
+async def test_a_handle_is_a_context_manager(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        handle = await s.acquire_lock("order", 5)
+        assert handle is not None
+        async with handle:
+            assert await store.holder("order") is not None
+        assert await store.holder("order") is None
+
+
+async def test_a_lock_is_released_at_the_end_of_the_scope(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        assert await s.acquire_lock("order", 5) is not None
+    assert await store.holder("order") is None
+
+
+async def test_a_lock_is_released_when_the_scope_is_cancelled(store: FaultyStore) -> None:
+    with anyio.CancelScope() as outside:
+        async with scope(persistence=store) as s:
+            await s.acquire_lock("order", 5)
+            async with s.lock("other"):
+                outside.cancel()
+                await anyio.sleep_forever()
+    assert await store.holder("order") is None
+    assert await store.holder("other") is None
+
+
+async def test_a_scope_that_lives_long_keeps_no_released_handles(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        for _ in range(100):
+            handle = await s.acquire_lock("order", 5)
+            assert handle is not None
+            await handle.release()
+        assert not s.nets._handles
+
+
+async def test_extend_moves_the_end_of_the_lease(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        handle = await s.acquire_lock("order", 5)
+        assert handle is not None
+        before = handle.expires_at
+        token = handle.fencing_token
+        assert await handle.extend(60)
+        assert handle.expires_at > before + 50
+        assert handle.fencing_token == token
+        assert await store.extend("order", 90, handle.owner)
+        assert await handle.extend(60)
+        await store.force_release("order")
+        assert not await handle.extend(60)
+        with pytest.raises(LeaseLostError, match="forcibly released"):
+            handle.ensure()
+
+
+async def test_waiting_for_a_lock_gets_it_when_it_is_free(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        first = await s.acquire_lock("order", 5)
+        assert first is not None
+        waiting = s.task(s.acquire_lock, "order", 5, 5)
+        await anyio.sleep(0.01)
+        await first.release()
+        second = (await waiting).unwrap()
+        assert second is not None
+        assert second.fencing_token > first.fencing_token
+        started = anyio.current_time()
+        assert await s.acquire_lock("order", 5, wait=0.05) is None
+        assert anyio.current_time() - started >= 0.05
+
+
+async def test_a_lock_whose_holder_died_is_had_after_its_lease(store: FaultyStore) -> None:
+    handle = await store.acquire("order", 0.1)
+    assert handle is not None
+    async with scope(persistence=store) as s:
+        with anyio.fail_after(5):
+            successor = await s.acquire_lock("order", 5, wait=None)
+    assert successor is not None
+    with pytest.raises(LeaseLostError, match="not renewed"):
+        handle.ensure()
+    assert not await handle.release()
+
+
+async def test_a_block_renews_its_lock_while_it_runs(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        async with s.lock("order", ttl=0.15, metadata={"shard": "7"}) as locked:
+            for _ in range(8):
+                await anyio.sleep(0.05)
+                locked.ensure()
+                assert await locked.is_valid()
+            holder = await store.holder("order")
+            assert holder is not None
+            assert holder.fencing_token == locked.fencing_token
+            assert holder.scope == s.name
+        assert store.renewals >= 3
+        assert await store.holder("order") is None
+
+
+async def test_rule_14_the_lock_is_released_after_the_last_task_of_its_block(
+    store: FaultyStore,
+) -> None:
+    held: list[bool] = []
+
+    async def work() -> None:
+        await anyio.sleep(0.3)
+        held.append(await store.holder("order") is not None)
+
+    async with scope(persistence=store) as s:
+        async with s.lock("order", ttl=0.15) as locked:
+            locked.task(work)
+    assert held == [True]
+
+
+async def test_rule_14_a_lost_lease_cancels_the_block_and_its_tasks(store: FaultyStore) -> None:
+    events: list[Event] = []
+    tasks = []
+    with pytest.raises(LeaseLostError, match="taken over by 'thief'") as caught:
+        async with scope(persistence=store, on_event=events.append) as s:
+            async with s.lock("order", ttl=0.15) as locked:
+                tasks.append(locked.task(anyio.sleep_forever))
+                await store.force_release("order")
+                assert await store.acquire("order", 60, "thief") is not None
+                with anyio.fail_after(5):
+                    await anyio.sleep_forever()
+    assert caught.value.key == "order"
+    assert isinstance((await tasks[0]).error, TaskCancelled)
+    assert [type(event) for event in events] == [LeaseLost]
+    holder = await store.holder("order")
+    assert holder is not None
+    assert holder.owner == "thief"
+
+
+async def test_rule_14_a_store_that_is_cut_off_loses_the_lock_at_the_end_of_its_lease(
+    store: FaultyStore,
+) -> None:
+    started = anyio.current_time()
+    with pytest.raises(LeaseLostError, match="cut off") as caught:
+        async with scope(persistence=store) as s:
+            async with s.lock("order", ttl=0.2) as locked:
+                store.cut_off = True
+                try:
+                    with anyio.fail_after(5):
+                        await anyio.sleep_forever()
+                finally:
+                    assert anyio.current_time() - started >= 0.15
+                    with pytest.raises(LeaseLostError):
+                        locked.ensure()
+    assert isinstance(caught.value.__cause__, StoreConnectionError)
+
+
+async def test_rule_14_a_short_outage_of_the_store_loses_nothing(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        async with s.lock("order", ttl=0.6) as locked:
+            store.cut_off = True
+            await anyio.sleep(0.3)
+            store.cut_off = False
+            await anyio.sleep(0.5)
+            locked.ensure()
+
+
+async def test_rule_14_a_blocked_event_loop_is_told_by_ensure(store: FaultyStore) -> None:
+    with pytest.raises(LeaseLostError, match="not renewed within its lease"):
+        async with scope(persistence=store) as s:
+            async with s.lock("order", ttl=0.1) as locked:
+                time.sleep(0.2)
+                locked.ensure()
+
+
+async def test_rule_14_a_lease_that_ended_unnoticed_is_raised_at_the_end_of_the_block(
+    store: FaultyStore,
+) -> None:
+    with pytest.raises(LeaseLostError):
+        async with scope(persistence=store) as s:
+            async with s.lock("order", ttl=0.1):
+                time.sleep(0.2)
+
+
+async def test_rule_14_an_exception_of_the_block_goes_out_and_frees_the_lock(
+    store: FaultyStore,
+) -> None:
+    with pytest.raises(KeyError, match="body"):
+        async with scope(persistence=store) as s:
+            async with s.lock("order"):
+                raise KeyError("body")
+    assert await store.holder("order") is None
+
+
+async def test_rule_14_a_block_can_be_cancelled_by_itself(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        async with s.lock("order") as locked:
+            locked.cancel("enough")
+            await anyio.sleep_forever()
+        assert await store.holder("order") is None
+        assert not s.cancelling
+
+
+async def test_rule_14_waiting_for_a_lock_that_the_same_task_holds_is_an_error(
+    store: FaultyStore,
+) -> None:
+    async def take() -> int:
+        async with s.lock("order") as locked:
+            return locked.fencing_token
+
+    async with scope(persistence=store) as s:
+        async with s.lock("order"):
+            with pytest.raises(LockError, match="holds the lock 'order' already"):
+                async with s.lock("order"):
+                    pass
+            async with s.lock("another"):
+                pass
+            other = s.task(take)
+            await anyio.sleep(0.01)
+            assert not other.done
+        assert (await other).error is None
+        assert (await s.task(take)).error is None
+
+
+async def test_a_block_that_cannot_have_its_lock_in_time_says_who_has_it(
+    store: FaultyStore,
+) -> None:
+    assert await store.acquire("order", 60, "somebody") is not None
+    async with scope(persistence=store) as s:
+        for wait in (0, 0.05):
+            with pytest.raises(LockTimeoutError, match="held by 'somebody'") as caught:
+                async with s.lock("order", wait=wait):
+                    pass
+            assert isinstance(caught.value, TimeoutError)
+
+
+async def test_cancelling_at_any_moment_leaves_no_lock_behind(store: FaultyStore) -> None:
+    for moment in range(40):
+        with anyio.CancelScope() as outside:
+            async with scope(persistence=store) as s:
+
+                async def cancel_later(moment: int = moment, outside: Any = outside) -> None:
+                    for _ in range(moment):
+                        await anyio.sleep(0)
+                    outside.cancel()
+
+                s.task(cancel_later)
+                async with s.lock("order") as locked:
+                    await locked.task(anyio.sleep, 0)
+                    await anyio.sleep(0)
+        assert await store.holder("order") is None, moment
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (("", 5), ValueError, "key must not be empty"),
+        ((3, 5), TypeError, "key must be a str"),
+        (("order", 0), ValueError, "ttl must be more than 0"),
+        (("order", float("nan")), ValueError, "ttl"),
+        (("order", "5"), TypeError, "ttl must be a number of seconds"),
+        (("order", 50_000), ValueError, "ttl must be at most 43200 seconds"),
+        (("order", 5, -1), ValueError, "wait must be 0 or more"),
+    ],
+)
+async def test_bad_arguments_are_refused_and_leave_nothing(
+    store: FaultyStore, arguments: Any, error: type[Exception], text: str
+) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(error, match=text):
+            await s.acquire_lock(*arguments)
+        with pytest.raises(error, match=text):
+            s.lock(*arguments)
+    assert await store.holder("order") is None
+
+
+async def test_a_lock_needs_an_open_scope(store: FaultyStore) -> None:
+    s = scope(persistence=store)
+    with pytest.raises(ScopeClosedError):
+        async with s.lock("order"):
+            pass
