@@ -20,6 +20,20 @@ def split_cancellation(
     return None, raised
 
 
+async def checkpoint() -> None:
+    """Let others run, and a cancellation that is under way happen here."""
+    import anyio.lowlevel  # noqa: PLC0415 - loaded with every event loop, but not by importing us
+
+    await anyio.lowlevel.checkpoint()
+
+
+async def checkpoint_if_cancelled() -> None:
+    """Let a cancellation that is under way happen here; else go on at once."""
+    import anyio.lowlevel  # noqa: PLC0415 - loaded with every event loop, but not by importing us
+
+    await anyio.lowlevel.checkpoint_if_cancelled()
+
+
 def cancellation_requested() -> bool:
     """Tell whether anybody wants the current task to end."""
     return anyio.current_effective_deadline() == -math.inf or cancelled_natively()

@@ -12,8 +12,10 @@ import math
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
+from weakref import WeakKeyDictionary
 
 import anyio
+from anyio.lowlevel import RunVar
 from attrs import define, field, frozen
 
 from gogoscope.circuit_breaker import CircuitBreaker
@@ -23,10 +25,9 @@ from gogoscope.events import (
     CircuitStoreFailed,
     CircuitStoreRecovered,
     Event,
-    logger,
-    notify,
 )
 from gogoscope.exceptions import CircuitOpenError, PersistenceError
+from gogoscope.observers import log_warning, notify
 from gogoscope.persistence import circuit_rules
 from gogoscope.persistence.protocols import (
     CircuitBreakerState,
@@ -354,9 +355,7 @@ class Circuit:
         return self.policy.open_ms(self._snapshot.state.open_count)
 
     def _counted(self, state: CircuitBreakerState, count: int) -> CircuitBreakerState:
-        return circuit_rules.count_failures(
-            state, self._report(count, state.open_count), _now_ms()
-        )
+        return circuit_rules.count_failures(state, self._report(count, state.open_count), _now_ms())
 
     def _learn(self, stored: CircuitBreakerState) -> None:
         """Take over what the store showed, unless something newer was seen, and add our own."""
@@ -385,17 +384,28 @@ class Circuit:
     def _store_failed(self, error: Exception) -> None:
         if not self._snapshot.store_failed:
             self._snapshot.store_failed = True
-            logger.warning(
-                "the store of circuit %r failed; guarding it locally", self.name, exc_info=error
+            log_warning(
+                "the store of circuit %r failed; guarding it locally", self.name, error=error
             )
             self._emit(CircuitStoreFailed(self._scope, self.name, error))
 
     def _store_answered(self) -> None:
         if self._snapshot.store_failed:
             self._snapshot.store_failed = False
-            logger.warning("the store of circuit %r answers again", self.name)
+            log_warning("the store of circuit %r answers again", self.name)
             self._emit(CircuitStoreRecovered(self._scope, self.name))
 
 
 def _now_ms() -> int:
     return math.floor(wall_time() * 1000)
+
+
+_snapshots: RunVar[WeakKeyDictionary[object, dict[str, Snapshot]]] = RunVar("gogoscope.snapshots")
+
+
+def snapshot_of(store: CircuitBreakerStateProvider, name: str) -> Snapshot:
+    """Give what the current event loop knows of a circuit; it lives as long as the store."""
+    snapshots = _snapshots.get(None)
+    if snapshots is None:
+        _snapshots.set(snapshots := WeakKeyDictionary())
+    return snapshots.setdefault(store, {}).setdefault(name, Snapshot())

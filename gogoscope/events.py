@@ -1,13 +1,8 @@
-"""What a scope tells its observer: frozen events, and how they are sent."""
+"""What a scope tells its observer: frozen events."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-
 from attrs import frozen
-
-logger = logging.getLogger("gogoscope")
 
 
 @frozen
@@ -54,13 +49,3 @@ class LeaseLost(Event):
 
     key: str
     reason: str
-
-
-def notify(observer: Callable[..., object] | None, *arguments: object) -> None:
-    """Call an observer; its exception is logged and disturbs nobody."""
-    if observer is None:
-        return
-    try:
-        observer(*arguments)
-    except Exception:
-        logger.exception("an observer failed on %r", arguments)

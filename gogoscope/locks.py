@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -13,7 +13,9 @@ from gogoscope.clock import monotonic
 from gogoscope.durations import seconds
 from gogoscope.exceptions import GogoscopeError, LeaseLostError, LockError, LockTimeoutError
 from gogoscope.persistence.lock_handle import LockHandle, claim_handle
-from gogoscope.persistence.protocols import LockProvider, LockRecord
+
+if TYPE_CHECKING:
+    from gogoscope.persistence.protocols import LockProvider, LockRecord
 
 FIRST_POLL_SECONDS = 0.02
 LONGEST_POLL_SECONDS = 0.5

@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gogoscope.circuit_breaker import CircuitBreaker
-from gogoscope.events import Event
 from gogoscope.retry import Retry
 from gogoscope.task import callable_name
+
+if TYPE_CHECKING:
+    from gogoscope.events import Event
 
 RetryOption = Retry | int | None
 CircuitOption = CircuitBreaker | Literal[False] | None
 OnError = Callable[[Exception], object]
-OnEvent = Callable[[Event], object]
+OnEvent = Callable[["Event"], object]
 
 
 def retry_option(option: RetryOption) -> Retry | None:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from attrs import frozen
 
-from gogoscope.circuit import Circuit
 from gogoscope.retry import AttemptTimeoutError, Retry
 from gogoscope.slots import Slot
 from gogoscope.task import NotAwaitableError, Task
 
+if TYPE_CHECKING:
+    from gogoscope.circuit import Circuit
 
-@frozen
+
 class Pipeline:
-    """Runs a task's function inside its safety nets, outermost first as the fields stand."""
+    """Runs a task's function inside its safety nets, outermost first as the parameters stand."""
 
-    timeout: float | None
-    slot: Slot | None
-    retry: Retry | None
-    circuit: Circuit | None
+    __slots__ = ("circuit", "retry", "slot", "timeout")
+
+    def __init__(
+        self,
+        timeout: float | None,
+        slot: Slot | None,
+        retry: Retry | None,
+        circuit: Circuit | None,
+    ) -> None:
+        self.timeout = timeout
+        self.slot = slot
+        self.retry = retry
+        self.circuit = circuit
 
     async def __call__(self, task: Task[Any]) -> Any:
         """Run the function of a task and give its value, or raise its error."""

@@ -12,8 +12,8 @@ from attrs import field, frozen
 
 from gogoscope.clock import monotonic
 from gogoscope.durations import seconds
-from gogoscope.events import notify
 from gogoscope.exceptions import CircuitOpenError
+from gogoscope.observers import notify
 from gogoscope.persistence.validation import check_count
 from gogoscope.task import NotAwaitableError
 
@@ -93,15 +93,6 @@ def exponential(
     return delay
 
 
-def _base(value: float | timedelta) -> float:
-    return seconds("base", value)
-
-
-def _maximum(value: float | timedelta) -> float:
-    return seconds("maximum", value)
-
-
-@frozen
 class decorrelated:  # noqa: N801 - used like its siblings, which are functions
     """Wait with decorrelated jitter: each wait is drawn between ``base`` and thrice the last one.
 
@@ -112,16 +103,22 @@ class decorrelated:  # noqa: N801 - used like its siblings, which are functions
     :param maximum: the longest wait, in seconds
     """
 
-    base: float = field(default=0.1, converter=_base)
-    maximum: float = field(default=30.0, converter=_maximum)
+    __slots__ = ("_base", "_maximum")
+
+    def __init__(self, base: float | timedelta = 0.1, maximum: float | timedelta = 30) -> None:
+        self._base = seconds("base", base)
+        self._maximum = seconds("maximum", maximum)
+
+    def __repr__(self) -> str:
+        return f"decorrelated(base={self._base:g}, maximum={self._maximum:g})"
 
     def start(self) -> Delay:
         """Give the delays of one call, which remember the last wait."""
-        last = self.base
+        last = self._base
 
         def delay(attempt: int, error: Exception, /) -> float:
             nonlocal last
-            last = min(self.maximum, _uniform(self.base, last * 3))
+            last = min(self._maximum, _uniform(self._base, last * 3))
             return last
 
         return delay

@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import anyio
-from anyio import TaskHandle
-from anyio.lowlevel import RunVar
 
 from gogoscope import locks
-from gogoscope.circuit import STORE_SECONDS, Circuit, Snapshot
 from gogoscope.circuit_breaker import CircuitBreaker
-from gogoscope.events import Event, logger
 from gogoscope.exceptions import GogoscopeError
+from gogoscope.observers import log_warning
 from gogoscope.persistence.bundle import Persistence, unsupported
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
-from gogoscope.persistence.protocols import CacheProvider, LockProvider, LockRecord
 
 if TYPE_CHECKING:
+    from anyio import TaskHandle
     from anyio.abc import TaskGroup
 
+    from gogoscope.circuit import Circuit
+    from gogoscope.events import Event
+    from gogoscope.persistence.protocols import CacheProvider, LockProvider, LockRecord
     from gogoscope.persistence.shared import SharedStore
 
-_snapshots: RunVar[WeakKeyDictionary[object, dict[str, Snapshot]]] = RunVar("gogoscope.snapshots")
+SETTLE_SECONDS = 1.0
 
 
 class SafetyNets:
@@ -96,9 +95,16 @@ class SafetyNets:
             provider = self._stores().circuit_breakers
             if provider is None:
                 raise unsupported("circuit_breakers", self._persistence)
-            snapshot = _snapshots_of(provider).setdefault(name, Snapshot())
+            from gogoscope.circuit import Circuit, snapshot_of  # noqa: PLC0415 - rarely needed
+
             circuit = Circuit(
-                policy, name, provider, snapshot, self._spawn, self._emit, self._scope()
+                policy,
+                name,
+                provider,
+                snapshot_of(provider, name),
+                self._spawn,
+                self._emit,
+                self._scope(),
             )
             self._circuits[name] = circuit
         return circuit
@@ -129,7 +135,7 @@ class SafetyNets:
         """Let the store know everything, bounded, and free the locks; the tasks have ended."""
         circuits = [circuit for circuit in self._circuits.values() if not circuit.store_failed]
         if circuits:
-            with anyio.move_on_after(STORE_SECONDS, shield=True):
+            with anyio.move_on_after(SETTLE_SECONDS, shield=True):
                 for service in list(self._services):
                     await service.wait()
             for circuit in circuits:
@@ -162,9 +168,7 @@ class SafetyNets:
 
     async def _serve(self, work: Callable[[], Awaitable[Any]]) -> None:
         await work()
-        self._services = {
-            service for service in self._services if service.status is TaskHandle.Status.PENDING
-        }
+        self._services = {service for service in self._services if service.status.name == "PENDING"}
 
 
 async def release(handle: LockHandle) -> None:
@@ -173,11 +177,4 @@ async def release(handle: LockHandle) -> None:
         try:
             await handle.release()
         except GogoscopeError as error:
-            logger.warning("%r could not be released; its lease will end", handle, exc_info=error)
-
-
-def _snapshots_of(provider: object) -> dict[str, Snapshot]:
-    snapshots = _snapshots.get(None)
-    if snapshots is None:
-        _snapshots.set(snapshots := WeakKeyDictionary())
-    return snapshots.setdefault(provider, {})
+            log_warning("%r could not be released; its lease will end", handle, error=error)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os.path
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from pathlib import PurePath
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, TypeVarTuple
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
 
-from gogoscope.cancellation import cancelled_natively, split_cancellation
+from gogoscope.cancellation import (
+    cancelled_natively,
+    checkpoint_if_cancelled,
+    split_cancellation,
+)
 from gogoscope.durations import seconds
-from gogoscope.events import ErrorUnseen, Event, logger, notify
 from gogoscope.exceptions import ScopeClosedError
+from gogoscope.observers import log_error, notify
 from gogoscope.options import (
     CircuitOption,
     OnError,
@@ -31,7 +33,6 @@ from gogoscope.options import (
     surely_not_awaitable,
 )
 from gogoscope.persistence.lock_handle import LockHandle
-from gogoscope.persistence.protocols import CacheProvider
 from gogoscope.persistence.validation import check_count
 from gogoscope.pipeline import Pipeline
 from gogoscope.safety_nets import SafetyNets
@@ -40,7 +41,9 @@ from gogoscope.task import Task, callable_name, current
 from gogoscope.unseen import UnseenErrors
 
 if TYPE_CHECKING:
+    from gogoscope.events import Event
     from gogoscope.locked_scope import LockBlock
+    from gogoscope.persistence.protocols import CacheProvider
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -341,7 +344,7 @@ class Scope:
     async def _pending_cancellation(self) -> BaseException | None:
         """Give the cancellation that the code around the scope is about to get."""
         try:
-            await anyio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
         except anyio.get_cancelled_exc_class() as cancelled:
             return cancelled
         return None
@@ -405,16 +408,18 @@ class Scope:
     def _report_unseen(
         self, outgoing: BaseException, errors: list[Exception], further: int
     ) -> None:
+        from gogoscope.events import ErrorUnseen  # noqa: PLC0415 - rarely needed
+
         cancellation, _ = split_cancellation(outgoing)
         for error in errors:
             if error is outgoing:
                 continue
             if cancellation is None:
                 outgoing.add_note(f"unseen error of a task of scope {self.name!r}: {error!r}")
-            logger.error("an error of scope %r was not looked at", self.name, exc_info=error)
+            log_error("an error of scope %r was not looked at", self.name, error=error)
             self.emit(ErrorUnseen(self.name, error))
         if further:
-            logger.error("%d more errors of scope %r were not looked at", further, self.name)
+            log_error("%d more errors of scope %r were not looked at", further, self.name)
 
     def check_open(self) -> None:
         """Raise unless the scope's block is open."""
@@ -462,8 +467,10 @@ def _unwrapped(raised: BaseException) -> BaseException:
 
 
 async def _call_in_thread(fn: Callable[..., T], *args: Any) -> T:
-    value = await anyio.to_thread.run_sync(fn, *args)
-    await anyio.lowlevel.checkpoint_if_cancelled()
+    from anyio import to_thread  # noqa: PLC0415 - rarely needed
+
+    value = await to_thread.run_sync(fn, *args)
+    await checkpoint_if_cancelled()
     return value
 
 
@@ -522,5 +529,6 @@ def current_scope() -> Scope | None:
 def _name_of_caller(code: CodeType, namespace: Mapping[str, Any]) -> str:
     module = str(namespace.get("__name__", "?"))
     if module == "__main__":
-        module = PurePath(str(namespace.get("__file__", module))).stem
+        script = str(namespace.get("__file__", module))
+        module = os.path.splitext(os.path.basename(script))[0]  # noqa: PTH119, PTH122 - costs less
     return f"{module}.{code.co_qualname}"

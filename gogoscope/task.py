@@ -9,9 +9,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
-from anyio.lowlevel import checkpoint
-
-from gogoscope.cancellation import cancellation_requested, split_cancellation
+from gogoscope.cancellation import cancellation_requested, checkpoint, split_cancellation
 from gogoscope.exceptions import TaskCancelled
 
 if TYPE_CHECKING:

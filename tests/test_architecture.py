@@ -23,7 +23,7 @@ LAYERS = [
     },
     {"gogoscope.persistence.registry"},
     {"gogoscope.persistence", "gogoscope.persistence.shared"},
-    {"gogoscope.events", "gogoscope.cancellation", "gogoscope.slots"},
+    {"gogoscope.events", "gogoscope.observers", "gogoscope.cancellation", "gogoscope.slots"},
     {"gogoscope.task"},
     {"gogoscope.unseen", "gogoscope.retry", "gogoscope.circuit_breaker", "gogoscope.locks"},
     {"gogoscope.circuit", "gogoscope.options"},

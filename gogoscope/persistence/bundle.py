@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attrs import frozen
 
 from gogoscope.exceptions import CapabilityNotSupportedError
-from gogoscope.persistence.protocols import (
-    CacheProvider,
-    CircuitBreakerStateProvider,
-    LockProvider,
-)
+
+if TYPE_CHECKING:
+    from gogoscope.persistence.protocols import (
+        CacheProvider,
+        CircuitBreakerStateProvider,
+        LockProvider,
+    )
 
 
 @frozen
@@ -31,6 +35,12 @@ class Persistence:
 
         :raises TypeError: if it has none
         """
+        from gogoscope.persistence.protocols import (  # noqa: PLC0415 - a tenth of our import
+            CacheProvider,
+            CircuitBreakerStateProvider,
+            LockProvider,
+        )
+
         if isinstance(store, Persistence):
             return store
         bundle = cls(

@@ -1,0 +1,34 @@
+"""Telling observers and the log, without being disturbed by either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def notify(observer: Callable[..., object] | None, *arguments: object) -> None:
+    """Call an observer; its exception is logged and disturbs nobody."""
+    if observer is None:
+        return
+    try:
+        observer(*arguments)
+    except Exception as error:  # noqa: BLE001 - logged; what is observed must go on
+        log_error("an observer failed on %r", arguments, error=error)
+
+
+def log_error(message: str, *arguments: object, error: BaseException | None = None) -> None:
+    """Log what would be lost otherwise."""
+    _log("ERROR", message, arguments, error)
+
+
+def log_warning(message: str, *arguments: object, error: BaseException | None = None) -> None:
+    """Log what goes on, but not as it should."""
+    _log("WARNING", message, arguments, error)
+
+
+def _log(
+    level: str, message: str, arguments: tuple[object, ...], error: BaseException | None
+) -> None:
+    import logging  # noqa: PLC0415 - only needed when something fails; costs much of our import
+
+    logger = logging.getLogger("gogoscope")
+    logger.log(getattr(logging, level), message, *arguments, exc_info=error, stacklevel=3)
