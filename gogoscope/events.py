@@ -1,8 +1,13 @@
-"""What a scope tells its observer: frozen events."""
+"""What scopes tell their observers: frozen events, and who may listen."""
 
 from __future__ import annotations
 
-from attrs import frozen
+import logging
+from collections.abc import Callable
+
+from attrs import asdict, field, frozen
+
+from gogoscope.observers import subscribers
 
 
 @frozen
@@ -13,8 +18,79 @@ class Event:
 
 
 @frozen
+class ScopeStarted(Event):
+    """The block of a scope began."""
+
+
+@frozen
+class ScopeCancelled(Event):
+    """A scope cancels its block and its tasks; ``reason`` says why."""
+
+    reason: str | None
+
+
+@frozen
+class ScopeEnded(Event):
+    """The block of a scope ended after ``seconds``; ``error`` leaves it, or ``None``."""
+
+    error: BaseException | None
+    seconds: float
+
+
+@frozen
+class TaskStarted(Event):
+    """The function of ``task`` is about to be called."""
+
+    task: str
+
+
+@frozen
+class TaskSucceeded(Event):
+    """The function of ``task`` gave its value, ``seconds`` after it started."""
+
+    task: str
+    seconds: float
+
+
+@frozen
+class TaskFailed(Event):
+    """The result of ``task`` is ``error``."""
+
+    task: str
+    seconds: float
+    error: Exception
+
+
+@frozen
+class TaskTimedOut(Event):
+    """``task`` took longer than its ``timeout`` seconds; ``TaskFailed`` follows."""
+
+    task: str
+    timeout: float
+
+
+@frozen
+class TaskStopped(Event):
+    """``task`` was cancelled; ``reason`` says why."""
+
+    task: str
+    seconds: float
+    reason: str | None
+
+
+@frozen
+class RetryScheduled(Event):
+    """Try number ``attempt`` of ``task`` gave ``error``; the next starts in ``delay`` seconds."""
+
+    task: str
+    attempt: int
+    error: Exception
+    delay: float
+
+
+@frozen
 class ErrorUnseen(Event):
-    """Another exception left the scope, so the error of ``task``, unseen, is not raised."""
+    """Another exception left the scope, so that this error of a task is not raised."""
 
     error: Exception
 
@@ -44,8 +120,74 @@ class CircuitStoreRecovered(Event):
 
 
 @frozen
+class LockAcquired(Event):
+    """A lock was taken, with its fencing token, after ``seconds`` of waiting."""
+
+    key: str
+    fencing_token: int
+    seconds: float
+
+
+@frozen
+class LockReleased(Event):
+    """A lock was given back; ``freed`` is false if it was lost before."""
+
+    key: str
+    freed: bool
+
+
+@frozen
 class LeaseLost(Event):
     """The lease of a lock was lost while its block ran."""
 
     key: str
     reason: str
+
+
+def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
+    """Send the events of every scope of this process to an observer.
+
+    An observer runs where the event happens, so it must be quick; its exceptions are logged.
+
+    :returns: a function that ends the subscription
+    """
+    if not callable(observer):
+        raise TypeError(f"observer must be a function of an event, got {observer!r}")
+    subscribers.append(observer)
+
+    def unsubscribe() -> None:
+        if observer in subscribers:
+            subscribers.remove(observer)
+
+    return unsubscribe
+
+
+@frozen
+class _Log:
+    """Writes events to a logger: what failed as warnings, the rest at ``level``."""
+
+    logger: logging.Logger
+    level: int
+    failures: tuple[type[Event], ...] = field(
+        default=(TaskFailed, TaskTimedOut, CircuitStoreFailed, LeaseLost)
+    )
+
+    def __call__(self, event: Event) -> None:
+        level = max(self.level, logging.WARNING) if isinstance(event, self.failures) else self.level
+        if self.logger.isEnabledFor(level):
+            details = asdict(event, recurse=False)
+            text = " ".join(f"{name}={value!r}" for name, value in details.items())
+            self.logger.log(level, "%s %s", type(event).__name__, text, extra={"event": event})
+
+
+def log_events(
+    logger: str | logging.Logger = "gogoscope.events", level: int = logging.DEBUG
+) -> Callable[[], None]:
+    """Write the events of every scope of this process to the standard ``logging`` module.
+
+    :param logger: a logger or its name
+    :param level: of what went well; what failed is at least a warning
+    :returns: a function that ends it
+    """
+    target = logging.getLogger(logger) if isinstance(logger, str) else logger
+    return subscribe(_Log(target, level))

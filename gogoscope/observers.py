@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gogoscope.events import Event
+
+subscribers: list[Callable[[Event], object]] = []
 
 
 def notify(observer: Callable[..., object] | None, *arguments: object) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from gogoscope.cancellation import checkpoint_if_cancelled
 from gogoscope.circuit_breaker import CircuitBreaker
 from gogoscope.retry import Retry
 from gogoscope.task import callable_name
 
 if TYPE_CHECKING:
     from gogoscope.events import Event
+
+T = TypeVar("T")
 
 RetryOption = Retry | int | None
 CircuitOption = CircuitBreaker | Literal[False] | None
@@ -66,3 +69,12 @@ def refusal(fn: object) -> TypeError:
         f"s.task takes a function and its arguments, got {fn!r} of type {type(fn).__name__}; "
         "write s.task(fn, *args)"
     )
+
+
+async def call_in_thread(fn: Callable[..., T], *args: Any) -> T:
+    """Call a function in a worker thread, and let a cancellation happen when it has ended."""
+    from anyio import to_thread  # noqa: PLC0415 - rarely needed
+
+    value = await to_thread.run_sync(fn, *args)
+    await checkpoint_if_cancelled()
+    return value

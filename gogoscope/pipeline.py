@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -38,6 +39,10 @@ class Pipeline:
         with anyio.move_on_after(self.timeout) as deadline:
             return await self._in_slot(task, deadline)
         assert deadline.cancelled_caught
+        if task.scope.observed:
+            from gogoscope.events import TaskTimedOut  # noqa: PLC0415 - only if anybody listens
+
+            task.scope.emit(TaskTimedOut(task.scope.name, task.name, self.timeout))
         raise TimeoutError(f"the task took longer than its timeout of {self.timeout:g} s")
 
     def never_run(self) -> None:
@@ -59,7 +64,8 @@ class Pipeline:
     async def _retried(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
         if self.retry is None:
             return await self._guarded(task, deadline)
-        return await self.retry.repeat(self._guarded, task, deadline)
+        tell = partial(_tell_retry, task) if task.scope.observed else None
+        return await self.retry.repeat(tell, self._guarded, task, deadline)
 
     async def _guarded(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
         circuit = self.circuit
@@ -100,3 +106,9 @@ class Pipeline:
             return None
         assert isinstance(self.retry.attempt_timeout, float)
         return self.retry.attempt_timeout
+
+
+def _tell_retry(task: Task[Any], attempt: int, error: Exception, delay: float) -> None:
+    from gogoscope.events import RetryScheduled  # noqa: PLC0415 - only if anybody listens
+
+    task.scope.emit(RetryScheduled(task.scope.name, task.name, attempt, error, delay))

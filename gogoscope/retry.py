@@ -29,6 +29,7 @@ class Delay(Protocol):
         ...
 
 
+OnRetry = Callable[[int, Exception, float], object]
 RetryOn = (
     type[Exception]
     | tuple[type[Exception], ...]
@@ -150,7 +151,7 @@ class Retry:
     attempts: int = field(default=3, kw_only=False)
     delay: Delay | float | timedelta = field(factory=exponential)
     retry_on: RetryOn = Exception
-    on_retry: Callable[[int, Exception, float], object] | None = None
+    on_retry: OnRetry | None = None
     max_elapsed: float | timedelta | None = None
     attempt_timeout: float | timedelta | None = None
 
@@ -189,8 +190,8 @@ class Retry:
         :raises Exception: the error of the last try
         """
         if self.attempt_timeout is None:
-            return await self.repeat(fn, *args)
-        return await self.repeat(self.bounded, fn, *args)
+            return await self.repeat(None, fn, *args)
+        return await self.repeat(None, self.bounded, fn, *args)
 
     async def bounded(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Call a function once, for at most ``attempt_timeout`` seconds.
@@ -203,8 +204,13 @@ class Retry:
         assert attempt.cancelled_caught
         raise AttemptTimeoutError(f"a try took longer than {self.attempt_timeout:g} s")
 
-    async def repeat(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
-        """Call a function until it succeeds or the policy gives up; without ``attempt_timeout``."""
+    async def repeat(
+        self, tell: OnRetry | None, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts
+    ) -> T:
+        """Call a function until it succeeds or the policy gives up; without ``attempt_timeout``.
+
+        :param tell: is told what ``on_retry`` is told
+        """
         started = 0.0 if self.max_elapsed is None else monotonic()
         delay: Delay | None = None
         earlier: Exception | None = None
@@ -225,6 +231,7 @@ class Retry:
                             raise
                     earlier = error
                 notify(self.on_retry, attempt, earlier, wait)
+                notify(tell, attempt, earlier, wait)
                 await anyio.sleep(wait)
         finally:
             del earlier

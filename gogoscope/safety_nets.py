@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from gogoscope.circuit import Circuit
-    from gogoscope.events import Event
+    from gogoscope.lifetime import Lifetime
     from gogoscope.persistence.protocols import CacheProvider, LockProvider, LockRecord
     from gogoscope.persistence.shared import SharedStore
 
@@ -30,21 +31,17 @@ SETTLE_SECONDS = 1.0
 class SafetyNets:
     """The store of one scope, and everything that the scope must settle with it at its end.
 
-    :param scope: the scope's name, when asked for
-    :param emit: sends an event to the scope's observer
+    :param scope: names itself and sends events
     :param persistence: a URL, a store, a bundle of stores, or ``None`` for the process-wide one
     """
 
-    def __init__(
-        self, scope: Callable[[], str], emit: Callable[[Event], None], persistence: object
-    ) -> None:
+    def __init__(self, scope: Lifetime, persistence: object) -> None:
         self._scope = scope
-        self._emit = emit
         self._persistence = persistence
         self._shared: SharedStore | None = None
         self._bundle: Persistence | None = None
         self._group: TaskGroup | None = None
-        self._services: set[TaskHandle[None]] = set()
+        self._services: dict[TaskHandle[None], bool] = {}
         self._circuits: dict[str, Circuit] = {}
         self._handles: set[LockHandle] = set()
         if not isinstance(persistence, str | None):
@@ -89,7 +86,7 @@ class SafetyNets:
 
         :raises CapabilityNotSupportedError: if the store keeps no circuit breakers
         """
-        name = policy.name or self._scope()
+        name = policy.name or self._scope.name
         circuit = self._circuits.get(name)
         if circuit is None or circuit.policy is not policy:
             provider = self._stores().circuit_breakers
@@ -102,9 +99,9 @@ class SafetyNets:
                 name,
                 provider,
                 snapshot_of(provider, name),
-                self._spawn,
-                self._emit,
-                self._scope(),
+                self.spawn,
+                self._scope.emit,
+                self._scope.name,
             )
             self._circuits[name] = circuit
         return circuit
@@ -116,7 +113,6 @@ class SafetyNets:
         answer = await self.claim(key, ttl, wait, {})
         if not isinstance(answer, LockHandle):
             return None
-        answer.on_release = self._handles.discard
         self._handles.add(answer)
         return answer
 
@@ -128,15 +124,31 @@ class SafetyNets:
         metadata: dict[str, str],
     ) -> LockHandle | LockRecord | None:
         """Take a lock for this scope; give its handle, or else who has it."""
-        metadata = {"scope": self._scope(), **metadata}
-        return await locks.acquire(self.locks, key, ttl, wait, metadata)
+        metadata = {"scope": self._scope.name, **metadata}
+        began = time.monotonic()
+        answer = await locks.acquire(self.locks, key, ttl, wait, metadata)
+        if isinstance(answer, LockHandle):
+            answer.on_release = self._released
+            if self._scope.observed:
+                from gogoscope.events import LockAcquired  # noqa: PLC0415 - only if observed
+
+                seconds = time.monotonic() - began
+                self._scope.emit(LockAcquired(self._scope.name, key, answer.fencing_token, seconds))
+        return answer
+
+    def _released(self, handle: LockHandle, freed: bool) -> None:
+        self._handles.discard(handle)
+        if self._scope.observed:
+            from gogoscope.events import LockReleased  # noqa: PLC0415 - only if observed
+
+            self._scope.emit(LockReleased(self._scope.name, handle.key, freed))
 
     async def settle(self) -> None:
         """Let the store know everything, bounded, and free the locks; the tasks have ended."""
         circuits = [circuit for circuit in self._circuits.values() if not circuit.store_failed]
         if circuits:
             with anyio.move_on_after(SETTLE_SECONDS, shield=True):
-                for service in list(self._services):
+                for service in [service for service, brief in self._services.items() if brief]:
                     await service.wait()
             for circuit in circuits:
                 await circuit.flush()
@@ -159,16 +171,24 @@ class SafetyNets:
             self._bundle = Persistence.of(process_store())
         return self._bundle
 
-    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+    def spawn(self, work: Callable[[], Awaitable[None]], *, brief: bool = True) -> None:
+        """Run something in the background, beside the scope's tasks.
+
+        :param brief: whether the end of the scope gives it a moment to finish by itself
+        """
         if self._group is not None:
             handle: TaskHandle[None] = self._group.create_task(
-                self._serve(work), name="gogoscope circuit breaker"
+                self._serve(work), name="gogoscope background"
             )
-            self._services.add(handle)
+            self._services[handle] = brief
 
     async def _serve(self, work: Callable[[], Awaitable[Any]]) -> None:
         await work()
-        self._services = {service for service in self._services if service.status.name == "PENDING"}
+        self._services = {
+            service: brief
+            for service, brief in self._services.items()
+            if service.status.name == "PENDING"
+        }
 
 
 async def release(handle: LockHandle) -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 import types
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from gogoscope.cancellation import cancellation_requested, checkpoint, split_cancellation
 from gogoscope.exceptions import TaskCancelled
+from gogoscope.observers import subscribers
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
 
+    from gogoscope.events import Event
+    from gogoscope.lifetime import Lifetime
     from gogoscope.pipeline import Pipeline
-    from gogoscope.scope import Scope
-    from gogoscope.slots import Slot
+    from gogoscope.slots import Slot, Slots
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -49,7 +53,7 @@ class NotAwaitableError(TypeError):
     """A function that was given to ``s.task`` did not return an awaitable."""
 
 
-current: ContextVar[Task[Any] | Scope | None] = ContextVar("current", default=None)
+current: ContextVar[Task[Any] | Lifetime | None] = ContextVar("current", default=None)
 
 
 class Task(Generic[T_co]):
@@ -66,6 +70,7 @@ class Task(Generic[T_co]):
         "_awaiters",
         "_cancel_reason",
         "_cancel_requested",
+        "_children",
         "_fn",
         "_interrupted",
         "_looked_at",
@@ -74,17 +79,20 @@ class Task(Generic[T_co]):
         "_result",
         "_scope",
         "_was_cancelled",
+        "began",
+        "follows",
         "handle",
         "on_error",
         "slot",
         "unseen",
+        "watcher",
     )
 
     handle: TaskHandle[None]
 
     def __init__(
         self,
-        scope: Scope,
+        scope: Lifetime,
         fn: Callable[..., Awaitable[T_co]],
         args: tuple[Any, ...],
         name: str | None,
@@ -100,12 +108,16 @@ class Task(Generic[T_co]):
         self._awaiters = 0
         self._cancel_requested = False
         self._cancel_reason: str | None = None
+        self._children: set[Lifetime] | None = None
         self._interrupted = False
         self._looked_at = False
         self._was_cancelled = False
+        self.began: float | None = None
+        self.follows: Task[Any] | None = None
         self.on_error = on_error
         self.slot: Slot | None = None
         self.unseen = False
+        self.watcher: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} {self.state}>"
@@ -116,9 +128,16 @@ class Task(Generic[T_co]):
         return self._name if self._name is not None else callable_name(self._fn)
 
     @property
-    def scope(self) -> Scope:
+    def scope(self) -> Lifetime:
         """The scope that the task runs in."""
         return self._scope
+
+    @property
+    def children(self) -> set[Lifetime]:
+        """The scopes whose blocks are open inside the task's function."""
+        if self._children is None:
+            self._children = set()
+        return self._children
 
     @property
     def done(self) -> bool:
@@ -127,22 +146,28 @@ class Task(Generic[T_co]):
 
     @property
     def state(self) -> str:
-        """``running``, ``succeeded``, ``failed`` or ``cancelled``, for people."""
+        """``waiting``, ``running``, ``succeeded``, ``failed`` or ``cancelled``, for people."""
         if self._result is None:
-            return "running"
+            return "waiting" if self.began is None else "running"
         if self._result.error is None:
             return "succeeded"
-        return "cancelled" if isinstance(self._result.error, TaskCancelled) else "failed"
+        return "cancelled" if self._was_cancelled else "failed"
 
     def cancel(self, reason: str | None = None) -> None:
         """Cancel the task: its result is ``Err(TaskCancelled(reason))`` when it has ended.
 
         A function that has not started yet never will. Does nothing to a finished task.
         """
-        if self._result is None and not self._cancel_requested:
-            self._cancel_requested = True
-            self._cancel_reason = reason
+        if self.note_cancel(reason):
             self.handle.cancel()
+
+    def note_cancel(self, reason: str | None) -> bool:
+        """Note why the task is about to be cancelled; ``False`` if that is of no use any more."""
+        if self._result is not None or self._cancel_requested:
+            return False
+        self._cancel_requested = True
+        self._cancel_reason = reason
+        return True
 
     async def wait(self) -> None:
         """Wait until the task has ended.
@@ -151,33 +176,45 @@ class Task(Generic[T_co]):
         this call does not cancel the task.
         """
         if self._result is None:
-            slot = self._slot_of_waiter()
-            if slot is None:
+            self._refuse_circle()
+            async with lent_to(self._scope.slots):
                 await self.handle.wait()
-            else:
-                async with slot.lent():
-                    await self.handle.wait()
 
     def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
         if self._result is None:
-            slot = self._slot_of_waiter()
-            self._awaiters += 1
+            self.attach()
             try:
-                if slot is None:
+                if self._scope.slots is None:
+                    self._refuse_circle()
                     yield from self.handle.wait().__await__()
                 else:
                     yield from self.wait().__await__()
             except BaseException:
-                self._awaiters -= 1
-                if self._awaiters == 0:
-                    self._abandon()
+                self.detach(abandoned=True)
                 raise
-            self._awaiters -= 1
+            self.detach(abandoned=False)
+        return (yield from self._look().__await__()) if self._interrupted else self.look()
+
+    def attach(self) -> None:
+        """Count one more who will look at the result."""
+        self._awaiters += 1
+
+    def detach(self, *, abandoned: bool) -> None:
+        """Count one less; if it was the last, and was cancelled, nobody needs the task any more."""
+        self._awaiters -= 1
+        if not abandoned or self._awaiters:
+            return
+        result = self._result
+        if result is None:
+            self.cancel("everything that awaited the task was cancelled")
+        elif result.error is not None and not (self._looked_at or self._was_cancelled):
+            self._scope.unlooked(self, result.error)
+
+    def look(self) -> Ok[T_co] | Err:
+        """Give the result of a finished task, as somebody who looks at it."""
         result = self._result
         assert result is not None
         if result.error is not None:
-            if self._interrupted:
-                yield from checkpoint().__await__()  # the interrupt is about to cancel us too
             self._looked_at = True
             if self.unseen:
                 self._scope.unseen_errors.seen(self)
@@ -185,15 +222,25 @@ class Task(Generic[T_co]):
                 raise result.error
         return result
 
+    async def _look(self) -> Ok[T_co] | Err:
+        """Look when an interrupt that ended the task has had its chance to cancel us, too."""
+        await checkpoint()
+        return self.look()
+
     async def run(self) -> None:
         """Call the function and keep its result; what the scope's task group runs."""
+        scope = self._scope
         current.set(self)
         try:
-            if self._cancel_requested or self._scope.cancelling:
+            if self._cancel_requested or scope.cancelling:
                 if self._pipeline is not None:
                     self._pipeline.never_run()
                 self._settle_cancelled()
-            elif self._pipeline is None:
+                return
+            self.began = time.monotonic()
+            if scope.on_event is not None or subscribers:
+                self._tell_started()
+            if self._pipeline is None:
                 self._settle(Ok(None, await self.call()))
             else:
                 self._settle(Ok(None, await self._pipeline(self)))
@@ -230,42 +277,70 @@ class Task(Generic[T_co]):
 
     def end_cancelled(self, reason: str | None) -> None:
         """Give the task the result of one that was cancelled."""
-        self._name = self.name
         self._was_cancelled = True
-        self._result = Err(TaskCancelled(reason), None)
-        self._fn = self._pipeline = None
+        self._end(Err(TaskCancelled(reason), None))
+
+    def _end(self, result: Ok[Any] | Err) -> None:
+        self._name = self.name
+        self._result = result
+        self._fn = self._pipeline = self._children = None
         self._args = ()
 
     def _settle(self, result: Ok[Any] | Err) -> None:
-        self._name = self.name
-        self._result = result
-        self._fn = self._pipeline = None
-        self._args = ()
+        self._end(result)
+        scope = self._scope
         error = result.error
         if error is not None:
-            annotate(error, f"in task {self._name!r} of scope {self._scope.name!r}")
-        self._scope.settled(self, error, looked_at=self._awaiters > 0)
+            annotate(error, f"in task {self._name!r} of scope {scope.name!r}")
+        if scope.on_event is not None or subscribers:
+            self._tell_ended(error)
+        scope.settled(self, error, looked_at=self._awaiters > 0)
+        if self.watcher is not None:
+            self.watcher()
 
     def _settle_cancelled(self) -> None:
         reason = self._cancel_reason if self._cancel_requested else self._scope.why_cancelled()
         self.end_cancelled(reason)
+        if self._scope.observed:
+            from gogoscope.events import TaskStopped  # noqa: PLC0415 - only if anybody listens
+
+            self._tell(TaskStopped(self._scope.name, self.name, self._age(), reason))
         self._scope.settled(self, None, looked_at=True)
+        if self.watcher is not None:
+            self.watcher()
 
-    def _abandon(self) -> None:
-        result = self._result
-        if result is None:
-            self.cancel("everything that awaited the task was cancelled")
-        elif result.error is not None and not (self._looked_at or self._was_cancelled):
-            self._scope.unlooked(self, result.error)
+    def _tell_started(self) -> None:
+        from gogoscope.events import TaskStarted  # noqa: PLC0415 - only if anybody listens
 
-    def _slot_of_waiter(self) -> Slot | None:
+        self._tell(TaskStarted(self._scope.name, self.name))
+
+    def _tell_ended(self, error: Exception | None) -> None:
+        from gogoscope.events import TaskFailed, TaskSucceeded  # noqa: PLC0415 - likewise
+
+        if error is None:
+            self._tell(TaskSucceeded(self._scope.name, self.name, self._age()))
+        else:
+            self._tell(TaskFailed(self._scope.name, self.name, self._age(), error))
+
+    def _tell(self, event: Event) -> None:
+        self._scope.emit(event)
+
+    def _age(self) -> float:
+        return 0.0 if self.began is None else time.monotonic() - self.began
+
+    def _refuse_circle(self) -> None:
         waiter = current.get()
-        if waiter is None:
-            return None
-        if waiter is self:
+        if waiter is not None and (waiter is self or waiter is self.follows):
             raise RuntimeError(f"task {self.name!r} waits for itself, which would never end")
-        slot = waiter.slot
-        return slot if slot is not None and slot.slots is self._scope.slots else None
+
+
+def lent_to(slots: Slots | None) -> AbstractAsyncContextManager[None]:
+    """Lend the slot of the current task, if it is one of ``slots``, for the length of a block."""
+    holder = None if slots is None else current.get()
+    slot = None if holder is None else holder.slot
+    if slot is None or slot.slots is not slots:
+        return nullcontext()
+    return slot.lent()
 
 
 def annotate(error: Exception, note: str) -> None:

@@ -28,7 +28,10 @@ LAYERS = [
     {"gogoscope.unseen", "gogoscope.retry", "gogoscope.circuit_breaker", "gogoscope.locks"},
     {"gogoscope.circuit", "gogoscope.options"},
     {"gogoscope.pipeline", "gogoscope.safety_nets"},
-    {"gogoscope.scope"},
+    {"gogoscope.lifetime", "gogoscope.stream"},
+    {"gogoscope.starting"},
+    {"gogoscope.combinators"},
+    {"gogoscope.scope", "gogoscope.tree", "gogoscope.shutdown"},
     {"gogoscope.locked_scope"},
     {"gogoscope"},
 ]

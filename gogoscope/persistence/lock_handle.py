@@ -53,7 +53,7 @@ class LockHandle:
         self._deadline = sent + lease
         self._lost: str | None = None
         self._guard = anyio.Lock()
-        self.on_release: Callable[[LockHandle], object] | None = None
+        self.on_release: Callable[[LockHandle, bool], object] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -153,7 +153,7 @@ class LockHandle:
             )
             self._lost = _RELEASED
             if self.on_release is not None:
-                self.on_release(self)
+                self.on_release(self, freed)
             return freed
 
     async def __aenter__(self) -> Self:

@@ -217,9 +217,7 @@ async def test_a_failed_probe_opens_again_for_a_growing_time(
 async def test_success_threshold_asks_for_several_probes(
     store: ObservedStore, clock: Clock
 ) -> None:
-    breaker = CircuitBreaker(
-        "payments", failure_threshold=1, reset_timeout=10, success_threshold=3
-    )
+    breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=10, success_threshold=3)
     await break_it(store, breaker)
     clock.now += 10
     service = Service()
@@ -457,9 +455,7 @@ async def test_a_store_that_fails_never_reaches_the_caller_and_the_circuit_works
     breaker = CircuitBreaker("payments", failure_threshold=2, reset_timeout=30)
     service = Service()
     with anyio.fail_after(10):
-        async with scope(
-            persistence=store, circuit_breaker=breaker, on_event=events.append
-        ) as s:
+        async with scope(persistence=store, circuit_breaker=breaker, on_event=events.append) as s:
             assert (await s.task(service)).unwrap() == "fine"
             service.error = OSError("broken")
             await s.task(service)
@@ -519,7 +515,8 @@ async def test_changes_of_state_are_told(store: ObservedStore, clock: Clock) -> 
         await s.task(service)
     changes = [("closed", "open"), ("open", "half-open"), ("half-open", "closed")]
     assert told == [("payments", old, new) for old, new in changes]
-    assert events == [CircuitStateChanged("orders", "payments", old, new) for old, new in changes]
+    changed = [event for event in events if isinstance(event, CircuitStateChanged)]
+    assert changed == [CircuitStateChanged("orders", "payments", old, new) for old, new in changes]
 
 
 @anyio_test

@@ -1,0 +1,367 @@
+"""The life of a scope: how its block begins, what ends with it, and what leaves it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import anyio
+
+from gogoscope.cancellation import (
+    cancelled_natively,
+    checkpoint_if_cancelled,
+    split_cancellation,
+)
+from gogoscope.exceptions import ScopeClosedError
+from gogoscope.observers import log_error, notify, subscribers
+from gogoscope.slots import Slot, Slots
+from gogoscope.task import Task, current, lent_to
+from gogoscope.unseen import UnseenErrors
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from gogoscope.events import Event
+    from gogoscope.options import OnError, OnEvent
+    from gogoscope.safety_nets import SafetyNets
+    from gogoscope.stream import Stream
+
+T = TypeVar("T")
+
+_FROM_OUTSIDE = "cancelled from outside its scope"
+
+
+class Lifetime:
+    """What a scope is besides its methods: a block, and the tasks that end with it.
+
+    ``cancel_reason`` is what ``cancel`` was given; ``cancelling`` tells whether the scope is
+    cancelling its tasks.
+    """
+
+    nets: SafetyNets
+    slots: Slots | None
+
+    def __init__(
+        self,
+        *,
+        name: str | Callable[[], str],
+        timeout: float | None,
+        fail_fast: bool,
+        cancel_on_exit: bool,
+        on_error: OnError | None,
+        on_event: OnEvent | None,
+        stopping: anyio.Event | None,
+    ) -> None:
+        self._name = name
+        self._timeout = timeout
+        self._fail_fast = fail_fast
+        self._cancel_on_exit = cancel_on_exit
+        self._on_error = on_error
+        self._stopping = stopping
+        self.on_event = on_event
+        self.unseen_errors = UnseenErrors()
+        self.cancel_reason: str | None = None
+        self.cancelling = False
+        self.running: set[Task[Any] | Stream[Any, Any]] = set()
+        self.children: set[Lifetime] = set()
+        self.began = math.nan
+        self.host: Task[Any] | Lifetime | None = None
+        self._timed_out = False
+        self._why: str | None = None
+        self._fatal: Exception | None = None
+        self._idle: anyio.Event | None = None
+        self._used = False
+        self._group: TaskGroup | None = None
+        self._cancel_scope: anyio.CancelScope | None = None
+        self._resources: AsyncExitStack | None = None
+        self._body = 0
+
+    def __repr__(self) -> str:
+        return f"<Scope {self.name!r}>"
+
+    @property
+    def name(self) -> str:
+        """The name given, else the module and qualified name of the function that made it."""
+        if not isinstance(self._name, str):
+            self._name = self._name()
+        return self._name
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot held by the task whose function this scope's block stands in."""
+        return None if self.host is None else self.host.slot
+
+    @property
+    def stopping(self) -> anyio.Event:
+        """An event that a graceful shutdown sets before it cancels; shared with scopes inside."""
+        if self._stopping is None:
+            self._stopping = anyio.Event()
+        return self._stopping
+
+    @property
+    def observed(self) -> bool:
+        """Whether anybody wants the scope's events."""
+        return self.on_event is not None or bool(subscribers)
+
+    def check_open(self) -> TaskGroup:
+        """Give the task group of the open block.
+
+        :raises ScopeClosedError: outside the block
+        """
+        if self._group is None:
+            raise ScopeClosedError(f"the block of {self!r} is not open; nothing can start in it")
+        return self._group
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Cancel the block and its tasks; the block then ends without an exception."""
+        if self._group is not None and not self.cancelling:
+            self.cancel_reason = reason
+            self._cancel(reason)
+
+    def fail(self, error: Exception, why: str) -> None:
+        """Cancel the scope; its block then raises ``error``, unless something else goes first."""
+        if self._fatal is None:
+            self._fatal = error
+        self._cancel(why)
+
+    async def enter(self, resource: AbstractAsyncContextManager[T]) -> T:
+        """Enter a context manager that is left, in reverse order, after the last task.
+
+        :param resource: an async context manager
+        :returns: what entering it gives
+        :raises ScopeClosedError: outside the block
+        :raises RuntimeError: from anywhere but the body of the block
+        """
+        self.check_open()
+        if self._body != anyio.get_current_task().id or current.get() is not self:
+            raise RuntimeError(
+                "s.enter works only in the body of the scope's own block; in a task, write "
+                "'async with' or open a scope of its own"
+            )
+        if self._resources is None:
+            self._resources = AsyncExitStack()
+        return await self._resources.enter_async_context(resource)
+
+    async def __aenter__(self) -> Self:
+        if self._used:
+            raise ScopeClosedError(f"{self!r} was used before; a scope has one block")
+        self._used = True
+        await self.nets.open()
+        deadline = math.inf if self._timeout is None else anyio.current_time() + self._timeout
+        self._cancel_scope = anyio.CancelScope(deadline=deadline)
+        self._cancel_scope.__enter__()
+        group = anyio.create_task_group()
+        self._group = await group.__aenter__()
+        self.nets.start(self._group)
+        self.began = time.monotonic()
+        self._body = anyio.get_current_task().id
+        self.host = current.get()
+        if self.host is not None:
+            self.host.children.add(self)
+        current.set(self)
+        if self.observed:
+            from gogoscope.events import ScopeStarted  # noqa: PLC0415 - only if anybody listens
+
+            self.emit(ScopeStarted(self.name))
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
+        self._note_timeout()
+        if exc is not None:
+            cancelled = split_cancellation(exc)[1] is None
+            why = f"the block of its scope ended with {type(exc).__name__}"
+            self._cancel(_FROM_OUTSIDE if cancelled else why)
+        elif self._cancel_on_exit:
+            self._cancel("the block of its scope ended")
+        outgoing = await self._end(exc)
+        errors, further = self.unseen_errors.take()
+        if outgoing is not None:
+            self._report_unseen(outgoing, errors, further)
+        elif errors:
+            outgoing = _group_of(errors, further, self.name)
+        if self.observed:
+            from gogoscope.events import ScopeEnded  # noqa: PLC0415 - only if anybody listens
+
+            self.emit(ScopeEnded(self.name, outgoing, time.monotonic() - self.began))
+        if outgoing is None or outgoing is exc:
+            return outgoing is None
+        raise outgoing from outgoing.__cause__
+
+    async def _end(self, exc: BaseException | None) -> BaseException | None:
+        """End everything that belongs to the scope; give the exception that leaves the block."""
+        assert self._cancel_scope is not None
+        leaving = exc
+        for stream in [work for work in self.running if not isinstance(work, Task)]:
+            stream.close()
+        async with lent_to(self.slots):
+            while self.running:
+                self._idle = anyio.Event()
+                cancelled = await self._shielded(self._idle.wait)
+                leaving = leaving or cancelled
+        self._note_timeout()
+        if self._resources is not None:
+            leaving = await _close(self._resources, leaving)
+        cancelled = await self._shielded(self.nets.settle)
+        leaving = leaving or cancelled
+        interrupt = None
+        group, self._group = self.check_open(), None
+        try:
+            await group.__aexit__(None, None, None)
+        except BaseException as raised:  # noqa: BLE001 - judged by what it is
+            cancellation, interrupt = split_cancellation(_unwrapped(raised))
+            leaving = leaving or cancellation
+        current.set(self.host)
+        if self.host is not None:
+            self.host.children.discard(self)
+        leaving = _left_by(self._cancel_scope, leaving)
+        if interrupt is not None and not isinstance(leaving, Exception):
+            # asyncio has let it out of its event loop already, and cancels all tasks natively
+            leaving = leaving if leaving is not None and cancelled_natively() else interrupt
+        if leaving is None:
+            leaving = await self._pending_cancellation() or self._own_error()
+        await self._shielded(self.nets.close)
+        return leaving
+
+    async def _shielded(self, step: Callable[[], Awaitable[object]]) -> BaseException | None:
+        """Take a step that the scope's end needs; give a cancellation that knows no shield."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await step()
+        except anyio.get_cancelled_exc_class() as cancelled:
+            self._cancel(_FROM_OUTSIDE)
+            return cancelled
+        return None
+
+    async def _pending_cancellation(self) -> BaseException | None:
+        """Give the cancellation that the code around the scope is about to get."""
+        try:
+            await checkpoint_if_cancelled()
+        except anyio.get_cancelled_exc_class() as cancelled:
+            return cancelled
+        return None
+
+    def _own_error(self) -> Exception | None:
+        if self._fatal is not None:
+            return self._fatal
+        if self._timed_out:
+            return TimeoutError(
+                f"scope {self.name!r} took longer than its timeout of {self._timeout:g} s"
+            )
+        return None
+
+    def _note_timeout(self) -> None:
+        assert self._cancel_scope is not None
+        if self._cancel_scope.cancel_called and not self.cancelling:
+            self._timed_out = True
+            self._cancel(f"the timeout of its scope, {self._timeout:g} s, passed")
+
+    def _cancel(self, why: str | None) -> None:
+        assert self._cancel_scope is not None
+        if not self.cancelling:
+            self.cancelling = True
+            self._why = why
+            self._cancel_scope.cancel(why)
+            if self.observed:
+                from gogoscope.events import ScopeCancelled  # noqa: PLC0415 - only if observed
+
+                self.emit(ScopeCancelled(self.name, why))
+
+    def why_cancelled(self) -> str | None:
+        """Give the reason for the result of a task that this scope cancelled."""
+        self._note_timeout()
+        return self._why if self.cancelling else _FROM_OUTSIDE
+
+    def settled(self, task: Task[Any], error: Exception | None, *, looked_at: bool) -> None:
+        """Note that a task has its result."""
+        self.running.discard(task)
+        if error is not None:
+            if self._fail_fast and self._fatal is None:
+                self.fail(error, f"task {task.name!r} of its scope failed")
+            elif not looked_at:
+                self.unlooked(task, error)
+        if self._idle is not None and not self.running:
+            self._idle.set()
+
+    def stream_ended(self, stream: Stream[Any, Any]) -> None:
+        """Note that nothing of a stream runs any more."""
+        self.running.discard(stream)
+        if self._idle is not None and not self.running:
+            self._idle.set()
+
+    def unlooked(self, task: Task[Any], error: Exception) -> None:
+        """Note that nobody looks at the error of a task that has ended."""
+        on_error = task.on_error or self._on_error
+        if on_error is not None:
+            notify(on_error, error)
+        else:
+            self.unseen_errors.add(task, error)
+
+    def emit(self, event: Event) -> None:
+        """Send an event to the scope's observer and to those who listen to the whole process."""
+        notify(self.on_event, event)
+        for subscriber in list(subscribers):
+            notify(subscriber, event)
+
+    def _report_unseen(
+        self, outgoing: BaseException, errors: list[Exception], further: int
+    ) -> None:
+        from gogoscope.events import ErrorUnseen  # noqa: PLC0415 - only if something fails
+
+        cancellation, _ = split_cancellation(outgoing)
+        for error in errors:
+            if error is outgoing:
+                continue
+            if cancellation is None:
+                outgoing.add_note(f"unseen error of a task of scope {self.name!r}: {error!r}")
+            log_error("an error of scope %r was not looked at", self.name, error=error)
+            self.emit(ErrorUnseen(self.name, error))
+        if further:
+            log_error("%d more errors of scope %r were not looked at", further, self.name)
+
+
+def _group_of(errors: list[Exception], further: int, scope: str) -> ExceptionGroup[Exception]:
+    number = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+    more = f" and {further} more, not kept," if further else ""
+    return ExceptionGroup(
+        f"{number}{more} of tasks of scope {scope!r} that nobody looked at", errors
+    )
+
+
+async def _close(resources: AsyncExitStack, leaving: BaseException | None) -> BaseException | None:
+    """Leave the entered resources with an exception; give what is left of it."""
+    try:
+        if leaving is None:
+            await resources.aclose()
+        elif await resources.__aexit__(type(leaving), leaving, leaving.__traceback__):
+            return None
+    except BaseException as raised:  # noqa: BLE001 - it is given back
+        return raised
+    return leaving
+
+
+def _left_by(scope: anyio.CancelScope, leaving: BaseException | None) -> BaseException | None:
+    """Leave a cancel scope with an exception; give what is left of it."""
+    try:
+        if leaving is None:
+            scope.__exit__(None, None, None)
+        elif scope.__exit__(type(leaving), leaving, leaving.__traceback__):
+            return None
+    except BaseException as rest:  # noqa: BLE001 - it is given back
+        return rest
+    return leaving
+
+
+def _unwrapped(raised: BaseException) -> BaseException:
+    """Give the only exception of a group, as a task's KeyboardInterrupt comes out of one."""
+    while isinstance(raised, BaseExceptionGroup) and len(raised.exceptions) == 1:
+        raised = raised.exceptions[0]
+    return raised

@@ -1,0 +1,185 @@
+"""Starting tasks in a scope, each inside the safety nets that it is given or inherits."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Hashable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+
+from gogoscope.durations import seconds
+from gogoscope.lifetime import Lifetime
+from gogoscope.options import (
+    CircuitOption,
+    OnError,
+    RetryOption,
+    call_in_thread,
+    circuit_option,
+    refusal,
+    retry_option,
+    surely_not_awaitable,
+)
+from gogoscope.pipeline import Pipeline
+from gogoscope.slots import Slot
+from gogoscope.task import Task, callable_name
+
+if TYPE_CHECKING:
+    from gogoscope.circuit_breaker import CircuitBreaker
+    from gogoscope.retry import Retry
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Starting(Lifetime):
+    """The methods of a scope that start a task."""
+
+    retry: Retry | None
+    circuit_breaker: CircuitBreaker | None
+    needs_pipeline: bool
+    leaders: dict[Hashable, Task[Any]]
+
+    def task(
+        self,
+        fn: Callable[[*Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        timeout: float | timedelta | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+        priority: float = 0,
+        dedupe: Hashable = None,
+        on_error: OnError | None = None,
+    ) -> Task[T]:
+        """Start a function at the next checkpoint; ``err, value = await`` what this returns.
+
+        An option left out is the scope's. Pass keyword arguments with ``functools.partial``.
+
+        :param fn: an async function, or any that returns an awaitable
+        :param args: its positional arguments
+        :param name: the task's name; the function's if left out
+        :param timeout: seconds for all tries together; ``math.inf`` for no limit
+        :param retry: a policy, a number of attempts, or ``False``
+        :param circuit_breaker: a policy, or ``False``
+        :param priority: higher goes first where ``concurrency`` makes tasks wait
+        :param dedupe: a key: while a task with that key runs, this gives its outcome, too, and
+            ``fn`` is not called; the options of the first count
+        :param on_error: gets the error if the task ends with nobody awaiting it
+        :raises ScopeClosedError: outside the scope's block
+        :raises TypeError: if ``fn`` is not a function that can be awaited
+        """
+        group = self._group or self.check_open()
+        if not callable(fn) or surely_not_awaitable(fn):
+            raise refusal(fn)
+        if dedupe is not None:
+            leader: Task[T] | None = self.leaders.get(dedupe)
+            if leader is None or leader.done:
+                leader = self.task(
+                    fn,
+                    *args,
+                    name=name,
+                    timeout=timeout,
+                    retry=retry,
+                    circuit_breaker=circuit_breaker,
+                    priority=priority,
+                    on_error=_seen_by_followers,
+                )
+                self.leaders[dedupe] = leader
+                leader.watcher = functools.partial(self.leaders.pop, dedupe, None)
+            return self._follow(leader, name, on_error)
+        pipeline: Pipeline | None = None
+        if (
+            self.needs_pipeline
+            or timeout is not None
+            or retry is not None
+            or circuit_breaker is not None
+        ):
+            pipeline = self.pipeline(timeout, retry, circuit_breaker, priority)
+        task: Task[T] = Task(self, fn, args, name, pipeline, on_error)
+        if self.cancelling:
+            if pipeline is not None:
+                pipeline.never_run()
+            task.end_cancelled(self._why)
+        else:
+            self.running.add(task)
+            task.handle = group.create_task(task.run(), name=task.name)
+        return task
+
+    def thread(
+        self,
+        fn: Callable[[*Ts], T],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        timeout: float | timedelta | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+        priority: float = 0,
+        on_error: OnError | None = None,
+    ) -> Task[T]:
+        """Start a function that is not async in a worker thread.
+
+        A timeout or cancellation takes effect when the thread ends, since it cannot be stopped.
+        The options are those of :meth:`task`.
+
+        :raises ScopeClosedError: outside the scope's block
+        :raises TypeError: if ``fn`` is an async function
+        """
+        if not callable(fn) or inspect.iscoroutinefunction(fn):
+            raise TypeError(
+                f"s.thread takes a function that is not async, got {fn!r}; "
+                "run an async function with s.task(fn, *args)"
+            )
+        return self.task(
+            functools.partial(call_in_thread, fn, *args),
+            name=name or callable_name(fn),
+            timeout=timeout,
+            retry=retry,
+            circuit_breaker=circuit_breaker,
+            priority=priority,
+            on_error=on_error,
+        )
+
+    def _follow(self, leader: Task[T], name: str | None, on_error: OnError | None) -> Task[T]:
+        """Give a handle of its own for the outcome of a task."""
+        group = self.check_open()
+
+        async def outcome() -> T:
+            return (await leader).unwrap()
+
+        follower: Task[T] = Task(self, outcome, (), name or leader.name, None, on_error)
+        follower.follows = leader
+        if self.cancelling:
+            follower.end_cancelled(self._why)
+        else:
+            self.running.add(follower)
+            follower.handle = group.create_task(follower.run(), name=follower.name)
+        return follower
+
+    def pipeline(
+        self,
+        timeout: float | timedelta | None,
+        retry: RetryOption,
+        circuit_breaker: CircuitOption,
+        priority: float = 0,
+    ) -> Pipeline:
+        """Give the safety nets of one task, by its options and those of the scope."""
+        limit = math.inf
+        if timeout is not None:
+            limit = seconds("timeout", timeout, infinite=True)
+        breaker = (
+            self.circuit_breaker if circuit_breaker is None else circuit_option(circuit_breaker)
+        )
+        return Pipeline(
+            timeout=None if limit == math.inf else limit,
+            slot=None if self.slots is None else Slot(self.slots, priority),
+            retry=self.retry if retry is None else retry_option(retry),
+            circuit=None if breaker is None else self.nets.circuit(breaker),
+        )
+
+
+def _seen_by_followers(error: Exception) -> None:
+    """Look at the error of a deduplicated task: each of its followers has it."""

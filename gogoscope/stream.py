@@ -1,0 +1,342 @@
+"""Running one function on many items with bounded memory: what ``s.map`` and kin are made of.
+
+A few workers take the items one after the other, so that an item costs no task of the event loop
+and nothing grows with their number. Every item is a task all the same: it has its own context
+variables, safety nets and result.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import sys
+import types
+from collections import deque
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+)
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+import anyio
+
+from gogoscope.cancellation import checkpoint
+from gogoscope.task import Err, Ok, Task, callable_name, lent_to
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
+
+    from gogoscope.lifetime import Lifetime
+    from gogoscope.pipeline import Pipeline
+
+Item = TypeVar("Item")
+T = TypeVar("T")
+
+DEFAULT_LIMIT = 100
+ITEMS_PER_CHECKPOINT = 64
+
+
+class Stream(Generic[Item, T]):
+    """The workers that run a function on items, for one consumer.
+
+    At most ``limit`` items are out at a time: running, or finished and not delivered.
+
+    :param scope: the scope that the workers end with
+    :param fn: the function
+    :param items: what it is called with, one by one
+    :param limit: how many items may be out
+    :param pipeline: gives the safety nets of one item
+    :param ordered: whether results are delivered in the order of the items
+    """
+
+    def __init__(
+        self,
+        scope: Lifetime,
+        fn: Callable[[Item], Awaitable[T]],
+        items: Iterable[Item] | AsyncIterable[Item],
+        limit: int,
+        pipeline: Callable[[], Pipeline | None],
+        *,
+        ordered: bool,
+    ) -> None:
+        self.name = callable_name(fn)
+        self.coroutines: dict[Task[T], Coroutine[Any, Any, None]] = {}
+        self.finished = 0
+        self._scope = scope
+        self._fn = fn
+        self._pipeline = pipeline
+        self._ordered = ordered
+        self._limit = limit
+        self._room = limit
+        self._source: Iterator[Item] | None = None
+        self._async_source: AsyncIterator[Item] | None = None
+        if isinstance(items, AsyncIterable):
+            self._async_source = aiter(items)
+        else:
+            self._source = iter(items)
+        self._pulling = anyio.Lock()
+        self._out: deque[tuple[Item, Task[T]]] = deque()
+        self._workers: list[TaskHandle[None]] = []
+        self._live = 0
+        self._parked: list[anyio.Event] = []
+        self._exhausted = False
+        self._failure: Exception | None = None
+        self._changed: anyio.Event | None = None
+
+    def start(self) -> None:
+        """Begin to take items.
+
+        :raises ScopeClosedError: outside the scope's block
+        """
+        self._scope.check_open()
+        self._scope.running.add(self)
+        self._add_worker()
+
+    def close(self) -> None:
+        """Cancel what runs. Errors that were not delivered are then errors that nobody saw."""
+        self._exhausted = True
+        if self._live:
+            for task in self.coroutines:
+                task.note_cancel("its results were not wanted any more")
+            for worker in self._workers:
+                worker.cancel()
+        while self._out:
+            _, task = self._out.popleft()
+            task.detach(abandoned=True)
+
+    async def take(self) -> tuple[Item, Task[T]] | None:
+        """Wait for the next finished task and its item; ``None`` after the last.
+
+        :raises Exception: what taking an item from their source raised
+        """
+        while not (self._out and self._out[0][1].done):
+            if not self._live:
+                self._raise_failure()
+                return None
+            self._more_hands()
+            await self._change()
+        self._room += 1
+        if self._parked and self._room * 2 >= self._limit:
+            self._more_hands()
+        return self._out.popleft()
+
+    async def take_all(self) -> list[tuple[Item, Task[T]]]:
+        """Wait until every item has been run; none counts as undelivered."""
+        self._room = sys.maxsize
+        while self._live:
+            await self._change()
+        self._raise_failure()
+        taken = list(self._out)
+        self._out.clear()
+        return taken
+
+    async def _change(self) -> None:
+        self._changed = anyio.Event()
+        async with lent_to(self._scope.slots):
+            await self._changed.wait()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            self.close()
+            raise self._failure
+
+    def _more_hands(self) -> None:
+        """Let one more worker work, if there may be anything for it to do."""
+        if self._exhausted or self._room <= 0:
+            return
+        if self._parked:
+            self._parked.pop().set()
+        elif self._live < self._limit:
+            self._add_worker()
+
+    def _add_worker(self) -> None:
+        group = self._scope.check_open()
+        self._live += 1
+        self._workers.append(group.create_task(self._work(), name=f"map {self.name}"))
+
+    async def _work(self) -> None:
+        turn = 0
+        try:
+            while not self._exhausted and not self._scope.cancelling:
+                if self._room <= 0:
+                    await self._park()
+                    continue
+                self._room -= 1
+                try:
+                    item = await self._pull()
+                except (StopIteration, StopAsyncIteration):
+                    break
+                await self._run(item)
+                turn += 1
+                if turn % ITEMS_PER_CHECKPOINT == 0:
+                    await checkpoint()
+        except Exception as error:  # noqa: BLE001 - raised by take, to who asked for the items
+            self._failure = error
+        finally:
+            self._exhausted = True
+            self._live -= 1
+            while self._parked:
+                self._parked.pop().set()
+            if self._changed is not None:
+                self._changed.set()
+            if not self._live:
+                self._scope.stream_ended(self)
+
+    async def _park(self) -> None:
+        room = anyio.Event()
+        self._parked.append(room)
+        try:
+            await room.wait()
+        except BaseException:
+            if room in self._parked:
+                self._parked.remove(room)
+            else:
+                self._more_hands()
+            raise
+
+    async def _pull(self) -> Item:
+        if self._source is not None:
+            try:
+                return next(self._source)
+            except StopIteration:
+                raise StopAsyncIteration from None
+        assert self._async_source is not None
+        async with self._pulling:
+            if self._exhausted:
+                raise StopAsyncIteration
+            try:
+                return await anext(self._async_source)
+            except StopAsyncIteration:
+                self._exhausted = True
+                raise
+
+    async def _run(self, item: Item) -> None:
+        task: Task[T] = Task(self._scope, self._fn, (item,), self.name, self._pipeline(), None)
+        task.attach()
+        coroutine = task.run()
+        self.coroutines[task] = coroutine
+        if self._ordered:
+            self._out.append((item, task))
+        try:
+            await in_own_context(coroutine, self._more_hands)
+        finally:
+            del self.coroutines[task]
+            self.finished += 1
+            if not self._ordered:
+                self._out.append((item, task))
+            if self._changed is not None:
+                self._changed.set()
+
+
+@types.coroutine
+def in_own_context(
+    coroutine: Coroutine[Any, Any, T], on_suspension: Callable[[], object]
+) -> Generator[Any, Any, T]:
+    """Await a coroutine in a copy of the context variables; tell when it suspends."""
+    context = contextvars.copy_context()
+    step: Callable[[Any], Any] = coroutine.send
+    value: Any = None
+    suspended = False
+    while True:
+        try:
+            awaited = context.run(step, value)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        if not suspended:
+            suspended = True
+            on_suspension()
+        try:
+            value = yield awaited
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as raised:  # noqa: BLE001 - thrown into the coroutine
+            step, value = coroutine.throw, raised
+        else:
+            step = coroutine.send
+
+
+class Mapped(Generic[T]):
+    """The results of ``s.map``, in the order of the items.
+
+    ``await`` gives all of them as a list, ``async for`` one after the other as they come. Nothing
+    starts before. Leaving the loop early cancels what runs.
+    """
+
+    __slots__ = ("_stream", "_used")
+
+    def __init__(self, stream: Stream[Any, T]) -> None:
+        self._stream = stream
+        self._used = False
+
+    def __await__(self) -> Generator[Any, Any, list[Ok[T] | Err]]:
+        return self._collect().__await__()
+
+    async def _collect(self) -> list[Ok[T] | Err]:
+        self._begin()
+        try:
+            return [task.look() for _, task in await self._stream.take_all()]
+        finally:
+            self._stream.close()
+
+    def __aiter__(self) -> Self:
+        self._begin()
+        return self
+
+    async def __anext__(self) -> Ok[T] | Err:
+        taken = await self._stream.take()
+        if taken is None:
+            raise StopAsyncIteration
+        return taken[1].look()
+
+    async def aclose(self) -> None:
+        """Cancel what runs; the scope waits for it."""
+        self._stream.close()
+
+    def __del__(self) -> None:
+        self._stream.close()
+
+    def _begin(self) -> None:
+        if self._used:
+            raise RuntimeError("the results of s.map can be had only once")
+        self._used = True
+        self._stream.start()
+
+
+class Completed(Generic[Item, T]):
+    """The items and results of ``s.as_completed``, as they come.
+
+    Nothing starts before the loop does. Leaving it early cancels what runs.
+    """
+
+    __slots__ = ("_stream", "_used")
+
+    def __init__(self, stream: Stream[Item, T]) -> None:
+        self._stream = stream
+        self._used = False
+
+    def __aiter__(self) -> Self:
+        if self._used:
+            raise RuntimeError("the results of s.as_completed can be had only once")
+        self._used = True
+        self._stream.start()
+        return self
+
+    async def __anext__(self) -> tuple[Item, Ok[T] | Err]:
+        taken = await self._stream.take()
+        if taken is None:
+            raise StopAsyncIteration
+        return taken[0], taken[1].look()
+
+    async def aclose(self) -> None:
+        """Cancel what runs; the scope waits for it."""
+        self._stream.close()
+
+    def __del__(self) -> None:
+        self._stream.close()
