@@ -21,7 +21,7 @@ def _refresh_interval(value: float | timedelta) -> float:
     return seconds("refresh_interval", value)
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class CircuitBreaker:
     """Stops calling what keeps failing, in the whole fleet: a frozen policy with a shared state.
 

@@ -7,8 +7,12 @@ virtual one. The wall clock is only for times that other machines must understan
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextvars import ContextVar
 
 import anyio
+
+wall_clock: ContextVar[Callable[[], float]] = ContextVar("wall_clock", default=time.time)
 
 
 def monotonic() -> float:
@@ -18,4 +22,4 @@ def monotonic() -> float:
 
 def wall_time() -> float:
     """Give the seconds since the Unix epoch."""
-    return time.time()
+    return wall_clock.get()()

@@ -132,7 +132,7 @@ class decorrelated:  # noqa: N801 - used like its siblings, which are functions
         return delay(attempt, error)
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class Retry:
     """When a failed call is tried again, and after how long.
 
@@ -211,31 +211,47 @@ class Retry:
 
         :param tell: is told what ``on_retry`` is told
         """
-        started = 0.0 if self.max_elapsed is None else monotonic()
+        started = None if self.max_elapsed is None else monotonic()
+        try:
+            return await fn(*args)
+        except Exception as raised:  # noqa: BLE001 - raised again unless it is retried
+            error = raised
+        try:
+            return await self._try_again(started, error, tell, fn, args)
+        finally:
+            del error
+
+    async def _try_again(
+        self,
+        started: float | None,
+        error: Exception,
+        tell: OnRetry | None,
+        fn: Callable[..., Awaitable[T]],
+        args: tuple[object, ...],
+    ) -> T:
         delay: Delay | None = None
-        earlier: Exception | None = None
         try:
             for attempt in itertools.count(1):
+                hint = attempt < self.attempts and self._retries(error)
+                if hint is False:
+                    break
+                delay = delay or self._start_delay()
+                wait = delay(attempt, error) if hint is True else _hinted(hint)
+                if started is not None:
+                    assert isinstance(self.max_elapsed, float)
+                    if monotonic() + wait - started > self.max_elapsed:
+                        break
+                notify(self.on_retry, attempt, error, wait)
+                notify(tell, attempt, error, wait)
+                await pause(wait)
                 try:
                     return await fn(*args)
-                except Exception as error:
-                    _chain(error, earlier)
-                    hint = attempt < self.attempts and self._retries(error)
-                    if hint is False:
-                        raise
-                    delay = delay or self._start_delay()
-                    wait = delay(attempt, error) if hint is True else _hinted(hint)
-                    if self.max_elapsed is not None:
-                        assert isinstance(self.max_elapsed, float)
-                        if monotonic() + wait - started > self.max_elapsed:
-                            raise
-                    earlier = error
-                notify(self.on_retry, attempt, earlier, wait)
-                notify(tell, attempt, earlier, wait)
-                await anyio.sleep(wait)
+                except Exception as raised:  # noqa: BLE001 - raised again unless it is retried
+                    _chain(raised, error)
+                    error = raised
+            raise error
         finally:
-            del earlier
-        raise AssertionError("unreachable")
+            del error
 
     def _start_delay(self) -> Delay:
         start: Callable[[], Delay] | None = getattr(self.delay, "start", None)
@@ -253,6 +269,11 @@ class Retry:
                 return any(issubclass(kind, CircuitOpenError) for kind in kinds)
             return isinstance(error, kinds)
         return self.retry_on(error)
+
+
+async def pause(delay: float) -> None:
+    """Wait between two tries; a test may replace it."""
+    await anyio.sleep(delay)
 
 
 class AttemptTimeoutError(TimeoutError):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from gogoscope import locks
 from gogoscope.circuit_breaker import CircuitBreaker
 from gogoscope.exceptions import GogoscopeError
 from gogoscope.observers import log_warning
@@ -124,6 +123,8 @@ class SafetyNets:
         metadata: dict[str, str],
     ) -> LockHandle | LockRecord | None:
         """Take a lock for this scope; give its handle, or else who has it."""
+        from gogoscope import locks  # noqa: PLC0415 - loaded when first used
+
         metadata = {"scope": self._scope.name, **metadata}
         began = time.monotonic()
         answer = await locks.acquire(self.locks, key, ttl, wait, metadata)

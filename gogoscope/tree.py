@@ -87,8 +87,8 @@ def _known_wait(frame: FrameType) -> str | None:
             return f"the tasks of {names['self'].name}"
         case "Circuit.admit":
             return f"circuit {names['self'].name!r}"
-        case "Retry.repeat" if "wait" in names and names.get("earlier") is not None:
-            return f"try {names['attempt'] + 1} after {names['earlier']!r}"
+        case "Retry._try_again" if "wait" in names:
+            return f"try {names['attempt'] + 1} after {names['error']!r}"
     return None
 
 
