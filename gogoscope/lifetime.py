@@ -202,11 +202,14 @@ class Lifetime:
         leaving = exc
         for stream in [work for work in self.running if not isinstance(work, Task)]:
             stream.close()
-        async with lent_to(self.slots):
-            while self.running:
-                self._idle = anyio.Event()
-                cancelled = await self._shielded(self._idle.wait)
-                leaving = leaving or cancelled
+        try:
+            async with lent_to(self.slots):
+                while self.running:
+                    self._idle = anyio.Event()
+                    cancelled = await self._shielded(self._idle.wait)
+                    leaving = leaving or cancelled
+        except anyio.get_cancelled_exc_class() as cancelled_without_slot:
+            leaving = leaving or cancelled_without_slot
         self._note_timeout()
         if self._resources is not None:
             leaving = await _close(self._resources, leaving)

@@ -33,7 +33,7 @@ LAYERS = [
     {"gogoscope.combinators"},
     {"gogoscope.scope", "gogoscope.tree", "gogoscope.shutdown"},
     {"gogoscope.locked_scope"},
-    {"gogoscope"},
+    {"gogoscope", "gogoscope.pytest_plugin"},
 ]
 BACKENDS = ("gogoscope.persistence.memory", "gogoscope.persistence.sqlite")
 FOR_BACKENDS = {
@@ -53,6 +53,8 @@ LATER = {
     ("gogoscope.scope", "gogoscope.locked_scope"),
     ("gogoscope.safety_nets", "gogoscope.persistence.memory"),
     ("gogoscope.safety_nets", "gogoscope.persistence.shared"),
+    ("gogoscope.pytest_plugin", "gogoscope.testing.instant_retries"),
+    ("gogoscope.pytest_plugin", "gogoscope.testing.virtual_clock"),
 }
 
 
@@ -118,7 +120,7 @@ BACKEND_MODULES = [
 def test_backends_import_only_the_seams_of_persistence(name: str, path: Path) -> None:
     for target in ours(imported(path)):
         assert target in FOR_BACKENDS or target.startswith(
-            ("gogoscope_dynamodb", "gogoscope.persistence.record")
+            ("gogoscope_dynamodb", "gogoscope.persistence.record", "gogoscope.persistence.sqlite")
         ), f"{name} imports {target}"
 
 

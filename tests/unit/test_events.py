@@ -1,0 +1,166 @@
+"""Events: what scopes tell, to whom, and that telling disturbs nobody."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import anyio
+import pytest
+from attrs.exceptions import FrozenInstanceError
+
+from gogoscope import Retry, scope
+from gogoscope.events import (
+    Event,
+    LockAcquired,
+    LockReleased,
+    RetryScheduled,
+    ScopeCancelled,
+    ScopeEnded,
+    ScopeStarted,
+    TaskFailed,
+    TaskStarted,
+    TaskStopped,
+    TaskSucceeded,
+    TaskTimedOut,
+    log_events,
+    subscribe,
+)
+from gogoscope.observers import subscribers
+from gogoscope.persistence.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def no_subscription_stays() -> Iterator[None]:
+    yield
+    assert subscribers == []
+
+
+async def fine() -> None:
+    pass
+
+
+async def broken() -> None:
+    raise ValueError("broken")
+
+
+async def test_a_scope_tells_of_itself_and_its_tasks() -> None:
+    events: list[Event] = []
+    async with scope(name="orders", on_event=events.append) as s:
+        await s.task(fine)
+        await s.task(broken, retry=Retry(2, delay=0))
+        await s.task(anyio.sleep, 10, timeout=0.001, name="slow")
+        stopped = s.task(anyio.sleep_forever, name="stopped")
+        await anyio.wait_all_tasks_blocked()
+        stopped.cancel("enough")
+        await stopped
+        s.cancel("closing")
+    told = [(type(event), getattr(event, "task", None)) for event in events]
+    assert told == [
+        (ScopeStarted, None),
+        (TaskStarted, "fine"),
+        (TaskSucceeded, "fine"),
+        (TaskStarted, "broken"),
+        (RetryScheduled, "broken"),
+        (TaskFailed, "broken"),
+        (TaskStarted, "slow"),
+        (TaskTimedOut, "slow"),
+        (TaskFailed, "slow"),
+        (TaskStarted, "stopped"),
+        (TaskStopped, "stopped"),
+        (ScopeCancelled, None),
+        (ScopeEnded, None),
+    ]
+    assert {event.scope for event in events} == {"orders"}
+    reasons = [event.reason for event in events if isinstance(event, TaskStopped | ScopeCancelled)]
+    assert reasons == ["enough", "closing"]
+    with pytest.raises(FrozenInstanceError):
+        events[0].scope = "other"  # type: ignore[misc]
+
+
+async def test_a_scope_tells_of_its_locks() -> None:
+    events: list[Event] = []
+    async with scope(persistence=MemoryStore(), on_event=events.append) as s:
+        handle = await s.acquire_lock("a", 5)
+        assert handle is not None
+        await handle.release()
+        async with s.lock("b") as locked:
+            token = locked.fencing_token
+    acquired = [event for event in events if isinstance(event, LockAcquired)]
+    released = [event for event in events if isinstance(event, LockReleased)]
+    assert [(event.key, event.fencing_token) for event in acquired] == [
+        ("a", handle.fencing_token),
+        ("b", token),
+    ]
+    assert [(event.key, event.freed) for event in released] == [("a", True), ("b", True)]
+
+
+async def test_the_end_of_a_scope_tells_what_leaves_it() -> None:
+    events: list[Event] = []
+    with pytest.raises(KeyError):
+        async with scope(on_event=events.append):
+            raise KeyError("body")
+    ended = [event for event in events if isinstance(event, ScopeEnded)]
+    assert isinstance(ended[0].error, KeyError)
+    assert ended[0].seconds >= 0
+
+
+async def test_a_subscription_hears_every_scope_of_the_process_until_it_ends() -> None:
+    events: list[Event] = []
+    unsubscribe = subscribe(events.append)
+    async with scope(name="a"), scope(name="b"):
+        pass
+    unsubscribe()
+    unsubscribe()
+    async with scope(name="c"):
+        pass
+    assert [event.scope for event in events if isinstance(event, ScopeStarted)] == ["a", "b"]
+
+
+async def test_an_observer_that_fails_disturbs_no_task(caplog: pytest.LogCaptureFixture) -> None:
+    def observer(event: Event) -> None:
+        raise RuntimeError("observer")
+
+    unsubscribe = subscribe(observer)
+    async with scope(on_event=observer) as s:
+        assert (await s.task(fine)).error is None
+    unsubscribe()
+    assert "observer" in caplog.text
+
+
+async def test_a_child_tells_the_observer_of_its_parent() -> None:
+    events: list[Event] = []
+    async with scope(name="outer", on_event=events.append) as s, s.child(name="inner"):
+        pass
+    assert [event.scope for event in events if isinstance(event, ScopeStarted)] == [
+        "outer",
+        "inner",
+    ]
+
+
+async def test_events_go_to_the_log_when_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with scope() as s:
+        await s.task(fine)
+    assert not caplog.records
+    stop = log_events("orders.log", logging.INFO)
+    async with scope(name="orders") as s:
+        await s.task(fine)
+        await s.task(broken)
+    stop()
+    levels = {record.getMessage().split()[0]: record.levelname for record in caplog.records}
+    assert levels == {
+        "ScopeStarted": "INFO",
+        "TaskStarted": "INFO",
+        "TaskSucceeded": "INFO",
+        "TaskFailed": "WARNING",
+        "ScopeEnded": "INFO",
+    }
+    assert {record.name for record in caplog.records} == {"orders.log"}
+
+
+def test_an_observer_must_be_a_function() -> None:
+    with pytest.raises(TypeError, match="observer must be a function"):
+        subscribe(3)  # type: ignore[arg-type]

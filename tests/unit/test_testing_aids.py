@@ -1,0 +1,157 @@
+"""What gogoscope.testing gives to those who test programs with scopes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Literal
+
+import anyio
+import pytest
+
+from gogoscope import CircuitBreaker, CircuitOpenError, LeaseLostError, Retry, scope
+from gogoscope.clock import wall_time
+from gogoscope.persistence.memory import MemoryStore
+from gogoscope.testing import VirtualClock, instant_retries
+
+Backend = Literal["asyncio", "trio"]
+BACKENDS: list[Backend] = ["asyncio", "trio"]
+
+
+async def broken() -> None:
+    raise ValueError("broken")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_time_passes_by_itself(virtual_clock: VirtualClock, backend: Backend) -> None:
+    started = time.monotonic()
+
+    async def program() -> float:
+        before = wall_time()
+        async with scope() as s:
+            for _ in range(100):
+                s.task(anyio.sleep, 3600)
+        return wall_time() - before
+
+    assert virtual_clock.run(program, backend=backend) == pytest.approx(3600)
+    assert virtual_clock.elapsed() == pytest.approx(3600)
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_it_drives_retries_timeouts_leases_breakers_and_expiry(
+    virtual_clock: VirtualClock, backend: Backend
+) -> None:
+    store = MemoryStore()
+    breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=600)
+    waits: list[float] = []
+
+    async def program() -> None:
+        async with scope(persistence=store) as s:
+            policy = Retry(
+                3, delay=1000, on_retry=lambda attempt, error, delay: waits.append(wall_time())
+            )
+            await s.task(broken, retry=policy)
+            err, _ = await s.task(anyio.sleep, 1e9, timeout=1e6)
+            assert isinstance(err, TimeoutError)
+            async with s.lock("order", ttl=30) as locked:
+                await anyio.sleep(3000)
+                locked.ensure()
+            handle = await s.acquire_lock("order", 30)
+            assert handle is not None
+            await anyio.sleep(31)
+            with pytest.raises(LeaseLostError):
+                handle.ensure()
+            await s.task(broken, circuit_breaker=breaker)
+            err, _ = await s.task(broken, circuit_breaker=breaker)
+            assert isinstance(err, CircuitOpenError)
+            await anyio.sleep(600)
+            err, _ = await s.task(broken, circuit_breaker=breaker)
+            assert isinstance(err, ValueError)
+            await store.set("key", 1, ttl=60)
+            await anyio.sleep(59)
+            assert await store.get("key") == 1
+            await anyio.sleep(2)
+            assert await store.get("key") is None
+
+    virtual_clock.run(program, backend=backend)
+    assert waits[1] - waits[0] == pytest.approx(1000)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_keeps_its_rate_and_skips_the_ticks_it_is_late_for(
+    virtual_clock: VirtualClock, backend: Backend
+) -> None:
+    ticks: list[float] = []
+
+    async def tick() -> None:
+        ticks.append(virtual_clock.elapsed())
+        await anyio.sleep(25 if len(ticks) == 2 else 3)
+
+    async def program() -> None:
+        async with scope() as s:
+            task = s.every(10, tick)
+            await anyio.sleep(59)
+            task.cancel()
+
+    virtual_clock.run(program, backend=backend)
+    assert ticks == pytest.approx([0, 10, 40, 50])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_real_events_are_waited_for_with_patience(backend: Backend) -> None:
+    clock = VirtualClock(patience=0.5)
+
+    async def program() -> None:
+        async with scope() as s:
+            task = s.thread(time.sleep, 0.01, timeout=3600)
+            assert (await task).error is None
+
+    clock.run(program, backend=backend)
+    assert clock.elapsed() < 3600
+
+
+def test_the_wall_clock_starts_where_it_is_told_to() -> None:
+    clock = VirtualClock(start=1_000_000_000)
+
+    async def program() -> float:
+        await anyio.sleep(5)
+        return wall_time()
+
+    assert clock.run(program) == pytest.approx(1_000_000_005)
+    assert clock.run(program) == pytest.approx(1_000_000_010)
+    assert abs(wall_time() - time.time()) < 60
+
+
+@pytest.mark.anyio
+async def test_retries_are_instant_inside_the_block_only() -> None:
+    delays: list[float] = []
+    policy = Retry(5, delay=1000, on_retry=lambda attempt, error, delay: delays.append(delay))
+    with instant_retries(), anyio.fail_after(5):
+        async with scope() as s:
+            await s.task(broken, retry=policy)
+    assert delays == [1000] * 4
+    with anyio.move_on_after(0.01) as waited:
+        await policy.call(broken)
+    assert waited.cancelled_caught
+
+
+@pytest.mark.anyio
+async def test_retries_are_instant_with_the_fixture(instant_retries: None) -> None:
+    with anyio.fail_after(5), pytest.raises(ValueError, match="broken"):
+        await Retry(5, delay=1000).call(broken)
+
+
+def test_the_pytest_plugin_imports_nothing_of_the_aids_until_they_are_used() -> None:
+    code = (
+        "import sys, gogoscope.pytest_plugin as plugin;"
+        "print([name for name in ('asyncio', 'trio', 'gogoscope.testing.virtual_clock')"
+        " if name in sys.modules])"
+    )
+    code = code.replace("import sys, ", "import pytest, sys; before = set(sys.modules); import ")
+    code = code.replace("if name in sys.modules", "if name in set(sys.modules) - before")
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert found.stdout.strip() == "[]"
