@@ -423,6 +423,7 @@ async def test_rule_12_an_item_may_wait_for_a_task_of_its_scope() -> None:
     async def work(number: int) -> int:
         return (await s.task(give, number)).unwrap()
 
+    results: list[Ok[int] | Err] = []
     with anyio.fail_after(5):
         async with scope(concurrency=1) as s:
             results = await s.map(work, range(5), limit=3)

@@ -1,0 +1,98 @@
+"""Right uses of the public API, with the types that checkers must find. Never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any, assert_type
+
+from gogoscope import (
+    CircuitBreaker,
+    Err,
+    LockHandle,
+    Ok,
+    Persistence,
+    Retry,
+    Task,
+    TaskCancelled,
+    open_persistence,
+    scope,
+)
+from gogoscope.persistence.memory import MemoryStore
+from gogoscope.persistence.protocols import (
+    CacheProvider,
+    CircuitBreakerStateProvider,
+    LockProvider,
+)
+from gogoscope_dynamodb import DynamoDBAdapter
+
+
+async def load(number: int, name: str = "") -> float:
+    return number / 2
+
+
+async def text() -> str:
+    return ""
+
+
+def plain(number: int) -> bytes:
+    return b""
+
+
+async def results() -> None:
+    async with scope(retry=3, circuit_breaker=CircuitBreaker("name"), timeout=5) as s:
+        task = s.task(load, 1, "name", timeout=2, retry=Retry(4), circuit_breaker=False)
+        assert_type(task, Task[float])
+        result = await task
+        assert_type(result, Ok[float] | Err)
+        assert_type(result.unwrap(), float)
+        if result.error is None:
+            assert_type(result.value, float)
+        else:
+            assert_type(result.error, Exception)
+        err, value = await task
+        if err is None:
+            value.is_integer()
+        match result:
+            case Ok(_, number):
+                number.is_integer()
+            case Err(TaskCancelled()):
+                pass
+            case Err(error):
+                assert_type(error, Exception)
+        assert_type(s.task(partial(load, name="x"), 1), Task[float])
+        assert_type(s.thread(plain, 1), Task[bytes])
+        assert_type(await s.all(s.task(text), task), tuple[Ok[str] | Err, Ok[float] | Err])
+        assert_type(await s.race([text, text]), Ok[str] | Err)
+        assert_type(await s.any([text], stagger=1), Ok[str] | Err)
+        assert_type(await s.map(load, [1, 2]), list[Ok[float] | Err])
+        async for mapped in s.map(load, numbers()):
+            assert_type(mapped, Ok[float] | Err)
+        async for item, completed in s.as_completed(load, [1, 2], limit=3):
+            assert_type(item, int)
+            assert_type(completed, Ok[float] | Err)
+        assert_type(s.every(1, text), Task[None])
+        assert_type(await s.acquire_lock("key", 5), LockHandle | None)
+        async with s.lock("key") as locked:
+            assert_type(locked.fencing_token, int)
+            assert_type(locked.task(text), Task[str])
+        async with s.child(concurrency=2) as inner:
+            assert_type(inner.task(text), Task[str])
+        assert_type(await s.enter(open_persistence("memory:")), Any)
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
+async def value_from_inside_a_block() -> float:
+    async with scope() as s:
+        return (await s.task(load, 1)).unwrap()
+
+
+def stores(memory: MemoryStore, dynamodb: DynamoDBAdapter) -> None:
+    for store in (memory, dynamodb):
+        locks: LockProvider = store
+        circuit_breakers: CircuitBreakerStateProvider = store
+        cache: CacheProvider = store
+        scope(persistence=Persistence(locks, circuit_breakers, cache))
