@@ -56,25 +56,23 @@ def _stream_lines(stream: Stream[Any, Any], indent: str) -> Iterator[str]:
 
 def _waits_for(coroutine: Coroutine[Any, Any, Any]) -> str:
     """Tell what a suspended coroutine waits for: one of our own waits, or a place in a file."""
-    own_code = library_code = ""
+    own_wait = own_code = library_code = ""
+    outer: FrameType | None = None
     for frame in _frames(coroutine):
-        known = _known_wait(frame)
-        if known is not None:
-            return f" waits for {known}"
         path = frame.f_code.co_filename
-        if path.startswith((_PACKAGE, "<")):
-            continue
         place = f" at {frame.f_code.co_name} ({os.path.basename(path)}:{frame.f_lineno})"  # noqa: PTH119
-        if path.startswith(_LIBRARY) or "site-packages" in path:
+        if path.startswith(_PACKAGE):
+            known = _known_wait(frame, outer)
+            own_wait = own_wait if known is None else f" waits for {known}"
+        elif path.startswith((_LIBRARY, "<")) or "site-packages" in path:
             library_code = place
         else:
-            own_code = place
-    return own_code or library_code
+            own_wait, own_code = "", place
+        outer = frame
+    return own_wait or own_code or library_code
 
 
-def _known_wait(frame: FrameType) -> str | None:
-    if not frame.f_code.co_filename.startswith(_PACKAGE):
-        return None
+def _known_wait(frame: FrameType, outer: FrameType | None) -> str | None:
     names = frame.f_locals
     match frame.f_code.co_qualname:
         case "Slot.hold":
@@ -87,8 +85,10 @@ def _known_wait(frame: FrameType) -> str | None:
             return f"the tasks of {names['self'].name}"
         case "Circuit.admit":
             return f"circuit {names['self'].name!r}"
-        case "Retry._try_again" if "wait" in names:
-            return f"try {names['attempt'] + 1} after {names['error']!r}"
+        case "_tick":
+            return "the next tick"
+        case "pause" if outer is not None and "attempt" in outer.f_locals:
+            return f"try {outer.f_locals['attempt'] + 1} after {outer.f_locals['error']!r}"
     return None
 
 
