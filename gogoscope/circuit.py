@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
 from collections.abc import Awaitable, Callable
-from weakref import WeakKeyDictionary
 
 import anyio
-from anyio.lowlevel import RunVar
-from attrs import define, field, frozen
 
 from gogoscope.circuit_breaker import CircuitBreaker
+from gogoscope.circuit_snapshot import Permit, Snapshot
 from gogoscope.clock import monotonic, wall_time
 from gogoscope.events import (
     CircuitStateChanged,
@@ -38,41 +35,7 @@ from gogoscope.persistence.protocols import (
 FIRST_READ_SECONDS = 0.5
 STORE_SECONDS = 1.0
 SHORTEST_PROBE_LEASE = 1.0
-
-
-@frozen(eq=False)
-class Permit:
-    """That a call may go through; ``probe`` is the nonce of a half-open probe."""
-
-    probe: str | None = None
-
-
-@define(eq=False)
-class Snapshot:
-    """What one process knows of a circuit, shared by all scopes of one event loop.
-
-    ``state`` is the circuit by this process's best knowledge, ``stored`` as the store last showed
-    it. ``permit`` is replaced whenever the state changes, so that a call which began before the
-    change is known by its permit. ``unsent``, ``reset_wanted`` and ``verdicts`` wait to be sent.
-    """
-
-    state: CircuitBreakerState = field(factory=CircuitBreakerState)
-    stored: CircuitBreakerState = field(factory=CircuitBreakerState)
-    permit: Permit = field(factory=Permit)
-    reporter: str = field(factory=lambda: os.urandom(6).hex())
-    unsent: int = 0
-    reset_wanted: bool = False
-    verdicts: deque[tuple[str, bool | None, int]] = field(factory=deque)
-    asked_at: float = -math.inf
-    first_read: anyio.Event | None = None
-    sending: anyio.Event | None = None
-    claims: int = 0
-    store_failed: bool = False
-
-    @property
-    def dirty(self) -> bool:
-        """Whether the store has not been told everything."""
-        return bool(self.unsent or self.reset_wanted or self.verdicts)
+RESETS_PER_SUCCESS = 3
 
 
 class Circuit:
@@ -132,8 +95,8 @@ class Circuit:
             and self.policy.window is None
         ):
             snapshot.unsent = 0
-            snapshot.reset_wanted = True
-            self._change(circuit_rules.reset_failures(snapshot.state, _now_ms()))
+            snapshot.succeeded_ms = _now_ms()
+            self._change(circuit_rules.reset_failures(snapshot.state, snapshot.succeeded_ms))
             self._send_soon()
 
     def raised(self, permit: Permit, error: Exception) -> None:
@@ -294,7 +257,8 @@ class Circuit:
         self._note_verdict(nonce, succeeded=succeeded)
         if after is not None:
             self._change(after)
-            snapshot.reset_wanted = after.state == "closed"
+            if after.state == "closed":
+                snapshot.succeeded_ms = _now_ms()
 
     def _note_verdict(self, nonce: str, *, succeeded: bool | None) -> None:
         self._snapshot.verdicts.append((nonce, succeeded, self._open_ms()))
@@ -316,11 +280,8 @@ class Circuit:
                     success_threshold=self.policy.success_threshold,
                     open_ms=open_ms,
                 )
-        elif snapshot.reset_wanted:
-            snapshot.reset_wanted = False
-            if not snapshot.stored.failure_count:
-                return
-            state = await self._store.reset_failures(self.name, snapshot.stored.version)
+        elif snapshot.succeeded_ms is not None:
+            state = await self._send_reset(snapshot.succeeded_ms)
         else:
             state = await self._send_failures()
         self._store_answered()
@@ -328,6 +289,25 @@ class Circuit:
             state = await self._store.get_state(self.name)
         if state is not None:
             self._learn(state)
+
+    async def _send_reset(self, succeeded_ms: int) -> CircuitBreakerState:
+        """Clear the failures that came before a success.
+
+        Another process may count one meanwhile: it is cleared, too, unless it came later.
+        """
+        snapshot = self._snapshot
+        state = snapshot.stored
+        for _ in range(RESETS_PER_SUCCESS):
+            if not _failed_before(state, succeeded_ms):
+                break
+            reset = await self._store.reset_failures(self.name, state.version)
+            if reset is not None:
+                state = reset
+                break
+            state = await self._store.get_state(self.name) or CircuitBreakerState()
+        if snapshot.succeeded_ms == succeeded_ms:
+            snapshot.succeeded_ms = None
+        return state
 
     async def _send_failures(self) -> CircuitBreakerState:
         snapshot = self._snapshot
@@ -364,7 +344,7 @@ class Circuit:
             return
         snapshot.stored = stored
         state = stored
-        if snapshot.reset_wanted and state.state == "closed":
+        if snapshot.succeeded_ms is not None and state.state == "closed":
             state = circuit_rules.reset_failures(state, _now_ms())
         if snapshot.unsent:
             state = self._counted(state, snapshot.unsent)
@@ -396,16 +376,13 @@ class Circuit:
             self._emit(CircuitStoreRecovered(self._scope, self.name))
 
 
+def _failed_before(state: CircuitBreakerState, time_ms: int) -> bool:
+    return (
+        state.state == "closed"
+        and state.failure_count > 0
+        and (state.last_failure_ms or 0) <= time_ms
+    )
+
+
 def _now_ms() -> int:
     return math.floor(wall_time() * 1000)
-
-
-_snapshots: RunVar[WeakKeyDictionary[object, dict[str, Snapshot]]] = RunVar("gogoscope.snapshots")
-
-
-def snapshot_of(store: CircuitBreakerStateProvider, name: str) -> Snapshot:
-    """Give what the current event loop knows of a circuit; it lives as long as the store."""
-    snapshots = _snapshots.get(None)
-    if snapshots is None:
-        _snapshots.set(snapshots := WeakKeyDictionary())
-    return snapshots.setdefault(store, {}).setdefault(name, Snapshot())

@@ -91,7 +91,8 @@ class SafetyNets:
             provider = self._stores().circuit_breakers
             if provider is None:
                 raise unsupported("circuit_breakers", self._persistence)
-            from gogoscope.circuit import Circuit, snapshot_of  # noqa: PLC0415 - rarely needed
+            from gogoscope.circuit import Circuit  # noqa: PLC0415 - rarely needed
+            from gogoscope.circuit_snapshot import snapshot_of  # noqa: PLC0415 - likewise
 
             circuit = Circuit(
                 policy,

@@ -26,6 +26,7 @@ LAYERS = [
     {"gogoscope.events", "gogoscope.observers", "gogoscope.cancellation", "gogoscope.slots"},
     {"gogoscope.task"},
     {"gogoscope.unseen", "gogoscope.retry", "gogoscope.circuit_breaker", "gogoscope.locks"},
+    {"gogoscope.circuit_snapshot"},
     {"gogoscope.circuit", "gogoscope.options"},
     {"gogoscope.pipeline", "gogoscope.safety_nets"},
     {"gogoscope.lifetime", "gogoscope.stream"},

@@ -162,6 +162,55 @@ async def test_a_success_resets_the_count(store: ObservedStore) -> None:
 
 
 @anyio_test
+async def test_a_success_resets_failures_that_others_counted_before_it(
+    store: ObservedStore, clock: Clock
+) -> None:
+    breaker = CircuitBreaker("payments", failure_threshold=9)
+    service = Service()
+    service.error = OSError("broken")
+    interrupted = 0
+
+    async def others_fail_meanwhile() -> None:
+        nonlocal interrupted
+        if store.requests[-1] == "reset_failures" and interrupted < 2:
+            interrupted += 1
+            await store.record_failure("payments", 9)
+
+    async with scope(persistence=store, circuit_breaker=breaker) as s:
+        await s.task(service)
+        await anyio.wait_all_tasks_blocked()
+        service.error = None
+        store.fault = others_fail_meanwhile
+        await s.task(service)
+    state = await store.get_state("payments")
+    assert state is not None
+    assert (interrupted, state.failure_count) == (2, 0)
+
+
+@anyio_test
+async def test_a_success_resets_no_failure_that_came_after_it(
+    store: ObservedStore, clock: Clock
+) -> None:
+    service = Service()
+    service.error = OSError("broken")
+
+    async def another_fails_later() -> None:
+        if store.requests[-1] == "reset_failures" and store.requests.count("reset_failures") == 1:
+            clock.now += 1
+            await store.record_failure("payments", 9)
+
+    async with scope(persistence=store, circuit_breaker=BREAKER) as s:
+        await s.task(service)
+        await anyio.wait_all_tasks_blocked()
+        service.error = None
+        store.fault = another_fails_later
+        await s.task(service)
+    state = await store.get_state("payments")
+    assert state is not None
+    assert state.failure_count == 2
+
+
+@anyio_test
 async def test_half_open_lets_one_probe_through_and_its_success_closes(
     store: ObservedStore, clock: Clock
 ) -> None:
