@@ -1,0 +1,120 @@
+"""The writes of a circuit, each with the condition that makes it safe.
+
+A write goes inside the map ``data`` of an item that exists, or replaces the map; the conditions
+that name a path inside it keep the former away from an item that is missing or another's.
+"""
+
+from __future__ import annotations
+
+from gogoscope_dynamodb.requests import Update
+from gogoscope_dynamodb.schema import NOTHING, ONE, ZERO, text
+
+STATES = {
+    ":closed": text("closed"),
+    ":open": text("open"),
+    ":halfOpen": text("half-open"),
+    ":zero": ZERO,
+    ":one": ONE,
+    ":none": NOTHING,
+}
+
+_NEXT_VERSION = "SET #version = #version + :one, "
+_ADD = (
+    _NEXT_VERSION + "#data.#failureCount = #data.#failureCount + :n, "
+    "#data.#lastFailureTime = :now, #data.#reporters.#me = :now"
+)
+_OPEN = (
+    "#data.#state = :open, #data.#openUntil = :openUntil, "
+    "#data.#openCount = #data.#openCount + :one"
+)
+_COUNTING = (
+    "#data.#state = :closed AND #data.#windowStart > :windowEdge AND #data.#reporters.#me <> :now"
+)
+_OWN_PROBE = "#data.#state = :halfOpen AND attribute_exists(#data.#probes.#me)"
+
+COUNT = Update(_ADD + ", #expiresAt = :ttl", _COUNTING)
+# A circuit that is not closed lasts longer than its last failure, so expiresAt is left alone.
+COUNT_LATE = Update(
+    _ADD,
+    "attribute_exists(#data.#reporters) AND #data.#state <> :closed "
+    "AND #data.#reporters.#me <> :now",
+)
+COUNT_IN_NEW_WINDOW = Update(
+    _NEXT_VERSION + "#data.#failureCount = :n, #data.#windowStart = :now, "
+    "#data.#lastFailureTime = :now, #data.#reporters = :reporters, #expiresAt = :ttl",
+    "#data.#state = :closed AND #data.#windowStart <= :windowEdge",
+)
+COUNT_AND_TRIP = Update(
+    f"{_ADD}, #expiresAt = :openTtl, {_OPEN}",
+    f"{_COUNTING} AND #data.#failureCount >= :thresholdLessN "
+    "AND (size(#data.#reporters) >= :quorum OR (attribute_not_exists(#data.#reporters.#me) "
+    "AND size(#data.#reporters) >= :quorumLess1))",
+)
+TRIP = Update(
+    f"{_NEXT_VERSION}{_OPEN}, #expiresAt = :openTtl",
+    "#data.#state = :closed AND #data.#windowStart > :windowEdge "
+    "AND #data.#failureCount >= :threshold AND size(#data.#reporters) >= :quorum",
+)
+FIRST_PROBE = Update(
+    _NEXT_VERSION + "#data.#state = :halfOpen, #data.#probes = :probes, "
+    "#data.#successCount = :zero, #expiresAt = :ttl",
+    "#data.#state = :open AND (attribute_not_exists(#data.#openUntil) OR #data.#openUntil <= :now)",
+)
+NEXT_PROBE = Update(
+    _NEXT_VERSION + "#data.#probes.#me = :probeUntil, #expiresAt = :ttl",
+    "#data.#state = :halfOpen AND attribute_not_exists(#data.#probes.#me) "
+    "AND size(#data.#probes) < :limit",
+)
+COUNT_SUCCESS = Update(
+    _NEXT_VERSION + "#data.#successCount = #data.#successCount + :one, "
+    "#data.#lastSuccessTime = :now REMOVE #data.#probes.#me",
+    _OWN_PROBE + " AND #data.#successCount < :successThresholdLess1",
+)
+_CLOSED = (
+    _NEXT_VERSION + "#data.#state = :closed, #data.#failureCount = :zero, "
+    "#data.#windowStart = :now, #data.#lastSuccessTime = :now, #data.#openCount = :zero, "
+    "#data.#reporters = :none, #data.#probes = :none, #expiresAt = :ttl "
+    "REMOVE #data.#openUntil, #data.#successCount"
+)
+CLOSE = Update(_CLOSED, _OWN_PROBE + " AND #data.#successCount >= :successThresholdLess1")
+CLOSE_SEEN = Update(_CLOSED, "#version = :seenVersion")
+REOPEN = Update(
+    f"{_NEXT_VERSION}{_OPEN}, #data.#lastFailureTime = :now, #data.#probes = :none, "
+    "#expiresAt = :openTtl REMOVE #data.#successCount",
+    _OWN_PROBE,
+)
+RETURN_PROBE = Update("SET #version = #version + :one REMOVE #data.#probes.#me", _OWN_PROBE, "NONE")
+RESET = Update(
+    _NEXT_VERSION + "#data.#failureCount = :zero, #data.#lastSuccessTime = :now, "
+    "#data.#windowStart = :now, #data.#reporters = :none",
+    "#data.#state = :closed AND #data.#failureCount > :zero AND #version = :seenVersion",
+)
+_OURS_OR_ABSENT = "attribute_not_exists(#version) OR #version >= :first"
+REPLACE = Update(
+    "SET #version = if_not_exists(#version, :floor) + :one, #data = :state, #expiresAt = :ttl",
+    _OURS_OR_ABSENT,
+    "NONE",
+)
+REPLACE_FOR_EVER = Update(
+    "SET #version = if_not_exists(#version, :floor) + :one, #data = :state REMOVE #expiresAt",
+    _OURS_OR_ABSENT,
+    "NONE",
+)
+ADOPT = Update(
+    "SET #version = :floor, #data = :state, #expiresAt = :ttl",
+    "attribute_not_exists(#data.#windowStart) AND #version = :seenVersion "
+    "AND #data.#state = :seenState AND #data.#failureCount = :seenCount",
+    "NONE",
+)
+
+
+def take_dead_places(count: int) -> Update:
+    """Give the write that claims a probe in place of so many whose leases ran out."""
+    places = [f"#data.#probes.#dead{index}" for index in range(count)]
+    still_dead = " AND ".join(f"{place} <= :now" for place in places)
+    return Update(
+        f"{_NEXT_VERSION}#data.#probes.#me = :probeUntil, #expiresAt = :ttl "
+        f"REMOVE {', '.join(places)}",
+        "#data.#state = :halfOpen AND attribute_not_exists(#data.#probes.#me) "
+        f"AND size(#data.#probes) < :limitPlusDead AND {still_dead}",
+    )

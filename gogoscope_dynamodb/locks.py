@@ -1,0 +1,260 @@
+"""Locks in a DynamoDB table: one write to take, to renew and to free one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from gogoscope.persistence.lock_handle import LockHandle, claim_handle, describe_holder
+from gogoscope.persistence.protocols import LockClaim, LockHolder, LockRecord, LockReply
+from gogoscope.persistence.validation import check_key, check_lease
+from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.capability import Capability
+from gogoscope_dynamodb.requests import Update
+from gogoscope_dynamodb.schema import LOCK, ONE, ZERO, Item, number, purge_time, text
+
+SHORTEST_TIMEOUT = 0.1
+MOST_ROUNDS = 8
+FORCED = "force"
+
+_TAKE = "SET #owner = :owner, #data = :lease, #expiresAt = :ttl, "
+_NEXT_VERSION = "#version = if_not_exists(#version, :floor) + :one"
+_ANOTHER_RENEWAL = (
+    "SET #version = #version + :one, "
+    "#data.#renewals = if_not_exists(#data.#renewals, :zero) + :one, "
+    "#data.#leaseUntil = :until, #data.#leaseMs = :leaseMs, #expiresAt = :ttl"
+)
+
+_ACQUIRE = Update(
+    _TAKE + _NEXT_VERSION,
+    "((attribute_not_exists(#owner) AND "
+    "(attribute_not_exists(#data.#releasedBy) OR #data.#releasedBy <> :nonce)) "
+    "OR #data.#leaseUntil < :dead) "
+    "AND (attribute_not_exists(#data.#next) OR #data.#next = :nonce OR #data.#nextUntil < :now)",
+)
+_TAKE_OVER = Update(_TAKE + _NEXT_VERSION, "#data.#nonce = :seenNonce AND #version = :seenVersion")
+_ADOPT = Update(
+    _TAKE + "#version = :floor",
+    "attribute_exists(#owner) AND attribute_not_exists(#data.#leaseUntil) "
+    "AND #expiresAt < :deadSeconds AND #version < :floor",
+)
+_RENEW = Update(_ANOTHER_RENEWAL, "#data.#nonce = :nonce AND #version = :seenVersion")
+_EXTEND = Update(_ANOTHER_RENEWAL, "#owner = :owner AND #data.#leaseUntil > :now", "NONE")
+_RELEASE = Update(
+    "SET #data.#releasedBy = :nonce, #expiresAt = :ttl REMOVE #owner, "
+    "#data.#nonce, #data.#leaseMs, #data.#leaseUntil, #data.#acquiredAt, #data.#meta",
+    "#data.#nonce = :nonce",
+    "NONE",
+)
+_FORBID = Update(
+    "SET #data.#releasedBy = :nonce, #expiresAt = :ttl",
+    "attribute_exists(#data.#releasedBy) AND attribute_not_exists(#owner)",
+    "NONE",
+)
+_FORBID_FIRST = Update(
+    "SET #data = :tomb, #expiresAt = :ttl, #version = :floor", "attribute_not_exists(#pk)", "NONE"
+)
+_FORCE = Update(
+    "SET #data = :tomb, #expiresAt = :ttl REMOVE #owner", "attribute_exists(#data.#nonce)", "NONE"
+)
+
+
+class Locks(Capability):
+    """A ``LockProvider`` on a table."""
+
+    async def acquire(
+        self, key: str, ttl: float | timedelta, owner: str | None = None
+    ) -> LockHandle | None:
+        """Take a lock for ``ttl`` seconds, or give ``None`` if somebody holds it; one write.
+
+        :param key: the lock
+        :param ttl: the lease in seconds, at most 12 hours
+        :param owner: a name for ``extend``; the acquisition's nonce if left out
+        """
+        outcome = await claim_handle(self, key, ttl, owner)
+        return outcome if isinstance(outcome, LockHandle) else None
+
+    async def extend(self, key: str, ttl: float | timedelta, owner: str) -> bool:
+        """Let the lease of an owner end ``ttl`` seconds from now; ``False`` if it has none."""
+        item_key = self._key(LOCK, key)
+        lease_ms = schema.milliseconds(check_lease(ttl))
+        check_key(owner, "owner")
+        now_ms = self._now_ms()
+        answer = await self._table.update(
+            item_key,
+            _EXTEND,
+            {
+                ":owner": text(owner),
+                ":now": number(now_ms),
+                **_renewal(lease_ms, now_ms + lease_ms),
+            },
+            timeout=self._lease_timeout(lease_ms),
+        )
+        return answer.granted
+
+    async def force_release(self, key: str) -> bool:
+        """Free a lock, whoever holds it; ``False`` if nobody did."""
+        item_key = self._key(LOCK, key)
+        now_ms = self._now_ms()
+        answer = await self._table.update(
+            item_key, _FORCE, {":tomb": _tombstone(FORCED), ":ttl": purge_time(now_ms)}
+        )
+        found = answer.item
+        if answer.granted or found is None:
+            return answer.granted
+        if "owner" in found and schema.is_original(found):
+            return await self._delete_original(item_key)
+        # Our own first try may be what freed it.
+        return answer.in_doubt and schema.decode_lock(found).released_by == FORCED
+
+    async def holder(self, key: str) -> LockHolder | None:
+        """Tell who holds a lock, or ``None`` if nobody does; one consistent read."""
+        return describe_holder(await self.read_lock(key), self._now_ms())
+
+    async def claim_lock(
+        self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
+    ) -> LockReply:
+        """Take a lock in one write, or learn from the refusal who has it.
+
+        An expired lock of the TypeScript original takes a second write.
+        """
+        item_key = self._key(LOCK, key)
+        now_ms = self._now_ms()
+        dead_ms = now_ms - schema.milliseconds(self._settings.max_clock_skew)
+        values = {
+            ":owner": text(claim.owner),
+            ":nonce": text(claim.nonce),
+            ":lease": schema.encode_lease(claim, now_ms),
+            ":ttl": purge_time(now_ms + claim.lease_ms),
+            ":now": number(now_ms),
+            ":dead": number(dead_ms),
+            ":floor": number(now_ms * 1000),
+            ":one": ONE,
+        }
+        timeout = self._lease_timeout(claim.lease_ms)
+        update = _ACQUIRE
+        if seen is not None and seen.nonce is not None:
+            update = _TAKE_OVER
+            values[":seenNonce"] = text(seen.nonce)
+            values[":seenVersion"] = number(seen.version)
+        answer = await self._table.update(item_key, update, values, timeout=timeout)
+        found = answer.item
+        if found is not None and schema.is_original(found):
+            dead_seconds = dead_ms // 1000
+            if schema.decode_lock(found).lease_until_ms < dead_seconds * 1000:
+                values[":deadSeconds"] = number(dead_seconds)
+                answer = await self._table.update(item_key, _ADOPT, values, timeout=timeout)
+                found = answer.item
+        if found is None:
+            return LockReply(granted=False, record=None)
+        record = schema.decode_lock(found)
+        return LockReply(granted=record.nonce == claim.nonce, record=record)
+
+    async def renew_lock(
+        self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
+    ) -> LockReply:
+        """Let the lease of ``nonce``, still held at ``version``, last until ``until_ms``."""
+        answer = await self._table.update(
+            self._key(LOCK, key),
+            _RENEW,
+            {
+                ":nonce": text(nonce),
+                ":seenVersion": number(version),
+                **_renewal(lease_ms, until_ms),
+            },
+            timeout=self._lease_timeout(lease_ms),
+        )
+        if (found := answer.item) is None:
+            return LockReply(granted=False, record=None)
+        record = schema.decode_lock(found)
+        landed = (record.nonce, record.version, record.lease_until_ms) == (
+            nonce,
+            version + 1,
+            until_ms,
+        )
+        return LockReply(granted=answer.granted or landed, record=record)
+
+    async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
+        """Free the lock that ``nonce`` holds, keeping its version; ``False`` if it was lost.
+
+        If nobody holds the lock although the lease of ``nonce`` should still run, its claim may
+        yet be under way: then a second write sees to it that it is refused.
+        """
+        item_key = self._key(LOCK, key)
+        now_ms = self._now_ms()
+        ending = {":nonce": text(nonce), ":ttl": purge_time(now_ms)}
+        answer = await self._table.update(item_key, _RELEASE, ending)
+        if answer.granted:
+            return True
+        found = answer.item
+        if found is not None and schema.decode_lock(found).released_by == nonce:
+            return answer.in_doubt
+        if not in_time:
+            return False
+        return await self._forbid(item_key, nonce, found) or answer.in_doubt
+
+    async def _forbid(self, item_key: Item, nonce: str, found: Item | None) -> bool:
+        """See to it that a claim that may yet arrive is refused; tell whether one was undone."""
+        now_ms = self._now_ms()
+        values = {
+            ":nonce": text(nonce),
+            ":tomb": _tombstone(nonce),
+            ":ttl": purge_time(now_ms),
+            ":floor": number(now_ms * 1000),
+        }
+        for _ in range(MOST_ROUNDS):
+            if found is None:
+                update = _FORBID_FIRST
+            elif "owner" not in found:
+                update = _FORBID
+            elif schema.decode_lock(found).nonce == nonce:
+                update = _RELEASE
+            else:
+                return False
+            answer = await self._table.update(item_key, update, values)
+            if answer.granted:
+                return update is _RELEASE
+            found = answer.item
+        return False
+
+    async def read_lock(self, key: str) -> LockRecord | None:
+        """Give a lock as the newest completed write left it; one consistent read."""
+        found = await self._table.read(self._key(LOCK, key), consistent=True)
+        return None if found is None else schema.decode_lock(found)
+
+    async def _delete_original(self, item_key: Item) -> bool:
+        answer = await self._table.send(
+            "delete_item",
+            {
+                "TableName": self._table.name,
+                "Key": item_key,
+                "ConditionExpression": (
+                    "attribute_exists(#owner) AND attribute_not_exists(#data.#nonce)"
+                ),
+                "ExpressionAttributeNames": {
+                    "#owner": "owner",
+                    "#data": "data",
+                    "#nonce": "nonce",
+                },
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            },
+        )
+        return answer.granted or (answer.in_doubt and answer.item is None)
+
+    def _lease_timeout(self, lease_ms: int) -> float:
+        """Give the time for one try: a quarter of the lease, so that three fit in it."""
+        return min(self._table.timeout, max(SHORTEST_TIMEOUT, lease_ms / 4000))
+
+
+def _renewal(lease_ms: int, until_ms: int) -> dict[str, dict[str, str]]:
+    return {
+        ":one": ONE,
+        ":zero": ZERO,
+        ":until": number(until_ms),
+        ":leaseMs": number(lease_ms),
+        ":ttl": purge_time(until_ms),
+    }
+
+
+def _tombstone(released_by: str) -> dict[str, Any]:
+    return {"M": {"releasedBy": text(released_by)}}

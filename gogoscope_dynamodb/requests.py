@@ -1,0 +1,267 @@
+"""Requests to one table: bounded in time, tried again where that is safe, and plain about doubt.
+
+A request that is tried again is the same bytes. ``in_doubt`` of an answer says that an earlier
+try of it may have been applied, so that a refusal may be the echo of one's own success.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+from attrs import Factory, field, frozen
+
+from gogoscope.clock import monotonic
+from gogoscope.exceptions import ConfigurationError, PersistenceError, StoreTimeoutError
+from gogoscope_dynamodb.client import (
+    ACCESS_DENIED,
+    CONDITION_FAILED,
+    INVALID,
+    INVALID_REQUEST,
+    TABLE_MISSING,
+    UNANSWERED,
+    DynamoDBClient,
+    Effect,
+    Failure,
+    classify,
+    error_code,
+    error_response,
+    region_of,
+    retried,
+)
+from gogoscope_dynamodb.schema import Item, check_keys
+
+MOST_TRIES = 6
+PATIENCE_IN_TIMEOUTS = 3
+FIRST_DELAY = 0.05
+LONGEST_DELAY = 1.0
+
+Values = Mapping[str, Mapping[str, Any]]
+
+_CONDITION = frozenset({CONDITION_FAILED})
+_READS = frozenset({"get_item", "scan", "describe_table", "describe_time_to_live"})
+
+
+@frozen
+class Answer:
+    """What the server said: a response, or a refusal with its ``code``.
+
+    ``item`` is the item that came with it, as the write left it or as the refusal found it.
+    """
+
+    response: Mapping[str, Any]
+    code: str | None = None
+    in_doubt: bool = False
+
+    @property
+    def granted(self) -> bool:
+        """Whether the request was carried out."""
+        return self.code is None
+
+    @property
+    def item(self) -> Item | None:
+        """The item that came with the answer, or ``None``."""
+        found: Item | None = self.response.get("Attributes" if self.code is None else "Item")
+        return found or None
+
+
+@frozen
+class Update:
+    """A kind of UpdateItem: what it writes, under which condition, and whether it gives the item.
+
+    In both expressions ``#name`` stands for the attribute ``name`` and ``:name`` for a value.
+    """
+
+    expression: str
+    condition: str
+    returns: str = "ALL_NEW"
+    names: dict[str, str] = field(
+        init=False,
+        default=Factory(lambda self: {alias: alias[1:] for alias in self._used("#")}, True),
+    )
+    values: tuple[str, ...] = field(
+        init=False, default=Factory(lambda self: tuple(self._used(":")), True)
+    )
+
+    def _used(self, sign: str) -> set[str]:
+        return set(re.findall(rf"{sign}\w+", f"{self.expression} {self.condition}"))
+
+
+class Table:
+    """One table, reached through one client.
+
+    :param name: its name or ARN
+    :param client: the client, or ``None`` as long as there is none
+    :param timeout: how long one try of a request may take, in seconds
+    """
+
+    def __init__(self, name: str, client: DynamoDBClient | None, timeout: float) -> None:
+        self.name = name
+        self.timeout = timeout
+        self._client = client
+        self._closed = False
+        self._process = os.getpid()
+
+    @property
+    def client(self) -> DynamoDBClient:
+        """The client.
+
+        :raises PersistenceError: if it is not open, or was opened before a fork
+        """
+        if self._client is None:
+            hint = "it is closed" if self._closed else "enter it first, with 'async with'"
+            raise PersistenceError(f"the store on table {self.name!r} is not open: {hint}")
+        if self._process != os.getpid():
+            raise PersistenceError(
+                f"the store on table {self.name!r} was opened before this process was forked; "
+                "open one in each process"
+            )
+        return self._client
+
+    def check_unused(self) -> None:
+        """Make sure that no client was used yet.
+
+        :raises PersistenceError: if one was
+        """
+        if self._client is not None or self._closed:
+            raise PersistenceError(
+                f"the store on table {self.name!r} was entered before; make another one"
+            )
+
+    def opened(self, client: DynamoDBClient) -> None:
+        """Use a client from now on."""
+        self.check_unused()
+        self._client = client
+        self._process = os.getpid()
+
+    def closed(self) -> None:
+        """Use no client any more."""
+        self._client = None
+        self._closed = True
+
+    async def read(self, key: Item, *, consistent: bool, **more: Any) -> Item | None:
+        """Give an item, or ``None`` if there is none."""
+        answer = await self.send(
+            "get_item", {"TableName": self.name, "Key": key, "ConsistentRead": consistent, **more}
+        )
+        found: Item | None = answer.response.get("Item")
+        return found
+
+    async def update(
+        self,
+        key: Item,
+        update: Update,
+        values: Values,
+        *,
+        aliases: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Send an UpdateItem; a refusal shows the item that it found.
+
+        :param values: the values of the expressions, and maybe more
+        :param aliases: what a ``#name`` stands for if not for itself
+        """
+        names = update.names
+        if aliases:
+            names = {alias: aliases.get(alias, name) for alias, name in names.items()}
+        parameters = {
+            "TableName": self.name,
+            "Key": key,
+            "UpdateExpression": update.expression,
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": {name: values[name] for name in update.values},
+            "ConditionExpression": update.condition,
+            "ReturnValues": update.returns,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        return await self.send("update_item", parameters, timeout=timeout)
+
+    async def put(self, item: Item, *, if_absent: bool = False) -> Answer:
+        """Send a PutItem; a refusal shows the item that it found."""
+        parameters: dict[str, Any] = {"TableName": self.name, "Item": item}
+        if if_absent:
+            parameters["ConditionExpression"] = "attribute_not_exists(pk)"
+            parameters["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+        return await self.send("put_item", parameters)
+
+    async def send(
+        self,
+        operation: str,
+        parameters: Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+        refusals: frozenset[str] = _CONDITION,
+    ) -> Answer:
+        """Send a request, again if need be, until it is answered or hope is lost.
+
+        No try starts later than three timeouts after the first.
+
+        :param timeout: how long one try may take, in seconds; the table's if left out
+        :param refusals: codes of errors that are answers
+        :raises PersistenceError: if it failed; ``StoreTimeoutError`` if it may have been applied
+        :raises ConfigurationError: if the table is missing or access to it is not granted
+        """
+        method = getattr(self.client, operation)
+        timeout = self.timeout if timeout is None else timeout
+        last_start = monotonic() + PATIENCE_IN_TIMEOUTS * timeout
+        tried, in_doubt = 0, False
+        while True:
+            failure, cause = UNANSWERED, None
+            try:
+                with anyio.move_on_after(timeout):
+                    response = await method(**parameters)
+                    return Answer(response, in_doubt=in_doubt or retried(response))
+            except Exception as error:
+                response, code = error_response(error), error_code(error)
+                in_doubt = in_doubt or retried(response)
+                if code in refusals:
+                    return Answer(response, code, in_doubt)
+                known = classify(error)
+                if known is None:
+                    raise
+                failure, cause = known, error
+            tried += 1
+            in_doubt = in_doubt or failure.effect is Effect.MAYBE_APPLIED
+            delay = backoff(tried)
+            if not failure.retry or tried == MOST_TRIES or monotonic() + delay >= last_start:
+                break
+            await anyio.sleep(delay)
+        if failure is INVALID:
+            await self._check_keys()
+        raise self._error(operation, failure, tried, in_doubt, cause) from cause
+
+    async def _check_keys(self) -> None:
+        """See whether a request is invalid because the table has other keys, and say so then."""
+        answer = await self.send(
+            "describe_table",
+            {"TableName": self.name},
+            refusals=frozenset({ACCESS_DENIED, INVALID_REQUEST, TABLE_MISSING}),
+        )
+        if answer.granted:
+            check_keys(self.name, answer.response["Table"])
+
+    def _error(
+        self, operation: str, failure: Failure, tried: int, in_doubt: bool, cause: Exception | None
+    ) -> Exception:
+        if error_code(cause) == TABLE_MISSING:
+            return ConfigurationError(
+                f"there is no table {self.name!r} in region {region_of(self.client)}; create it "
+                f"with: await gogoscope_dynamodb.create_table(client, {self.name!r})"
+            )
+        kind = failure.error
+        if failure.retry and in_doubt and operation not in _READS:
+            kind = StoreTimeoutError
+        tries = "1 try" if tried == 1 else f"{tried} tries"
+        return kind(
+            f"{operation} on table {self.name!r} failed after {tries}: {cause or 'no answer'}"
+        )
+
+
+def backoff(tried: int) -> float:
+    """Give how long to wait after so many tries, in seconds, with full jitter."""
+    longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (tried - 1))
+    return random.uniform(0, longest)  # noqa: S311 - jitter, not a secret

@@ -1,0 +1,308 @@
+"""The table as it is stored: its keys, its attributes, and items turned into records and back.
+
+Items come in two kinds: those of this library, and those that the TypeScript original left in
+the same table, which are told by their low version and can be read and taken over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, get_args
+
+from gogoscope.exceptions import ConfigurationError, CorruptRecordError
+from gogoscope.persistence.protocols import (
+    DEFAULT_OPEN_MS,
+    CircuitBreakerState,
+    CircuitState,
+    LockClaim,
+    LockRecord,
+)
+from gogoscope.persistence.validation import check_key
+from gogoscope.persistence.values import Codec
+
+Item = dict[str, Any]
+
+LOCK, CIRCUIT, CACHE = "LOCK#", "CB#", "CACHE#"
+SORT_KEY = "METADATA"
+TTL_ATTRIBUTE = "expiresAt"
+KEYS: dict[str, Any] = {
+    "KeySchema": [
+        {"AttributeName": "pk", "KeyType": "HASH"},
+        {"AttributeName": "sk", "KeyType": "RANGE"},
+    ],
+    "AttributeDefinitions": [
+        {"AttributeName": "pk", "AttributeType": "S"},
+        {"AttributeName": "sk", "AttributeType": "S"},
+    ],
+}
+
+LONGEST_KEY = 2048
+LARGEST_ITEM = 400 * 1024
+KEEP_MS = 86_400_000
+FIRST_VERSION = 10**15
+
+STATES = get_args(CircuitState)
+
+ZERO, ONE = {"N": "0"}, {"N": "1"}
+NOTHING: dict[str, Any] = {"M": {}}
+
+
+def check_keys(name: str, description: Mapping[str, Any]) -> None:
+    """Compare the keys of a table with those that it needs.
+
+    :param description: the table as DescribeTable gives it
+    :raises ConfigurationError: if they differ; the message shows both
+    """
+    found, needed = _describe_keys(description), _describe_keys(KEYS)
+    if found != needed:
+        raise ConfigurationError(
+            f"table {name!r} has the keys {found}, but the store needs {needed}; use another "
+            f"table, made with gogoscope_dynamodb.create_table(client, name)"
+        )
+
+
+def item_key(kind: str, prefix: str, key: str) -> Item:
+    """Give the primary key of an item.
+
+    :raises TypeError: if ``key`` is not a ``str``
+    :raises ValueError: if it is empty, or too long with its prefix
+    """
+    partition = f"{kind}{prefix}{check_key(key)}"
+    if len(partition) > LONGEST_KEY // 4 and (size := len(partition.encode())) > LONGEST_KEY:
+        raise ValueError(
+            f"key must have at most {LONGEST_KEY} bytes with its prefix, got {size}: {key[:80]!r}"
+        )
+    return {"pk": {"S": partition}, "sk": {"S": SORT_KEY}}
+
+
+def text(value: str) -> dict[str, str]:
+    """Give the attribute value of a text."""
+    return {"S": value}
+
+
+def number(value: int) -> dict[str, str]:
+    """Give the attribute value of an integer."""
+    return {"N": str(value)}
+
+
+def numbers(values: Mapping[str, int]) -> dict[str, Any]:
+    """Give the attribute value of a map of integers."""
+    return {"M": {name: number(value) for name, value in values.items()}}
+
+
+def purge_time(until_ms: int) -> dict[str, str]:
+    """Give ``expiresAt`` for a lock or a circuit whose use ends at a time.
+
+    The margin keeps its version, and so the order of fencing tokens, when clocks disagree.
+    """
+    return number(whole_seconds(until_ms + KEEP_MS))
+
+
+def whole_seconds(time_ms: int) -> int:
+    """Give milliseconds as seconds, rounded up."""
+    return -(-time_ms // 1000)
+
+
+def milliseconds(duration: float) -> int:
+    """Give seconds as milliseconds, rounded up."""
+    return math.ceil(duration * 1000)
+
+
+def version_of(item: Item) -> int:
+    """Give the version of an item, 0 if it has none.
+
+    :raises CorruptRecordError: if it is not an integer
+    """
+    with _understanding(item):
+        return int(item["version"]["N"]) if "version" in item else 0
+
+
+def is_original(item: Item) -> bool:
+    """Tell whether an item was written by the TypeScript original."""
+    return version_of(item) < FIRST_VERSION
+
+
+def encode_lease(claim: LockClaim, now_ms: int) -> dict[str, Any]:
+    """Give the ``data`` of a lock that is held from now on."""
+    return {
+        "M": {
+            "nonce": text(claim.nonce),
+            "leaseMs": number(claim.lease_ms),
+            "leaseUntil": number(now_ms + claim.lease_ms),
+            "acquiredAt": number(now_ms),
+            "renewals": ZERO,
+            "meta": {"M": {name: text(value) for name, value in claim.metadata.items()}},
+        }
+    }
+
+
+def decode_lock(item: Item) -> LockRecord:
+    """Give the lock of an item.
+
+    :raises CorruptRecordError: if the item cannot be understood
+    """
+    with _understanding(item):
+        version = version_of(item)
+        data = item["data"]["M"]
+        owner = item["owner"]["S"] if "owner" in item else None
+        if version < FIRST_VERSION:
+            return LockRecord(
+                version=version,
+                fencing_token=version,
+                owner=owner,
+                lease_until_ms=int(item["expiresAt"]["N"]) * 1000,
+                acquired_at_ms=_integer(data, "acquiredAt", 0),
+            )
+        meta = data["meta"]["M"] if "meta" in data else {}
+        return LockRecord(
+            version=version,
+            fencing_token=version - _integer(data, "renewals", 0),
+            owner=owner,
+            nonce=data["nonce"]["S"] if "nonce" in data else None,
+            lease_ms=_integer(data, "leaseMs", 0),
+            lease_until_ms=_integer(data, "leaseUntil", 0),
+            acquired_at_ms=_integer(data, "acquiredAt", 0),
+            metadata={name: value["S"] for name, value in meta.items()},
+            released_by=data["releasedBy"]["S"] if "releasedBy" in data else None,
+        )
+
+
+def encode_circuit(state: CircuitBreakerState) -> dict[str, Any]:
+    """Give the ``data`` of a circuit; the maps that later writes go into are always there."""
+    optional = {
+        "lastFailureTime": state.last_failure_ms,
+        "lastSuccessTime": state.last_success_ms,
+        "openUntil": state.open_until_ms,
+    }
+    return {
+        "M": {
+            "state": text(state.state),
+            "failureCount": number(state.failure_count),
+            "openCount": number(state.open_count),
+            "successCount": number(state.success_count),
+            "windowStart": number(state.window_start_ms),
+            "reporters": numbers(state.reporters),
+            "probes": numbers(state.probes),
+            **{name: number(value) for name, value in optional.items() if value is not None},
+        }
+    }
+
+
+def decode_circuit(item: Item, open_ms: int = DEFAULT_OPEN_MS) -> CircuitBreakerState:
+    """Give the circuit of an item.
+
+    :param open_ms: how long one that the original opened is open, as it did not store that
+    :raises CorruptRecordError: if the item cannot be understood
+    """
+    with _understanding(item):
+        data = item["data"]["M"]
+        state = data["state"]["S"]
+        if state not in STATES:
+            raise ValueError(f"{state!r} is no state of a circuit")
+        last_failure_ms = _integer(data, "lastFailureTime", None)
+        open_until_ms = _integer(data, "openUntil", None)
+        if is_original(item) and state != "closed":
+            state = "open"
+            open_until_ms = (last_failure_ms or 0) + open_ms
+        return CircuitBreakerState(
+            state=state,
+            failure_count=_integer(data, "failureCount", 0),
+            last_failure_ms=last_failure_ms,
+            last_success_ms=_integer(data, "lastSuccessTime", None),
+            open_until_ms=open_until_ms,
+            open_count=_integer(data, "openCount", 0),
+            success_count=_integer(data, "successCount", 0),
+            window_start_ms=_integer(data, "windowStart", last_failure_ms or 0),
+            reporters=_integers(data, "reporters"),
+            probes=_integers(data, "probes"),
+            version=version_of(item),
+        )
+
+
+def is_live(item: Item, now_ms: int) -> bool:
+    """Tell whether the value of a cache item has not expired.
+
+    :raises CorruptRecordError: if the item cannot be understood
+    """
+    with _understanding(item):
+        if is_original(item):
+            return "expiresAt" not in item or int(item["expiresAt"]["N"]) > now_ms // 1000
+        until_ms = _integer(item.get("data", NOTHING)["M"], "until", None)
+        return until_ms is None or until_ms > now_ms
+
+
+def decode_value(item: Item, codec: Codec) -> Any:
+    """Give the value of a cache item.
+
+    :raises CorruptRecordError: if the item cannot be understood
+    """
+    with _understanding(item):
+        if is_original(item):
+            return _plain(item["data"])
+        stored: str = item["data"]["M"]["json"]["S"]
+    return codec.loads(stored)
+
+
+def cached_key(item: Item, prefix: str) -> str:
+    """Give the key of a cache item without the store's prefix."""
+    partition: str = item["pk"]["S"]
+    return partition[len(CACHE) + len(prefix) :]
+
+
+def _describe_keys(description: Mapping[str, Any]) -> str:
+    types = {
+        attribute["AttributeName"]: attribute["AttributeType"]
+        for attribute in description["AttributeDefinitions"]
+    }
+    return ", ".join(
+        f"{key['AttributeName']} ({types[key['AttributeName']]}, {key['KeyType']})"
+        for key in description["KeySchema"]
+    )
+
+
+def _integer(data: Mapping[str, Any], name: str, missing: Any) -> Any:
+    return int(data[name]["N"]) if name in data else missing
+
+
+def _integers(data: Mapping[str, Any], name: str) -> dict[str, int]:
+    if name not in data:
+        return {}
+    return {key: int(value["N"]) for key, value in data[name]["M"].items()}
+
+
+@contextmanager
+def _understanding(item: Item) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        partition = item.get("pk", {}).get("S")
+        raise CorruptRecordError(
+            f"the item {partition!r} cannot be understood: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _plain(attribute: Mapping[str, Any]) -> Any:
+    """Give the JSON-shaped value of an attribute that holds it natively, as the original did."""
+    ((kind, value),) = attribute.items()
+    return _PLAIN[kind](value)
+
+
+def _plain_number(value: str) -> int | float:
+    try:
+        return int(value)
+    except ValueError:
+        return float(value)
+
+
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "S": str,
+    "N": _plain_number,
+    "BOOL": bool,
+    "NULL": lambda value: None,
+    "M": lambda value: {name: _plain(part) for name, part in value.items()},
+    "L": lambda value: [_plain(part) for part in value],
+    "SS": list,
+    "NS": lambda value: [_plain_number(part) for part in value],
+}

@@ -1,0 +1,353 @@
+"""A cache in a table: what is stored, what it costs, and what clearing and listing leave alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anyio
+import pytest
+
+from gogoscope.exceptions import (
+    ConfigurationError,
+    CorruptRecordError,
+    RecordTooLargeError,
+    ThrottledError,
+)
+from gogoscope_dynamodb import DynamoDBAdapter, requests
+from gogoscope_dynamodb.client import DynamoDBClient
+from gogoscope_dynamodb.schema import LARGEST_ITEM
+from tests.dynamodb_faults import FaultyClient, Perform, refuse
+from tests.engines import Engine
+
+pytestmark = pytest.mark.anyio
+
+START = 1_800_000_000.0
+START_MS = 1_800_000_000_000
+
+VALUES = [
+    None,
+    True,
+    0,
+    -(2**70),
+    1.5,
+    1e300,
+    "",
+    "é\x00\u2028😀",
+    [],
+    {},
+    [1, [2.5, {"": None}]],
+    {"a": {"b": ["c"]}},
+]
+
+
+class Clock:
+    """A wall clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.ms = START_MS
+
+    def __call__(self) -> float:
+        return (self.ms + 0.5) / 1000
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(faulty_client: FaultyClient, dynamodb_table: str, clock: Clock) -> DynamoDBAdapter:
+    return DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock, request_timeout=5)
+
+
+async def put_original(store: DynamoDBAdapter, key: str, data: Any, **attributes: Any) -> None:
+    item = store._key("CACHE#", key) | {"version": {"N": "1"}, "data": data, **attributes}
+    await store._table.put(item)
+
+
+async def test_each_method_is_one_request(
+    store: DynamoDBAdapter, faulty_client: FaultyClient
+) -> None:
+    await store.set("k", [1], 5)
+    await store.get("k")
+    await store.has("k")
+    await store.delete("k")
+    assert faulty_client.operations == ["put_item", "get_item", "get_item", "delete_item"]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+async def test_a_value_comes_back_as_it_was(store: DynamoDBAdapter, value: Any) -> None:
+    await store.set("k", value)
+    found = await store.get("k", "nothing")
+    assert (found, type(found)) == (value, type(value))
+    assert await store.has("k")
+
+
+async def test_the_item_is_as_the_schema_says(store: DynamoDBAdapter) -> None:
+    await store.set("k", {"a": 1.5}, 1.2345)
+    item = await store._table.read(store._key("CACHE#", "k"), consistent=True)
+    assert item is not None
+    assert len(item["data"]["M"].pop("by")["S"]) == 16
+    assert item == {
+        "pk": {"S": "CACHE#k"},
+        "sk": {"S": "METADATA"},
+        "version": {"N": str(START_MS * 1000)},
+        "expiresAt": {"N": "1800000002"},
+        "data": {"M": {"json": {"S": '{"a":1.5}'}, "until": {"N": str(START_MS + 1235)}}},
+    }
+    await store.set("k", 1)
+    item = await store._table.read(store._key("CACHE#", "k"), consistent=True)
+    assert item is not None
+    assert "expiresAt" not in item
+    assert "until" not in item["data"]["M"]
+
+
+async def test_a_value_ends_at_its_millisecond_for_every_method(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await store.set("k", None, 0.5)
+    clock.ms += 499
+    assert await store.get("k", "gone") is None
+    assert await store.has("k")
+    assert await store.keys() == ["k"]
+    clock.ms += 1
+    assert await store.get("k", "gone") == "gone"
+    assert not await store.has("k")
+    assert await store.keys() == []
+    assert await store.delete("k") is False
+
+
+async def test_deleting_tells_whether_there_was_a_value(store: DynamoDBAdapter) -> None:
+    assert await store.delete("k") is False
+    await store.set("k", None)
+    assert await store.delete("k") is True
+    assert await store.delete("k") is False
+    assert await store.get("k", "gone") == "gone"
+
+
+async def test_reads_are_consistent_when_asked_for(
+    faulty_client: FaultyClient, dynamodb_table: str
+) -> None:
+    for consistent in (False, True):
+        faulty_client.calls.clear()
+        store = DynamoDBAdapter(faulty_client, dynamodb_table, consistent_reads=consistent)
+        await store.get("k")
+        await store.has("k")
+        await store.keys()
+        assert {call["ConsistentRead"] for _, call in faulty_client.calls} == {consistent}
+
+
+async def test_the_largest_value_fits_and_one_byte_more_is_refused_unsent(
+    atomic_dynamodb: Engine, store: DynamoDBAdapter, faulty_client: FaultyClient
+) -> None:
+    room = LARGEST_ITEM - 128 - len("CACHE#k") - len('""')
+    await store.set("k", "x" * room, 5)
+    assert await store.get("k") == "x" * room
+    faulty_client.calls.clear()
+    with pytest.raises(RecordTooLargeError, match="409,601 bytes; DynamoDB holds at most 409,600"):
+        await store.set("k", "x" * (room + 1), 5)
+    assert faulty_client.calls == []
+
+
+async def test_the_size_is_counted_in_bytes(
+    atomic_dynamodb: Engine, store: DynamoDBAdapter
+) -> None:
+    class Plain:
+        def dumps(self, value: Any) -> str:
+            return json.dumps(value, ensure_ascii=False)
+
+        def loads(self, text: str) -> Any:
+            return json.loads(text)
+
+    plain = DynamoDBAdapter(store._table.client, store._table.name, codec=Plain())
+    accents = "é" * 80_000
+    await plain.set("k", accents + "x" * 249_000)
+    assert await plain.get("k") == accents + "x" * 249_000
+    with pytest.raises(RecordTooLargeError, match="410,"):
+        await plain.set("k", accents + "x" * 250_000)
+
+
+async def test_an_item_that_the_server_finds_too_large_is_the_same_error(
+    store: DynamoDBAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gogoscope_dynamodb.schema.LARGEST_ITEM", 10**9)
+    with pytest.raises(RecordTooLargeError):
+        await store.set("k", "x" * 500_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        ({"S": "text"}, "text"),
+        ({"N": "7"}, 7),
+        ({"N": "1.5"}, 1.5),
+        ({"BOOL": False}, False),
+        ({"NULL": True}, None),
+        ({"L": [{"N": "1"}, {"S": "a"}]}, [1, "a"]),
+        ({"M": {"until": {"N": "1"}, "json": {"S": "x"}}}, {"until": 1, "json": "x"}),
+    ],
+    ids=repr,
+)
+async def test_a_value_of_the_original_is_read(
+    atomic_dynamodb: Engine, store: DynamoDBAdapter, data: Any, value: Any
+) -> None:
+    await put_original(store, "k", data)
+    assert await store.get("k", "gone") == value
+    assert await store.has("k")
+    assert await store.keys() == ["k"]
+
+
+async def test_a_value_of_the_original_ends_at_its_second(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await put_original(store, "k", {"S": "text"}, expiresAt={"N": str(int(START) + 1)})
+    assert await store.get("k") == "text"
+    clock.ms += 1000
+    assert await store.get("k") is None
+    assert not await store.has("k")
+    assert await store.keys() == []
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"version": {"N": "1800000000000000"}, "data": {"S": "text"}},
+        {"version": {"N": "1800000000000000"}, "data": {"M": {}}},
+        {"version": {"N": "1800000000000000"}, "data": {"M": {"json": {"S": "{"}}}},
+        {"version": {"N": "1.5"}, "data": {"S": "text"}},
+        {"version": {"N": "1"}, "data": {"B": b"bytes"}},
+    ],
+    ids=repr,
+)
+async def test_an_item_that_makes_no_sense_is_an_error_that_names_it(
+    store: DynamoDBAdapter, attributes: Any
+) -> None:
+    await store._table.put(store._key("CACHE#", "k") | attributes)
+    with pytest.raises(CorruptRecordError):
+        await store.get("k")
+
+
+async def test_a_pattern_is_a_glob_over_whole_keys(store: DynamoDBAdapter) -> None:
+    for key in ("user:1", "user:22", "superuser:9", "USER:1", "user.1", "user:", "a+b[c]"):
+        await store.set(key, 1)
+    assert sorted(await store.keys("user:*")) == ["user:", "user:1", "user:22"]
+    assert await store.keys("user:?") == ["user:1"]
+    assert await store.keys("user.1") == ["user.1"]
+    assert await store.keys("a+b[c]") == ["a+b[c]"]
+    assert await store.keys("*.*") == ["user.1"]
+    assert await store.keys("nothing*") == []
+    assert len(await store.keys("*")) == 7
+    with pytest.raises(TypeError, match="pattern"):
+        await store.keys(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("prefix", ["app:", "a.b(c)*[d]+?|", "ü/#"])
+async def test_clearing_and_listing_keep_to_the_prefix(
+    faulty_client: FaultyClient, dynamodb_table: str, prefix: str
+) -> None:
+    def below(key_prefix: str) -> DynamoDBAdapter:
+        return DynamoDBAdapter(faulty_client, dynamodb_table, key_prefix=key_prefix)
+
+    ours, nested, longer, all_keys = below(prefix), below(f"{prefix}x:"), below("app2:"), below("")
+    await ours.set("k.1", 1)
+    await nested.set("k2", 2)
+    await longer.set("k3", 3)
+    await all_keys.set("k4", 4)
+    assert sorted(await ours.keys()) == ["k.1", "x:k2"]
+    assert await ours.keys("k.*") == ["k.1"]
+    await ours.clear()
+    assert await ours.keys() == []
+    assert sorted(await all_keys.keys()) == ["app2:k3", "k4"]
+
+
+async def test_clearing_thousands_of_keys_leaves_none_and_touches_no_lock_and_no_circuit(
+    store: DynamoDBAdapter, faulty_client: FaultyClient
+) -> None:
+    handle = await store.acquire("held", 60)
+    assert handle is not None
+    await store.record_failure("circuit", 5)
+    await fill(store, 5000, "x" * 1000)
+    listed = await store.keys()
+    assert len(listed) == len(set(listed)) == 5000
+    assert len(await store.keys("item:00*")) == 100
+    faulty_client.calls.clear()
+    await store.clear()
+    assert await store.keys() == []
+    assert set(faulty_client.operations) == {"scan", "batch_write_item"}
+    assert await handle.is_valid()
+    state = await store.get_state("circuit")
+    assert state is not None
+    assert state.failure_count == 1
+
+
+async def fill(store: DynamoDBAdapter, count: int, content: str) -> None:
+    """Write items as ``set`` does, 25 at a time."""
+    table = store._table.name
+    items = [
+        {
+            **store._key("CACHE#", f"item:{number:04}"),
+            "version": {"N": "1800000000000000"},
+            "data": {"M": {"json": {"S": json.dumps(content)}, "by": {"S": "test"}}},
+        }
+        for number in range(count)
+    ]
+
+    async def write(batch: list[Any]) -> None:
+        puts = [{"PutRequest": {"Item": item}} for item in batch]
+        await store._table.client.batch_write_item(RequestItems={table: puts})
+
+    for start in range(0, count, 250):
+        async with anyio.create_task_group() as tasks:
+            for first in range(start, min(start + 250, count), 25):
+                tasks.start_soon(write, items[first : first + 25])
+
+
+async def test_what_a_throttled_table_did_not_remove_is_tried_again(
+    store: DynamoDBAdapter, faulty_client: FaultyClient, dynamodb_client: DynamoDBClient
+) -> None:
+    await fill(store, 60, "x")
+    name = store._table.name
+
+    async def remove_three(perform: Perform) -> Any:
+        wanted = faulty_client.calls[-1][1]["RequestItems"][name]
+        await dynamodb_client.batch_write_item(RequestItems={name: wanted[:3]})
+        return {"UnprocessedItems": {name: wanted[3:]} if wanted[3:] else {}}
+
+    faulty_client.constant_faults["batch_write_item"] = remove_three
+    faulty_client.calls.clear()
+    await store.clear()
+    assert faulty_client.operations.count("batch_write_item") >= 20
+    assert await store.keys() == []
+
+
+async def test_a_table_that_removes_nothing_is_given_up(
+    store: DynamoDBAdapter, faulty_client: FaultyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "FIRST_DELAY", 0.001)
+    await fill(store, 3, "x")
+
+    async def remove_nothing(perform: Perform) -> Any:
+        return {"UnprocessedItems": faulty_client.calls[-1][1]["RequestItems"]}
+
+    faulty_client.constant_faults["batch_write_item"] = remove_nothing
+    with pytest.raises(ThrottledError, match="refuses to remove"):
+        await store.clear()
+
+
+async def test_a_failure_in_one_segment_is_raised_as_it_is_and_ends_the_others(
+    store: DynamoDBAdapter, faulty_client: FaultyClient
+) -> None:
+    faulty_client.faults.append(refuse("AccessDeniedException", "no scan for you"))
+    with pytest.raises(ConfigurationError, match="no scan for you"):
+        await store.keys()
+
+
+async def test_two_who_clear_at_once_do_not_disturb_each_other(
+    atomic_dynamodb: Engine, store: DynamoDBAdapter
+) -> None:
+    await fill(store, 200, "x")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.clear)
+        tasks.start_soon(store.clear)
+    assert await store.keys() == []

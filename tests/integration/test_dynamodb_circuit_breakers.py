@@ -1,0 +1,455 @@
+"""Circuit breakers in a table: the same answers as the pure rules, and what each method costs."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import anyio
+import pytest
+from attrs import evolve
+
+from gogoscope.persistence import circuit_rules
+from gogoscope.persistence.protocols import CircuitBreakerState, FailureReport
+from gogoscope_dynamodb import DynamoDBAdapter, circuit_breakers
+from gogoscope_dynamodb.schema import FIRST_VERSION
+from tests.dynamodb_faults import FaultyClient
+from tests.engines import Engine
+
+pytestmark = pytest.mark.anyio
+
+START = 1_800_000_000.0
+START_MS = 1_800_000_000_000
+DAY = 86_400
+
+
+class Clock:
+    """A wall clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.ms = START_MS
+
+    def __call__(self) -> float:
+        return (self.ms + 0.5) / 1000
+
+    def advance(self, ms: int) -> None:
+        self.ms += ms
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(faulty_client: FaultyClient, dynamodb_table: str, clock: Clock) -> DynamoDBAdapter:
+    return DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock, request_timeout=5)
+
+
+async def raw_item(store: DynamoDBAdapter, key: str = "c") -> dict[str, Any]:
+    item = await store._table.read(store._key("CB#", key), consistent=True)
+    assert item is not None
+    return item
+
+
+async def put_original(store: DynamoDBAdapter, state: str, failures: int, **data: str) -> None:
+    numbers = {name: {"N": value} for name, value in data.items()}
+    await store._table.put(
+        store._key("CB#", "c")
+        | {
+            "version": {"N": "1"},
+            "data": {"M": {"state": {"S": state}, "failureCount": {"N": str(failures)}, **numbers}},
+        }
+    )
+
+
+async def state_of(store: DynamoDBAdapter, key: str = "c") -> CircuitBreakerState:
+    state = await store.get_state(key)
+    assert state is not None
+    return state
+
+
+def report(count: int = 1, threshold: int = 3, **more: Any) -> FailureReport:
+    values: dict[str, Any] = {"reporter": "me", "open_ms": 1000, **more}
+    return FailureReport(count=count, threshold=threshold, **values)
+
+
+async def half_open(store: DynamoDBAdapter, clock: Clock, probes: int = 1) -> None:
+    await store.count_failures("c", report(3))
+    clock.advance(1000)
+    for number in range(probes):
+        assert (await store.claim_probe("c", f"p{number}", 500, probes)).granted
+
+
+async def test_the_item_is_as_the_schema_says(store: DynamoDBAdapter) -> None:
+    await store.count_failures("c", report())
+    assert await raw_item(store) == {
+        "pk": {"S": "CB#c"},
+        "sk": {"S": "METADATA"},
+        "version": {"N": str(START_MS * 1000)},
+        "expiresAt": {"N": str(int(START) + DAY)},
+        "data": {
+            "M": {
+                "state": {"S": "closed"},
+                "failureCount": {"N": "1"},
+                "openCount": {"N": "0"},
+                "successCount": {"N": "0"},
+                "windowStart": {"N": str(START_MS)},
+                "lastFailureTime": {"N": str(START_MS)},
+                "reporters": {"M": {"me": {"N": str(START_MS)}}},
+                "probes": {"M": {}},
+            }
+        },
+    }
+
+
+async def test_a_recorded_failure_is_one_write_after_the_first_and_before_the_trip(
+    store: DynamoDBAdapter, faulty_client: FaultyClient, clock: Clock
+) -> None:
+    costs = []
+    for expected in range(1, 7):
+        clock.advance(1)
+        faulty_client.calls.clear()
+        assert await store.record_failure("c", 5) == expected
+        costs.append(len(faulty_client.calls))
+    assert costs == [2, 1, 1, 1, 2, 2]
+    state = await state_of(store)
+    assert (state.state, state.failure_count, state.open_count) == ("open", 6, 1)
+    assert state.open_until_ms == START_MS + 5 + 30_000
+
+
+async def test_the_failure_that_reaches_the_threshold_trips_in_the_same_write(
+    store: DynamoDBAdapter, faulty_client: FaultyClient, clock: Clock
+) -> None:
+    costs = []
+    for _ in range(4):
+        clock.advance(1)
+        faulty_client.calls.clear()
+        await store.count_failures("c", report(threshold=3))
+        costs.append(len(faulty_client.calls))
+    assert costs == [2, 1, 1, 1]
+    state = await state_of(store)
+    assert (state.state, state.failure_count, state.open_count) == ("open", 3, 1)
+
+
+async def test_a_threshold_of_one_opens_a_new_circuit(store: DynamoDBAdapter) -> None:
+    state = await store.count_failures("c", report(threshold=1))
+    assert (state.state, state.open_until_ms) == ("open", START_MS + 1000)
+    assert await state_of(store) == state
+
+
+async def test_a_process_that_knows_nothing_of_the_count_trips_it_all_the_same(
+    store: DynamoDBAdapter, faulty_client: FaultyClient, dynamodb_table: str, clock: Clock
+) -> None:
+    await store.count_failures("c", report(2, threshold=3))
+    other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock)
+    faulty_client.calls.clear()
+    state = await other.count_failures("c", report(threshold=3, reporter="other"))
+    assert (state.state, state.failure_count) == ("open", 3)
+    assert len(faulty_client.calls) == 2
+
+
+async def test_a_mistaken_forecast_of_a_trip_counts_all_the_same(
+    store: DynamoDBAdapter, faulty_client: FaultyClient, dynamodb_table: str, clock: Clock
+) -> None:
+    state = await store.count_failures("c", report(2, threshold=3))
+    other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock)
+    clock.advance(1)
+    assert await other.reset_failures("c", state.version) is not None
+    clock.advance(1)
+    state = await store.count_failures("c", report(threshold=3))
+    assert (state.state, state.failure_count) == ("closed", 1)
+
+
+async def test_a_quorum_of_processes_must_have_reported(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    for _ in range(5):
+        clock.advance(1)
+        await store.count_failures("c", report(quorum=2))
+    state = await state_of(store)
+    assert (state.state, state.failure_count) == ("closed", 5)
+    clock.advance(1)
+    state = await store.count_failures("c", report(quorum=2, reporter="other"))
+    assert (state.state, state.failure_count) == ("open", 6)
+
+
+async def test_failures_outside_the_window_do_not_count(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await store.count_failures("c", report(2, window_ms=100))
+    clock.advance(100)
+    state = await store.count_failures("c", report(window_ms=100))
+    assert (state.state, state.failure_count) == ("closed", 1)
+    clock.advance(99)
+    state = await store.count_failures("c", report(2, window_ms=100))
+    assert (state.state, state.failure_count) == ("open", 3)
+
+
+async def test_many_at_once_in_one_adapter_are_counted_exactly(
+    atomic_dynamodb: Engine, store: DynamoDBAdapter, dynamodb_table: str, faulty_client: Any
+) -> None:
+    other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=lambda: START)
+    counts: list[int] = []
+
+    async def fail(adapter: DynamoDBAdapter) -> None:
+        counts.append(await adapter.record_failure("c", 1000))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(fail, store)
+            tasks.start_soon(fail, other)
+    assert sorted(counts) == list(range(1, 61))
+    assert (await state_of(store)).failure_count == 60
+
+
+async def test_two_stores_of_one_process_that_report_under_one_name_are_both_counted(
+    store: DynamoDBAdapter, dynamodb_table: str, faulty_client: Any
+) -> None:
+    other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=lambda: START)
+    await store.count_failures("c", report(threshold=10))
+    state = await other.count_failures("c", report(threshold=10))
+    assert state.failure_count == 2
+
+
+async def test_of_many_who_want_to_probe_at_once_only_the_limit_may(
+    atomic_dynamodb: Engine, store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await store.count_failures("c", report(3))
+    clock.advance(1000)
+    granted: list[str] = []
+
+    async def probe(nonce: str) -> None:
+        if (await store.claim_probe("c", nonce, 500, 3)).granted:
+            granted.append(nonce)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(probe, f"p{number}")
+    assert len(granted) == 3
+    assert set((await state_of(store)).probes) == set(granted)
+
+
+async def test_a_dead_probe_gives_its_place_to_the_next(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await half_open(store, clock, probes=2)
+    clock.advance(499)
+    assert not (await store.claim_probe("c", "late", 500, 2)).granted
+    clock.advance(1)
+    reply = await store.claim_probe("c", "late", 500, 2)
+    assert reply.granted
+    assert set(reply.state.probes) == {"late"}
+    verdict = await store.settle_probe("c", "p0", succeeded=True, success_threshold=1, open_ms=1000)
+    assert verdict is None
+
+
+async def test_a_returned_probe_gives_its_place_to_the_next(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await half_open(store, clock)
+    await store.return_probe("c", "p0")
+    await store.return_probe("c", "p0")
+    assert (await store.claim_probe("c", "next", 500, 1)).granted
+
+
+async def test_a_probe_that_claims_again_keeps_its_place(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await half_open(store, clock)
+    assert (await store.claim_probe("c", "p0", 500, 1)).granted
+
+
+async def test_a_forced_circuit_lasts_until_it_is_released(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await store.count_failures("c", report())
+    await store.set_state("c", CircuitBreakerState(state="forced-open"))
+    assert "expiresAt" not in await raw_item(store)
+    clock.advance(1)
+    assert (await store.count_failures("c", report())).state == "forced-open"
+    assert await store.record_failure("c", 1) == 1
+    assert not (await store.claim_probe("c", "p", 500, 1)).granted
+    await store.record_success("c")
+    assert (await state_of(store)).state == "forced-open"
+    assert "expiresAt" not in await raw_item(store)
+    await store.set_state("c", CircuitBreakerState())
+    assert (await state_of(store)).state == "closed"
+    assert "expiresAt" in await raw_item(store)
+
+
+async def test_an_open_circuit_is_kept_a_day_beyond_its_time(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await store.count_failures("c", report(threshold=1, open_ms=7_200_000))
+    kept = (await raw_item(store))["expiresAt"]
+    assert kept == {"N": str(int(START) + 7200 + DAY)}
+    clock.advance(5)
+    await store.record_failure("c", 1)
+    assert (await raw_item(store))["expiresAt"] == kept
+
+
+async def test_setting_a_state_grows_the_version_whatever_it_was(store: DynamoDBAdapter) -> None:
+    versions = []
+    for state in ("open", "closed", "forced-open", "half-open", "closed"):
+        await store.set_state("c", CircuitBreakerState(state=state, version=7))
+        versions.append((await state_of(store)).version)
+    assert versions == sorted(set(versions))
+    assert versions[0] > FIRST_VERSION
+
+
+async def test_a_success_writes_only_when_there_is_something_to_reset(
+    store: DynamoDBAdapter, faulty_client: FaultyClient, clock: Clock
+) -> None:
+    await store.record_success("c")
+    assert faulty_client.operations == ["get_item"]
+    await store.record_failure("c", 5)
+    clock.advance(1)
+    faulty_client.calls.clear()
+    await store.record_success("c")
+    await store.record_success("c")
+    assert faulty_client.operations == ["get_item", "update_item", "get_item"]
+    assert (await state_of(store)).failure_count == 0
+
+
+async def test_resetting_takes_the_newest_version(store: DynamoDBAdapter, clock: Clock) -> None:
+    assert await store.reset_failures("c", 1) is None
+    first = await store.count_failures("c", report())
+    clock.advance(1)
+    second = await store.count_failures("c", report())
+    assert await store.reset_failures("c", first.version) is None
+    reset = await store.reset_failures("c", second.version)
+    assert reset is not None
+    assert (reset.failure_count, reset.reporters) == (0, {})
+    assert await store.reset_failures("c", reset.version) == reset
+
+
+async def test_a_circuit_of_the_original_is_read(store: DynamoDBAdapter) -> None:
+    await put_original(store, "closed", 2, lastFailureTime="1799999999000")
+    state = await state_of(store)
+    assert (state.state, state.failure_count) == ("closed", 2)
+    await put_original(store, "half-open", 5, lastFailureTime="1799999999000")
+    state = await state_of(store)
+    assert (state.state, state.open_until_ms) == ("open", 1_800_000_029_000)
+
+
+async def test_a_closed_circuit_of_the_original_goes_on_with_its_count(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await put_original(store, "closed", 2, lastFailureTime="1799999999000")
+    assert await store.record_failure("c", 10) == 3
+    assert (await state_of(store)).version > FIRST_VERSION
+    await put_original(store, "closed", 2, lastFailureTime="1799999999000")
+    clock.advance(1)
+    state = await store.count_failures("c", report(threshold=3))
+    assert (state.state, state.failure_count) == ("open", 3)
+
+
+async def test_an_open_circuit_of_the_original_may_be_probed_when_its_time_is_over(
+    store: DynamoDBAdapter, clock: Clock
+) -> None:
+    await put_original(store, "open", 5, lastFailureTime=str(START_MS))
+    assert (await store.count_failures("c", report())).state == "open"
+    clock.advance(999)
+    assert not (await store.claim_probe("c", "p0", 500, 1)).granted
+    clock.advance(30_000)
+    assert (await store.claim_probe("c", "p0", 500, 1)).granted
+    state = await store.settle_probe("c", "p0", succeeded=True, success_threshold=1, open_ms=1000)
+    assert state is not None
+    assert state.state == "closed"
+
+
+@pytest.mark.parametrize("method", ["set_state", "record_success"])
+async def test_a_circuit_of_the_original_is_made_one_of_ours_by(
+    store: DynamoDBAdapter, method: str
+) -> None:
+    await put_original(store, "closed", 2, lastFailureTime="1799999999000")
+    if method == "set_state":
+        await store.set_state("c", CircuitBreakerState(failure_count=0))
+    else:
+        await store.record_success("c")
+    state = await state_of(store)
+    assert (state.failure_count, state.version > FIRST_VERSION) == (0, True)
+
+
+async def test_memory_does_not_grow_with_the_circuits(
+    store: DynamoDBAdapter, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit_breakers, "REMEMBERED", 5)
+    for number in range(12):
+        clock.advance(1)
+        await store.record_failure(f"c{number}", 5)
+    assert len(store._last_seen) == 5
+    assert len(store._turns._lanes) == 0
+    assert len(store._turns._last_names) <= 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_the_answers_are_those_of_the_pure_rules(
+    store: DynamoDBAdapter, clock: Clock, seed: int
+) -> None:
+    """A random walk over every method, side by side with the rules that other stores use."""
+    choose = random.Random(seed)
+    model: CircuitBreakerState | None = None
+    for step in range(150):
+        clock.advance(choose.choice([1, 2, 50, 400]))
+        now_ms = store._now_ms()
+        operation = choose.choice(
+            ["count"] * 4 + ["record", "success", "probe", "probe", "settle", "return", "set"]
+        )
+        nonce = choose.choice("abc")
+        if operation == "count":
+            failures = FailureReport(
+                reporter=choose.choice(["p", "q"]),
+                count=choose.choice([1, 1, 2]),
+                threshold=choose.choice([2, 4]),
+                open_ms=300,
+                window_ms=choose.choice([None, 200]),
+                quorum=choose.choice([1, 1, 2]),
+            )
+            model = circuit_rules.count_failures(model, failures, now_ms)
+            assert same(await store.count_failures("c", failures), model), (step, operation)
+        elif operation == "record":
+            model = circuit_rules.record_failure(model, 5, now_ms)
+            assert await store.record_failure("c", 5) == model.failure_count
+            reporters = {**model.reporters, store._reporter: now_ms}
+            model = evolve(model, reporters=reporters)
+        elif operation == "success":
+            model = circuit_rules.record_success(model, now_ms)
+            await store.record_success("c")
+        elif operation == "probe":
+            limit = choose.choice([1, 2])
+            model, expected = circuit_rules.claim_probe(model, nonce, 200, limit, now_ms)
+            reply = await store.claim_probe("c", nonce, 200, limit)
+            assert reply.granted == expected.granted, (step, operation)
+        elif operation == "settle":
+            options: Any = {
+                "succeeded": choose.random() < 0.7,
+                "success_threshold": choose.choice([1, 2]),
+                "open_ms": 250,
+            }
+            model, verdict = circuit_rules.settle_probe(model, nonce, now_ms=now_ms, **options)
+            found = await store.settle_probe("c", nonce, **options)
+            assert (found is None) == (verdict is None), (step, operation)
+        elif operation == "return":
+            model = circuit_rules.return_probe(model, nonce)
+            await store.return_probe("c", nonce)
+        elif operation == "set" and choose.random() < 0.3:
+            model = choose.choice(
+                [
+                    CircuitBreakerState(),
+                    CircuitBreakerState(state="open", open_until_ms=now_ms + 100),
+                    CircuitBreakerState(state="open"),
+                    CircuitBreakerState(state="forced-open"),
+                ]
+            )
+            await store.set_state("c", model)
+        stored = await store.get_state("c")
+        assert (stored is None) == (model is None), (step, operation)
+        if stored is not None and model is not None:
+            assert same(stored, model), (step, operation)
+
+
+def same(stored: CircuitBreakerState, model: CircuitBreakerState) -> bool:
+    assert evolve(stored, version=0) == evolve(model, version=0)
+    return True
