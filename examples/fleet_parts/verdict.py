@@ -1,0 +1,64 @@
+"""Was every order paid once, by one worker at a time? Judged by facts, not by a worker's word.
+
+The facts are the service's ledger, whose lines stand in the order in which things happened, and
+the receipts that are in the store at the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from attrs import field, frozen
+
+from .journal import Fact
+from .orders import Order
+
+
+@frozen
+class Verdict:
+    """The orders that were paid, and those with which something is wrong.
+
+    ``lost`` are those that were not charged, or whose receipt in the store is missing or not that
+    of a charge; ``overlapped`` those with two executions at a time.
+    """
+
+    paid: set[str] = field(factory=set)
+    lost: set[str] = field(factory=set)
+    charged_twice: set[str] = field(factory=set)
+    overlapped: set[str] = field(factory=set)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.lost or self.charged_twice or self.overlapped)
+
+
+def judge(orders: Sequence[Order], ledger: Iterable[Fact], receipts: Sequence[Any]) -> Verdict:
+    """Compare what should have happened with what did; there is a receipt, or None, per order."""
+    verdict = Verdict()
+    executing: Counter[str] = Counter()
+    charges: dict[str, list[dict[str, Any]]] = {}
+    for fact in ledger:
+        match fact["what"]:
+            case "started":
+                if executing[fact["order"]]:
+                    verdict.overlapped.add(fact["order"])
+                executing[fact["order"]] += 1
+            case "ended":
+                executing[fact["order"]] -= 1
+            case "charged":
+                charge = {name: fact[name] for name in ("order", "charge", "cents")}
+                charges.setdefault(fact["order"], []).append(charge)
+    if unfinished := +executing:
+        raise ValueError(f"the ledger does not tell how these executions ended: {unfinished}")
+    for order, receipt in zip(orders, receipts, strict=True):
+        charged = charges.get(order.number, [])
+        if len(charged) > 1:
+            verdict.charged_twice.add(order.number)
+        if receipt in charged and receipt["cents"] == order.cents:
+            verdict.paid.add(order.number)
+        else:
+            verdict.lost.add(order.number)
+    return verdict

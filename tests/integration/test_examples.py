@@ -1,0 +1,178 @@
+"""The examples run as a user runs them, and their judge can tell right from wrong."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def run_example(*arguments: str, exit_code: int = 0) -> str:
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / arguments[0]), *arguments[1:]],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert finished.returncode == exit_code, finished.stdout + finished.stderr
+    assert not finished.stderr
+    return finished.stdout
+
+
+def figure(output: str, name: str) -> str:
+    found = re.search(rf"^{name} +(.+)$", output, re.MULTILINE)
+    assert found, output
+    return found[1]
+
+
+def assert_paid_once(output: str, orders: int) -> None:
+    assert figure(output, "orders paid") == f"{orders} of {orders}"
+    assert figure(output, "charged twice") == "0"
+    assert figure(output, "overlapping executions") == "0"
+    assert figure(output, "lost") == "0"
+
+
+def test_quickstart_shows_lock_cache_and_circuit_breaker() -> None:
+    output = run_example("quickstart.py")
+    assert "<LockHandle key='resource:123'" in output
+    assert "get         {'name': 'John'}" in output
+    assert "has         True" in output
+    assert "delete      True" in output
+    assert "keys        []" in output
+    assert "keys user:* ['user:1']" in output
+    assert "task        (None, 'data')" in output
+    assert "CircuitOpenError" in output
+    assert "state       open" in output
+
+
+def test_the_fleet_pays_every_order_once_through_failures_and_an_outage() -> None:
+    output = run_example("fleet.py", "--orders", "40", "--workers", "2")
+    assert_paid_once(output, 40)
+    assert int(figure(output, "failures").split()[0]) > 0
+    assert int(figure(output, "circuit opened").split()[0]) > 0
+    assert int(figure(output, "calls spared")) > 0
+
+
+def test_the_fleet_pays_every_order_once_though_a_worker_is_killed_holding_a_lock() -> None:
+    output = run_example("fleet.py", "--orders", "40", "--workers", "2", "--kill")
+    assert_paid_once(output, 40)
+    killed = r"^worker-\d was killed while it held the lock of order A-\d{4}$"
+    assert re.search(killed, output, re.MULTILINE)
+
+
+def test_the_fleet_pays_every_order_once_on_dynamodb(atomic_dynamodb_url: str) -> None:
+    store = ("--persistence", atomic_dynamodb_url)
+    output = run_example("fleet.py", "--orders", "40", "--workers", "2", *store)
+    assert_paid_once(output, 40)
+
+
+def test_without_the_lock_the_ledger_shows_overlaps_and_double_charges() -> None:
+    output = run_example("fleet.py", "--orders", "40", "--without-lock", exit_code=1)
+    assert int(figure(output, "overlapping executions").split()[0]) > 0
+    assert int(figure(output, "charged twice").split()[0]) > 0
+
+
+@pytest.fixture
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module("fleet_parts.verdict")
+
+
+RECEIPT = {"order": "A-1", "charge": "ch-1", "cents": 500}
+STARTED = {"what": "started", "order": "A-1", "execution": 1}
+CHARGED = {"what": "charged", "execution": 1, **RECEIPT}
+ENDED = {"what": "ended", "order": "A-1", "execution": 1}
+PAID = [STARTED, CHARGED, ENDED]
+
+
+@pytest.mark.parametrize(
+    ("ledger", "receipt", "wrong"),
+    [
+        (PAID, RECEIPT, []),
+        ([STARTED, ENDED, *PAID], RECEIPT, []),
+        ([], None, ["lost"]),
+        ([], RECEIPT, ["lost"]),
+        (PAID, None, ["lost"]),
+        (PAID, {**RECEIPT, "charge": "ch-2"}, ["lost"]),
+        (PAID, {**RECEIPT, "cents": 1}, ["lost"]),
+        ([*PAID, *PAID], RECEIPT, ["charged_twice"]),
+        ([STARTED, STARTED, ENDED, CHARGED, ENDED], RECEIPT, ["overlapped"]),
+    ],
+)
+def test_the_judge_tells_what_is_wrong(
+    verdicts: Any, ledger: list[dict[str, Any]], receipt: object, wrong: list[str]
+) -> None:
+    order = verdicts.Order(number="A-1", customer="Ada", cents=500)
+    verdict = verdicts.judge([order], ledger, [receipt])
+    found = [name for name in ("lost", "charged_twice", "overlapped") if getattr(verdict, name)]
+    assert found == wrong
+    assert verdict.good is (not wrong)
+    assert verdict.paid == (set() if "lost" in wrong else {"A-1"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--orders", "0"], "--orders must be between 1 and 400, got 0"),
+        (["--workers", "0"], "--workers must be between 1 and 64, got 0"),
+        (["--kill", "--workers", "1"], "--kill needs"),
+        (["--persistence", "memory:"], "shared store"),
+        (["--persistence", "nosuch://x"], "no backend is registered for the scheme 'nosuch'"),
+    ],
+)
+def test_the_fleet_refuses_what_cannot_work(arguments: list[str], message: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, str(EXAMPLES / "fleet.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def running(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
+def test_ctrl_c_stops_every_process_of_the_fleet() -> None:
+    fleet = subprocess.Popen(
+        [sys.executable, "-u", str(EXAMPLES / "fleet.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell starts what it runs in the background with Ctrl-C ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert fleet.stdout is not None
+        while "charged" not in (line := fleet.stdout.readline()):
+            assert line, "the fleet ended too early"
+        children = psutil.Process(fleet.pid).children(recursive=True)
+        assert len(children) >= 5
+        os.killpg(fleet.pid, signal.SIGINT)
+        output, errors = fleet.communicate(timeout=30)
+        assert fleet.returncode == 130
+        assert "interrupted; every process is stopped" in output
+        assert not errors
+        assert not running(children, seconds=10)
+    finally:
+        if fleet.poll() is None:
+            os.killpg(fleet.pid, signal.SIGKILL)
+            fleet.wait()

@@ -1,0 +1,94 @@
+"""What the README shows is true: its programs run, its commands exist, its table is ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from gogoscope_dynamodb.client import DynamoDBClient
+from gogoscope_dynamodb.schema import KEYS
+from tests.engines import Engine
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def run_program(program: str, folder: Path, environ: Mapping[str, str] = os.environ) -> str:
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_the_first_program_has_ten_lines_of_code_and_gives_a_receipt(tmp_path: Path) -> None:
+    program = blocks("python")[0]
+    assert len([line for line in program.splitlines() if line]) == 10
+    assert run_program(program, tmp_path) == "None receipt of A-0001\n"
+    assert (tmp_path / "shop.db").exists()
+
+
+def test_the_program_about_stores_runs(tmp_path: Path) -> None:
+    assert run_program(blocks("python")[1], tmp_path) == "{'name': 'John'}\n"
+
+
+def test_the_program_that_makes_a_table_runs_and_may_run_again(
+    tmp_path: Path, dynamodb_engine: Engine
+) -> None:
+    if dynamodb_engine.kind == "real":
+        pytest.skip("its table is called my-table, which on a real endpoint may be somebody's")
+    environ = {**os.environ, "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_engine.endpoint_url}
+    for _ in range(2):
+        run_program(blocks("python")[2], tmp_path, environ)
+
+
+def test_no_program_is_left_out() -> None:
+    assert len(blocks("python")) == 3
+
+
+def test_the_table_for_the_aws_cli_is_the_one_that_create_table_makes() -> None:
+    table = json.loads(blocks("json")[0])
+    assert table == {"TableName": "my-table", "BillingMode": "PAY_PER_REQUEST", **KEYS}
+
+
+def test_the_policy_names_every_operation_that_is_called_and_no_other() -> None:
+    policy = json.loads(blocks("json")[1])
+    granted = {action for statement in policy["Statement"] for action in statement["Action"]}
+    to_make_a_table = {"CreateTable", "DescribeTable", "DescribeTimeToLive", "UpdateTimeToLive"}
+    for operation in to_make_a_table:
+        assert f"{operation}`" in README
+    operations = [name for name in vars(DynamoDBClient) if not name.startswith("_")]
+    called = {name.title().replace("_", "") for name in operations}
+    assert granted == {f"dynamodb:{operation}" for operation in called - to_make_a_table}
+
+
+def test_two_commands_do_all_their_set_up() -> None:
+    fleet, tests = (block.strip() for block in blocks("sh"))
+    set_up = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && "
+    assert fleet == set_up + ".venv/bin/python examples/fleet.py"
+    assert tests == set_up + ".venv/bin/python -m pytest"
+    assert (ROOT / "examples" / "fleet.py").is_file()
+
+
+def test_every_linked_file_exists() -> None:
+    links = re.findall(r"\]\(([^):]+)\)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).is_file(), link
