@@ -191,16 +191,15 @@ async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:
             )
     for task in tasks:
         task.attach()
+    abandoned = True
     try:
-        results = tuple([await task for task in tasks])
-    except BaseException as raised:
-        abandoned = not isinstance(raised, Exception)
+        for task in tasks:
+            await task.wait()
+        abandoned = False
+    finally:
         for task in tasks:
             task.detach(abandoned=abandoned)
-        raise
-    for task in tasks:
-        task.detach(abandoned=False)
-    return results
+    return tuple([task.look() for task in tasks])
 
 
 async def _first(

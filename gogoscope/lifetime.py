@@ -67,6 +67,7 @@ class Lifetime:
         self.cancel_reason: str | None = None
         self.cancelling = False
         self.running: set[Task[Any] | Stream[Any, Any]] = set()
+        self.streams: set[Stream[Any, Any]] = set()
         self.children: set[Lifetime] = set()
         self.began = math.nan
         self.host: Task[Any] | Lifetime | None = None
@@ -184,6 +185,8 @@ class Lifetime:
             self._cancel("the block of its scope ended")
         outgoing = await self._end(exc)
         errors, further = self.unseen_errors.take()
+        if self._fatal is not None and outgoing is not self._fatal:
+            errors.insert(0, self._fatal)
         if outgoing is not None:
             self._report_unseen(outgoing, errors, further)
         elif errors:
@@ -200,7 +203,7 @@ class Lifetime:
         """End everything that belongs to the scope; give the exception that leaves the block."""
         assert self._cancel_scope is not None
         leaving = exc
-        for stream in [work for work in self.running if not isinstance(work, Task)]:
+        for stream in list(self.streams):
             stream.close()
         try:
             async with lent_to(self.slots):
@@ -213,6 +216,7 @@ class Lifetime:
         self._note_timeout()
         if self._resources is not None:
             leaving = await _close(self._resources, leaving)
+            self._note_timeout()
         cancelled = await self._shielded(self.nets.settle)
         leaving = leaving or cancelled
         interrupt = None

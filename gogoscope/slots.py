@@ -97,13 +97,12 @@ class Slot:
         """
         self._waits += 1
         if self._waits == 1:
-            self.leave()
+            self._lend()
         try:
             yield
         except BaseException:
             self._waits -= 1
-            if self._waits == 0:
-                self._seize()
+            self._seize()
             raise
         self._waits -= 1
         if self._waits == 0:
@@ -114,6 +113,12 @@ class Slot:
                 self._seize()
                 raise
 
+    def _lend(self) -> None:
+        self.leave()
+        if self._granted is not None:  # what was about to take it back goes on without it
+            self._granted.set()
+
     def _seize(self) -> None:
-        self._held = True
-        self.slots.seize()
+        if self._waits == 0 and not self._held:
+            self._held = True
+            self.slots.seize()

@@ -76,7 +76,7 @@ class Starting(Lifetime):
             raise refusal(fn)
         if dedupe is not None:
             leader: Task[T] | None = self.leaders.get(dedupe)
-            if leader is None or leader.done:
+            if leader is None or leader.cancel_requested:
                 leader = self.task(
                     fn,
                     *args,
@@ -85,10 +85,11 @@ class Starting(Lifetime):
                     retry=retry,
                     circuit_breaker=circuit_breaker,
                     priority=priority,
-                    on_error=_seen_by_followers,
+                    on_error=on_error,
                 )
-                self.leaders[dedupe] = leader
-                leader.watcher = functools.partial(self.leaders.pop, dedupe, None)
+                if not leader.done:
+                    self.leaders[dedupe] = leader
+                    leader.watcher = functools.partial(self._forget, dedupe, leader)
             return self._follow(leader, name, on_error)
         pipeline: Pipeline | None = None
         if (
@@ -143,17 +144,25 @@ class Starting(Lifetime):
             on_error=on_error,
         )
 
+    def _forget(self, key: Hashable, leader: Task[Any]) -> None:
+        if self.leaders.get(key) is leader:
+            del self.leaders[key]
+
     def _follow(self, leader: Task[T], name: str | None, on_error: OnError | None) -> Task[T]:
         """Give a handle of its own for the outcome of a task."""
         group = self.check_open()
 
         async def outcome() -> T:
-            return (await leader).unwrap()
+            await leader.wait()
+            return leader.look().unwrap()
 
         follower: Task[T] = Task(self, outcome, (), name or leader.name, None, on_error)
+        leader.attach()
+        follower.watcher = lambda: leader.detach(abandoned=follower.state == "cancelled")
         follower.follows = leader
         if self.cancelling:
             follower.end_cancelled(self._why)
+            follower.watcher()
         else:
             self.running.add(follower)
             follower.handle = group.create_task(follower.run(), name=follower.name)
@@ -179,7 +188,3 @@ class Starting(Lifetime):
             retry=self.retry if retry is None else retry_option(retry),
             circuit=None if breaker is None else self.nets.circuit(breaker),
         )
-
-
-def _seen_by_followers(error: Exception) -> None:
-    """Look at the error of a deduplicated task: each of its followers has it."""

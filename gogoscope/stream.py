@@ -8,10 +8,12 @@ variables, safety nets and result.
 from __future__ import annotations
 
 import contextvars
+import itertools
 import sys
 import types
 from collections import deque
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Awaitable,
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import anyio
 
 from gogoscope.cancellation import checkpoint
+from gogoscope.exceptions import TaskCancelled
 from gogoscope.task import Err, Ok, Task, callable_name, lent_to
 
 if TYPE_CHECKING:
@@ -85,6 +88,8 @@ class Stream(Generic[Item, T]):
         self._live = 0
         self._parked: list[anyio.Event] = []
         self._exhausted = False
+        self._closed = False
+        self._complete = False
         self._failure: Exception | None = None
         self._changed: anyio.Event | None = None
 
@@ -95,19 +100,22 @@ class Stream(Generic[Item, T]):
         """
         self._scope.check_open()
         self._scope.running.add(self)
+        self._scope.streams.add(self)
         self._add_worker()
 
     def close(self) -> None:
         """Cancel what runs. Errors that were not delivered are then errors that nobody saw."""
-        self._exhausted = True
+        self._exhausted = self._closed = True
+        self._scope.streams.discard(self)
+        self._report_failure()
+        unwanted = {*self.coroutines, *(task for _, task in self._out)}
+        self._out.clear()
+        for task in unwanted:
+            task.note_cancel("its results were not wanted any more")
+            task.detach(abandoned=True)
         if self._live:
-            for task in self.coroutines:
-                task.note_cancel("its results were not wanted any more")
             for worker in self._workers:
                 worker.cancel()
-        while self._out:
-            _, task = self._out.popleft()
-            task.detach(abandoned=True)
 
     async def take(self) -> tuple[Item, Task[T]] | None:
         """Wait for the next finished task and its item; ``None`` after the last.
@@ -116,7 +124,7 @@ class Stream(Generic[Item, T]):
         """
         while not (self._out and self._out[0][1].done):
             if not self._live:
-                self._raise_failure()
+                await self._end()
                 return None
             self._more_hands()
             await self._change()
@@ -130,7 +138,7 @@ class Stream(Generic[Item, T]):
         self._room = sys.maxsize
         while self._live:
             await self._change()
-        self._raise_failure()
+        await self._end()
         taken = list(self._out)
         self._out.clear()
         return taken
@@ -140,10 +148,23 @@ class Stream(Generic[Item, T]):
         async with lent_to(self._scope.slots):
             await self._changed.wait()
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
+    async def _end(self) -> None:
+        """Raise what kept the source from being run to its end."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
             self.close()
-            raise self._failure
+            raise failure
+        if not self._complete:
+            await checkpoint()  # whoever is cancelled with the scope must not see it as an error
+            raise TaskCancelled(self._scope.why_cancelled())
+        self._scope.streams.discard(self)
+
+    def _report_failure(self) -> None:
+        """Hand an error of the source, which no consumer will get, to the scope."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            name = f"source of {self.name}"
+            self._scope.unlooked(Task(self._scope, self._fn, (), name, None, None), failure)
 
     def _more_hands(self) -> None:
         """Let one more worker work, if there may be anything for it to do."""
@@ -160,32 +181,50 @@ class Stream(Generic[Item, T]):
         self._workers.append(group.create_task(self._work(), name=f"map {self.name}"))
 
     async def _work(self) -> None:
-        turn = 0
         try:
-            while not self._exhausted and not self._scope.cancelling:
-                if self._room <= 0:
-                    await self._park()
-                    continue
-                self._room -= 1
-                try:
-                    item = await self._pull()
-                except (StopIteration, StopAsyncIteration):
-                    break
-                await self._run(item)
-                turn += 1
-                if turn % ITEMS_PER_CHECKPOINT == 0:
-                    await checkpoint()
+            await self._take_turns()
         except Exception as error:  # noqa: BLE001 - raised by take, to who asked for the items
             self._failure = error
         finally:
             self._exhausted = True
-            self._live -= 1
             while self._parked:
                 self._parked.pop().set()
+            if self._live == 1:
+                await self._close_source()
+            self._live -= 1
+            if self._closed:
+                self._report_failure()
             if self._changed is not None:
                 self._changed.set()
             if not self._live:
                 self._scope.stream_ended(self)
+
+    async def _take_turns(self) -> None:
+        for turn in itertools.count(1):
+            while self._room <= 0 and not self._exhausted:
+                await self._park()
+            if self._exhausted or self._scope.cancelling:
+                return
+            self._room -= 1
+            try:
+                item = await self._pull()
+            except StopAsyncIteration:
+                self._complete = True
+                return
+            await self._run(item)
+            if turn % ITEMS_PER_CHECKPOINT == 0:
+                await checkpoint()
+
+    async def _close_source(self) -> None:
+        """Let a generator that items came from end, as leaving a loop over it would."""
+        try:
+            if isinstance(self._source, Generator):
+                self._source.close()
+            elif isinstance(self._async_source, AsyncGenerator):
+                with anyio.CancelScope(shield=True):
+                    await self._async_source.aclose()
+        except Exception as error:  # noqa: BLE001 - raised by take, to who asked for the items
+            self._failure = self._failure or error
 
     async def _park(self) -> None:
         room = anyio.Event()
@@ -227,7 +266,7 @@ class Stream(Generic[Item, T]):
         finally:
             del self.coroutines[task]
             self.finished += 1
-            if not self._ordered:
+            if not self._ordered and not self._closed:
                 self._out.append((item, task))
             if self._changed is not None:
                 self._changed.set()

@@ -69,7 +69,6 @@ class Task(Generic[T_co]):
         "_args",
         "_awaiters",
         "_cancel_reason",
-        "_cancel_requested",
         "_children",
         "_fn",
         "_interrupted",
@@ -80,6 +79,7 @@ class Task(Generic[T_co]):
         "_scope",
         "_was_cancelled",
         "began",
+        "cancel_requested",
         "follows",
         "handle",
         "on_error",
@@ -106,7 +106,7 @@ class Task(Generic[T_co]):
         self._pipeline = pipeline
         self._result: Ok[T_co] | Err | None = None
         self._awaiters = 0
-        self._cancel_requested = False
+        self.cancel_requested = False
         self._cancel_reason: str | None = None
         self._children: set[Lifetime] | None = None
         self._interrupted = False
@@ -163,9 +163,9 @@ class Task(Generic[T_co]):
 
     def note_cancel(self, reason: str | None) -> bool:
         """Note why the task is about to be cancelled; ``False`` if that is of no use any more."""
-        if self._result is not None or self._cancel_requested:
+        if self._result is not None or self.cancel_requested:
             return False
-        self._cancel_requested = True
+        self.cancel_requested = True
         self._cancel_reason = reason
         return True
 
@@ -232,7 +232,7 @@ class Task(Generic[T_co]):
         scope = self._scope
         current.set(self)
         try:
-            if self._cancel_requested or scope.cancelling:
+            if self.cancel_requested or scope.cancelling:
                 if self._pipeline is not None:
                     self._pipeline.never_run()
                 self._settle_cancelled()
@@ -250,7 +250,7 @@ class Task(Generic[T_co]):
             cancellation, rest = split_cancellation(raised)
             if isinstance(rest, Exception):
                 self._settle(Err(rest, None))
-            elif rest is None and not (self._cancel_requested or cancellation_requested()):
+            elif rest is None and not (self.cancel_requested or cancellation_requested()):
                 stray = TaskCancelled("the function ended with a cancellation nobody asked for")
                 stray.__cause__ = cancellation
                 self._settle(Err(stray, None))
@@ -299,7 +299,7 @@ class Task(Generic[T_co]):
             self.watcher()
 
     def _settle_cancelled(self) -> None:
-        reason = self._cancel_reason if self._cancel_requested else self._scope.why_cancelled()
+        reason = self._cancel_reason if self.cancel_requested else self._scope.why_cancelled()
         self.end_cancelled(reason)
         if self._scope.observed:
             from gogoscope.events import TaskStopped  # noqa: PLC0415 - only if anybody listens
