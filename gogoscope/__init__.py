@@ -1,5 +1,7 @@
 """Structured concurrency whose safety nets are shared by the whole fleet."""
 
+from gogoscope.cache import Cache
+from gogoscope.cache_decorator import cached
 from gogoscope.circuit_breaker import CircuitBreaker
 from gogoscope.exceptions import (
     AmbiguousBackendError,
@@ -23,6 +25,7 @@ from gogoscope.exceptions import (
     UnknownBackendError,
     UnsupportedEventLoopError,
 )
+from gogoscope.local_cache import LocalCache
 from gogoscope.persistence.bundle import Persistence
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.registry import PersistenceURL, open_persistence
@@ -33,6 +36,7 @@ from gogoscope.task import Err, Ok, Task
 __all__ = [
     "AmbiguousBackendError",
     "BackendUnavailableError",
+    "Cache",
     "CapabilityNotSupportedError",
     "CircuitBreaker",
     "CircuitOpenError",
@@ -42,6 +46,7 @@ __all__ = [
     "GogoscopeError",
     "InvalidURLError",
     "LeaseLostError",
+    "LocalCache",
     "LockError",
     "LockHandle",
     "LockTimeoutError",
@@ -60,6 +65,7 @@ __all__ = [
     "ThrottledError",
     "UnknownBackendError",
     "UnsupportedEventLoopError",
+    "cached",
     "current_scope",
     "decorrelated",
     "exponential",

@@ -1,43 +1,61 @@
-"""The policy of a circuit breaker."""
+"""Circuit breakers as the public API has them: a policy, and what can be done with its circuit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import timedelta
+import functools
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, cast
 
-from attrs import field, frozen
+from attrs import frozen
 
-from gogoscope.durations import seconds
-from gogoscope.persistence.validation import check_count, check_key
+from gogoscope.circuit_home import here
+from gogoscope.circuit_policy import CircuitPolicy
+from gogoscope.task import NotAwaitableError, callable_name, current
 
-Errors = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
+if TYPE_CHECKING:
+    from gogoscope.circuit_link import Request
+    from gogoscope.persistence.protocols import CircuitBreakerState
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
 
-def _reset_timeout(value: float | timedelta) -> float:
-    return seconds("reset_timeout", value)
+# What a call through a closed circuit needs, without looking it up in a module each time.
+_scope_here = current.get
+_monotonic = time.monotonic
 
 
-def _refresh_interval(value: float | timedelta) -> float:
-    return seconds("refresh_interval", value)
-
-
-@frozen(kw_only=True, eq=False)
-class CircuitBreaker:
+@frozen(eq=False)
+class CircuitBreaker(CircuitPolicy):
     """Stops calling what keeps failing, in the whole fleet: a frozen policy with a shared state.
 
-    Make one for each dependency, at module level, and pass it to scopes or tasks. The state lives
-    in the scope's store under ``name``; what is counted there is counted for every process.
+    Make one for each dependency, at module level, and pass it to scopes or tasks; or guard a
+    function with it by ``@breaker`` or ``await breaker.call(fn, *args)``. The state lives in the
+    scope's store under ``name``, outside of any scope in the memory of the process; what is counted
+    there is counted for every process that shares the store.
 
-    :param name: the circuit; the name of the scope that uses the policy if left out
+    :param name: the circuit; if left out, the name of the scope that uses the policy, or that of
+        the function that ``call`` and ``@breaker`` guard
     :param failure_threshold: failures that open the circuit: in a row (a success sets the count
         to 0), or within ``window``
     :param reset_timeout: seconds that the circuit stays open before it is half-open
     :param success_threshold: probes that must succeed, while half-open, to close the circuit
-    :param window: seconds within which failures count; ``None`` counts failures in a row
+    :param window: seconds within which failures count; ``None`` counts failures in a row, and is
+        60 seconds for rates
+    :param failure_rate: the share of failures, more than 0 and at most 1, among the calls of one
+        process within ``window`` that opens the circuit, for all; instead of ``failure_threshold``
+    :param slow_call: seconds after which a call is slow, whether or not it fails
+    :param slow_rate: the share of slow calls that opens the circuit, as ``failure_rate`` does
+    :param minimum_calls: calls of one process within ``window`` before it judges a rate
     :param half_open_probes: calls let through at a time, in the whole fleet, while half-open
     :param record: errors that are failures: exception types, or a predicate of the error. Timeouts
         of the task and of a try always are; cancellation never is.
     :param ignore: errors that count as nothing, though ``record`` covers them
+    :param record_result: a predicate of the value of a call: ``True`` counts it as a failure. The
+        caller gets the value all the same.
     :param max_reset_timeout: the longest open time; each time a probe fails the open time doubles
         up to it. ``None`` keeps it at ``reset_timeout``.
     :param quorum: processes that must have reported failures before the circuit opens
@@ -46,70 +64,103 @@ class CircuitBreaker:
     :param on_state_change: called as ``on_state_change(name, old, new)``
     """
 
-    name: str | None = field(default=None, kw_only=False)
-    failure_threshold: int = 5
-    reset_timeout: float = field(default=30.0, converter=_reset_timeout)
-    success_threshold: int = 1
-    window: float | timedelta | None = None
-    half_open_probes: int = 1
-    record: Errors = Exception
-    ignore: Errors = ()
-    max_reset_timeout: float | timedelta | None = None
-    quorum: int = 1
-    refresh_interval: float = field(default=1.0, converter=_refresh_interval)
-    on_state_change: Callable[[str, str, str], object] | None = None
+    async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
+        """Call a function through the circuit and give its value.
 
-    def __attrs_post_init__(self) -> None:
-        if self.name is not None:
-            check_key(self.name, "name")
-        for count in ("failure_threshold", "success_threshold", "half_open_probes", "quorum"):
-            check_count(count, getattr(self, count))
-        for duration in ("window", "max_reset_timeout"):
-            value = getattr(self, duration)
-            if value is not None:
-                object.__setattr__(self, duration, seconds(duration, value))
-        if self.max_reset_timeout is not None and self._longest_open() < self.reset_timeout:
-            raise ValueError(
-                f"max_reset_timeout must be at least reset_timeout ({self.reset_timeout:g}), "
-                f"got {self.max_reset_timeout!r}"
-            )
-        for errors in ("record", "ignore"):
-            _check_errors(errors, getattr(self, errors))
+        Inside a scope the circuit is in the scope's store, else in the memory of the process. A
+        cancellation counts as nothing, so bound a call that may hang inside of ``fn``.
 
-    def counts(self, error: Exception) -> bool:
-        """Tell whether an error of a call is a failure of what was called."""
-        return _matches(self.record, error) and not _matches(self.ignore, error)
+        :param fn: an async function, or any that returns an awaitable
+        :param args: its positional arguments
+        :raises CircuitOpenError: if the circuit is open; ``fn`` is not called
+        :raises Exception: what ``fn`` raised
+        """
+        circuit = here.circuits.get(self)
+        if circuit is None or _monotonic() >= circuit.fresh_until or _scope_here() is not None:
+            from gogoscope.circuit_making import circuit_for  # noqa: PLC0415 - rarely needed
 
-    def open_ms(self, open_count: int) -> int:
-        """Give how long the circuit opens after it opened ``open_count`` times in a row, in ms."""
-        if self.max_reset_timeout is None:
-            return round(self.reset_timeout * 1000)
-        doubled = self.reset_timeout * 2.0 ** min(open_count, 30)
-        return round(min(self._longest_open(), doubled) * 1000)
+            circuit = circuit_for(self, fn)
+            permit = circuit.admit_now() or await circuit.admit()
+        elif circuit.plain and circuit.snapshot.calm:
+            permit = circuit.snapshot.permit
+        else:
+            permit = circuit.admit_now() or await circuit.admit()
+        awaitable: Any = _NOT_CALLED
+        try:
+            awaitable = fn(*args)
+            value: T = await awaitable
+        except Exception as error:
+            if not (awaitable is _NOT_CALLED or inspect.isawaitable(awaitable)):
+                circuit.abandoned(permit)
+                raise _not_awaitable(fn, awaitable) from None
+            circuit.raised(permit, error)
+            raise
+        except BaseException:
+            circuit.abandoned(permit)
+            raise
+        if not (circuit.plain and circuit.snapshot.calm):
+            circuit.returned(permit, value)
+        return value
 
-    def window_ms(self) -> int | None:
-        """Give the window in milliseconds, or ``None`` for failures in a row."""
-        if self.window is None:
-            return None
-        assert isinstance(self.window, float)
-        return round(self.window * 1000)
+    def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        """Guard an async function: what ``@breaker`` does; each call is as by :meth:`call`.
 
-    def _longest_open(self) -> float:
-        assert isinstance(self.max_reset_timeout, float)
-        return self.max_reset_timeout
+        :raises TypeError: if ``fn`` is not an async function
+        """
+        if not (inspect.iscoroutinefunction(fn) or _has_async_call(fn)):
+            raise TypeError(f"a circuit breaker guards async functions, got {fn!r}")
+        call = cast("Callable[..., Awaitable[T]]", self.call)
+        unbound = cast("Callable[..., Awaitable[T]]", fn)
+
+        @functools.wraps(fn)
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await call(functools.partial(unbound, **kwargs) if kwargs else unbound, *args)
+
+        return guarded
+
+    async def state(self, store: object = None) -> CircuitBreakerState:
+        """Give the circuit's state as the store has it; one read.
+
+        :param store: an open store, or a bundle of stores; that of the scope around the call if
+            left out, else the memory of the process
+        :raises PersistenceError: if the store fails
+        """
+        return await self._by_hand(store, "get_state")
+
+    async def force_open(self, store: object = None) -> CircuitBreakerState:
+        """Reject every call, in the whole fleet, until :meth:`force_close`; give the new state.
+
+        Other processes follow within their ``refresh_interval``. The parameters are those of
+        :meth:`state`.
+        """
+        return await self._by_hand(store, "force_open")
+
+    async def force_close(self, store: object = None) -> CircuitBreakerState:
+        """Close the circuit, also one that is forced open, with a clean count; give the new state.
+
+        It opens again if calls fail. The parameters are those of :meth:`state`.
+        """
+        return await self._by_hand(store, "force_close")
+
+    async def reset(self, store: object = None) -> CircuitBreakerState:
+        """Forget what happened: close the circuit unless it is forced open; give the new state.
+
+        The parameters are those of :meth:`state`.
+        """
+        return await self._by_hand(store, "reset_circuit")
+
+    async def _by_hand(self, store: object, request: Request) -> CircuitBreakerState:
+        from gogoscope.circuit_making import circuit_in  # noqa: PLC0415 - loaded when first used
+
+        return await circuit_in(self, store).link.ask(request)
 
 
-def _check_errors(name: str, errors: Errors) -> None:
-    if callable(errors) and not isinstance(errors, type):
-        return
-    for kind in errors if isinstance(errors, tuple) else (errors,):
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            raise TypeError(
-                f"{name} must be exception types or a function of the error, got {errors!r}"
-            )
+def _has_async_call(fn: object) -> bool:
+    return inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - how, not if
 
 
-def _matches(errors: Errors, error: Exception) -> bool:
-    if isinstance(errors, type | tuple):
-        return isinstance(error, errors)
-    return errors(error)
+def _not_awaitable(fn: object, value: object) -> NotAwaitableError:
+    return NotAwaitableError(f"{callable_name(fn)} returned {value!r}, which cannot be awaited")
+
+
+_NOT_CALLED = object()

@@ -11,14 +11,31 @@ import anyio
 from anyio.lowlevel import RunVar
 from attrs import define, field, frozen
 
+from gogoscope.circuit_rates import RateWindow
 from gogoscope.persistence.protocols import CircuitBreakerState, CircuitBreakerStateProvider
+
+
+class Era:
+    """The time between two changes of a circuit's state, known by its identity."""
+
+    __slots__ = ()
 
 
 @frozen(eq=False)
 class Permit:
-    """That a call may go through; ``probe`` is the nonce of a half-open probe."""
+    """That a call may go through.
 
+    ``era`` is when it was let through, ``began`` the time of the event loop if it matters,
+    ``probe`` the nonce of a half-open probe.
+    """
+
+    era: Era
+    began: float = 0.0
     probe: str | None = None
+
+
+def _first_permit() -> Permit:
+    return Permit(Era())
 
 
 @define(eq=False)
@@ -26,22 +43,36 @@ class Snapshot:
     """What one process knows of a circuit, shared by all scopes of one event loop.
 
     ``state`` is the circuit by this process's best knowledge, ``stored`` as the store last showed
-    it. ``permit`` is replaced whenever the state changes, so that a call which began before the
-    change is known by its permit. ``unsent``, ``succeeded_ms`` and ``verdicts`` wait to be sent.
+    it. ``permit`` is what a call through the closed circuit gets; it is replaced whenever the state
+    changes, so that a call which began before the change is known by its era. ``calm`` says that
+    the circuit is closed and counts no failure. The store was asked at ``asked_at`` and is to be
+    asked again at ``ask_at``, both by the wall clock. ``unsent``, ``succeeded_ms`` and ``verdicts``
+    wait to be sent; of ``local_probes`` the store never heard.
     """
 
     state: CircuitBreakerState = field(factory=CircuitBreakerState)
     stored: CircuitBreakerState = field(factory=CircuitBreakerState)
-    permit: Permit = field(factory=Permit)
+    permit: Permit = field(factory=_first_permit)
+    calm: bool = True
+    rates: RateWindow | None = None
     reporter: str = field(factory=lambda: os.urandom(6).hex())
     unsent: int = 0
     succeeded_ms: int | None = None
     verdicts: deque[tuple[str, bool | None, int]] = field(factory=deque)
-    asked_at: float = -math.inf
+    asked_at: float = math.inf
+    ask_at: float = -math.inf
     first_read: anyio.Event | None = None
     sending: anyio.Event | None = None
+    waiting_since: float = math.inf
+    refreshing: bool = False
     claims: int = 0
+    local_probes: set[str] = field(factory=set)
     store_failed: bool = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether the store was asked at all."""
+        return self.asked_at != math.inf
 
     @property
     def dirty(self) -> bool:

@@ -149,7 +149,9 @@ class Combinators(Starting):
         """
         pause = seconds("interval", interval)
         name = f"every {pause:g} s: {callable_name(fn)}"
-        return self.task(_tick, self, pause, fn, name=name, retry=False, circuit_breaker=False)
+        # Without a slot, which it would hold between the ticks; each tick has one.
+        ticking: Task[None] = Task(self, _tick, (self, pause, fn), name, None, None)
+        return self.start(ticking, self.check_open())
 
     def _stream(
         self,
@@ -221,6 +223,18 @@ async def _first(
         name = "any" if succeeding else "race"
         raise ValueError(f"s.{name} needs at least one function, got none")
     pause = 0.0 if stagger is None else seconds("stagger", stagger, zero=True)
+    # Lent until the losers have ended, since one of them may have the slot that this task lent.
+    async with lent_to(scope.slots):
+        return await _first_of(scope, waiting, pause, succeeding=succeeding)
+
+
+async def _first_of(
+    scope: Starting,
+    waiting: list[Callable[[], Awaitable[T]]],
+    pause: float,
+    *,
+    succeeding: bool,
+) -> Ok[T] | Err:
     tasks: list[Task[T]] = []
     failed: list[Exception] = []
     bell = _Bell()
@@ -243,9 +257,8 @@ async def _first(
             if len(failed) == len(tasks):
                 continue
             patience = max(0.0, due - monotonic()) if waiting else None
-            async with lent_to(scope.slots):
-                with anyio.move_on_after(patience):
-                    await bell.wait()
+            with anyio.move_on_after(patience):
+                await bell.wait()
     finally:
         for task in tasks:
             task.cancel("another function was first")

@@ -96,27 +96,52 @@ class ErrorUnseen(Event):
 
 
 @frozen
-class CircuitStateChanged(Event):
-    """A circuit breaker went from ``old`` to ``new`` as far as this process knows."""
+class CircuitEvent(Event):
+    """Something that happened to the circuit breaker ``circuit``.
+
+    ``scope`` is empty where it is used outside of any scope.
+    """
 
     circuit: str
+
+
+@frozen
+class CircuitStateChanged(CircuitEvent):
+    """A circuit breaker went from ``old`` to ``new`` as far as this process knows."""
+
     old: str
     new: str
 
 
 @frozen
-class CircuitStoreFailed(Event):
+class CircuitCallRejected(CircuitEvent):
+    """A call was rejected uncalled; one may be let through in ``retry_after`` seconds."""
+
+    retry_after: float
+
+
+@frozen
+class CircuitProbeStarted(CircuitEvent):
+    """A call was let through a half-open circuit, to see whether what it calls works again."""
+
+
+@frozen
+class CircuitProbeEnded(CircuitEvent):
+    """A probe ended; ``succeeded`` is ``None`` if it says nothing and gave its turn back."""
+
+    succeeded: bool | None
+
+
+@frozen
+class CircuitStoreFailed(CircuitEvent):
     """The store of a circuit breaker failed; a local breaker guards until it is back."""
 
-    circuit: str
     error: Exception
 
 
 @frozen
-class CircuitStoreRecovered(Event):
+class CircuitStoreRecovered(CircuitEvent):
     """The store of a circuit breaker answers again."""
-
-    circuit: str
 
 
 @frozen
@@ -144,6 +169,34 @@ class LeaseLost(Event):
     reason: str
 
 
+@frozen
+class CacheLoaded(Event):
+    """The function that loads ``key`` was called and gave its value in ``seconds``."""
+
+    key: str
+    seconds: float
+
+
+@frozen
+class CacheStaleGiven(Event):
+    """The old value of ``key`` was given: instead of ``error``, or while it is refreshed."""
+
+    key: str
+    error: Exception | None
+
+
+@frozen
+class CacheStoreFailed(Event):
+    """The store of a cache failed; ``get_or_set`` calls its functions until it is back."""
+
+    error: Exception
+
+
+@frozen
+class CacheStoreRecovered(Event):
+    """The store of a cache answers again."""
+
+
 def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
     """Send the events of every scope of this process to an observer.
 
@@ -169,7 +222,7 @@ class _Log:
     logger: logging.Logger
     level: int
     failures: tuple[type[Event], ...] = field(
-        default=(TaskFailed, TaskTimedOut, CircuitStoreFailed, LeaseLost)
+        default=(TaskFailed, TaskTimedOut, CircuitStoreFailed, LeaseLost, CacheStoreFailed)
     )
 
     def __call__(self, event: Event) -> None:

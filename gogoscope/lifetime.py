@@ -80,6 +80,7 @@ class Lifetime:
         self._cancel_scope: anyio.CancelScope | None = None
         self._resources: AsyncExitStack | None = None
         self._body = 0
+        self._unshielded: BaseException | None = None
 
     def __repr__(self) -> str:
         return f"<Scope {self.name!r}>"
@@ -229,24 +230,32 @@ class Lifetime:
         current.set(self.host)
         if self.host is not None:
             self.host.children.discard(self)
-        leaving = _left_by(self._cancel_scope, leaving)
+        # anyio may take a cancellation that knows no shield for one of its own, and swallow it
+        leaving = _left_by(self._cancel_scope, leaving) or self._unshielded
         if interrupt is not None and not isinstance(leaving, Exception):
             # asyncio has let it out of its event loop already, and cancels all tasks natively
             leaving = leaving if leaving is not None and cancelled_natively() else interrupt
         if leaving is None:
             leaving = await self._pending_cancellation() or self._own_error()
-        await self._shielded(self.nets.close)
-        return leaving
+        cancelled = await self._shielded(self.nets.close)
+        return leaving or cancelled
 
     async def _shielded(self, step: Callable[[], Awaitable[object]]) -> BaseException | None:
-        """Take a step that the scope's end needs; give a cancellation that knows no shield."""
-        try:
-            with anyio.CancelScope(shield=True):
-                await step()
-        except anyio.get_cancelled_exc_class() as cancelled:
-            self._cancel(_FROM_OUTSIDE)
-            return cancelled
-        return None
+        """Take a step that the scope's end needs; give a cancellation that knows no shield.
+
+        That is asyncio's own, which comes once: what is left of the step is then taken again.
+        """
+        cancelled: BaseException | None = None
+        for _ in range(2):
+            try:
+                with anyio.CancelScope(shield=True):
+                    await step()
+            except anyio.get_cancelled_exc_class() as raised:
+                self._cancel(_FROM_OUTSIDE)
+                cancelled = self._unshielded = raised
+            else:
+                break
+        return cancelled
 
     async def _pending_cancellation(self) -> BaseException | None:
         """Give the cancellation that the code around the scope is about to get."""
@@ -291,7 +300,7 @@ class Lifetime:
         """Note that a task has its result."""
         self.running.discard(task)
         if error is not None:
-            if self._fail_fast and self._fatal is None:
+            if self._fail_fast and not self.cancelling:
                 self.fail(error, f"task {task.name!r} of its scope failed")
             elif not looked_at:
                 self.unlooked(task, error)

@@ -49,6 +49,10 @@ class LockedScope(Scope):
         """When the lease ends unless renewed, in seconds since the Unix epoch."""
         return self.handle.expires_at
 
+    def raised_by_body(self, loss: LeaseLostError) -> None:
+        """Note that the body raises the loss of the lease itself, so that it is told only once."""
+        self._fatal = loss
+
     def ensure(self) -> None:
         """Raise if the lease is over; makes no request. Call it before each outside write.
 
@@ -77,7 +81,7 @@ class LockBlock:
         metadata: Mapping[str, str] | None,
     ) -> None:
         self._parent = parent
-        self._key = check_key(key)
+        self.key = check_key(key)
         self._ttl = check_lease(ttl)
         self._wait = None if wait is None else seconds("wait", wait, zero=True, infinite=True)
         self._metadata = dict(metadata or {})
@@ -85,16 +89,16 @@ class LockBlock:
     async def __aenter__(self) -> LockedScope:
         self._parent.check_open()
         nets = self._parent.nets
-        mark = refuse_reentry(nets.locks, self._key)
-        answer = await nets.claim(self._key, self._ttl, self._wait, self._metadata)
+        mark = refuse_reentry(nets.locks, self.key)
+        answer = await nets.claim(self.key, self._ttl, self._wait, self._metadata)
         if not isinstance(answer, LockHandle):
-            raise timeout_error(self._key, self._wait, answer)
+            raise timeout_error(self.key, self._wait, answer)
         self._locked = LockedScope(self._parent, answer)
         self._keeper = Keeper(answer)
         self._group: TaskGroup = anyio.create_task_group()
         try:
             await self._group.__aenter__()
-            self._group.create_task(self._keep(), name=f"gogoscope lease of {self._key}")
+            self._group.create_task(self._keep(), name=f"gogoscope lease of {self.key}")
             await self._locked.__aenter__()
         except BaseException:
             await release(answer)
@@ -112,6 +116,8 @@ class LockBlock:
         held.set(self._held_before)
         handle = self._locked.handle
         outgoing = exc
+        if isinstance(exc, LeaseLostError) and exc.key == self.key:
+            self._locked.raised_by_body(exc)
         try:
             if await self._locked.__aexit__(exc_type, exc, traceback):
                 outgoing = None
@@ -119,13 +125,19 @@ class LockBlock:
             outgoing = raised
         lost = handle.lost
         self._keeper.stop()
-        await release(handle)
+        for _ in range(2):  # asyncio's own cancellation knows no shield, and comes once
+            try:
+                await release(handle)
+            except anyio.get_cancelled_exc_class() as cancelled:
+                outgoing = outgoing or cancelled
+            else:
+                break
         try:
             await self._group.__aexit__(None, None, None)
         except anyio.get_cancelled_exc_class() as cancelled:
             outgoing = outgoing or cancelled
         if outgoing is None and lost is not None:
-            outgoing = LeaseLostError(self._key, lost)
+            outgoing = LeaseLostError(self.key, lost)
         if outgoing is None or outgoing is exc:
             return outgoing is None
         raise outgoing from outgoing.__cause__
@@ -133,5 +145,5 @@ class LockBlock:
     async def _keep(self) -> None:
         lost = await self._keeper.run()
         if lost is not None:
-            self._locked.emit(LeaseLost(self._parent.name, self._key, lost.reason))
+            self._locked.emit(LeaseLost(self._parent.name, self.key, lost.reason))
             self._locked.fail(lost, f"the lease of its lock was lost: {lost.reason}")

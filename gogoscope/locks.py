@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 from gogoscope.clock import monotonic
 from gogoscope.durations import seconds
 from gogoscope.exceptions import GogoscopeError, LeaseLostError, LockError, LockTimeoutError
-from gogoscope.persistence.lock_handle import LockHandle, claim_handle
+from gogoscope.lock_polling import Wanted
+from gogoscope.lock_queue import queue_of
+from gogoscope.persistence.lock_handle import LockHandle
+from gogoscope.persistence.validation import check_key, check_lease
 
 if TYPE_CHECKING:
     from gogoscope.persistence.protocols import LockProvider, LockRecord
 
-FIRST_POLL_SECONDS = 0.02
-LONGEST_POLL_SECONDS = 0.5
 RENEWALS_PER_LEASE = 3
 
 
@@ -31,48 +33,11 @@ async def acquire(
 ) -> LockHandle | LockRecord | None:
     """Take a lock, waiting for it if need be; give its handle, or else who has it.
 
-    :param wait: seconds to wait; ``None`` waits for ever
+    :param wait: seconds to wait; 0 asks once and never queues, ``None`` waits for ever
     """
-    patience = None if wait is None else seconds("wait", wait, zero=True, infinite=True)
-    give_up_at = None if patience is None else monotonic() + patience
-    poll = FIRST_POLL_SECONDS
-    watched = _Watched()
-    while True:
-        seen = watched.dead()
-        answer = await claim_handle(provider, key, ttl, metadata=metadata, seen=seen)
-        if isinstance(answer, LockHandle):
-            return answer
-        record = answer.record
-        watched.look(record)
-        pause = _jittered(poll)
-        poll = min(LONGEST_POLL_SECONDS, poll * 2)
-        if give_up_at is not None:
-            left = give_up_at - monotonic()
-            if left <= 0:
-                return record
-            pause = min(pause, left)
-        await anyio.sleep(pause)
-
-
-class _Watched:
-    """Watches a holder without trusting its clock: unchanged for a whole lease, it is dead."""
-
-    def __init__(self) -> None:
-        self._record: LockRecord | None = None
-        self._since = 0.0
-
-    def look(self, record: LockRecord | None) -> None:
-        if record is None or record.nonce is None:
-            self._record = None
-        elif self._record is None or _identity(record) != _identity(self._record):
-            self._record = record
-            self._since = monotonic()
-
-    def dead(self) -> LockRecord | None:
-        record = self._record
-        if record is not None and monotonic() - self._since > record.lease_ms / 1000:
-            return record
-        return None
+    wanted = Wanted(check_lease(ttl), metadata)
+    patience = math.inf if wait is None else seconds("wait", wait, zero=True, infinite=True)
+    return await queue_of(provider, check_key(key)).acquire(wanted, patience)
 
 
 class Keeper:
@@ -86,6 +51,7 @@ class Keeper:
         self._handle = handle
         self._stopped = anyio.CancelScope(shield=True)
         self._failure: GogoscopeError | None = None
+        self._unanswered = False
 
     async def run(self) -> LeaseLostError | None:
         """Renew, and give the error when the lock is lost; ``None`` when told to stop."""
@@ -97,6 +63,8 @@ class Keeper:
                 pause = await self._renew()
             if self._failure is not None:
                 reason = f"{reason}; the store failed with {self._failure!r}"
+            elif self._unanswered:
+                reason = f"{reason}; the store did not answer"
             lost = LeaseLostError(handle.key, reason)
             lost.__cause__ = self._failure
             return lost
@@ -109,13 +77,17 @@ class Keeper:
     async def _renew(self) -> float:
         """Try to renew once; give the seconds until the next try."""
         handle = self._handle
-        with anyio.move_on_after(max(0.0, handle.deadline - monotonic())):
+        left = handle.deadline - monotonic()
+        if left <= 0:
+            return 0.0  # The event loop was blocked; the store is not to blame.
+        with anyio.move_on_after(left) as limit:
             try:
                 await handle.extend()
             except GogoscopeError as error:
                 self._failure = error
                 return handle.lease / (RENEWALS_PER_LEASE * 4)
             self._failure = None
+        self._unanswered = limit.cancelled_caught
         return handle.lease / RENEWALS_PER_LEASE
 
 
@@ -143,13 +115,3 @@ def timeout_error(
     return LockTimeoutError(
         f"lock {key!r} was not free within {wait} s: held by {record.owner!r} ({place})"
     )
-
-
-def _identity(record: LockRecord) -> tuple[Any, int]:
-    return record.nonce, record.version
-
-
-def _jittered(pause: float) -> float:
-    import random  # noqa: PLC0415 - only needed when a lock is taken; costs much of our import
-
-    return pause * random.uniform(0.5, 1)  # noqa: S311 - jitter is no secret

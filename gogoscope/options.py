@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from gogoscope.cancellation import checkpoint_if_cancelled
 from gogoscope.circuit_breaker import CircuitBreaker
@@ -75,6 +75,19 @@ async def call_in_thread(fn: Callable[..., T], *args: Any) -> T:
     """Call a function in a worker thread, and let a cancellation happen when it has ended."""
     from anyio import to_thread  # noqa: PLC0415 - rarely needed
 
-    value = await to_thread.run_sync(fn, *args)
+    value, error = await to_thread.run_sync(_outcome, fn, args)
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error
     await checkpoint_if_cancelled()
-    return value
+    return cast("T", value)
+
+
+def _outcome(fn: Callable[..., T], args: tuple[Any, ...]) -> tuple[T | None, BaseException | None]:
+    """Call a function; keep the frames of the worker thread out of its error's traceback."""
+    try:
+        return fn(*args), None
+    except BaseException as error:  # noqa: BLE001 - raised again by who called
+        return None, error

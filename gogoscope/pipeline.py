@@ -89,7 +89,7 @@ class Pipeline:
             else:
                 circuit.abandoned(permit)
             raise
-        circuit.succeeded(permit)
+        circuit.returned(permit, value)
         return value
 
     async def _bounded(self, task: Task[Any]) -> Any:

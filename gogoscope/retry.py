@@ -189,9 +189,18 @@ class Retry:
 
         :raises Exception: the error of the last try
         """
-        if self.attempt_timeout is None:
-            return await self.repeat(None, fn, *args)
-        return await self.repeat(None, self.bounded, fn, *args)
+        if self.attempt_timeout is not None:
+            return await self.repeat(None, self.bounded, fn, *args)
+        # What repeat does, without the cost of one more coroutine for each call.
+        started = None if self.max_elapsed is None else monotonic()
+        try:
+            return await fn(*args)
+        except Exception as raised:  # noqa: BLE001 - raised again unless it is retried
+            error = raised
+        try:
+            return await self._try_again(started, error, None, fn, args)
+        finally:
+            del error
 
     async def bounded(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Call a function once, for at most ``attempt_timeout`` seconds.

@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from gogoscope.circuit_breaker import CircuitBreaker
+from gogoscope.circuit_policy import CircuitPolicy
 from gogoscope.exceptions import GogoscopeError
 from gogoscope.observers import log_warning
 from gogoscope.persistence.bundle import Persistence, unsupported
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.task import lent_to
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
     from anyio.abc import TaskGroup
 
+    from gogoscope.cache import Cache
     from gogoscope.circuit import Circuit
     from gogoscope.lifetime import Lifetime
-    from gogoscope.persistence.protocols import CacheProvider, LockProvider, LockRecord
+    from gogoscope.persistence.protocols import LockProvider, LockRecord
     from gogoscope.persistence.shared import SharedStore
 
 SETTLE_SECONDS = 1.0
+RECOVERY_SECONDS = 0.05
 
 
 class SafetyNets:
@@ -41,8 +44,9 @@ class SafetyNets:
         self._bundle: Persistence | None = None
         self._group: TaskGroup | None = None
         self._services: dict[TaskHandle[None], bool] = {}
-        self._circuits: dict[str, Circuit] = {}
+        self._circuits: dict[tuple[CircuitPolicy, str], Circuit] = {}
         self._handles: set[LockHandle] = set()
+        self._cache: Cache | None = None
         if not isinstance(persistence, str | None):
             self._bundle = Persistence.of(persistence)
 
@@ -52,12 +56,17 @@ class SafetyNets:
         return self._persistence if self._bundle is None else self._bundle
 
     @property
-    def cache(self) -> CacheProvider:
-        """The store's cache."""
-        provider = self._stores().cache
-        if provider is None:
-            raise unsupported("cache", self._persistence)
-        return provider
+    def cache(self) -> Cache:
+        """The cache on the store."""
+        if self._cache is None:
+            from gogoscope.cache import Cache  # noqa: PLC0415 - loaded when first used
+
+            stores = self._stores()
+            if stores.cache is None:
+                raise unsupported("cache", self._persistence)
+            cache = stores.cache if isinstance(stores.cache, Cache) else Cache(stores)
+            self._cache = cache.hosted_by(self._scope, self.spawn)
+        return self._cache
 
     @property
     def locks(self) -> LockProvider:
@@ -80,30 +89,25 @@ class SafetyNets:
         """Name the task group that carries the work in the background."""
         self._group = group
 
-    def circuit(self, policy: CircuitBreaker) -> Circuit:
+    def circuit(self, policy: CircuitPolicy, name: str | None = None) -> Circuit:
         """Give the circuit of a policy in the scope's store.
 
+        :param name: the circuit of a policy that has no name; the scope's name if left out
         :raises CapabilityNotSupportedError: if the store keeps no circuit breakers
         """
-        name = policy.name or self._scope.name
-        circuit = self._circuits.get(name)
-        if circuit is None or circuit.policy is not policy:
+        name = policy.name or name or self._scope.name
+        circuit = self._circuits.get((policy, name))
+        if circuit is None:
             provider = self._stores().circuit_breakers
             if provider is None:
                 raise unsupported("circuit_breakers", self._persistence)
             from gogoscope.circuit import Circuit  # noqa: PLC0415 - rarely needed
+            from gogoscope.circuit_link import CircuitLink  # noqa: PLC0415 - likewise
             from gogoscope.circuit_snapshot import snapshot_of  # noqa: PLC0415 - likewise
 
-            circuit = Circuit(
-                policy,
-                name,
-                provider,
-                snapshot_of(provider, name),
-                self.spawn,
-                self._scope.emit,
-                self._scope.name,
-            )
-            self._circuits[name] = circuit
+            snapshot = snapshot_of(provider, name)
+            link = CircuitLink(policy, name, provider, snapshot, self.spawn, self._scope)
+            circuit = self._circuits[policy, name] = Circuit(link)
         return circuit
 
     async def acquire_lock(
@@ -128,7 +132,14 @@ class SafetyNets:
 
         metadata = {"scope": self._scope.name, **metadata}
         began = time.monotonic()
-        answer = await locks.acquire(self.locks, key, ttl, wait, metadata)
+        answer: LockHandle | LockRecord | None = None
+        try:
+            async with lent_to(None if wait == 0 else self._scope.slots):
+                answer = await locks.acquire(self.locks, key, ttl, wait, metadata)
+        except BaseException:
+            if isinstance(answer, LockHandle):  # cancelled while it waited for its slot
+                await release(answer)
+            raise
         if isinstance(answer, LockHandle):
             answer.on_release = self._released
             if self._scope.observed:
@@ -147,18 +158,34 @@ class SafetyNets:
 
     async def settle(self) -> None:
         """Let the store know everything, bounded, and free the locks; the tasks have ended."""
-        circuits = [circuit for circuit in self._circuits.values() if not circuit.store_failed]
-        if circuits:
-            with anyio.move_on_after(SETTLE_SECONDS, shield=True):
+        try:
+            await self._settle_circuits()
+        finally:
+            for service in self._services:
+                service.cancel()
+            self._group = None
+            await self._release_all()
+
+    async def _settle_circuits(self) -> None:
+        if self._circuits or any(self._services.values()):
+            healthy = [circuit for circuit in self._circuits.values() if not circuit.store_failed]
+            # A store that fails is given a moment only, to tell whether it is back.
+            patience = RECOVERY_SECONDS if self._circuits and not healthy else SETTLE_SECONDS
+            with anyio.move_on_after(patience, shield=True):
                 for service in [service for service, brief in self._services.items() if brief]:
                     await service.wait()
-            for circuit in circuits:
+            for circuit in healthy:
                 await circuit.flush()
-        for service in self._services:
-            service.cancel()
-        self._group = None
+
+    async def _release_all(self) -> None:
+        cancelled: BaseException | None = None
         for handle in list(self._handles):
-            await release(handle)
+            try:
+                await release(handle)
+            except anyio.get_cancelled_exc_class() as raised:
+                cancelled = raised
+        if cancelled is not None:
+            raise cancelled
 
     async def close(self) -> None:
         """Close the store, if this scope opened it."""
@@ -195,6 +222,14 @@ class SafetyNets:
 
 async def release(handle: LockHandle) -> None:
     """Free a lock at its block's end, shielded and bounded; else its lease ends it."""
+    try:
+        await _release(handle)
+    except anyio.get_cancelled_exc_class():  # asyncio's own cancellation, which knows no shield
+        await _release(handle)
+        raise
+
+
+async def _release(handle: LockHandle) -> None:
     with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
         try:
             await handle.release()

@@ -29,8 +29,10 @@ from gogoscope.task import Task, current
 if TYPE_CHECKING:
     from signal import Signals
 
+    from gogoscope.cache import Cache
+    from gogoscope.cache_types import CachedDecorator
+    from gogoscope.leadership import Campaign
     from gogoscope.locked_scope import LockBlock
-    from gogoscope.persistence.protocols import CacheProvider
 
 
 class Scope(Combinators):
@@ -78,12 +80,38 @@ class Scope(Combinators):
         self.leaders = {}
 
     @property
-    def cache(self) -> CacheProvider:
-        """The store's cache: ``get``, ``set``, ``delete``, ``has``, ``clear`` and ``keys``.
+    def cache(self) -> Cache:
+        """The cache on the scope's store.
 
         :raises CapabilityNotSupportedError: if the store has none
         """
         return self.nets.cache
+
+    def cached(
+        self,
+        ttl: float | timedelta | None,
+        *,
+        key: Callable[..., str] | None = None,
+        stale_while_revalidate: float | timedelta = 0,
+        stale_if_error: float | timedelta = 0,
+        negative_ttl: float | timedelta | None = None,
+        lease: float | timedelta = 10,
+    ) -> CachedDecorator:
+        """Keep the results of an async function in the scope's cache: ``@s.cached(60)``.
+
+        The options are those of :func:`gogoscope.cached` and of ``s.cache.get_or_set``.
+        """
+        from gogoscope.cache_decorator import cached  # noqa: PLC0415 - loaded when first used
+
+        return cached(
+            self.cache,
+            ttl,
+            key=key,
+            stale_while_revalidate=stale_while_revalidate,
+            stale_if_error=stale_if_error,
+            negative_ttl=negative_ttl,
+            lease=lease,
+        )
 
     def child(
         self,
@@ -187,6 +215,35 @@ class Scope(Combinators):
         from gogoscope.locked_scope import LockBlock  # noqa: PLC0415 - its block is a scope itself
 
         return LockBlock(self, key, ttl, wait, metadata)
+
+    def leader(
+        self,
+        key: str,
+        ttl: float | timedelta = 15,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Campaign:
+        """Lead the fleet for a block; written in a loop that campaigns again.
+
+        ::
+
+            while not s.stopping.is_set():
+                async with s.leader("billing") as term:
+                    term.every(60, send_bills)
+
+        Entering waits until no other process leads, through failures of the store as well. The
+        term is a lock that is renewed, and its block a scope, as with :meth:`lock`. A lost term
+        cancels the block and its tasks and raises nothing: the code after the block runs, and the
+        loop campaigns again. Leaving the block resigns, and the next process leads at once.
+
+        :param key: what is led; a lock of that name
+        :param ttl: the lease in seconds, at most 12 hours: how long a dead leader is waited for
+        :param metadata: what to tell people about the leader, besides host, pid and scope
+        :raises LockError: on entering, if this task leads already
+        :raises PersistenceError: on entering, if the store fails for good
+        """
+        from gogoscope.leadership import Campaign  # noqa: PLC0415 - its block is a scope itself
+
+        return Campaign(self, key, ttl, metadata)
 
 
 def scope(

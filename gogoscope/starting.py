@@ -26,6 +26,8 @@ from gogoscope.slots import Slot
 from gogoscope.task import Task, callable_name
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from gogoscope.circuit_breaker import CircuitBreaker
     from gogoscope.retry import Retry
 
@@ -100,9 +102,13 @@ class Starting(Lifetime):
         ):
             pipeline = self.pipeline(timeout, retry, circuit_breaker, priority)
         task: Task[T] = Task(self, fn, args, name, pipeline, on_error)
+        if self.cancelling and pipeline is not None:
+            pipeline.never_run()
+        return self.start(task, group)
+
+    def start(self, task: Task[T], group: TaskGroup) -> Task[T]:
+        """Start a task at the next checkpoint, or end it at once if the scope is cancelled."""
         if self.cancelling:
-            if pipeline is not None:
-                pipeline.never_run()
             task.end_cancelled(self._why)
         else:
             self.running.add(task)
@@ -150,7 +156,6 @@ class Starting(Lifetime):
 
     def _follow(self, leader: Task[T], name: str | None, on_error: OnError | None) -> Task[T]:
         """Give a handle of its own for the outcome of a task."""
-        group = self.check_open()
 
         async def outcome() -> T:
             await leader.wait()
@@ -160,12 +165,9 @@ class Starting(Lifetime):
         leader.attach()
         follower.watcher = lambda: leader.detach(abandoned=follower.state == "cancelled")
         follower.follows = leader
-        if self.cancelling:
-            follower.end_cancelled(self._why)
+        self.start(follower, self.check_open())
+        if follower.done:
             follower.watcher()
-        else:
-            self.running.add(follower)
-            follower.handle = group.create_task(follower.run(), name=follower.name)
         return follower
 
     def pipeline(

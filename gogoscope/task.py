@@ -291,6 +291,7 @@ class Task(Generic[T_co]):
         scope = self._scope
         error = result.error
         if error is not None:
+            forget_own_frames(error)
             annotate(error, f"in task {self._name!r} of scope {scope.name!r}")
         if scope.on_event is not None or subscribers:
             self._tell_ended(error)
@@ -335,12 +336,37 @@ class Task(Generic[T_co]):
 
 
 def lent_to(slots: Slots | None) -> AbstractAsyncContextManager[None]:
-    """Lend the slot of the current task, if it is one of ``slots``, for the length of a block."""
+    """Lend the slot of the current task, or of one around it, that is one of ``slots``."""
     holder = None if slots is None else current.get()
-    slot = None if holder is None else holder.slot
-    if slot is None or slot.slots is not slots:
-        return nullcontext()
-    return slot.lent()
+    while holder is not None:
+        slot = holder.slot
+        if slot is not None and slot.slots is slots:
+            return slot.lent()
+        holder = holder.scope if isinstance(holder, Task) else holder.host
+    return nullcontext()
+
+
+def forget_own_frames(error: Exception) -> None:
+    """Take this package's frames off the tracebacks of an error and of those that led to it.
+
+    They tell nothing about the caller's code, and would keep the scope for as long as the error.
+    """
+    seen: set[int] = set()
+    unvisited: list[BaseException | None] = [error]
+    while unvisited:
+        raised = unvisited.pop()
+        if raised is None or id(raised) in seen:
+            continue
+        seen.add(id(raised))
+        traceback = raised.__traceback__
+        while traceback is not None and _is_own(traceback.tb_frame):
+            traceback = traceback.tb_next
+        raised.__traceback__ = traceback
+        unvisited += [raised.__cause__, raised.__context__]
+
+
+def _is_own(frame: types.FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("gogoscope.")
 
 
 def annotate(error: Exception, note: str) -> None:

@@ -35,12 +35,22 @@ class DynamoDBAdapter(Locks, CircuitBreakers, Cache):
     With a client of the caller's it is ready at once and never closes it. Without one it opens
     its own when it is entered with ``async with``, and closes that at the end of the block.
 
+    Every write is atomic for its key, and conditions are judged on what was written last. Locks,
+    circuits, ``clear`` and ``get_entry(latest=True)`` read what was written last; ``get``,
+    ``get_entry``, ``get_many``, ``has``, ``keys`` and ``iterate_keys`` may miss what was written
+    less than about a second ago, unless the store was made with ``consistent_reads``.
+
     :param client: a low-level async DynamoDB client, as ``aioboto3.Session().client("dynamodb")``
         gives when entered; ``None`` to open one
     :param table_name: the table's name or ARN; make it with ``create_table``
     :param key_prefix: stands before every key; ends with one of ``: / . | #``
-    :param max_clock_skew: the largest difference between two clocks of the fleet, in seconds; a
-        lock whose holder died is taken over that much later
+    :param max_clock_skew: the largest difference between two clocks of the fleet, in seconds,
+        which is twice the largest error of one; a lock whose holder died is taken over that much
+        later. 0.05 if left out: machines that are kept in time by NTP or a cloud's time service
+        are a few milliseconds off, and 50 ms more hardly matter to who waits for a dead holder.
+        With worse clocks set it higher, or a live lease may be taken over early, which its holder
+        and its fencing token tell. A waiter also takes over, whatever the clocks say, from a
+        holder that it saw unchanged for a whole lease, so a high value costs nothing but that.
     :param clock: gives the seconds since the Unix epoch
     :param codec: turns cached values into text and back; JSON if left out
     :param consistent_reads: whether the cache reads what was written last, at twice the price

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-import anyio
-
-from gogoscope.exceptions import GogoscopeError, RecordTooLargeError, ThrottledError
-from gogoscope.persistence.validation import check_ttl, glob_matcher, literal_start
+from gogoscope.exceptions import RecordTooLargeError
+from gogoscope.persistence.paging import Pages
+from gogoscope.persistence.protocols import CacheEntry
+from gogoscope.persistence.validation import (
+    check_keys,
+    check_mapping,
+    check_ttl,
+    glob_matcher,
+    literal_start,
+)
 from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.batches import (
+    READ_BATCH,
+    WRITE_BATCH,
+    chunks,
+    read_batch,
+    side_by_side,
+    write_batch,
+)
 from gogoscope_dynamodb.capability import Capability
-from gogoscope_dynamodb.requests import MOST_TRIES, backoff
+from gogoscope_dynamodb.requests import Update
 from gogoscope_dynamodb.schema import CACHE, Item, number, text
 
 SEGMENTS = 4
-BATCH = 25
 SCAN_TIMEOUT = 20.0
 ITEM_OVERHEAD = 128
 """The most bytes of a cache item beside its key and its text: names, numbers and their markers."""
@@ -25,16 +40,27 @@ ITEM_OVERHEAD = 128
 _EXPIRY = "#pk, #version, #expiresAt, #data.#until"
 _EXPIRY_NAMES = {f"#{name}": name for name in ("pk", "version", "expiresAt", "data", "until")}
 
+_NO_VALUE = (
+    "attribute_not_exists(#pk) OR #data.#until <= :now "
+    "OR (attribute_not_exists(#data.#until) AND #expiresAt <= :nowSeconds)"
+)
+_NO_VALUE_NAMES = {f"#{name}": name for name in ("pk", "data", "until", "expiresAt")}
+_HAS_VALUE = (
+    "attribute_exists(#data.#json) AND (attribute_not_exists(#data.#until) OR #data.#until > :now)"
+)
+_TOUCH = Update("SET #data.#until = :until, #expiresAt = :ttl", _HAS_VALUE, returns="NONE")
+_TOUCH_FOR_EVER = Update("REMOVE #data.#until, #expiresAt", _HAS_VALUE, returns="NONE")
+
 
 class Cache(Capability):
-    """A ``CacheProvider`` on a table."""
+    """A ``CacheProvider`` on a table.
+
+    What another request wrote less than about a second ago may be missed by ``get``, ``get_many``,
+    ``has``, ``keys`` and ``iterate_keys``, unless the store was made with ``consistent_reads``.
+    """
 
     async def get(self, key: str, default: Any = None) -> Any:
-        """Give the value of a key, or ``default`` if it has none; one read.
-
-        What another request wrote less than about a second ago may be missed, unless the store
-        was made with ``consistent_reads``.
-        """
+        """Give the value of a key, or ``default`` if it has none; one read."""
         found = await self._table.read(
             self._key(CACHE, key), consistent=self._settings.consistent_reads
         )
@@ -42,28 +68,113 @@ class Cache(Capability):
             return default
         return schema.decode_value(found, self._settings.codec)
 
-    async def set(self, key: str, value: Any, ttl: float | timedelta | None = None) -> None:
+    async def get_entry(self, key: str, *, latest: bool = False) -> CacheEntry | None:
+        """Give the value of a key with its end, or ``None`` if it has none; one read.
+
+        :param latest: whether to see every write that was completed before, at twice the price
+        """
+        found = await self._table.read(
+            self._key(CACHE, key), consistent=latest or self._settings.consistent_reads
+        )
+        now_ms = self._now_ms()
+        if found is None or not schema.is_live(found, now_ms):
+            return None
+        until_ms = schema.end_of(found)
+        left = math.inf if until_ms is None else (until_ms - now_ms) / 1000
+        return CacheEntry(schema.decode_value(found, self._settings.codec), until_ms, left)
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Give the values of those keys that have one; one read for each 100 keys."""
+        items = [self._key(CACHE, key) for key in check_keys(keys)]
+        found: dict[str, Any] = {}
+
+        def collect(item: Item) -> None:
+            if schema.is_live(item, self._now_ms()):
+                key = schema.cached_key(item, self._settings.key_prefix)
+                found[key] = schema.decode_value(item, self._settings.codec)
+
+        async def read(part: Iterable[Item]) -> None:
+            await read_batch(
+                self._table, list(part), collect, consistent=self._settings.consistent_reads
+            )
+
+        await self._in_batches(items, READ_BATCH, read)
+        return found
+
+    async def set(
+        self,
+        key: str,
+        value: Any,
+        ttl: float | timedelta | None = None,
+        *,
+        if_absent: bool = False,
+    ) -> bool:
         """Set the value of a key, for ``ttl`` seconds or for ever; one write.
 
+        :param if_absent: whether to leave a key alone that has a value, in one atomic step
+        :returns: whether the value was set; without ``if_absent`` it always is
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
         :raises RecordTooLargeError: if the item would be larger than 400 KB; nothing is sent
         """
-        item = self._key(CACHE, key)
-        data = {"json": text(self._settings.codec.dumps(value)), "by": text(os.urandom(8).hex())}
-        size = sum(len(part["S"].encode()) for part in (item["pk"], data["json"])) + ITEM_OVERHEAD
-        if size > schema.LARGEST_ITEM:
-            raise RecordTooLargeError(
-                f"the value of {key[:80]!r} makes an item of {size:,} bytes; DynamoDB holds at "
-                f"most {schema.LARGEST_ITEM:,}"
-            )
         now_ms = self._now_ms()
-        item |= {"version": number(now_ms * 1000), "data": {"M": data}}
-        if ttl is not None:
-            until_ms = now_ms + schema.milliseconds(check_ttl(ttl))
-            data["until"] = number(until_ms)
-            item["expiresAt"] = number(schema.whole_seconds(until_ms))
-        await self._table.put(item)
+        item = self._item(key, value, self._until(ttl, now_ms), now_ms)
+        if not if_absent:
+            await self._table.put(item)
+            return True
+        answer = await self._table.send(
+            "put_item",
+            {
+                "TableName": self._table.name,
+                "Item": item,
+                "ConditionExpression": _NO_VALUE,
+                "ExpressionAttributeNames": _NO_VALUE_NAMES,
+                "ExpressionAttributeValues": {
+                    ":now": number(now_ms),
+                    ":nowSeconds": number(now_ms // 1000),
+                },
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            },
+        )
+        return answer.granted or schema.writer_of(answer.item) == schema.writer_of(item)
+
+    async def set_many(
+        self, values: Mapping[str, Any], ttl: float | timedelta | None = None
+    ) -> None:
+        """Set the values of many keys, each for ``ttl`` seconds or for ever.
+
+        One request for each 25 keys, each key a write of its own: it is not one transaction.
+
+        :raises TypeError: if a value cannot be stored faithfully; nothing is sent
+        :raises ValueError: likewise, or if ``ttl`` is out of range
+        :raises RecordTooLargeError: if an item would be larger than 400 KB; nothing is sent
+        """
+        now_ms = self._now_ms()
+        until_ms = self._until(ttl, now_ms)
+        await self._write_all(
+            [
+                {"PutRequest": {"Item": self._item(key, value, until_ms, now_ms)}}
+                for key, value in check_mapping(values).items()
+            ]
+        )
+
+    async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
+        """Let the value of a key end ``ttl`` seconds from now, or never; ``False`` if it has none.
+
+        One write. Values that the original wrote cannot be touched: it is ``False`` for them.
+
+        :raises ValueError: if ``ttl`` is out of range
+        """
+        now_ms = self._now_ms()
+        until_ms = self._until(ttl, now_ms)
+        values = {":now": number(now_ms)}
+        if until_ms is not None:
+            values[":until"] = number(until_ms)
+            values[":ttl"] = number(schema.whole_seconds(until_ms))
+        answer = await self._table.update(
+            self._key(CACHE, key), _TOUCH_FOR_EVER if until_ms is None else _TOUCH, values
+        )
+        return answer.granted
 
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value; one write.
@@ -83,6 +194,12 @@ class Cache(Capability):
             return answer.in_doubt
         return schema.is_live(found, self._now_ms())
 
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove many keys, whether or not they have a value; one request for each 25 keys."""
+        await self._write_all(
+            [{"DeleteRequest": {"Key": self._key(CACHE, key)}} for key in check_keys(keys)]
+        )
+
     async def has(self, key: str) -> bool:
         """Tell whether a key has a value, ``None`` included; one read."""
         found = await self._table.read(
@@ -97,15 +214,24 @@ class Cache(Capability):
         """Remove every key below the store's prefix; touches no lock and no circuit.
 
         It reads the whole table and is charged for that, other stores' items included; and it
-        writes once for each key that it removes.
+        writes once for each key that it removes, 25 in a request.
         """
+        unsent: list[Item] = []
 
         async def remove(items: list[Item]) -> None:
-            keys = [{"pk": item["pk"], "sk": {"S": schema.SORT_KEY}} for item in items]
-            for start in range(0, len(keys), BATCH):
-                await self._delete_batch(keys[start : start + BATCH])
+            unsent.extend(_deletion(item) for item in items)
+            while len(unsent) >= WRITE_BATCH:
+                await send()
 
-        await self._scan(self._settings.key_prefix, remove, consistent=True)
+        async def send() -> None:
+            batch = unsent[:WRITE_BATCH]
+            del unsent[:WRITE_BATCH]
+            await start(lambda: write_batch(self._table, batch))
+
+        async with side_by_side() as start:
+            await self._scan(self._settings.key_prefix, remove, consistent=True)
+            if unsent:
+                await send()
 
     async def keys(self, pattern: str | None = None) -> list[str]:
         """List the keys that have a value, without the store's prefix, in no particular order.
@@ -115,72 +241,126 @@ class Cache(Capability):
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
         """
-        matches = glob_matcher(pattern)
-        prefix = self._settings.key_prefix
-        now_ms = self._now_ms()
+        matching = self._matching(pattern)
         listed: list[str] = []
 
         async def collect(items: list[Item]) -> None:
+            listed.extend(matching(items))
+
+        await self._scan(self._start(pattern), collect, consistent=self._settings.consistent_reads)
+        return listed
+
+    def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
+        """Give the keys that have a value one by one, read page by page: ``async for``.
+
+        It reads the whole table and is charged for that, as far as it goes; one page after the
+        other, so it takes longer than ``keys``.
+
+        :param pattern: as in :meth:`keys`
+        """
+        matching = self._matching(pattern)
+        parameters = self._scan_parameters(
+            self._start(pattern), consistent=self._settings.consistent_reads
+        )
+
+        async def read(following: Item | None) -> tuple[list[str], Item | None]:
+            items, following = await self._scan_page(parameters, following)
+            return matching(items), following
+
+        return Pages(read)
+
+    def _until(self, ttl: float | timedelta | None, now_ms: int) -> int | None:
+        return None if ttl is None else now_ms + schema.milliseconds(check_ttl(ttl))
+
+    def _item(self, key: str, value: Any, until_ms: int | None, now_ms: int) -> Item:
+        """Give the item of a value.
+
+        :raises RecordTooLargeError: if it is larger than DynamoDB holds
+        """
+        item = self._key(CACHE, key)
+        data = {"json": text(self._settings.codec.dumps(value)), "by": text(os.urandom(8).hex())}
+        size = sum(len(part["S"].encode()) for part in (item["pk"], data["json"])) + ITEM_OVERHEAD
+        if size > schema.LARGEST_ITEM:
+            raise RecordTooLargeError(
+                f"the value of {key[:80]!r} makes an item of {size:,} bytes; DynamoDB holds at "
+                f"most {schema.LARGEST_ITEM:,}"
+            )
+        item |= {"version": number(now_ms * 1000), "data": {"M": data}}
+        if until_ms is not None:
+            data["until"] = number(until_ms)
+            item["expiresAt"] = number(schema.whole_seconds(until_ms))
+        return item
+
+    async def _write_all(self, requests: list[Item]) -> None:
+        await self._in_batches(
+            requests, WRITE_BATCH, lambda part: write_batch(self._table, list(part))
+        )
+
+    async def _in_batches(
+        self, elements: list[Item], size: int, send: Callable[[Iterable[Item]], Awaitable[None]]
+    ) -> None:
+        if len(elements) <= size:
+            if elements:
+                await send(elements)
+            return
+        async with side_by_side() as start:
+            for part in chunks(elements, size):
+                await start(partial(send, part))
+
+    def _start(self, pattern: str | None) -> str:
+        return self._settings.key_prefix + literal_start(pattern or "")
+
+    def _matching(self, pattern: str | None) -> Callable[[list[Item]], list[str]]:
+        matches = glob_matcher(pattern)
+        prefix = self._settings.key_prefix
+
+        def matching(items: list[Item]) -> list[str]:
+            now_ms = self._now_ms()
             keys = (
                 schema.cached_key(item, prefix) for item in items if schema.is_live(item, now_ms)
             )
-            listed.extend(key for key in keys if matches(key))
+            return [key for key in keys if matches(key)]
 
-        start = prefix + literal_start(pattern or "")
-        await self._scan(start, collect, consistent=self._settings.consistent_reads)
-        return listed
+        return matching
+
+    def _scan_parameters(self, start: str, *, consistent: bool) -> dict[str, Any]:
+        return {
+            "TableName": self._table.name,
+            "ConsistentRead": consistent,
+            "FilterExpression": "begins_with(#pk, :start)",
+            "ProjectionExpression": _EXPIRY,
+            "ExpressionAttributeNames": _EXPIRY_NAMES,
+            "ExpressionAttributeValues": {":start": text(CACHE + start)},
+        }
+
+    async def _scan_page(
+        self, parameters: Mapping[str, Any], following: Item | None
+    ) -> tuple[list[Item], Item | None]:
+        """Give the items of a page, and what the next one begins with, ``None`` after the last."""
+        if following is not None:
+            parameters = {**parameters, "ExclusiveStartKey": following}
+        answer = await self._table.send("scan", parameters, timeout=SCAN_TIMEOUT)
+        return answer.response["Items"], answer.response.get("LastEvaluatedKey")
 
     async def _scan(
-        self,
-        start: str,
-        use: Callable[[list[Item]], Awaitable[None]],
-        *,
-        consistent: bool,
+        self, start: str, use: Callable[[list[Item]], Awaitable[None]], *, consistent: bool
     ) -> None:
         """Pass every page of cache items whose key begins with ``start`` to ``use``."""
-        failures: list[GogoscopeError] = []
+        parameters = self._scan_parameters(start, consistent=consistent)
 
         async def scan_segment(segment: int) -> None:
-            parameters: dict[str, Any] = {
-                "TableName": self._table.name,
-                "TotalSegments": SEGMENTS,
-                "Segment": segment,
-                "ConsistentRead": consistent,
-                "FilterExpression": "begins_with(#pk, :start)",
-                "ProjectionExpression": _EXPIRY,
-                "ExpressionAttributeNames": _EXPIRY_NAMES,
-                "ExpressionAttributeValues": {":start": text(CACHE + start)},
-            }
-            try:
-                while True:
-                    answer = await self._table.send("scan", parameters, timeout=SCAN_TIMEOUT)
-                    await use(answer.response["Items"])
-                    if (last := answer.response.get("LastEvaluatedKey")) is None:
-                        return
-                    parameters["ExclusiveStartKey"] = last
-            except GogoscopeError as error:
-                failures.append(error)
-                workers.cancel_scope.cancel()
+            part = {**parameters, "TotalSegments": SEGMENTS, "Segment": segment}
+            following: Item | None = None
+            while True:
+                items, following = await self._scan_page(part, following)
+                await use(items)
+                if following is None:
+                    return
 
-        async with anyio.create_task_group() as workers:
+        async with side_by_side(SEGMENTS) as begin:
             for segment in range(SEGMENTS):
-                workers.start_soon(scan_segment, segment)
-        if failures:
-            raise failures[0]
+                await begin(partial(scan_segment, segment))
 
-    async def _delete_batch(self, keys: list[Item]) -> None:
-        requests: dict[str, Any] = {
-            self._table.name: [{"DeleteRequest": {"Key": key}} for key in keys]
-        }
-        left, fruitless = len(keys), 0
-        while True:
-            answer = await self._table.send("batch_write_item", {"RequestItems": requests})
-            requests = answer.response.get("UnprocessedItems") or {}
-            before, left = left, sum(map(len, requests.values()))
-            if not left:
-                return
-            # A throttled table removes a few at a time: giving up takes tries without any.
-            fruitless = 0 if left < before else fruitless + 1
-            if fruitless == MOST_TRIES:
-                raise ThrottledError(f"table {self._table.name!r} refuses to remove {left} items")
-            await anyio.sleep(backoff(fruitless + 1))
+
+def _deletion(item: Item) -> Item:
+    return {"DeleteRequest": {"Key": {"pk": item["pk"], "sk": {"S": schema.SORT_KEY}}}}

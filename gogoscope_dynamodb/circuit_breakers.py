@@ -2,72 +2,35 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 from attrs import evolve
 
-from gogoscope.exceptions import ThrottledError
-from gogoscope.persistence.protocols import (
-    DEFAULT_OPEN_MS,
-    CircuitBreakerState,
-    FailureReport,
-    ProbeReply,
-)
+from gogoscope.persistence import circuit_rules
+from gogoscope.persistence.protocols import DEFAULT_OPEN_MS, FailureReport
 from gogoscope.persistence.validation import check_count
 from gogoscope_dynamodb import circuit_updates as updates
 from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.capability import Capability, Settings
-from gogoscope_dynamodb.requests import Answer, Table, Update
+from gogoscope_dynamodb.circuit_control import CircuitControl
+from gogoscope_dynamodb.circuit_items import (
+    MOST_ROUNDS,
+    State,
+    may_probe,
+    opening,
+    purge_time,
+    restless,
+    times,
+)
+from gogoscope_dynamodb.circuit_probes import CircuitProbes
+from gogoscope_dynamodb.requests import Answer, Update
 from gogoscope_dynamodb.schema import CIRCUIT, Item, decode_circuit, number, numbers
-from gogoscope_dynamodb.turns import Turns
-
-MOST_ROUNDS = 16
-REMEMBERED = 1024
-
-State = CircuitBreakerState
 
 
-class CircuitBreakers(Capability):
+class CircuitBreakers(CircuitProbes, CircuitControl):
     """A ``CircuitBreakerStateProvider`` on a table."""
-
-    def __init__(self, table: Table, settings: Settings) -> None:
-        super().__init__(table, settings)
-        self._reporter = os.urandom(8).hex()
-        self._turns = Turns(self._now_ms)
-        self._last_seen: dict[str, State] = {}
 
     async def get_state(self, key: str) -> State | None:
         """Give a circuit's state, or ``None`` if nothing was ever recorded; a consistent read."""
         found = await self._table.read(self._key(CIRCUIT, key), consistent=True)
         return None if found is None else self._seen(key, found)
-
-    async def set_state(self, key: str, state: State) -> None:
-        """Replace a circuit's state, whatever it was; ``version`` is ignored and grows."""
-        item_key = self._key(CIRCUIT, key)
-        if not isinstance(state, State):
-            raise TypeError(
-                f"state must be a CircuitBreakerState, got {state!r} of type {type(state).__name__}"
-            )
-        if state.state not in schema.STATES:
-            raise ValueError(
-                f"state.state must be one of {', '.join(schema.STATES)}, got {state.state!r}"
-            )
-        now_ms = self._now_ms()
-        values = {
-            ":state": schema.encode_circuit(state),
-            ":ttl": _purge_time(state, now_ms),
-            ":floor": number(now_ms * 1000),
-            ":first": number(schema.FIRST_VERSION),
-        }
-        update = updates.REPLACE_FOR_EVER if state.state == "forced-open" else updates.REPLACE
-        for _ in range(MOST_ROUNDS):
-            answer = await self._write(item_key, update, values)
-            if answer.granted:
-                return
-            if answer.item is not None:
-                await self._adopt(item_key, answer.item, DEFAULT_OPEN_MS)
-        raise _restless(key)
 
     async def record_failure(self, key: str, max_failures: int) -> int:
         """Count one failure, open the circuit at the maximum, and give the count.
@@ -106,97 +69,23 @@ class CircuitBreakers(Capability):
             if state.state == "closed":
                 update, needed = updates.RESET, state.failure_count > 0
             else:
-                update, needed = updates.CLOSE_SEEN, _may_probe(state, now_ms)
+                update, needed = updates.CLOSE_SEEN, may_probe(state, now_ms)
             if not needed:
                 return
             if schema.is_original(found):
                 await self._adopt(item_key, found, DEFAULT_OPEN_MS)
                 found = await self._table.read(item_key, consistent=True)
                 continue
-            values = {":seenVersion": number(state.version), **_times(now_ms)}
+            values = {":seenVersion": number(state.version), **times(now_ms)}
             answer = await self._write(item_key, update, values)
             if answer.granted:
                 return
             found = answer.item
-        raise _restless(key)
-
-    async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> ProbeReply:
-        """Ask for one of at most ``limit`` probes of a circuit whose open time is over.
-
-        One write for the first of them, two for further ones.
-        """
-        item_key = self._key(CIRCUIT, key)
-        update = updates.FIRST_PROBE
-        dead: list[str] = []
-        for _ in range(MOST_ROUNDS):
-            now_ms = self._now_ms()
-            until_ms = now_ms + lease_ms
-            values = {
-                ":probes": numbers({nonce: until_ms}),
-                ":probeUntil": number(until_ms),
-                ":limit": number(limit),
-                ":limitPlusDead": number(limit + len(dead)),
-                **_times(now_ms, until_ms),
-            }
-            aliases = {"#me": nonce, **{f"#dead{n}": probe for n, probe in enumerate(dead)}}
-            answer = await self._write(item_key, update, values, aliases)
-            found = answer.item
-            if found is None:
-                return ProbeReply(granted=False, state=State())
-            state = self._seen(key, found)
-            if nonce in state.probes:
-                return ProbeReply(granted=True, state=state)
-            if not _may_probe(state, now_ms):
-                return ProbeReply(granted=False, state=state)
-            if schema.is_original(found):
-                await self._adopt(item_key, found, DEFAULT_OPEN_MS)
-            elif state.state == "open":
-                update = updates.FIRST_PROBE
-            elif len(state.probes) < limit:
-                update = updates.NEXT_PROBE
-            else:
-                dead = [probe for probe, end_ms in state.probes.items() if end_ms <= now_ms]
-                if len(state.probes) - len(dead) >= limit:
-                    return ProbeReply(granted=False, state=state)
-                update = updates.take_dead_places(len(dead))
-        raise _restless(key)
-
-    async def settle_probe(
-        self, key: str, nonce: str, *, succeeded: bool, success_threshold: int, open_ms: int
-    ) -> State | None:
-        """Tell how a probe ended; ``None`` if its lease had run out, so that it has no verdict."""
-        item_key = self._key(CIRCUIT, key)
-        now_ms = self._now_ms()
-        values = {
-            ":successThresholdLess1": number(success_threshold - 1),
-            **_times(now_ms),
-            **_opening(now_ms, open_ms),
-        }
-        if not succeeded:
-            choices = [updates.REOPEN]
-        elif success_threshold == 1:
-            choices = [updates.CLOSE]
-        else:
-            choices = [updates.COUNT_SUCCESS, updates.CLOSE]
-        for update in choices:
-            answer = await self._write(item_key, update, values, {"#me": nonce})
-            if (found := answer.item) is None:
-                return None
-            state = self._seen(key, found)
-            if answer.granted:
-                return state
-            if state.state != "half-open" or nonce not in state.probes:
-                # A refusal after a try without an answer: that try was the verdict.
-                return state if answer.in_doubt else None
-        raise _restless(key)
-
-    async def return_probe(self, key: str, nonce: str) -> None:
-        """Give back the place of a probe that was cancelled; the next caller may have it."""
-        await self._write(self._key(CIRCUIT, key), updates.RETURN_PROBE, {}, {"#me": nonce})
+        raise restless(key)
 
     async def reset_failures(self, key: str, version: int) -> State | None:
         """Set the count of a closed circuit to 0 if its version is still the one given."""
-        values = {":seenVersion": number(version), **_times(self._now_ms())}
+        values = {":seenVersion": number(version), **times(self._now_ms())}
         answer = await self._write(self._key(CIRCUIT, key), updates.RESET, values)
         if (found := answer.item) is None:
             return None
@@ -235,7 +124,7 @@ class CircuitBreakers(Capability):
                 return state
             else:
                 update = _fitting(state, edge_ms)
-        raise _restless(key)
+        raise restless(key)
 
     async def _add(
         self, item_key: Item, update: Update, report: FailureReport, name: int, edge_ms: int
@@ -248,8 +137,8 @@ class CircuitBreakers(Capability):
             ":thresholdLessN": number(report.threshold - report.count),
             ":quorum": number(report.quorum),
             ":quorumLess1": number(report.quorum - 1),
-            **_times(name),
-            **_opening(name, report.open_ms),
+            **times(name),
+            **opening(name, report.open_ms),
         }
         answer = await self._write(item_key, update, values, {"#me": report.reporter})
         if answer.item is not None:
@@ -265,11 +154,13 @@ class CircuitBreakers(Capability):
         )
         if counted.state != "closed" or not reached:
             return counted
+        now_ms = self._now_ms()
         values = {
             ":windowEdge": number(edge_ms),
             ":threshold": number(report.threshold),
             ":quorum": number(report.quorum),
-            **_opening(self._now_ms(), report.open_ms),
+            **opening(now_ms, report.open_ms),
+            **times(now_ms),
         }
         answer = await self._write(self._key(CIRCUIT, key), updates.TRIP, values)
         return counted if answer.item is None else self._seen(key, answer.item)
@@ -280,45 +171,10 @@ class CircuitBreakers(Capability):
             **item_key,
             "version": number(now_ms * 1000),
             "data": schema.encode_circuit(state),
-            "expiresAt": _purge_time(state, now_ms),
+            "expiresAt": purge_time(state, now_ms),
         }
         answer = await self._table.put(item, if_absent=True)
         return evolve(answer, response={"Attributes": item}) if answer.granted else answer
-
-    async def _adopt(self, item_key: Item, found: Item, open_ms: int) -> None:
-        """Turn an item of the TypeScript original into one of ours, unless it changed meanwhile."""
-        state = decode_circuit(found, open_ms)
-        now_ms = self._now_ms()
-        await self._write(
-            item_key,
-            updates.ADOPT,
-            {
-                ":floor": number(now_ms * 1000),
-                ":state": schema.encode_circuit(state),
-                ":ttl": _purge_time(state, now_ms),
-                ":seenVersion": number(state.version),
-                ":seenState": found["data"]["M"]["state"],
-                ":seenCount": number(state.failure_count),
-            },
-        )
-
-    async def _write(
-        self,
-        item_key: Item,
-        update: Update,
-        values: dict[str, Any],
-        aliases: dict[str, str] | None = None,
-    ) -> Answer:
-        return await self._table.update(item_key, update, updates.STATES | values, aliases=aliases)
-
-    def _seen(self, key: str, found: Item, open_ms: int = DEFAULT_OPEN_MS) -> State:
-        """Decode a circuit and keep it in mind, to foretell which failure will trip it."""
-        state = decode_circuit(found, open_ms)
-        self._last_seen.pop(key, None)
-        self._last_seen[key] = state
-        if len(self._last_seen) > REMEMBERED:
-            del self._last_seen[next(iter(self._last_seen))]
-        return state
 
 
 def _first_failure(report: FailureReport, now_ms: int) -> State:
@@ -330,7 +186,7 @@ def _first_failure(report: FailureReport, now_ms: int) -> State:
     )
     if report.count < report.threshold or report.quorum > 1:
         return state
-    return evolve(state, state="open", open_until_ms=now_ms + report.open_ms, open_count=1)
+    return circuit_rules.trip(state, report.open_ms, now_ms)
 
 
 def _would_trip(state: State, report: FailureReport) -> bool:
@@ -344,26 +200,3 @@ def _fitting(state: State, edge_ms: int) -> Update:
     if state.state != "closed":
         return updates.COUNT_LATE
     return updates.COUNT if state.window_start_ms > edge_ms else updates.COUNT_IN_NEW_WINDOW
-
-
-def _may_probe(state: State, now_ms: int) -> bool:
-    return state.state == "half-open" or (
-        state.state == "open" and (state.open_until_ms or 0) <= now_ms
-    )
-
-
-def _times(now_ms: int, until_ms: int = 0) -> dict[str, Any]:
-    return {":now": number(now_ms), ":ttl": schema.purge_time(max(now_ms, until_ms))}
-
-
-def _opening(now_ms: int, open_ms: int) -> dict[str, Any]:
-    until_ms = now_ms + open_ms
-    return {":openUntil": number(until_ms), ":openTtl": schema.purge_time(until_ms)}
-
-
-def _purge_time(state: State, now_ms: int) -> dict[str, str]:
-    return schema.purge_time(max(now_ms, state.open_until_ms or 0, *state.probes.values()))
-
-
-def _restless(key: str) -> ThrottledError:
-    return ThrottledError(f"circuit {key!r} changed {MOST_ROUNDS} times while it was written")

@@ -13,6 +13,7 @@ STATES = {
     ":closed": text("closed"),
     ":open": text("open"),
     ":halfOpen": text("half-open"),
+    ":forcedOpen": text("forced-open"),
     ":zero": ZERO,
     ":one": ONE,
     ":none": NOTHING,
@@ -24,7 +25,7 @@ _ADD = (
     "#data.#lastFailureTime = :now, #data.#reporters.#me = :now"
 )
 _OPEN = (
-    "#data.#state = :open, #data.#openUntil = :openUntil, "
+    "#data.#state = :open, #data.#since = :now, #data.#openUntil = :openUntil, "
     "#data.#openCount = #data.#openCount + :one"
 )
 _COUNTING = (
@@ -56,7 +57,7 @@ TRIP = Update(
     "AND #data.#failureCount >= :threshold AND size(#data.#reporters) >= :quorum",
 )
 FIRST_PROBE = Update(
-    _NEXT_VERSION + "#data.#state = :halfOpen, #data.#probes = :probes, "
+    _NEXT_VERSION + "#data.#state = :halfOpen, #data.#since = :now, #data.#probes = :probes, "
     "#data.#successCount = :zero, #expiresAt = :ttl",
     "#data.#state = :open AND (attribute_not_exists(#data.#openUntil) OR #data.#openUntil <= :now)",
 )
@@ -71,7 +72,7 @@ COUNT_SUCCESS = Update(
     _OWN_PROBE + " AND #data.#successCount < :successThresholdLess1",
 )
 _CLOSED = (
-    _NEXT_VERSION + "#data.#state = :closed, #data.#failureCount = :zero, "
+    _NEXT_VERSION + "#data.#state = :closed, #data.#since = :now, #data.#failureCount = :zero, "
     "#data.#windowStart = :now, #data.#lastSuccessTime = :now, #data.#openCount = :zero, "
     "#data.#reporters = :none, #data.#probes = :none, #expiresAt = :ttl "
     "REMOVE #data.#openUntil, #data.#successCount"
@@ -93,12 +94,14 @@ _OURS_OR_ABSENT = "attribute_not_exists(#version) OR #version >= :first"
 REPLACE = Update(
     "SET #version = if_not_exists(#version, :floor) + :one, #data = :state, #expiresAt = :ttl",
     _OURS_OR_ABSENT,
-    "NONE",
+)
+RESET_BY_HAND = Update(
+    _NEXT_VERSION + "#data = :state, #expiresAt = :ttl",
+    "attribute_exists(#data.#windowStart) AND #data.#state <> :forcedOpen",
 )
 REPLACE_FOR_EVER = Update(
     "SET #version = if_not_exists(#version, :floor) + :one, #data = :state REMOVE #expiresAt",
     _OURS_OR_ABSENT,
-    "NONE",
 )
 ADOPT = Update(
     "SET #version = :floor, #data = :state, #expiresAt = :ttl",

@@ -60,6 +60,10 @@ class DynamoDBClient(Protocol):
         """Read a page of a table."""
         ...
 
+    def batch_get_item(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        """Read up to 100 items."""
+        ...
+
     def batch_write_item(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """Write or remove up to 25 items."""
         ...
@@ -135,6 +139,13 @@ async def open_client(
 def region_of(client: object) -> str:
     """Give the region that a client speaks to, for messages."""
     return getattr(getattr(client, "meta", None), "region_name", None) or "unknown"
+
+
+def pool_size(client: object) -> int | None:
+    """Give how many connections a client keeps at most, or ``None`` if it does not tell."""
+    config = getattr(getattr(client, "meta", None), "config", None)
+    size = getattr(config, "max_pool_connections", None)
+    return size if isinstance(size, int) else None
 
 
 class Effect(Enum):

@@ -30,7 +30,13 @@ _ACQUIRE = Update(
     "((attribute_not_exists(#owner) AND "
     "(attribute_not_exists(#data.#releasedBy) OR #data.#releasedBy <> :nonce)) "
     "OR #data.#leaseUntil < :dead) "
-    "AND (attribute_not_exists(#data.#next) OR #data.#next = :nonce OR #data.#nextUntil < :now)",
+    "AND (attribute_not_exists(#data.#next) OR #data.#next = :turn OR #data.#nextUntil < :now)",
+)
+_ACQUIRE_OUT_OF_TURN = Update(
+    _TAKE + _NEXT_VERSION,
+    "attribute_not_exists(#owner) AND "
+    "(attribute_not_exists(#data.#releasedBy) OR #data.#releasedBy <> :nonce) "
+    "AND #data.#next = :seenNext AND #data.#nextUntil = :seenNextUntil",
 )
 _TAKE_OVER = Update(_TAKE + _NEXT_VERSION, "#data.#nonce = :seenNonce AND #version = :seenVersion")
 _ADOPT = Update(
@@ -40,6 +46,17 @@ _ADOPT = Update(
 )
 _RENEW = Update(_ANOTHER_RENEWAL, "#data.#nonce = :nonce AND #version = :seenVersion")
 _EXTEND = Update(_ANOTHER_RENEWAL, "#owner = :owner AND #data.#leaseUntil > :now", "NONE")
+_HAND_OVER = Update(
+    _TAKE + "#version = #version + :one",
+    "#data.#nonce = :oldNonce AND (attribute_not_exists(#data.#next) OR #data.#next = :turn "
+    "OR #data.#nextUntil < :now)",
+)
+_RESERVE = Update(
+    "SET #data.#next = :turn, #data.#nextUntil = :nextUntil",
+    "attribute_exists(#data.#nonce) AND "
+    "(attribute_not_exists(#data.#next) OR #data.#next = :turn OR #data.#nextUntil < :now)",
+)
+_GIVE_BACK_TURN = Update("REMOVE #data.#next, #data.#nextUntil", "#data.#next = :turn")
 _RELEASE = Update(
     "SET #data.#releasedBy = :nonce, #expiresAt = :ttl REMOVE #owner, "
     "#data.#nonce, #data.#leaseMs, #data.#leaseUntil, #data.#acquiredAt, #data.#meta",
@@ -89,6 +106,7 @@ class Locks(Capability):
                 **_renewal(lease_ms, now_ms + lease_ms),
             },
             timeout=self._lease_timeout(lease_ms),
+            urgent=True,
         )
         return answer.granted
 
@@ -120,16 +138,11 @@ class Locks(Capability):
         """
         item_key = self._key(LOCK, key)
         now_ms = self._now_ms()
-        dead_ms = now_ms - schema.milliseconds(self._settings.max_clock_skew)
+        dead_ms = now_ms - self._skew_ms()
         values = {
-            ":owner": text(claim.owner),
-            ":nonce": text(claim.nonce),
-            ":lease": schema.encode_lease(claim, now_ms),
-            ":ttl": purge_time(now_ms + claim.lease_ms),
-            ":now": number(now_ms),
+            **_taking(claim, now_ms),
             ":dead": number(dead_ms),
             ":floor": number(now_ms * 1000),
-            ":one": ONE,
         }
         timeout = self._lease_timeout(claim.lease_ms)
         update = _ACQUIRE
@@ -137,6 +150,10 @@ class Locks(Capability):
             update = _TAKE_OVER
             values[":seenNonce"] = text(seen.nonce)
             values[":seenVersion"] = number(seen.version)
+        elif seen is not None and seen.next_turn is not None:
+            update = _ACQUIRE_OUT_OF_TURN
+            values[":seenNext"] = text(seen.next_turn)
+            values[":seenNextUntil"] = number(seen.next_until_ms)
         answer = await self._table.update(item_key, update, values, timeout=timeout)
         found = answer.item
         if found is not None and schema.is_original(found):
@@ -148,7 +165,38 @@ class Locks(Capability):
         if found is None:
             return LockReply(granted=False, record=None)
         record = schema.decode_lock(found)
+        if record.nonce == claim.nonce:
+            return LockReply(granted=True, record=record)
+        return self._reply(record, now_ms, granted=False)
+
+    async def hand_over_lock(self, key: str, nonce: str, claim: LockClaim) -> LockReply:
+        """Pass the lock that ``nonce`` holds on to a claim, in one write."""
+        answer = await self._table.update(
+            self._key(LOCK, key),
+            _HAND_OVER,
+            {":oldNonce": text(nonce), **_taking(claim, self._now_ms())},
+            timeout=self._lease_timeout(claim.lease_ms),
+            urgent=True,
+        )
+        if (found := answer.item) is None:
+            return LockReply(granted=False, record=None)
+        record = schema.decode_lock(found)
         return LockReply(granted=record.nonce == claim.nonce, record=record)
+
+    async def reserve_lock(self, key: str, turn: str, duration_ms: int) -> LockReply:
+        """Reserve the next turn of a lock that is held, for ``duration_ms`` from now."""
+        now_ms = self._now_ms()
+        answer = await self._table.update(
+            self._key(LOCK, key),
+            _RESERVE if duration_ms else _GIVE_BACK_TURN,
+            {
+                ":turn": text(turn),
+                ":nextUntil": number(now_ms + duration_ms),
+                ":now": number(now_ms),
+            },
+        )
+        record = None if answer.item is None else schema.decode_lock(answer.item)
+        return self._reply(record, now_ms, granted=answer.granted)
 
     async def renew_lock(
         self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
@@ -163,6 +211,7 @@ class Locks(Capability):
                 **_renewal(lease_ms, until_ms),
             },
             timeout=self._lease_timeout(lease_ms),
+            urgent=True,
         )
         if (found := answer.item) is None:
             return LockReply(granted=False, record=None)
@@ -183,7 +232,7 @@ class Locks(Capability):
         item_key = self._key(LOCK, key)
         now_ms = self._now_ms()
         ending = {":nonce": text(nonce), ":ttl": purge_time(now_ms)}
-        answer = await self._table.update(item_key, _RELEASE, ending)
+        answer = await self._table.update(item_key, _RELEASE, ending, urgent=True)
         if answer.granted:
             return True
         found = answer.item
@@ -241,9 +290,30 @@ class Locks(Capability):
         )
         return answer.granted or (answer.in_doubt and answer.item is None)
 
+    def _reply(self, record: LockRecord | None, now_ms: int, *, granted: bool) -> LockReply:
+        if record is None or record.owner is None:
+            return LockReply(granted=granted, record=record)
+        dead_in_ms = max(0, record.lease_until_ms + self._skew_ms() + 1 - now_ms)
+        return LockReply(granted=granted, record=record, dead_in_ms=dead_in_ms)
+
+    def _skew_ms(self) -> int:
+        return schema.milliseconds(self._settings.max_clock_skew)
+
     def _lease_timeout(self, lease_ms: int) -> float:
         """Give the time for one try: a quarter of the lease, so that three fit in it."""
         return min(self._table.timeout, max(SHORTEST_TIMEOUT, lease_ms / 4000))
+
+
+def _taking(claim: LockClaim, now_ms: int) -> dict[str, Any]:
+    return {
+        ":owner": text(claim.owner),
+        ":nonce": text(claim.nonce),
+        ":turn": text(claim.turn or claim.nonce),
+        ":lease": schema.encode_lease(claim, now_ms),
+        ":ttl": purge_time(now_ms + claim.lease_ms),
+        ":now": number(now_ms),
+        ":one": ONE,
+    }
 
 
 def _renewal(lease_ms: int, until_ms: int) -> dict[str, dict[str, str]]:

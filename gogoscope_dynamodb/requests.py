@@ -10,6 +10,7 @@ import os
 import random
 import re
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import anyio
@@ -30,6 +31,7 @@ from gogoscope_dynamodb.client import (
     classify,
     error_code,
     error_response,
+    pool_size,
     region_of,
     retried,
 )
@@ -39,11 +41,15 @@ MOST_TRIES = 6
 PATIENCE_IN_TIMEOUTS = 3
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 1.0
+CONNECTIONS_PER_URGENT_ONE = 5
 
 Values = Mapping[str, Mapping[str, Any]]
 
 _CONDITION = frozenset({CONDITION_FAILED})
-_READS = frozenset({"get_item", "scan", "describe_table", "describe_time_to_live"})
+_NO_WAIT = nullcontext()
+_READS = frozenset(
+    {"get_item", "batch_get_item", "scan", "describe_table", "describe_time_to_live"}
+)
 
 
 @frozen
@@ -105,6 +111,7 @@ class Table:
         self._client = client
         self._closed = False
         self._process = os.getpid()
+        self._room: anyio.Semaphore | None = None
 
     @property
     def client(self) -> DynamoDBClient:
@@ -159,11 +166,13 @@ class Table:
         *,
         aliases: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        urgent: bool = False,
     ) -> Answer:
         """Send an UpdateItem; a refusal shows the item that it found.
 
         :param values: the values of the expressions, and maybe more
         :param aliases: what a ``#name`` stands for if not for itself
+        :param urgent: as in :meth:`send`
         """
         names = update.names
         if aliases:
@@ -178,7 +187,7 @@ class Table:
             "ReturnValues": update.returns,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-        return await self.send("update_item", parameters, timeout=timeout)
+        return await self.send("update_item", parameters, timeout=timeout, urgent=urgent)
 
     async def put(self, item: Item, *, if_absent: bool = False) -> Answer:
         """Send a PutItem; a refusal shows the item that it found."""
@@ -195,6 +204,7 @@ class Table:
         *,
         timeout: float | None = None,
         refusals: frozenset[str] = _CONDITION,
+        urgent: bool = False,
     ) -> Answer:
         """Send a request, again if need be, until it is answered or hope is lost.
 
@@ -202,6 +212,8 @@ class Table:
 
         :param timeout: how long one try may take, in seconds; the table's if left out
         :param refusals: codes of errors that are answers
+        :param urgent: whether it may use the connections that are kept free for what must not
+            wait behind other traffic
         :raises PersistenceError: if it failed; ``StoreTimeoutError`` if it may have been applied
         :raises ConfigurationError: if the table is missing or access to it is not granted
         """
@@ -212,9 +224,10 @@ class Table:
         while True:
             failure, cause = UNANSWERED, None
             try:
-                with anyio.move_on_after(timeout):
-                    response = await method(**parameters)
-                    return Answer(response, in_doubt=in_doubt or retried(response))
+                async with self._room_for(urgent):
+                    with anyio.move_on_after(timeout):
+                        response = await method(**parameters)
+                        return Answer(response, in_doubt=in_doubt or retried(response))
             except Exception as error:
                 response, code = error_response(error), error_code(error)
                 in_doubt = in_doubt or retried(response)
@@ -233,6 +246,18 @@ class Table:
         if failure is INVALID:
             await self._check_keys()
         raise self._error(operation, failure, tried, in_doubt, cause) from cause
+
+    def _room_for(self, urgent: bool) -> AbstractAsyncContextManager[object]:
+        """Give what a try waits for: nothing, or that fewer others use the client's pool."""
+        if urgent:
+            return _NO_WAIT
+        if self._room is None:
+            connections = pool_size(self._client)
+            if connections is None:
+                return _NO_WAIT
+            kept_free = max(1, connections // CONNECTIONS_PER_URGENT_ONE)
+            self._room = anyio.Semaphore(max(1, connections - kept_free), fast_acquire=True)
+        return self._room
 
     async def _check_keys(self) -> None:
         """See whether a request is invalid because the table has other keys, and say so then."""

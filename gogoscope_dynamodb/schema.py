@@ -166,6 +166,8 @@ def decode_lock(item: Item) -> LockRecord:
             acquired_at_ms=_integer(data, "acquiredAt", 0),
             metadata={name: value["S"] for name, value in meta.items()},
             released_by=data["releasedBy"]["S"] if "releasedBy" in data else None,
+            next_turn=data["next"]["S"] if "next" in data else None,
+            next_until_ms=_integer(data, "nextUntil", 0),
         )
 
 
@@ -175,6 +177,7 @@ def encode_circuit(state: CircuitBreakerState) -> dict[str, Any]:
         "lastFailureTime": state.last_failure_ms,
         "lastSuccessTime": state.last_success_ms,
         "openUntil": state.open_until_ms,
+        "since": state.since_ms,
     }
     return {
         "M": {
@@ -217,8 +220,21 @@ def decode_circuit(item: Item, open_ms: int = DEFAULT_OPEN_MS) -> CircuitBreaker
             window_start_ms=_integer(data, "windowStart", last_failure_ms or 0),
             reporters=_integers(data, "reporters"),
             probes=_integers(data, "probes"),
+            since_ms=_integer(data, "since", None),
             version=version_of(item),
         )
+
+
+def end_of(item: Item) -> int | None:
+    """Give the time in milliseconds at which the value of a cache item ends, ``None`` for never.
+
+    :raises CorruptRecordError: if the item cannot be understood
+    """
+    with _understanding(item):
+        if is_original(item):
+            return int(item["expiresAt"]["N"]) * 1000 if "expiresAt" in item else None
+        until_ms: int | None = _integer(item.get("data", NOTHING)["M"], "until", None)
+        return until_ms
 
 
 def is_live(item: Item, now_ms: int) -> bool:
@@ -226,11 +242,8 @@ def is_live(item: Item, now_ms: int) -> bool:
 
     :raises CorruptRecordError: if the item cannot be understood
     """
-    with _understanding(item):
-        if is_original(item):
-            return "expiresAt" not in item or int(item["expiresAt"]["N"]) > now_ms // 1000
-        until_ms = _integer(item.get("data", NOTHING)["M"], "until", None)
-        return until_ms is None or until_ms > now_ms
+    until_ms = end_of(item)
+    return until_ms is None or until_ms > now_ms
 
 
 def decode_value(item: Item, codec: Codec) -> Any:
@@ -243,6 +256,15 @@ def decode_value(item: Item, codec: Codec) -> Any:
             return _plain(item["data"])
         stored: str = item["data"]["M"]["json"]["S"]
     return codec.loads(stored)
+
+
+def writer_of(item: Item | None) -> str | None:
+    """Give the nonce of the write that a cache item comes from; ``None`` if it has none."""
+    if item is None or is_original(item):
+        return None
+    with _understanding(item):
+        nonce: str = item["data"]["M"]["by"]["S"]
+        return nonce
 
 
 def cached_key(item: Item, prefix: str) -> str:

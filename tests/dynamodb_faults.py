@@ -54,6 +54,7 @@ class FaultyClient:
     update_item = _operation("update_item")
     delete_item = _operation("delete_item")
     scan = _operation("scan")
+    batch_get_item = _operation("batch_get_item")
     batch_write_item = _operation("batch_write_item")
     create_table = _operation("create_table")
     describe_table = _operation("describe_table")

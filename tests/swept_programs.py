@@ -286,7 +286,11 @@ async def timed_out(ledger: Ledger, s: Scope) -> None:
     ledger.saw(await s.task(ledger.linger, timeout=0.001))
     ledger.saw(await s.task(anyio.sleep, 60, retry=hasty))
     ledger.saw(await s.task(ledger.fail_when_cancelled, timeout=0.001))
+
+
+async def timed_out_as_a_whole(ledger: Ledger, s: Scope) -> None:
     s.task(ledger.fail)
+    s.task(ledger.linger)
     await ledger.linger()
 
 
@@ -373,7 +377,8 @@ PROGRAMS = [
     Program(limited, options={"concurrency": 1}),
     Program(map_iterated_and_left, ExceptionGroup, {"concurrency": 2}),
     Program(retried),
-    Program(timed_out, TimeoutError, {"timeout": 0.02}),
+    Program(timed_out),
+    Program(timed_out_as_a_whole, TimeoutError, {"timeout": 0.005}),
     Program(threads),
     Program(locks, options={"persistence": STORE}, afterwards=every_lock_is_free),
     Program(

@@ -12,6 +12,7 @@ from attrs import evolve
 from gogoscope.persistence.protocols import (
     DEFAULT_OPEN_MS,
     CircuitBreakerState,
+    CircuitState,
     FailureReport,
     ProbeReply,
 )
@@ -37,16 +38,17 @@ def count_failures(
         reporters={**state.reporters, report.reporter: now_ms},
     )
     if state.failure_count >= report.threshold and len(state.reporters) >= report.quorum:
-        state = trip(state, now_ms + report.open_ms)
+        state = trip(state, report.open_ms, now_ms)
     return state
 
 
-def trip(state: CircuitBreakerState, open_until_ms: int) -> CircuitBreakerState:
-    """Open a circuit until the time given."""
+def trip(state: CircuitBreakerState, open_ms: int, now_ms: int) -> CircuitBreakerState:
+    """Open a circuit for the time given."""
     return evolve(
         state,
         state="open",
-        open_until_ms=open_until_ms,
+        since_ms=now_ms,
+        open_until_ms=now_ms + open_ms,
         open_count=state.open_count + 1,
         success_count=0,
         probes={},
@@ -59,6 +61,7 @@ def close(state: CircuitBreakerState, now_ms: int) -> CircuitBreakerState:
         last_failure_ms=state.last_failure_ms,
         last_success_ms=now_ms,
         window_start_ms=now_ms,
+        since_ms=now_ms,
         version=state.version,
     )
 
@@ -70,7 +73,7 @@ def claim_probe(
     if state is None:
         return state, ProbeReply(granted=False, state=CircuitBreakerState())
     if state.state == "open" and (state.open_until_ms or 0) <= now_ms:
-        state = evolve(state, state="half-open", probes={}, success_count=0)
+        state = evolve(state, state="half-open", since_ms=now_ms, probes={}, success_count=0)
     elif state.state != "half-open" or nonce in state.probes:
         return state, ProbeReply(granted=nonce in state.probes, state=state)
     alive = dict(state.probes)
@@ -95,7 +98,7 @@ def settle_probe(
     if state is None or state.state != "half-open" or nonce not in state.probes:
         return state, None
     if not succeeded:
-        state = evolve(trip(state, now_ms + open_ms), last_failure_ms=now_ms)
+        state = evolve(trip(state, open_ms, now_ms), last_failure_ms=now_ms)
     elif state.success_count + 1 >= success_threshold:
         state = close(state, now_ms)
     else:
@@ -129,7 +132,7 @@ def record_failure(
         state = CircuitBreakerState(window_start_ms=now_ms)
     state = evolve(state, failure_count=state.failure_count + 1, last_failure_ms=now_ms)
     if state.state == "closed" and state.failure_count >= max_failures:
-        state = trip(state, now_ms + DEFAULT_OPEN_MS)
+        state = trip(state, DEFAULT_OPEN_MS, now_ms)
     return state
 
 
@@ -142,6 +145,18 @@ def record_success(state: CircuitBreakerState | None, now_ms: int) -> CircuitBre
     if state.state == "closed":
         return reset_failures(state, now_ms) if state.failure_count else state
     return close(state, now_ms)
+
+
+def set_by_hand(name: CircuitState, now_ms: int) -> CircuitBreakerState:
+    """Give a circuit that was closed or forced open by hand."""
+    return CircuitBreakerState(state=name, since_ms=now_ms, window_start_ms=now_ms)
+
+
+def reset(state: CircuitBreakerState | None, now_ms: int) -> CircuitBreakerState | None:
+    """Forget what happened to a circuit, unless there is none or it is forced open."""
+    if state is None or state.state == "forced-open":
+        return state
+    return set_by_hand("closed", now_ms)
 
 
 def purge_at_ms(state: CircuitBreakerState, now_ms: int) -> int | None:

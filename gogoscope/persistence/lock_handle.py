@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -17,7 +17,13 @@ from gogoscope.exceptions import LeaseLostError, PersistenceError, StoreTimeoutE
 from gogoscope.persistence.validation import check_key, check_lease
 
 if TYPE_CHECKING:
-    from gogoscope.persistence.protocols import LockHolder, LockProvider, LockRecord, LockReply
+    from gogoscope.persistence.protocols import (
+        LockClaim,
+        LockHolder,
+        LockProvider,
+        LockRecord,
+        LockReply,
+    )
 
 CLEAN_UP_SECONDS = 5.0
 
@@ -40,6 +46,7 @@ class LockHandle:
         "_sent",
         "key",
         "on_release",
+        "pass_on",
     )
 
     def __init__(
@@ -54,11 +61,22 @@ class LockHandle:
         self._lost: str | None = None
         self._guard = anyio.Lock()
         self.on_release: Callable[[LockHandle, bool], object] | None = None
+        self.pass_on: Callable[[LockHandle, bool], Awaitable[bool]] = LockHandle.free
 
     def __repr__(self) -> str:
         return (
             f"<LockHandle key={self.key!r} owner={self.owner!r} fencing_token={self.fencing_token}>"
         )
+
+    @property
+    def record(self) -> LockRecord:
+        """The lock as this handle last saw it in the store."""
+        return self._record
+
+    @property
+    def nonce(self) -> str:
+        """The name of this acquisition, which every condition in the store compares."""
+        return self._record.nonce or ""
 
     @property
     def owner(self) -> str:
@@ -122,7 +140,7 @@ class LockHandle:
                 held_ms = _milliseconds(sent - self._sent)
                 reply = await self._provider.renew_lock(
                     self.key,
-                    self._record.nonce or "",
+                    self.nonce,
                     self._record.version,
                     lease_ms,
                     self._record.acquired_at_ms + held_ms + lease_ms,
@@ -148,13 +166,15 @@ class LockHandle:
             if self._lost == _RELEASED:
                 return False
             in_time = self.lost is None
-            freed = await self._provider.release_lock(
-                self.key, self._record.nonce or "", in_time=in_time
-            )
+            freed = await self.pass_on(self, in_time)
             self._lost = _RELEASED
             if self.on_release is not None:
                 self.on_release(self, freed)
             return freed
+
+    async def free(self, in_time: bool) -> bool:
+        """Free the lock in the store, for whoever comes first; ``release`` is for callers."""
+        return await self._provider.release_lock(self.key, self.nonce, in_time=in_time)
 
     async def __aenter__(self) -> Self:
         return self
@@ -176,25 +196,21 @@ async def claim_handle(
     owner: str | None = None,
     metadata: Mapping[str, str] | None = None,
     seen: LockRecord | None = None,
+    turn: str | None = None,
 ) -> LockHandle | LockReply:
     """Try once to take a lock; give its handle, or the refusal that shows who has it.
 
     When cancelled, or when the store did not answer, a claim that may have gone through is taken
     back, so that nobody waits out its lease.
     """
-    from gogoscope.persistence.protocols import LockClaim, LockReply  # noqa: PLC0415 - a tenth of what importing us costs
+    from gogoscope.persistence.protocols import LockReply  # noqa: PLC0415 - a tenth of what importing us costs
 
     check_key(key)
     lease = check_lease(ttl)
     if owner is not None:
         check_key(owner, "owner")
-    nonce = os.urandom(8).hex()
-    claim = LockClaim(
-        nonce=nonce,
-        owner=owner or nonce,
-        lease_ms=_milliseconds(lease),
-        metadata={**process_metadata(os.getpid()), **(metadata or {})},
-    )
+    claim = new_claim(lease, owner, metadata, turn)
+    nonce = claim.nonce
     sent = monotonic()
     try:
         reply = await provider.claim_lock(key, claim, seen=seen)
@@ -211,13 +227,36 @@ async def claim_handle(
     return LockReply(granted=False, record=reply.record)
 
 
-async def take_back(provider: LockProvider, key: str, nonce: str) -> None:
+def new_claim(
+    lease: float,
+    owner: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    turn: str | None = None,
+) -> LockClaim:
+    """Give a claim of this process that was never sent.
+
+    :param lease: in seconds
+    """
+    from gogoscope.persistence.protocols import LockClaim  # noqa: PLC0415 - a tenth of what importing us costs
+
+    nonce = os.urandom(8).hex()
+    return LockClaim(
+        nonce=nonce,
+        owner=owner or nonce,
+        lease_ms=_milliseconds(lease),
+        metadata={**process_metadata(os.getpid()), **(metadata or {})},
+        turn=turn,
+    )
+
+
+async def take_back(provider: LockProvider, key: str, nonce: str) -> bool:
     """Free what ``nonce`` may hold, shielded and bounded; its lease ends it if this fails."""
     with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
         try:
-            await provider.release_lock(key, nonce, in_time=True)
+            return await provider.release_lock(key, nonce, in_time=True)
         except PersistenceError:
-            return
+            return False
+    return False
 
 
 def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None:
@@ -235,6 +274,9 @@ def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None
         since=record.acquired_at_ms / 1000,
         lease_left=(record.lease_until_ms - now_ms) / 1000,
         fencing_token=record.fencing_token,
+        metadata={
+            name: value for name, value in record.metadata.items() if name not in _ABOUT_PROCESS
+        },
     )
 
 
@@ -246,6 +288,7 @@ def process_metadata(pid: int) -> Mapping[str, str]:
     return {"host": socket.gethostname(), "pid": str(pid)}
 
 
+_ABOUT_PROCESS = ("host", "pid", "scope")
 _RELEASED = "it was released"
 
 

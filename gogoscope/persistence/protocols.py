@@ -10,19 +10,23 @@ are seconds. A store fails with a :class:`~gogoscope.exceptions.PersistenceError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
+from gogoscope.persistence.circuit_protocol import DEFAULT_OPEN_MS as DEFAULT_OPEN_MS
+from gogoscope.persistence.circuit_protocol import CircuitBreakerState as CircuitBreakerState
+from gogoscope.persistence.circuit_protocol import (
+    CircuitBreakerStateProvider as CircuitBreakerStateProvider,
+)
+from gogoscope.persistence.circuit_protocol import CircuitState as CircuitState
+from gogoscope.persistence.circuit_protocol import FailureReport as FailureReport
+from gogoscope.persistence.circuit_protocol import ProbeReply as ProbeReply
+
 if TYPE_CHECKING:
     from gogoscope.persistence.lock_handle import LockHandle
-
-CircuitState = Literal["closed", "open", "half-open", "forced-open"]
-
-DEFAULT_OPEN_MS = 30_000
-"""How long ``record_failure``, which is not told, opens a circuit."""
 
 
 @frozen
@@ -31,13 +35,15 @@ class LockClaim:
 
     ``nonce`` is fresh for each acquisition and is what every condition compares; ``owner`` is for
     people and for ``extend(key, ttl, owner)``; ``lease_ms`` is how long the lock lasts unless it
-    is renewed; ``metadata`` tells people who it is (host, pid, scope).
+    is renewed; ``metadata`` tells people who it is (host, pid, scope); ``turn`` is the name under
+    which it may have reserved the next turn.
     """
 
     nonce: str
     owner: str
     lease_ms: int
     metadata: Mapping[str, str] = field(factory=dict)
+    turn: str | None = None
 
 
 @frozen
@@ -46,6 +52,7 @@ class LockRecord:
 
     ``version`` starts at the clock in microseconds and only grows. ``fencing_token`` is the
     version as the acquiring write left it: later acquisitions have higher ones, renewals the same.
+    ``next_turn`` is who reserved the next turn, ``next_until_ms`` until when.
     """
 
     version: int
@@ -57,14 +64,21 @@ class LockRecord:
     acquired_at_ms: int = 0
     metadata: Mapping[str, str] = field(factory=dict)
     released_by: str | None = None
+    next_turn: str | None = None
+    next_until_ms: int = 0
 
 
 @frozen
 class LockReply:
-    """The answer to a claim or a renewal: whether it was granted, and the lock as it now is."""
+    """The answer to a write: whether it was granted, and the lock as it now is.
+
+    ``dead_in_ms`` comes with a lock that somebody else holds: in how many milliseconds its lease
+    will be over by the store's clock with its allowance; 0 if it is, or if that is not known.
+    """
 
     granted: bool
     record: LockRecord | None
+    dead_in_ms: int = 0
 
 
 @frozen
@@ -72,7 +86,7 @@ class LockHolder:
     """Who holds a lock, for people.
 
     ``since`` is in seconds since the Unix epoch. ``lease_left`` is in seconds and only a hint,
-    since it compares the clocks of two machines.
+    since it compares the clocks of two machines. ``metadata`` is what the holder told besides.
     """
 
     owner: str
@@ -82,6 +96,7 @@ class LockHolder:
     since: float
     lease_left: float
     fencing_token: int
+    metadata: Mapping[str, str] = field(factory=dict)
 
 
 @runtime_checkable
@@ -118,9 +133,29 @@ class LockProvider(Protocol):
         """Take a lock in one write, or learn from the refusal who has it.
 
         It is granted when the lock is absent or released or its lease is over by the clock with
-        the store's allowance for skew; with ``seen``, only when the lock is still held by that
-        nonce at that version, which the caller watched for a whole lease on its own clock. A
-        claim whose nonce already holds the lock is granted: an earlier try landed.
+        the store's allowance for skew, and nobody else's reservation runs. A claim whose nonce
+        already holds the lock is granted: an earlier try landed.
+
+        With ``seen`` no clock is trusted: it is granted only when what the caller watched on its
+        own clock has not changed. If ``seen`` is held, that is its nonce and version, watched for
+        a whole lease; if it is free, its reservation, watched for as long as one lasts.
+        """
+        ...
+
+    async def hand_over_lock(self, key: str, nonce: str, claim: LockClaim) -> LockReply:
+        """Pass the lock that ``nonce`` holds on to a claim, in one write.
+
+        Refused with the same nonce: somebody else's reservation runs, so release. Refused
+        otherwise: the lease of ``nonce`` is lost.
+        """
+        ...
+
+    async def reserve_lock(self, key: str, turn: str, duration_ms: int) -> LockReply:
+        """Reserve the next turn of a lock that is held, for ``duration_ms`` from now.
+
+        Only a claim with that ``turn`` is granted meanwhile. It is refused when the lock is free
+        or the reservation of another runs. A release keeps a reservation, an acquisition ends it;
+        the version stays. With 0 it gives back a reservation, of a free lock too.
         """
         ...
 
@@ -149,129 +184,84 @@ class LockProvider(Protocol):
 
 
 @frozen
-class CircuitBreakerState:
-    """A circuit as it is stored.
+class CacheEntry:
+    """A cached value and when it ends.
 
-    ``reporters`` are the processes that reported failures since the count began, with the time
-    of their last one; ``probes`` the half-open probes under way, with the end of their leases.
+    ``until_ms`` is its end by the store's clock, ``None`` for never; ``left`` are the seconds that
+    were left of it when it was read, ``math.inf`` for ever.
     """
 
-    state: CircuitState = "closed"
-    failure_count: int = 0
-    last_failure_ms: int | None = None
-    last_success_ms: int | None = None
-    open_until_ms: int | None = None
-    open_count: int = 0
-    success_count: int = 0
-    window_start_ms: int = 0
-    reporters: Mapping[str, int] = field(factory=dict)
-    probes: Mapping[str, int] = field(factory=dict)
-    version: int = 0
-
-
-@frozen
-class FailureReport:
-    """Failures of one process, to be counted in one write, and what they may lead to.
-
-    ``reporter`` is the process, ``count`` how many failures, ``threshold`` how many trip,
-    ``quorum`` how many processes must have reported, ``window_ms`` the time within which they
-    count (``None``: failures in a row), ``open_ms`` how long the circuit opens if it trips.
-    """
-
-    reporter: str
-    count: int
-    threshold: int
-    open_ms: int
-    window_ms: int | None = None
-    quorum: int = 1
-
-
-@frozen
-class ProbeReply:
-    """Whether a half-open probe may run, and the circuit as it now is."""
-
-    granted: bool
-    state: CircuitBreakerState
-
-
-@runtime_checkable
-class CircuitBreakerStateProvider(Protocol):
-    """Keeps the state of circuit breakers."""
-
-    async def get_state(self, key: str) -> CircuitBreakerState | None:
-        """Give a circuit's state, or ``None`` if nothing was ever recorded."""
-        ...
-
-    async def set_state(self, key: str, state: CircuitBreakerState) -> None:
-        """Replace a circuit's state, whatever it was; ``version`` is ignored and grows."""
-        ...
-
-    async def record_failure(self, key: str, max_failures: int) -> int:
-        """Count one failure, open the circuit at the maximum, and give the count."""
-        ...
-
-    async def record_success(self, key: str) -> None:
-        """Note a success: clear the failures of a closed circuit, close one whose time is over.
-
-        A circuit that is open and whose time is not over stays open: the success is a late one.
-        """
-        ...
-
-    async def count_failures(self, key: str, report: FailureReport) -> CircuitBreakerState:
-        """Count failures and trip the circuit when they reach threshold and quorum.
-
-        Failures that arrive when the circuit is not closed are late and are dropped.
-        """
-        ...
-
-    async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> ProbeReply:
-        """Ask for one of at most ``limit`` probes of a circuit whose open time is over.
-
-        The probe has ``lease_ms`` to settle; then its place may be taken by another. A claim
-        whose nonce already has a place is granted: an earlier try landed.
-        """
-        ...
-
-    async def settle_probe(
-        self, key: str, nonce: str, *, succeeded: bool, success_threshold: int, open_ms: int
-    ) -> CircuitBreakerState | None:
-        """Tell how a probe ended; ``None`` if its lease had run out, so that it has no verdict.
-
-        :param succeeded: ``False`` opens the circuit for ``open_ms``; ``True`` counts, and closes
-            it at ``success_threshold``
-        """
-        ...
-
-    async def return_probe(self, key: str, nonce: str) -> None:
-        """Give back the place of a probe that was cancelled; the next caller may have it."""
-        ...
-
-    async def reset_failures(self, key: str, version: int) -> CircuitBreakerState | None:
-        """Set the count of a closed circuit to 0 if its version is still the one given.
-
-        Gives the new state, or ``None`` if it had changed meanwhile.
-        """
-        ...
+    value: Any
+    until_ms: int | None
+    left: float
 
 
 @runtime_checkable
 class CacheProvider(Protocol):
-    """Keeps JSON-shaped values under keys, for ever or for a time."""
+    """Keeps JSON-shaped values under keys, for ever or for a time.
+
+    Methods of many keys check all their arguments before they change anything. Each key is changed
+    atomically. Whether the whole batch is depends on the store: in memory and on SQLite it is one
+    transaction; on DynamoDB it is not, so that others may see a part of it, and a part of it may
+    be done when it fails or is cancelled.
+    """
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Give the value of a key, or ``default`` if it has none."""
         ...
 
-    async def set(self, key: str, value: Any, ttl: float | timedelta | None = None) -> None:
+    async def get_entry(self, key: str, *, latest: bool = False) -> CacheEntry | None:
+        """Give the value of a key with its end, or ``None`` if it has none.
+
+        :param latest: whether to see every write that was completed before, also where ``get``
+            may miss the last ones, as on DynamoDB
+        """
+        ...
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Give the values of those keys that have one."""
+        ...
+
+    async def set(
+        self,
+        key: str,
+        value: Any,
+        ttl: float | timedelta | None = None,
+        *,
+        if_absent: bool = False,
+    ) -> bool:
         """Set the value of a key, for ``ttl`` seconds or for ever.
 
+        :param if_absent: whether to leave a key alone that has a value, in one atomic step
+        :returns: whether the value was set; without ``if_absent`` it always is
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
         ...
 
+    async def set_many(
+        self, values: Mapping[str, Any], ttl: float | timedelta | None = None
+    ) -> None:
+        """Set the values of many keys, each for ``ttl`` seconds or for ever.
+
+        :raises TypeError: if a value cannot be stored faithfully; nothing is set then
+        :raises ValueError: likewise, or if ``ttl`` is out of range
+        """
+        ...
+
+    async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
+        """Let the value of a key end ``ttl`` seconds from now, or never; ``False`` if it has none.
+
+        :raises ValueError: if ``ttl`` is out of range
+        """
+        ...
+
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value."""
+        ...
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove many keys, whether or not they have a value."""
         ...
 
     async def has(self, key: str) -> bool:
@@ -287,5 +277,15 @@ class CacheProvider(Protocol):
 
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
+        """
+        ...
+
+    def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
+        """Give the keys that have a value one by one, read page by page: ``async for``.
+
+        A key that has a value all the time is given once; one that is set or removed meanwhile
+        may or may not be. The iteration may be left at any time.
+
+        :param pattern: as in ``keys``
         """
         ...

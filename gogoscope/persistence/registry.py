@@ -35,17 +35,27 @@ class PersistenceURL:
     def parse(cls, url: str) -> PersistenceURL:
         """Split a URL.
 
-        :raises InvalidURLError: if it has no scheme, an option without value or twice, or a ``#``
+        :raises InvalidURLError: if it has no scheme, an option without value or twice, or a ``#``,
+            or is no URL at all
         """
         from urllib.parse import parse_qsl, unquote, urlsplit  # noqa: PLC0415 - see test_packaging
 
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            location = unquote(parts.netloc + parts.path, errors="strict")
+        except ValueError as error:
+            raise InvalidURLError(f"{url!r} is malformed: {error}") from None
         if not parts.scheme:
             raise InvalidURLError(f"{url!r} has no scheme; write for example 'sqlite:///app.db'")
         if parts.fragment or url.endswith("#"):
             raise InvalidURLError(f"{url!r} contains '#'; write it as %23")
         try:
-            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            pairs = parse_qsl(
+                parts.query,
+                keep_blank_values=True,
+                strict_parsing=bool(parts.query),
+                errors="strict",
+            )
         except ValueError as error:
             raise InvalidURLError(f"the options of {url!r} are not name=value: {error}") from None
         options: dict[str, str] = {}
@@ -53,7 +63,7 @@ class PersistenceURL:
             if name in options:
                 raise InvalidURLError(f"{url!r} has the option {name!r} twice")
             options[name] = value
-        return cls(url, parts.scheme, unquote(parts.netloc + parts.path), options)
+        return cls(url, parts.scheme, location, options)
 
     def convert_options(self, **known: Callable[[str], Any]) -> dict[str, Any]:
         """Give the options as Python values.

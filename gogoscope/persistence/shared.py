@@ -50,7 +50,9 @@ class SharedStore:
                     shared.store = await opener.__aenter__()
                     shared.opener = opener
         except BaseException:
-            self._leave(stores, shared)
+            # It may be open: whoever opened it may have left while this one waited for its turn.
+            with anyio.CancelScope(shield=True):
+                await self._leave(stores, shared)
             raise
         self._shared = shared
         return shared.store
@@ -61,11 +63,13 @@ class SharedStore:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(_stores.get(), self._shared)
-        if not self._shared.users and self._shared.opener is not None:
-            await self._shared.opener.__aexit__(None, None, None)
+        await self._leave(_stores.get(), self._shared)
 
-    def _leave(self, stores: dict[str, _Shared], shared: _Shared) -> None:
+    async def _leave(self, stores: dict[str, _Shared], shared: _Shared) -> None:
         shared.users -= 1
-        if not shared.users:
-            del stores[self._url]
+        if shared.users:
+            return
+        # Whoever comes from now on opens another one.
+        del stores[self._url]
+        if shared.opener is not None:
+            await shared.opener.__aexit__(None, None, None)

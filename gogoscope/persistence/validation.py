@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from typing import Any
 
 from gogoscope.durations import seconds
 
@@ -28,6 +29,30 @@ def check_key(key: str, name: str = "key") -> str:
     except UnicodeEncodeError:
         raise ValueError(f"{name} must be encodable as UTF-8, got {key!r}") from None
     return key
+
+
+def check_keys(keys: Iterable[str]) -> list[str]:
+    """Give valid keys, each once.
+
+    :raises TypeError: if one is not a ``str``, or if they are one ``str``
+    :raises ValueError: if one is empty or cannot be encoded
+    """
+    if isinstance(keys, str):
+        raise TypeError(f"keys must be an iterable of str, got the str {keys!r}; write [{keys!r}]")
+    return list(dict.fromkeys(check_key(key) for key in keys))
+
+
+def check_mapping(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give back a mapping of keys to values.
+
+    :raises TypeError: if it is none
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"values must be a mapping of keys to values, got {values!r} of type "
+            f"{type(values).__name__}"
+        )
+    return values
 
 
 def check_key_prefix(prefix: str) -> str:

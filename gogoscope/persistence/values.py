@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from gogoscope.exceptions import CorruptRecordError
 
+INT_DIGITS = 4300
+"""The longest int, in decimal digits, that Python reads unless told otherwise."""
+
 
 class Codec(Protocol):
     """Turns a value into text and back."""
@@ -37,11 +40,11 @@ class JSONCodec:
         :raises TypeError: if a part of it is not JSON-shaped; the message names its path
         :raises ValueError: if a part of it is a number or a structure that JSON cannot hold
         """
+        check_value(value)
         try:
-            _check(value, "value")
             return _encode(value)
         except RecursionError:
-            raise ValueError("value is nested too deeply, or contains itself") from None
+            raise ValueError(_TOO_DEEP) from None
 
     def loads(self, text: str) -> Any:
         """Give the value of a JSON text.
@@ -54,28 +57,52 @@ class JSONCodec:
             raise CorruptRecordError(f"a stored value is not JSON: {text[:80]!r}") from error
 
 
+def check_value(value: Any) -> None:
+    """Make sure that a value is JSON-shaped.
+
+    :raises TypeError: if a part of it is not; the message names its path
+    :raises ValueError: if a part of it is a number or a structure that JSON cannot hold
+    """
+    try:
+        _check(value, "value")
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+
+
+_FAITHFUL = (str, bool, type(None))
+_TOO_DEEP = "value is nested too deeply, or contains itself"
+_INT_LIMIT = 10**INT_DIGITS
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def _check(value: Any, path: str) -> None:
     kind = type(value)
-    if value is None or kind is str or kind is bool or kind is int:
+    if kind in _FAITHFUL:
         return
-    if kind is float:
-        if not math.isfinite(value):
-            raise ValueError(f"{path} is {value!r}, which JSON cannot hold")
+    if kind is int or kind is float:
+        _check_number(value, path)
     elif kind is list:
         for index, item in enumerate(value):
-            _check(item, f"{path}[{index}]")
+            if type(item) not in _FAITHFUL:
+                _check(item, f"{path}[{index}]")
     elif kind is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise TypeError(
                     f"{path} has the key {key!r} of type {type(key).__name__}; keys must be str"
                 )
-            _check(item, f"{path}[{key!r}]")
+            if type(item) not in _FAITHFUL:
+                _check(item, f"{path}[{key!r}]")
     else:
         raise TypeError(
             f"{path} is of type {kind.__name__}, which cannot be stored faithfully; allowed are "
             "None, bool, int, float, str, list and dict with str keys"
         )
+
+
+def _check_number(value: float, path: str) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{path} is {value!r}, which JSON cannot hold")
+    elif not -_INT_LIMIT < value < _INT_LIMIT:
+        raise ValueError(f"{path} is an int of more than {INT_DIGITS} digits")

@@ -331,7 +331,7 @@ async def test_a_table_that_removes_nothing_is_given_up(
         return {"UnprocessedItems": faulty_client.calls[-1][1]["RequestItems"]}
 
     faulty_client.constant_faults["batch_write_item"] = remove_nothing
-    with pytest.raises(ThrottledError, match="refuses to remove"):
+    with pytest.raises(ThrottledError, match="refuses to carry out 3 parts"):
         await store.clear()
 
 

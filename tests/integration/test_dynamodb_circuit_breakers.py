@@ -11,7 +11,7 @@ from attrs import evolve
 
 from gogoscope.persistence import circuit_rules
 from gogoscope.persistence.protocols import CircuitBreakerState, FailureReport
-from gogoscope_dynamodb import DynamoDBAdapter, circuit_breakers
+from gogoscope_dynamodb import DynamoDBAdapter, circuit_items
 from gogoscope_dynamodb.schema import FIRST_VERSION
 from tests.dynamodb_faults import FaultyClient
 from tests.engines import Engine
@@ -375,7 +375,7 @@ async def test_a_circuit_of_the_original_is_made_one_of_ours_by(
 async def test_memory_does_not_grow_with_the_circuits(
     store: DynamoDBAdapter, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(circuit_breakers, "REMEMBERED", 5)
+    monkeypatch.setattr(circuit_items, "REMEMBERED", 5)
     for number in range(12):
         clock.advance(1)
         await store.record_failure(f"c{number}", 5)

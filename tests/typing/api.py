@@ -7,20 +7,24 @@ from functools import partial
 from typing import Any, assert_type
 
 from gogoscope import (
+    Cache,
     CircuitBreaker,
     Err,
+    LocalCache,
     LockHandle,
     Ok,
     Persistence,
     Retry,
     Task,
     TaskCancelled,
+    cached,
     open_persistence,
     scope,
 )
 from gogoscope.persistence.memory import MemoryStore
 from gogoscope.persistence.protocols import (
     CacheProvider,
+    CircuitBreakerState,
     CircuitBreakerStateProvider,
     LockProvider,
 )
@@ -96,3 +100,51 @@ def stores(memory: MemoryStore, dynamodb: DynamoDBAdapter) -> None:
         circuit_breakers: CircuitBreakerStateProvider = store
         cache: CacheProvider = store
         scope(persistence=Persistence(locks, circuit_breakers, cache))
+
+
+async def values_from_the_cache(store: MemoryStore) -> None:
+    cache = Cache(store, local=LocalCache(max_items=10, ttl=0.5))
+    provider: CacheProvider = cache
+    assert_type(await cache.get_or_set("key", load, 60, 1, "name"), float)
+    assert_type(await provider.set("key", 1, if_absent=True), bool)
+    assert_type(await provider.get_many(["key"]), dict[str, Any])
+    async for key in cache.iterate_keys("user:*"):
+        assert_type(key, str)
+    entry = await cache.get_entry("key")
+    if entry is not None:
+        assert_type(entry.left, float)
+
+    @cached(cache, 60, key=lambda number: f"number:{number}")
+    async def twice(number: int) -> float:
+        return number * 2
+
+    assert_type(await twice(1), float)
+    async with scope(persistence=store) as s:
+        assert_type(s.cache, Cache)
+        assert_type(await s.cache.get_or_set("key", text, None, stale_if_error=5), str)
+
+        @s.cached(60)
+        async def name_of(number: int, *, formal: bool = False) -> str:
+            return ""
+
+        assert_type(await name_of(1, formal=True), str)
+        assert_type(s.task(name_of, 1), Task[str])
+
+
+@CircuitBreaker("guarded")
+async def guarded(number: int, *, name: str = "") -> float:
+    return number / 2
+
+
+async def breaker_without_a_scope(store: CircuitBreakerStateProvider) -> None:
+    breaker = CircuitBreaker("name", failure_rate=0.5, record_result=lambda value: value is None)
+    assert_type(await breaker.call(load, 1, "name"), float)
+    assert_type(await Retry(3).call(breaker.call, load, 1, "name"), float)
+    assert_type(await guarded(1, name="x"), float)
+    assert_type(await breaker.state(), CircuitBreakerState)
+    assert_type(await breaker.force_open(store), CircuitBreakerState)
+    assert_type(await breaker.force_close(), CircuitBreakerState)
+    assert_type(await breaker.reset(), CircuitBreakerState)
+    assert_type(await store.circuits("pay*"), dict[str, CircuitBreakerState])
+    async with scope() as s:
+        assert_type(s.task(guarded, 1), Task[float])

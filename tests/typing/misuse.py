@@ -35,6 +35,11 @@ async def misuse() -> None:
         await s.acquire_lock(3, 5)  # error
         async with s.lock("key") as locked:
             locked.fencing_token.append(1)  # error
+        await s.cache.get_or_set("key", load, 60, "1")  # error
+        await s.cache.get_or_set("key", plain, 60, 1)  # error
+        (await s.cache.get_or_set("key", load, 60, 1)).append(1)  # error
+        s.cached("60")  # error
+        s.cached(60)(plain)  # error
     scope(timeout="5")  # error
     scope(on_exit="stop")  # error
     scope(circuit_breaker=True)  # error

@@ -25,6 +25,17 @@ from tests.swept_programs import NAMES, PROGRAMS, Ledger, PlannedBodyError, Prog
 pytestmark = pytest.mark.anyio
 
 MOST_STEPS = 400
+ON_ASYNCIO = pytest.mark.parametrize(
+    "anyio_backend",
+    [
+        pytest.param(("asyncio", {}), id="asyncio"),
+        pytest.param(
+            ("asyncio", {"use_uvloop": True}),
+            id="uvloop",
+            marks=pytest.mark.skipif(sys.platform == "win32", reason="uvloop has no Windows build"),
+        ),
+    ],
+)
 How = Literal["from outside", "by asyncio", "by itself"]
 
 
@@ -173,17 +184,7 @@ async def test_cancelled_by_itself_at_any_step_a_program_leaves_nothing_and_lose
     await sweep(program, "by itself", log)
 
 
-@pytest.mark.parametrize(
-    "anyio_backend",
-    [
-        pytest.param(("asyncio", {}), id="asyncio"),
-        pytest.param(
-            ("asyncio", {"use_uvloop": True}),
-            id="uvloop",
-            marks=pytest.mark.skipif(sys.platform == "win32", reason="uvloop has no Windows build"),
-        ),
-    ],
-)
+@ON_ASYNCIO
 @pytest.mark.parametrize("program", PROGRAMS, ids=NAMES)
 async def test_cancelled_by_asyncio_at_any_step_a_program_leaves_nothing_and_loses_nothing(
     program: Program, log: list[BaseException]
@@ -317,3 +318,35 @@ async def test_rule_11_an_error_of_a_call_that_everybody_cancelled_is_not_lost()
             await anyio.wait_all_tasks_blocked()
             call.cancel()
     assert list(caught.value.exceptions) == ledger.raised
+
+
+@ON_ASYNCIO
+async def test_a_cancellation_by_asyncio_leaves_a_scope_that_cancels_itself() -> None:
+    import asyncio
+
+    started, ended = anyio.Event(), anyio.Event()
+
+    async def slow_to_end() -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await ended.wait()
+
+    async def cancelled() -> None:
+        async with scope() as s:
+            task = s.task(slow_to_end)
+            await started.wait()
+            task.cancel()
+            s.cancel("enough")
+            await anyio.sleep_forever()
+
+    host = asyncio.create_task(cancelled())
+    await started.wait()
+    for _ in range(10):
+        await anyio.lowlevel.checkpoint()
+    host.cancel()
+    ended.set()
+    await asyncio.wait([host])
+    assert host.cancelled()

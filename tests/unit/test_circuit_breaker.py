@@ -22,7 +22,9 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_800_000_000.0
-        monkeypatch.setattr("gogoscope.circuit.wall_time", self)
+        monkeypatch.setattr("gogoscope.circuit.clock_here", lambda: self)
+        for module in ("circuit_link", "circuit_view"):
+            monkeypatch.setattr(f"gogoscope.{module}.wall_time", self)
 
     def __call__(self) -> float:
         return self.now
@@ -49,21 +51,21 @@ class ObservedStore(MemoryStore):
         await self._observe("count_failures")
         return await super().count_failures(key, report)
 
-    async def claim_probe(self, *args: Any) -> Any:
+    async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> Any:
         await self._observe("claim_probe")
-        return await super().claim_probe(*args)
+        return await super().claim_probe(key, nonce, lease_ms, limit)
 
-    async def settle_probe(self, *args: Any, **options: Any) -> Any:
+    async def settle_probe(self, key: str, nonce: str, **options: Any) -> Any:
         await self._observe("settle_probe")
-        return await super().settle_probe(*args, **options)
+        return await super().settle_probe(key, nonce, **options)
 
-    async def return_probe(self, *args: Any) -> None:
+    async def return_probe(self, key: str, nonce: str) -> None:
         await self._observe("return_probe")
-        await super().return_probe(*args)
+        await super().return_probe(key, nonce)
 
-    async def reset_failures(self, *args: Any) -> Any:
+    async def reset_failures(self, key: str, version: int) -> Any:
         await self._observe("reset_failures")
-        return await super().reset_failures(*args)
+        return await super().reset_failures(key, version)
 
 
 async def down() -> None:
@@ -489,7 +491,8 @@ async def test_what_others_did_is_seen_after_the_refresh_interval(
         err: Exception | None = None
         with anyio.fail_after(5):
             while err is None:
-                await anyio.sleep(0.005)
+                await anyio.sleep(0)
+                clock.now += 0.005
                 err, _ = await s.task(service)
         assert isinstance(err, CircuitOpenError)
 
@@ -521,7 +524,7 @@ async def test_a_store_that_fails_never_reaches_the_caller_and_the_circuit_works
 
 @anyio_test
 async def test_a_store_that_comes_back_learns_what_happened_meanwhile(
-    store: ObservedStore,
+    store: ObservedStore, clock: Clock
 ) -> None:
     events: list[Event] = []
     breaker = CircuitBreaker("payments", failure_threshold=3, refresh_interval=0.01)
@@ -534,7 +537,8 @@ async def test_a_store_that_comes_back_learns_what_happened_meanwhile(
         store.fault = None
         with anyio.fail_after(5):
             while not any(isinstance(event, CircuitStoreRecovered) for event in events):
-                await anyio.sleep(0.005)
+                await anyio.sleep(0)
+                clock.now += 0.005
                 service.error = ValueError("one more")
                 await s.task(service)
     state = await store.get_state("payments")

@@ -1,0 +1,147 @@
+"""A store for gogoscope in a folder of plain files, one for each record.
+
+Whoever reads or changes records holds a lock of the operating system on the folder; a record is
+replaced by renaming a complete file. A process that is killed gives its lock up and leaves no
+half-written record behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from gogoscope import InvalidURLError, PersistenceError, PersistenceURL
+from gogoscope.clock import wall_time
+from gogoscope.persistence.record_store import RecordStore
+from gogoscope.persistence.records import Answer, Change, Kind, Record, Records
+from gogoscope.persistence.validation import check_key_prefix
+
+Result = TypeVar("Result")
+
+
+class FolderStore(RecordStore):
+    """Locks, circuit breakers and a cache in a folder; open inside ``async with``."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        key_prefix: str = "",
+        clock: Callable[[], float] = wall_time,
+    ) -> None:
+        self._folder = _FolderRecords(Path(folder), clock)
+        super().__init__(self._folder, key_prefix=key_prefix)
+
+    async def __aenter__(self) -> Self:
+        await self._folder.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._folder.close()
+
+
+def from_url(url: PersistenceURL) -> FolderStore:
+    """Give the store of ``folder:///absolute/path``; it takes the option ``key_prefix``."""
+    options = url.convert_options(key_prefix=check_key_prefix)
+    if not url.location.startswith("/"):
+        raise InvalidURLError(f"{url.url!r} is not folder:///absolute/path")
+    return FolderStore(url.location, **options)
+
+
+class _FolderRecords(Records):
+    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._threads: anyio.CapacityLimiter | None = None
+
+    async def open(self) -> None:
+        self._threads = anyio.CapacityLimiter(1)
+        try:
+            await self._in_thread(lambda: None)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._threads = None
+
+    def now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    async def read(self, kind: Kind[Record], key: str) -> Record | None:
+        return await self._in_thread(partial(self._load, kind, key))
+
+    async def transact(
+        self, kind: Kind[Record], key: str, change: Change[Record, Answer]
+    ) -> Answer:
+        def work() -> Answer:
+            record = self._load(kind, key)
+            changed, answer = change(record, self.now_ms())
+            if changed is None:
+                self._path(kind, key).unlink(missing_ok=True)
+            elif changed is not record:
+                self._save(kind, key, changed)
+            return answer
+
+        return await self._in_thread(work)
+
+    async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
+        await self._in_thread(lambda: self._save(kind, key, make(self.now_ms())))
+
+    async def keys(self, kind: Kind[Any], prefix: str) -> list[str]:
+        found = await self._in_thread(lambda: list(self._files(kind, prefix)))
+        return [key for key, purge_at_ms, _ in found if not self._is_gone(purge_at_ms)]
+
+    async def clear(self, kind: Kind[Any], prefix: str) -> None:
+        def work() -> None:
+            for _, _, path in self._files(kind, prefix):
+                path.unlink()
+
+        await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        if self._threads is None:
+            raise PersistenceError(f"the store in {self._folder} is not open; use 'async with'")
+        try:
+            return await anyio.to_thread.run_sync(self._locked, work, limiter=self._threads)
+        except OSError as error:
+            raise PersistenceError(f"the store in {self._folder} failed: {error}") from error
+
+    def _locked(self, work: Callable[[], Result]) -> Result:
+        with (self._folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, gives it up
+            return work()
+
+    def _path(self, kind: Kind[Any], key: str) -> Path:
+        return self._folder / f"{kind.name}-{hashlib.sha256(key.encode()).hexdigest()}"
+
+    def _files(self, kind: Kind[Any], prefix: str) -> Iterator[tuple[str, int | None, Path]]:
+        for path in self._folder.glob(f"{kind.name}-*"):
+            file = json.loads(path.read_text())
+            if file["key"].startswith(prefix):
+                yield file["key"], file["purge_at_ms"], path
+
+    def _load(self, kind: Kind[Record], key: str) -> Record | None:
+        path = self._path(kind, key)
+        file = json.loads(path.read_text()) if path.exists() else None
+        if file is None or self._is_gone(file["purge_at_ms"]):
+            return None
+        return kind.load(file["text"], file["purge_at_ms"])
+
+    def _save(self, kind: Kind[Record], key: str, record: Record) -> None:
+        purge_at_ms = kind.purge_at_ms(record, self.now_ms())
+        file = {"key": key, "purge_at_ms": purge_at_ms, "text": kind.dump(record)}
+        written = self._folder / "written"
+        written.write_text(json.dumps(file))
+        written.replace(self._path(kind, key))
+
+    def _is_gone(self, purge_at_ms: int | None) -> bool:
+        return purge_at_ms is not None and purge_at_ms <= self.now_ms()

@@ -1,0 +1,86 @@
+"""A decorator that keeps the results of a function in a cache."""
+
+from __future__ import annotations
+
+import functools
+import os.path
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from gogoscope.cache import Cache
+from gogoscope.task import callable_name
+
+if TYPE_CHECKING:
+    from gogoscope.cache_types import CachedDecorator
+    from gogoscope.persistence.bundle import Persistence
+    from gogoscope.persistence.protocols import CacheProvider
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def cached(
+    cache: Cache | CacheProvider | Persistence,
+    ttl: float | timedelta | None,
+    *,
+    key: Callable[..., str] | None = None,
+    stale_while_revalidate: float | timedelta = 0,
+    stale_if_error: float | timedelta = 0,
+    negative_ttl: float | timedelta | None = None,
+    lease: float | timedelta = 10,
+) -> CachedDecorator:
+    """Keep the results of an async function in a cache: ``@cached(store, 60)``.
+
+    Calling the function is then ``get_or_set`` with a key made from its arguments; the options
+    are those of :meth:`gogoscope.Cache.get_or_set`.
+
+    :param cache: a cache, or a store to make one on
+    :param ttl: how long a result is fresh, in seconds; ``None`` for ever
+    :param key: makes the key from the function's arguments; if left out, the key is the module and
+        qualified name of the function and its arguments as they are passed, each of which must
+        then be None or a bool, an int, a float or a str
+    """
+    from gogoscope.cache_policy import CachePolicy  # noqa: PLC0415 - loaded when first used
+
+    if key is not None and not callable(key):
+        raise TypeError(f"key must be a function of the arguments, got {key!r}")
+    store = cache if isinstance(cache, Cache) else Cache(cache)
+    policy = CachePolicy(ttl, stale_while_revalidate, stale_if_error, negative_ttl, lease)
+
+    def decorate(fn: Callable[P, Awaitable[T]], /) -> Callable[P, Coroutine[Any, Any, T]]:
+        make_key = functools.partial(_default_key, fn) if key is None else key
+
+        @functools.wraps(fn)
+        async def from_cache(*args: P.args, **kwargs: P.kwargs) -> T:
+            call = functools.partial(fn, *args, **kwargs)
+            return await store.load(make_key(*args, **kwargs), call, policy)
+
+        return from_cache
+
+    return decorate
+
+
+def _default_key(fn: Callable[..., object], *args: object, **kwargs: object) -> str:
+    named = [(f"argument {position}", arg) for position, arg in enumerate(args, 1)]
+    for name, arg in [*named, *kwargs.items()]:
+        if type(arg) not in _PLAIN:
+            raise TypeError(
+                f"{name} of {_name(fn)} is of type {type(arg).__name__}, from which no key can be "
+                "made that is the same in every process; pass cached(..., key=...), a function of "
+                "the arguments that gives a str"
+            )
+    parts = [repr(arg) for arg in args]
+    parts += [f"{name}={arg!r}" for name, arg in sorted(kwargs.items())]
+    return f"{_name(fn)}({', '.join(parts)})"
+
+
+def _name(fn: Callable[..., object]) -> str:
+    module = fn.__module__
+    if module == "__main__":  # which would be the same for every script
+        script = str(getattr(fn, "__globals__", {}).get("__file__", module))
+        module = os.path.splitext(os.path.basename(script))[0]  # noqa: PTH119, PTH122 - costs less
+    return f"{module}.{callable_name(fn)}"
+
+
+_PLAIN = (type(None), bool, int, float, str)

@@ -1,0 +1,207 @@
+"""How one value comes to be: found, waited for, or loaded by one caller for all."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+from gogoscope.cache_store import Answer, ask, state_of
+from gogoscope.exceptions import GogoscopeError
+from gogoscope.observers import log_warning
+from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+
+if TYPE_CHECKING:
+    from gogoscope.cache import Cache
+    from gogoscope.cache_policy import CachePolicy
+    from gogoscope.persistence.protocols import CacheEntry, LockProvider
+
+FIRST_POLL_SECONDS = 0.02
+LONGEST_POLL_SECONDS = 0.5
+RENEWALS_PER_LEASE = 3
+LONGEST_KEY_IN_LOCK = 256
+
+Reply = TypeVar("Reply")
+
+
+class Loading:
+    """One caller's wish for the value of a key.
+
+    :param cache: where it is kept
+    :param key: its key
+    :param call: loads it
+    :param policy: how long it is kept
+    """
+
+    def __init__(
+        self, cache: Cache, key: str, call: Callable[[], Awaitable[object]], policy: CachePolicy
+    ) -> None:
+        self._cache = cache
+        self._key = key
+        self._call = call
+        self._policy = policy
+        self._state = state_of(cache.provider)
+
+    async def value(self) -> Any:
+        """Give the value.
+
+        :raises Exception: what loading it raised
+        """
+        entry = await self._read()
+        if entry is not None:
+            if self._policy.is_fresh(entry.left):
+                return entry.value
+            if self._policy.may_wait_for_refresh(entry.left):
+                return await self._give_stale(entry)
+        return await self._state.flights.run(self._key, lambda: self._load(entry))
+
+    async def _give_stale(self, entry: CacheEntry) -> Any:
+        """Give an old value, and see that it is refreshed."""
+        if self._key not in self._state.flights:
+            host = self._cache.host
+            if host is None:
+                return await self._state.flights.run(self._key, lambda: self._refresh(entry))
+            self._cache.spawn(lambda: self._refresh_beside(entry))
+        self._tell_stale(None)
+        return entry.value
+
+    async def _refresh_beside(self, entry: CacheEntry) -> None:
+        await self._state.flights.run(self._key, lambda: self._refresh(entry))
+
+    async def _refresh(self, entry: CacheEntry) -> Any:
+        """Replace an old value, unless somebody else does; give the best there is."""
+        locks = self._cache.locks
+        try:
+            if locks is None:
+                return await self._load_alone(entry)
+            answer = await self._ask(lambda: self._acquire(locks))
+            if answer is None or answer.content is None:
+                return entry.value
+            return await self._load_holding(answer.content, entry)
+        except Exception as error:  # noqa: BLE001 - logged; the old value is still good
+            log_warning("the cached value of %r could not be refreshed", self._key, error=error)
+            self._tell_stale(error)
+            return entry.value
+
+    async def _load(self, entry: CacheEntry | None) -> Any:
+        """Load the value when nobody else in the fleet does; else wait for theirs."""
+        locks = self._cache.locks
+        try:
+            if locks is None:
+                return await self._load_alone(entry)
+            pause = FIRST_POLL_SECONDS
+            while True:
+                answer = await self._ask(lambda: self._acquire(locks))
+                if answer is None:
+                    return await self._load_alone(entry)
+                if answer.content is not None:
+                    return await self._load_holding(answer.content, entry)
+                await anyio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - not a secret
+                pause = min(2 * pause, LONGEST_POLL_SECONDS)
+                found = await self._read()
+                if found is not None and self._policy.is_fresh(found.left):
+                    return found.value
+        except Exception as error:
+            if entry is None:
+                raise
+            # One that is neither fresh nor to be refreshed is there for errors alone.
+            log_warning("the old value of %r stands in for an error", self._key, error=error)
+            self._tell_stale(error)
+            return entry.value
+
+    async def _load_holding(self, handle: LockHandle, entry: CacheEntry | None) -> Any:
+        """Load the value under a lock, which is renewed till then, unless it is there already."""
+        outcome: Any = None
+        failure: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_renew, handle)
+                try:
+                    outcome = await self._load_alone(entry)
+                except anyio.get_cancelled_exc_class():
+                    raise
+                except BaseException as raised:  # noqa: BLE001 - raised below, outside the group
+                    failure = raised
+                group.cancel_scope.cancel()
+        finally:
+            await _release(handle)
+        if failure is not None:
+            raise failure
+        return outcome
+
+    async def _load_alone(self, entry: CacheEntry | None) -> Any:
+        """Load the value, unless somebody just did, and keep it."""
+        found = await self._read(latest=True)
+        if found is not None and self._policy.is_fresh(found.left):
+            return found.value
+        began = time.monotonic()
+        value = await self._call()
+        self._tell_loaded(time.monotonic() - began)
+        cache, key = self._cache, self._key
+        if self._policy.stores(value):
+            await self._ask(lambda: cache.set(key, value, self._policy.time_to_live(value)))
+        elif entry is not None:
+            await self._ask(lambda: cache.delete(key))
+        return value
+
+    async def _read(self, *, latest: bool = False) -> CacheEntry | None:
+        if not latest and self._cache.local is not None:
+            found = self._cache.local.find(self._key)
+            if found is not None:
+                return found
+        answer = await self._ask(lambda: self._cache.get_entry(self._key, latest=latest))
+        return None if answer is None else answer.content
+
+    async def _acquire(self, locks: LockProvider) -> LockHandle | None:
+        key = self._key
+        if len(key) > LONGEST_KEY_IN_LOCK:
+            key = hashlib.sha256(key.encode()).hexdigest()
+        return await locks.acquire(f"get_or_set:{key}", self._policy.lease)
+
+    async def _ask(self, request: Callable[[], Awaitable[Reply]]) -> Answer[Reply] | None:
+        return await ask(self._state, request, self._tell_store)
+
+    def _tell_store(self, error: GogoscopeError | None) -> None:
+        host = self._cache.host
+        if host is not None and host.observed:
+            from gogoscope import events  # noqa: PLC0415 - only if anybody listens
+
+            if error is None:
+                host.emit(events.CacheStoreRecovered(host.name))
+            else:
+                host.emit(events.CacheStoreFailed(host.name, error))
+
+    def _tell_loaded(self, seconds: float) -> None:
+        host = self._cache.host
+        if host is not None and host.observed:
+            from gogoscope.events import CacheLoaded  # noqa: PLC0415 - only if anybody listens
+
+            host.emit(CacheLoaded(host.name, self._key, seconds))
+
+    def _tell_stale(self, error: Exception | None) -> None:
+        host = self._cache.host
+        if host is not None and host.observed:
+            from gogoscope.events import CacheStaleGiven  # noqa: PLC0415 - only if anybody listens
+
+            host.emit(CacheStaleGiven(host.name, self._key, error))
+
+
+async def _renew(handle: LockHandle) -> None:
+    while handle.lost is None:
+        await anyio.sleep(handle.lease / RENEWALS_PER_LEASE)
+        try:
+            await handle.extend()
+        except GogoscopeError as error:
+            log_warning("%r could not be renewed", handle, error=error)
+
+
+async def _release(handle: LockHandle) -> None:
+    with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+        try:
+            await handle.release()
+        except GogoscopeError as error:
+            log_warning("%r could not be released; its lease will end", handle, error=error)

@@ -1,0 +1,150 @@
+"""What a store can do for circuit breakers; part of :mod:`gogoscope.persistence.protocols`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, runtime_checkable
+
+from attrs import field, frozen
+
+CircuitState = Literal["closed", "open", "half-open", "forced-open"]
+
+DEFAULT_OPEN_MS = 30_000
+"""How long ``record_failure``, which is not told, opens a circuit."""
+
+
+@frozen
+class CircuitBreakerState:
+    """A circuit as it is stored.
+
+    ``since_ms`` is when it came into its state, ``None`` if it was never in another; ``reporters``
+    the processes that reported failures since the count began, with the time of their last one;
+    ``probes`` the half-open probes under way, with the end of their leases.
+    """
+
+    state: CircuitState = "closed"
+    failure_count: int = 0
+    last_failure_ms: int | None = None
+    last_success_ms: int | None = None
+    open_until_ms: int | None = None
+    open_count: int = 0
+    success_count: int = 0
+    window_start_ms: int = 0
+    reporters: Mapping[str, int] = field(factory=dict)
+    probes: Mapping[str, int] = field(factory=dict)
+    since_ms: int | None = None
+    version: int = 0
+
+    @property
+    def next_probe_ms(self) -> int | None:
+        """When the next probe may run at the latest, unless it may at once or never."""
+        if self.state == "open":
+            return self.open_until_ms
+        return min(self.probes.values(), default=None) if self.state == "half-open" else None
+
+
+@frozen
+class FailureReport:
+    """Failures of one process, to be counted in one write, and what they may lead to.
+
+    ``reporter`` is the process, ``count`` how many failures, ``threshold`` how many trip,
+    ``quorum`` how many processes must have reported, ``window_ms`` the time within which they
+    count (``None``: failures in a row), ``open_ms`` how long the circuit opens if it trips.
+    """
+
+    reporter: str
+    count: int
+    threshold: int
+    open_ms: int
+    window_ms: int | None = None
+    quorum: int = 1
+
+
+@frozen
+class ProbeReply:
+    """Whether a half-open probe may run, and the circuit as it now is."""
+
+    granted: bool
+    state: CircuitBreakerState
+
+
+@runtime_checkable
+class CircuitBreakerStateProvider(Protocol):
+    """Keeps the state of circuit breakers."""
+
+    async def get_state(self, key: str) -> CircuitBreakerState | None:
+        """Give a circuit's state, or ``None`` if nothing was ever recorded."""
+        ...
+
+    async def set_state(self, key: str, state: CircuitBreakerState) -> None:
+        """Replace a circuit's state, whatever it was; ``version`` is ignored and grows."""
+        ...
+
+    async def record_failure(self, key: str, max_failures: int) -> int:
+        """Count one failure, open the circuit at the maximum, and give the count."""
+        ...
+
+    async def record_success(self, key: str) -> None:
+        """Note a success: clear the failures of a closed circuit, close one whose time is over.
+
+        A circuit that is open and whose time is not over stays open: the success is a late one.
+        """
+        ...
+
+    async def count_failures(self, key: str, report: FailureReport) -> CircuitBreakerState:
+        """Count failures and trip the circuit when they reach threshold and quorum.
+
+        Failures that arrive when the circuit is not closed are late and are dropped.
+        """
+        ...
+
+    async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> ProbeReply:
+        """Ask for one of at most ``limit`` probes of a circuit whose open time is over.
+
+        The probe has ``lease_ms`` to settle; then its place may be taken by another. A claim
+        whose nonce already has a place is granted: an earlier try landed.
+        """
+        ...
+
+    async def settle_probe(
+        self, key: str, nonce: str, *, succeeded: bool, success_threshold: int, open_ms: int
+    ) -> CircuitBreakerState | None:
+        """Tell how a probe ended; ``None`` if its lease had run out, so that it has no verdict.
+
+        :param succeeded: ``False`` opens the circuit for ``open_ms``; ``True`` counts, and closes
+            it at ``success_threshold``
+        """
+        ...
+
+    async def return_probe(self, key: str, nonce: str) -> None:
+        """Give back the place of a probe that was cancelled; the next caller may have it."""
+        ...
+
+    async def reset_failures(self, key: str, version: int) -> CircuitBreakerState | None:
+        """Set the count of a closed circuit to 0 if its version is still the one given.
+
+        Gives the new state, or ``None`` if it had changed meanwhile.
+        """
+        ...
+
+    async def force_open(self, key: str) -> CircuitBreakerState:
+        """Open a circuit, whatever it was, until ``force_close``; give the new state."""
+        ...
+
+    async def force_close(self, key: str) -> CircuitBreakerState:
+        """Close a circuit, whatever it was, with a clean count; give the new state."""
+        ...
+
+    async def reset_circuit(self, key: str) -> CircuitBreakerState:
+        """Forget what happened to a circuit, unless it is forced open; give the state as it now is.
+
+        One that nothing was ever recorded of is left so.
+        """
+        ...
+
+    async def circuits(self, pattern: str | None = None) -> dict[str, CircuitBreakerState]:
+        """List the circuits below the store's prefix, each with its state, in no particular order.
+
+        :param pattern: a case-sensitive glob over whole keys, as for ``CacheProvider.keys``
+        """
+        ...

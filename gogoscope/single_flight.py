@@ -1,0 +1,90 @@
+"""One load at a time for each key: the others wait for its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio
+from attrs import define, field
+
+from gogoscope.persistence.copies import copied
+
+T = TypeVar("T")
+
+
+@define(eq=False)
+class _Flight:
+    """A load under way, for whom it is, and how it ended."""
+
+    turn: anyio.Lock = field(factory=anyio.Lock)
+    users: int = 0
+    landed: bool = False
+    value: Any = None
+    error: Exception | None = None
+    traceback: TracebackType | None = None
+
+
+_aboard: ContextVar[tuple[_Flight, ...]] = ContextVar("aboard", default=())
+
+
+class Flights:
+    """The loads that are under way in one event loop, by their keys."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._flights
+
+    async def run(self, key: str, load: Callable[[], Awaitable[T]]) -> T:
+        """Give the outcome of the load of a key that is under way, or else of ``load``.
+
+        It runs in the task of the first caller. If that is cancelled, the next one who waits runs
+        its own; otherwise all get a copy of the value, or the same error.
+
+        :raises RuntimeError: if the load of a key waits for itself
+        """
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight()
+        elif flight in _aboard.get():
+            raise RuntimeError(f"the function that loads {key!r} waits for its own value")
+        flight.users += 1
+        try:
+            async with flight.turn:
+                if not flight.landed:
+                    return await self._fly(key, flight, load)
+        finally:
+            flight.users -= 1
+            if not flight.users:
+                self._forget(key, flight)
+        if flight.error is not None:
+            raise flight.error.with_traceback(flight.traceback)
+        value: T = copied(flight.value)
+        return value
+
+    async def _fly(self, key: str, flight: _Flight, load: Callable[[], Awaitable[T]]) -> T:
+        token = _aboard.set((*_aboard.get(), flight))
+        try:
+            value = await load()
+        except Exception as error:
+            flight.error, flight.traceback = error, error.__traceback__
+            self._land(key, flight)
+            raise
+        finally:
+            _aboard.reset(token)
+        flight.value = copied(value)
+        self._land(key, flight)
+        return value
+
+    def _land(self, key: str, flight: _Flight) -> None:
+        """Let those who wait have the outcome, and whoever comes later a flight of its own."""
+        flight.landed = True
+        self._forget(key, flight)
+
+    def _forget(self, key: str, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]

@@ -1,0 +1,61 @@
+"""The tests that every store must pass, for the authors of backends.
+
+Derive a class from that of each capability that the store has, name the same ones in
+``capabilities``, and say how a store is opened::
+
+    class TestMyStore(LockConformance, CacheConformance):
+        capabilities = {"locks", "cache", "processes"}
+
+        @pytest.fixture
+        def open_store(self, tmp_path):
+            def open_store(key_prefix="", clock=time.time):
+                return MyStore(tmp_path, key_prefix=key_prefix, clock=clock)
+
+            return open_store
+
+        @pytest.fixture
+        def url(self, tmp_path):
+            return f"mine://{tmp_path}"
+
+What is declared is tested, what is not is checked to be refused by a scope. The name of a test
+that fails is the rule that was broken. Needs pytest; runs on the event loops of the fixture
+``anyio_backend``, asyncio and trio unless it is overridden; draws values with hypothesis where
+that is installed.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# Must come before the modules whose asserts are to explain themselves are imported.
+pytest.register_assert_rewrite(
+    *(
+        f"{__name__}.{module}"
+        for module in (
+            "base",
+            "races",
+            *("lock_leases", "lock_turns", "lock_safety", "lock_model"),
+            *("circuit_counting", "circuit_probing", "circuit_control"),
+            *("circuit_safety", "circuit_model"),
+            *("cache_values", "cache_keys", "cache_many", "cache_safety"),
+        )
+    )
+)
+
+from gogoscope.testing.conformance.base import Capability as Capability  # noqa: E402 - see above
+from gogoscope.testing.conformance.base import Conformance as Conformance  # noqa: E402
+from gogoscope.testing.conformance.base import ManualClock as ManualClock  # noqa: E402
+from gogoscope.testing.conformance.base import OpenStore as OpenStore  # noqa: E402
+from gogoscope.testing.conformance.caches import CacheConformance  # noqa: E402
+from gogoscope.testing.conformance.circuits import CircuitBreakerConformance  # noqa: E402
+from gogoscope.testing.conformance.locks import LockConformance  # noqa: E402
+
+__all__ = [
+    "CacheConformance",
+    "Capability",
+    "CircuitBreakerConformance",
+    "Conformance",
+    "LockConformance",
+    "ManualClock",
+    "OpenStore",
+]

@@ -1,0 +1,203 @@
+"""What every part of the kit builds on: opening a store, its clock, and what it can do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Literal, Protocol
+
+import anyio
+import pytest
+
+from gogoscope import CircuitBreaker, scope
+from gogoscope.clock import wall_time
+from gogoscope.exceptions import CapabilityNotSupportedError, PersistenceError
+from gogoscope.persistence.protocols import (
+    CacheProvider,
+    CircuitBreakerStateProvider,
+    LockProvider,
+)
+from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
+
+Capability = Literal["locks", "circuit_breakers", "cache", "processes"]
+
+PROTOCOLS: dict[str, Any] = {
+    "locks": LockProvider,
+    "circuit_breakers": CircuitBreakerStateProvider,
+    "cache": CacheProvider,
+}
+READS: dict[str, Callable[[Any], Awaitable[object]]] = {
+    "locks": lambda store: store.read_lock("k"),
+    "circuit_breakers": lambda store: store.get_state("k"),
+    "cache": lambda store: store.get("k"),
+}
+CLOSING_SECONDS = 30.0
+
+
+class ManualClock:
+    """A wall clock that stands still until a test moves ``now``."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Give the seconds since the Unix epoch."""
+        return self.now
+
+
+class OpenStore(Protocol):
+    """Opens one more store on the data of the running test."""
+
+    def __call__(
+        self, key_prefix: str = "", clock: Callable[[], float] = wall_time
+    ) -> AbstractAsyncContextManager[Any]:
+        """Give an async context manager that gives the open store."""
+        ...
+
+
+@pytest.mark.anyio
+class Conformance:
+    """The base of the kit's classes.
+
+    A backend derives a test class from the kit's class of each capability that it has, names the
+    same ones in ``capabilities``, and overrides the fixture ``open_store``. With ``"processes"``
+    among them, which is for a store that several processes share, it also overrides ``url``.
+    """
+
+    capabilities: ClassVar[AbstractSet[Capability]]
+    works_after_close: ClassVar[bool] = False
+    """Whether a store has nothing to close, so that it goes on working."""
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        """Give what opens a store on data of the test's own; override it."""
+        pytest.fail("override the fixture open_store: it gives what opens a store", pytrace=False)
+
+    @pytest.fixture
+    def url(self) -> str | None:
+        """Give the URL by which other processes open the data of ``open_store``."""
+        return None
+
+    @pytest.fixture
+    def atomic(self) -> None:
+        """Stand before every test of a race; override it where an engine is not always atomic."""
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        """Give the clock of ``store``, which stands still."""
+        return ManualClock()
+
+    @pytest.fixture
+    async def store(self, open_store: OpenStore, clock: ManualClock) -> AsyncIterator[Any]:
+        """Give an open store on the test's clock."""
+        async with open_store(clock=clock) as opened:
+            yield opened
+
+    @pytest.fixture
+    def shared_url(self, url: str | None) -> str:
+        """Give the URL of a store that several processes share."""
+        if "processes" not in self.capabilities:
+            pytest.skip("no other process can open this store: it does not declare 'processes'")
+        assert url is not None, "a store that declares 'processes' must override the fixture url"
+        return url
+
+    def test_the_declared_capabilities_are_those_that_the_kit_tests(self) -> None:
+        declared = self.capabilities - {"processes"}
+        tested = {vars(part)["capability"] for part in type(self).__mro__ if _has_own(part)}
+        assert declared == tested, (
+            f"{type(self).__name__} declares {sorted(declared)} but derives from the kit's classes "
+            f"of {sorted(tested)}"
+        )
+
+    async def test_a_store_has_the_methods_of_what_it_declares_and_of_nothing_else(
+        self, store: Any
+    ) -> None:
+        for name, protocol in PROTOCOLS.items():
+            lacking = [method for method in _methods(protocol) if not hasattr(store, method)]
+            if name in self.capabilities:
+                assert not lacking, f"{store!r} declares {name!r} but lacks {lacking}"
+            else:
+                assert lacking, f"{store!r} has all methods of {name!r} but does not declare it"
+
+    async def test_a_scope_refuses_what_the_store_lacks(self, store: Any) -> None:
+        async def nothing() -> None:
+            return None
+
+        async with scope(persistence=store) as s:
+
+            async def lock() -> None:
+                await s.acquire_lock("k", 1)
+
+            async def call() -> None:
+                (await s.task(nothing, circuit_breaker=CircuitBreaker(name="k"))).unwrap()
+
+            async def look() -> None:
+                await s.cache.get("k")
+
+            uses = {"locks": lock, "circuit_breakers": call, "cache": look}
+            for name, use in uses.items():
+                if name in self.capabilities:
+                    await use()
+                    continue
+                with pytest.raises(CapabilityNotSupportedError, match=name):
+                    await use()
+
+    @pytest.mark.parametrize("prefix", ["app", "a:b", " "])
+    async def test_a_prefix_must_end_with_a_separator(
+        self, open_store: OpenStore, prefix: str
+    ) -> None:
+        with pytest.raises(ValueError, match=r"key_prefix must end with one of : / \. \| #"):
+            async with open_store(prefix):
+                pytest.fail(f"a store opened with the key prefix {prefix!r}")
+
+    @pytest.mark.parametrize("separator", list(":/.|#"))
+    async def test_a_prefix_may_end_with_any_separator(
+        self, open_store: OpenStore, separator: str
+    ) -> None:
+        async with open_store(f"app{separator}") as store:
+            assert await self._read(store) is None
+
+    async def test_opening_may_be_cancelled_at_any_await(self, open_store: OpenStore) -> None:
+        async def open_and_use() -> object:
+            async with open_store() as store:
+                return await self._read(store)
+
+        async def attempt_at(n: int) -> CancelledAt:
+            attempt = CancelledAt(open_and_use(), n)
+            await attempt.run()
+            async with open_store() as store:
+                assert await self._read(store) is None
+            return attempt
+
+        await cancel_everywhere(attempt_at)
+
+    async def test_a_closed_store_says_so_and_never_hangs(self, open_store: OpenStore) -> None:
+        async with open_store() as store:
+            await self._read(store)
+        with anyio.fail_after(CLOSING_SECONDS):
+            for name in sorted(self.capabilities - {"processes"}):
+                if self.works_after_close:
+                    await READS[name](store)
+                    continue
+                with pytest.raises(PersistenceError):
+                    await READS[name](store)
+
+    async def test_closing_one_store_leaves_another_on_the_same_data_open(
+        self, open_store: OpenStore
+    ) -> None:
+        async with open_store() as first:
+            async with open_store() as second:
+                await self._read(second)
+            assert await self._read(first) is None
+
+    async def _read(self, store: Any) -> object:
+        return await READS[min(self.capabilities - {"processes"})](store)
+
+
+def _has_own(part: type) -> bool:
+    return "capability" in vars(part)
+
+
+def _methods(protocol: type) -> list[str]:
+    return [name for name, value in vars(protocol).items() if name[0] != "_" and callable(value)]

@@ -1,0 +1,388 @@
+"""What the cache and the stores add to the bare thing, and other libraries beside them.
+
+Each row alternates two things in one run and shows the medians, their ratio, and the most that it
+may be. DynamoDB Local, or the engine that the tests use, is needed for its part. Run it from the
+repository:
+
+    python -m tests.benchmarks.bench_stores [--rounds 300] [--only memory|sqlite|dynamodb] [--check]
+
+``--check`` fails if a number is over its limit. Other libraries are measured if they are installed
+(``pip install 'gogoscope[bench]'``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import importlib.util
+import itertools
+import json
+import math
+import os
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from attrs import frozen
+
+from gogoscope import Cache, LocalCache
+from gogoscope.persistence.memory import MemoryStore
+from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope_dynamodb import DynamoDBAdapter, create_table
+from gogoscope_dynamodb.client import open_client
+from tests.dynamodb_faults import FaultyClient, Perform
+from tests.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
+
+Call = Callable[[], Awaitable[Any]]
+SMALL_DICT = {"name": "John", "tags": ["a", "b"], "visits": 17}
+KEY = "user:1"
+ITEMS = 5_000
+
+
+@frozen
+class Pair:
+    """Two things to compare: ``calls`` of each make one sample; ``limit`` is for their ratio."""
+
+    name: str
+    ours: Call
+    bare: Call
+    limit: float | None = None
+    calls: int = 1
+
+
+class Table:
+    """Prints rows and remembers whether all were within their limits."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self.fine = True
+
+    def head(self, title: str, columns: str) -> None:
+        print(f"\n{title}\n{'':<44}{columns}")
+
+    async def compare(self, pairs: list[Pair]) -> None:
+        for pair in pairs:
+            ours, bare, ratio = await measure(pair, self._rounds)
+            shown = f"{pair.name:<44}{ours * 1e6:>9.2f}{bare * 1e6:>9.2f}{ratio:>8.2f}"
+            self._row(shown, pair.limit, ratio)
+
+    def figure(self, name: str, value: float, *, most: float = math.inf, least: float = 0) -> None:
+        within = least <= value <= most
+        self.fine = self.fine and within
+        limit = f"at most {most:g}" if most < math.inf else f"at least {least:g}"
+        print(f"{name:<44}{value:>9g}   {limit}{'' if within else '  <- missed'}")
+
+    def _row(self, shown: str, limit: float | None, ratio: float) -> None:
+        within = limit is None or ratio <= limit
+        self.fine = self.fine and within
+        print(f"{shown}{'' if limit is None else f'{limit:>8g}'}{'' if within else '  <- missed'}")
+
+
+async def measure(pair: Pair, rounds: int) -> tuple[float, float, float]:
+    """Give the medians of both sides, in seconds a call, and of the ratios of the rounds."""
+    samples: list[tuple[float, float]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(rounds + rounds // 10 + 1):
+            if number % 2:
+                ours = await seconds_of(pair.ours, pair.calls)
+                bare = await seconds_of(pair.bare, pair.calls)
+            else:
+                bare = await seconds_of(pair.bare, pair.calls)
+                ours = await seconds_of(pair.ours, pair.calls)
+            samples.append((ours, bare))
+    finally:
+        gc.enable()
+    samples = samples[rounds // 10 + 1 :]
+    ours = statistics.median(ours for ours, _ in samples)
+    bare = statistics.median(bare for _, bare in samples)
+    return ours, bare, ours / bare
+
+
+async def seconds_of(call: Call, calls: int) -> float:
+    """Time some calls; give the seconds of one."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        await call()
+    return (time.perf_counter() - start) / calls
+
+
+class BareDict:
+    """The least that a cache in memory does: a lookup in a dict, with an expiry check."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, tuple[Any, float]] = {}
+
+    def set(self, key: str, value: Any, ttl: float) -> None:
+        self._values[key] = (value, time.time() + ttl)
+
+    async def get(self, key: str) -> Any:
+        found = self._values.get(key)
+        if found is None or found[1] <= time.time():
+            return None
+        return found[0]
+
+
+async def memory_part(table: Table) -> None:
+    """Compare hits in memory."""
+    table.head("memory: a hit, against a dict lookup with an expiry check", HEADS)
+
+    for name, value, limit in [
+        ("str", "x" * 20, 4),
+        ("number", 17, 4),
+        ("small dict", SMALL_DICT, 10),
+    ]:
+        bare = BareDict()
+        bare.set(KEY, value, 3600)
+        store = MemoryStore()
+        await store.set(KEY, value, 3600)
+        cache, fronted = Cache(store), Cache(store, local=LocalCache(ttl=3600))
+        got = await store.get(KEY)
+        assert got == value
+        assert not isinstance(value, dict) or got is not value
+        hit = functools.partial(bare.get, KEY)
+        pairs = [
+            Pair(f"store.get, {name}", functools.partial(store.get, KEY), hit, limit),
+            Pair(f"Cache.get, {name}", functools.partial(cache.get, KEY), hit),
+            Pair(f"Cache.get_or_set, {name}", loading_hit(cache), hit),
+            Pair(f"  behind a LocalCache, {name}", loading_hit(fronted), hit),
+        ]
+        pairs += [Pair(f"{peer}, {name}", get, hit) for peer, get in (await peers(value)).items()]
+        await table.compare([Pair(p.name, p.ours, p.bare, p.limit, 300) for p in pairs])
+
+
+def loading_hit(cache: Cache) -> Call:
+    """Give a call of ``get_or_set`` that finds the value."""
+
+    async def load() -> Any:
+        raise AssertionError("it is a hit")
+
+    return lambda: cache.get_or_set(KEY, load, 60)
+
+
+async def peers(value: Any) -> dict[str, Call]:
+    """Give the hits of other libraries that are installed."""
+    found: dict[str, Call] = {}
+    if importlib.util.find_spec("cashews"):
+        cashews: Any = import_module("cashews").Cache()
+        cashews.setup("mem://")
+        await cashews.set(KEY, value, expire=3600)
+        found["cashews"] = lambda: cashews.get(KEY)
+    if importlib.util.find_spec("aiocache"):
+        modules: Any = import_module("aiocache"), import_module("aiocache.serializers")
+        aiocache = modules[0].SimpleMemoryCache(serializer=modules[1].JsonSerializer())
+        await aiocache.set(KEY, value, ttl=3600)
+        found["aiocache (JSON)"] = lambda: aiocache.get(KEY)
+    return found
+
+
+async def sqlite_part(table: Table) -> None:
+    """Compare operations on a file with the statements that they are made of."""
+    table.head("SQLite, against the bare SQL (and JSON of values) in a worker thread", HEADS)
+    with tempfile.TemporaryDirectory() as folder:
+        async with SQLiteStore(Path(folder, "store.db")) as store:
+            bare = BareSQLite(Path(folder, "bare.db"))
+
+            async def acquire_and_release() -> None:
+                handle = await store.acquire("lock", 30)
+                assert handle is not None
+                assert await handle.release()
+
+            async def get() -> None:
+                assert await store.get(KEY) == SMALL_DICT
+
+            await store.set(KEY, SMALL_DICT, 3600)
+            await table.compare(
+                [
+                    Pair("acquire + release", acquire_and_release, bare.locked, 1.3, 5),
+                    Pair("set", lambda: store.set(KEY, SMALL_DICT, 3600), bare.set, 1.15, 5),
+                    Pair("get", get, bare.get, 1.15, 5),
+                ]
+            )
+            bare.close()
+
+
+class BareSQLite:
+    """The SQL of the store's operations, each a visit to a worker thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(
+            path, timeout=0, isolation_level=None, check_same_thread=False
+        )
+        for statement in (
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = NORMAL",
+            """CREATE TABLE records (kind TEXT NOT NULL, key TEXT NOT NULL, purge_at INTEGER,
+            content TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID""",
+        ):
+            self._connection.execute(statement)
+        self._threads = anyio.CapacityLimiter(1)
+        self._lock = "x" * 250  # as long as a lock's record
+        self._write("cache", json.dumps(SMALL_DICT))
+
+    async def locked(self) -> None:
+        await self._visit(self._change, "lock", self._lock)
+        await self._visit(self._change, "lock", self._lock)
+
+    async def set(self) -> None:
+        await self._visit(self._write, "cache", json.dumps(SMALL_DICT))
+
+    async def get(self) -> None:
+        content, _ = await self._visit(self._read, "cache")
+        assert json.loads(content) == SMALL_DICT
+
+    def close(self) -> None:
+        self._connection.close()
+
+    async def _visit(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
+
+    def _change(self, kind: str, content: str) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._read(kind)
+        self._write(kind, content)
+        self._connection.execute("COMMIT")
+
+    def _read(self, kind: str) -> Any:
+        return self._connection.execute(
+            "SELECT content, purge_at FROM records WHERE kind = ? AND key = ? "
+            "AND (purge_at IS NULL OR purge_at > ?)",
+            (kind, KEY, int(time.time() * 1000)),
+        ).fetchone()
+
+    def _write(self, kind: str, content: str) -> None:
+        self._connection.execute(
+            "INSERT INTO records (kind, key, purge_at, content) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET purge_at = excluded.purge_at, content = excluded.content",
+            (kind, KEY, int(time.time() * 1000) + 3_600_000, content),
+        )
+
+
+async def dynamodb_part(table: Table, endpoint_url: str) -> None:
+    """Compare requests with the raw calls on the same client, and count those of ``clear``."""
+    name = new_table_name()
+    async with open_client(endpoint_url=endpoint_url) as opened:
+        client: Any = opened
+        await create_table(client, name)
+        store = DynamoDBAdapter(client, name)
+        recorder = FaultyClient(client)
+        recording = DynamoDBAdapter(recorder, name)
+        await recording.set(KEY, SMALL_DICT, 3600)
+        await recording.get(KEY)
+        (_, put), (_, get) = recorder.calls
+        nonces = itertools.count()
+
+        async def raw_set() -> None:
+            # Bytes that were written before are written faster than new ones.
+            now_ms = int(time.time() * 1000)
+            item = put["Item"]
+            item["version"] = {"N": str(now_ms * 1000)}
+            item["expiresAt"] = {"N": str(now_ms // 1000 + 3600)}
+            item["data"]["M"]["until"] = {"N": str(now_ms + 3_600_000)}
+            item["data"]["M"]["by"] = {"S": f"{next(nonces):016x}"}
+            await client.put_item(**put)
+
+        pairs = [
+            Pair("set", lambda: store.set(KEY, SMALL_DICT, 3600), raw_set, 1.1),
+            Pair("get", lambda: store.get(KEY), lambda: client.get_item(**get), 1.1),
+        ]
+        peer = await dynamodb_peer(client)
+        if peer is not None:
+            text = json.dumps(SMALL_DICT)
+            await peer.set(KEY, text, ttl=3600)
+            pairs += [
+                Pair(
+                    "aiocache-dynamodb set",
+                    lambda: peer.set(KEY, text, ttl=3600),
+                    raw_set,
+                ),
+                Pair(
+                    "aiocache-dynamodb get", lambda: peer.get(KEY), lambda: client.get_item(**get)
+                ),
+            ]
+        table.head("DynamoDB, against the raw call on the same client", HEADS)
+        await table.compare(pairs)
+        await count_clear(table, client, name)
+        await client.delete_table(TableName=name)
+
+
+async def dynamodb_peer(client: Any) -> Any:
+    """Give another library's cache on a table of its own, or ``None`` if it is not installed."""
+    if not importlib.util.find_spec("aiocache_dynamodb"):
+        return None
+    name = new_table_name()
+    await client.create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "cache_key", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "cache_key", "AttributeType": "S"}],
+    )
+    made: Any = import_module("aiocache_dynamodb")
+    return made.DynamoDBCache(table_name=name, dynamodb_client=client)
+
+
+async def count_clear(table: Table, client: Any, name: str) -> None:
+    """Count the requests of clearing a table of 5,000 items, and how many are under way at once."""
+    counter = FaultyClient(client)
+    store = DynamoDBAdapter(counter, name, key_prefix="big:")
+    await store.set_many({f"item:{number}": "x" * 1000 for number in range(ITEMS)})
+    counter.calls.clear()
+    now = most = 0
+
+    async def count(perform: Perform) -> Any:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        try:
+            return await perform()
+        finally:
+            now -= 1
+
+    counter.constant_faults["batch_write_item"] = count
+    start = time.perf_counter()
+    await store.clear()
+    seconds = time.perf_counter() - start
+    pages = counter.operations.count("scan")
+    print(f"\nclear() of {ITEMS:,} items of 1 KB: {seconds:.2f} s, {pages} pages")
+    table.figure("requests", len(counter.calls), most=math.ceil(ITEMS / 25) + pages)
+    table.figure("most writes in flight", most, least=8)
+    assert await store.keys() == []
+
+
+HEADS = f"{'us':>9}{'bare us':>9}{'ratio':>8}{'limit':>8}"
+
+
+async def main(rounds: int, only: str | None, check: bool) -> bool:
+    """Print the tables; tell whether everything is within its limits."""
+    table = Table(rounds)
+    if only in (None, "memory"):
+        await memory_part(table)
+    if only in (None, "sqlite"):
+        await sqlite_part(table)
+    if only in (None, "dynamodb"):
+        with running_engine() as engine:
+            await dynamodb_part(table, engine.endpoint_url)
+    return table.fine or not check
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--only", choices=["memory", "sqlite", "dynamodb"])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    os.environ.update(
+        {name: DUMMY_CREDENTIALS[name] for name in DUMMY_CREDENTIALS.keys() - os.environ}
+    )
+    program = functools.partial(main, options.rounds, options.only, options.check)
+    sys.exit(not anyio.run(program))

@@ -1,0 +1,250 @@
+"""Stores that are each wrong in one way; test_kit_finds_what_is_broken runs the kit on them.
+
+Its name keeps pytest from collecting it unless it is named on the command line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import anyio.lowlevel
+import pytest
+from attrs import evolve
+
+from gogoscope.clock import wall_time
+from gogoscope.exceptions import PersistenceError
+from gogoscope.persistence import circuit_rules
+from gogoscope.persistence.memory import MemoryStore
+from gogoscope.persistence.protocols import CircuitBreakerState, LockClaim, LockRecord, LockReply
+from gogoscope.persistence.record_circuit_breakers import CIRCUITS
+from gogoscope.persistence.record_locks import LOCKS, RecordLocks
+from gogoscope.testing.conformance import (
+    CacheConformance,
+    CircuitBreakerConformance,
+    Conformance,
+    LockConformance,
+    OpenStore,
+)
+
+
+class Broken(Conformance):
+    """A store in memory, on asyncio alone: what is wrong does not depend on the event loop."""
+
+    works_after_close: ClassVar = True
+    store_type: ClassVar[type[Any]] = MemoryStore
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        stores: list[Any] = []
+
+        @asynccontextmanager
+        async def open_store(
+            key_prefix: str = "", clock: Callable[[], float] = wall_time
+        ) -> AsyncIterator[Any]:
+            if not stores:
+                stores.append(self.store_type(clock=clock))
+            yield stores[0].with_prefix(key_prefix)
+
+        return open_store
+
+
+class BrokenStore(Broken, LockConformance, CircuitBreakerConformance, CacheConformance):
+    capabilities: ClassVar = frozenset({"locks", "circuit_breakers", "cache"})
+
+
+class TestNothingWrong(BrokenStore):
+    pass
+
+
+class TestLostUpdate(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801 - overrides the attribute
+        async def record_failure(self, key: str, max_failures: int) -> int:
+            before = await self.get_state(key) or CircuitBreakerState()
+            await anyio.lowlevel.checkpoint()
+            count = before.failure_count + 1
+            await self.set_state(key, evolve(before, failure_count=count))
+            return count
+
+
+class TestValuesExpireInWholeSeconds(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def set(self, key: str, value: Any, ttl: Any = None, **more: Any) -> bool:
+            whole = max(1, int(ttl)) if isinstance(ttl, float) and 0 < ttl < 1e9 else ttl
+            return await super().set(key, value, whole, **more)
+
+
+class TestLeasesInWholeSeconds(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_lock(
+            self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
+        ) -> LockReply:
+            floored = evolve(claim, lease_ms=claim.lease_ms // 1000 * 1000)
+            return await super().claim_lock(key, floored, seen=seen)
+
+
+class TestPrefixLeak(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        def with_prefix(self, key_prefix: str) -> MemoryStore:
+            store = super().with_prefix(key_prefix)
+            store._key_prefix = store._key_prefix[:-1]
+            return store
+
+
+class TestTokenReuse(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
+            def forget(record: LockRecord | None, now_ms: int) -> tuple[LockRecord | None, bool]:
+                return (None, True) if record and record.nonce == nonce else (record, False)
+
+            return await self._records.transact(LOCKS, self._full_key(key), forget)
+
+
+class TestSwallowedCancellation(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def set(self, *args: Any, **options: Any) -> bool:
+            try:
+                await anyio.lowlevel.checkpoint()
+            except anyio.get_cancelled_exc_class():
+                return False
+            return await super().set(*args, **options)
+
+
+class TestCancellationBecomesAnError(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def get_state(self, key: str) -> CircuitBreakerState | None:
+            try:
+                await anyio.lowlevel.checkpoint()
+            except BaseException as error:
+                raise PersistenceError("the store failed") from error
+            return await super().get_state(key)
+
+
+class TestHalfOpenLetsTwoThrough(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> Any:
+            return await super().claim_probe(key, nonce, lease_ms, limit + 1)
+
+
+class TestClearTouchesLocks(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def clear(self) -> None:
+            await super().clear()
+            await self._records.clear(LOCKS, self._key_prefix)
+
+
+class TestNoneIsMissing(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def get(self, key: str, default: Any = None) -> Any:
+            value = await super().get(key)
+            return default if value is None else value
+
+
+class TestTupleIsAccepted(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        def __init__(self, **options: Any) -> None:
+            codec: Any = SimpleNamespace(dumps=json.dumps, loads=json.loads)
+            super().__init__(codec=codec, **options)
+
+
+class TestValuesAreShared(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        def __init__(self, **options: Any) -> None:
+            codec: Any = SimpleNamespace(dumps=lambda value: value, loads=lambda value: value)
+            super().__init__(codec=codec, **options)
+
+
+class TestReleaseFreesAnothersLock(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
+            return await self.force_release(key)
+
+
+class TestRenewalIgnoresTheVersion(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def renew_lock(
+            self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
+        ) -> LockReply:
+            record = await self.read_lock(key)
+            version = record.version if record else version
+            return await super().renew_lock(key, nonce, version, lease_ms, until_ms)
+
+
+class TestReservationIsIgnored(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_lock(self, key: str, claim: LockClaim, **more: Any) -> LockReply:
+            record = await self.read_lock(key)
+            turn = record.next_turn if record else claim.turn
+            return await super().claim_lock(key, evolve(claim, turn=turn), **more)
+
+
+class TestKeysArePagedShort(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def keys(self, pattern: str | None = None) -> list[str]:
+            return (await super().keys(pattern))[:1000]
+
+
+class TestLateSuccessCloses(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def record_success(self, key: str) -> None:
+            def close(
+                state: CircuitBreakerState | None, now_ms: int
+            ) -> tuple[CircuitBreakerState | None, None]:
+                return (state and circuit_rules.close(state, now_ms)), None
+
+            await self._records.transact(CIRCUITS, self._full_key(key), close)
+
+
+class TestSettingWhatIsAbsentIsNotAtomic(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def set(self, key: str, value: Any, ttl: Any = None, **more: Any) -> bool:
+            if more.get("if_absent") and await self.has(key):
+                return False
+            await anyio.lowlevel.checkpoint()
+            return await super().set(key, value, ttl)
+
+
+class TestVersionsStandStill(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def get_state(self, key: str) -> CircuitBreakerState | None:
+            state = await super().get_state(key)
+            return state and evolve(state, version=1)
+
+
+class TestUseAfterCloseIsAnAccident(BrokenStore):
+    works_after_close: ClassVar = False
+
+
+class TestLocksAreLackingThoughDeclared(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        hand_over_lock: Any = property()
+
+
+class TestLocksAreThereThoughNotDeclared(Broken, CacheConformance, CircuitBreakerConformance):
+    capabilities: ClassVar = frozenset({"cache", "circuit_breakers"})
+
+
+class TestLocksAreDeclaredButNotTested(Broken, CacheConformance):
+    capabilities: ClassVar = frozenset({"cache", "locks"})
+
+
+class OnlyLocks(RecordLocks):
+    """Part of a store, with nothing wrong in it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(MemoryStore(**options)._records)
+
+    def with_prefix(self, key_prefix: str) -> RecordLocks:
+        return RecordLocks(self._records, key_prefix=key_prefix)
+
+
+class TestLocksAlone(Broken, LockConformance):
+    capabilities: ClassVar = frozenset({"locks"})
+    store_type: ClassVar = OnlyLocks

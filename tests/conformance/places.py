@@ -1,0 +1,73 @@
+"""Where the project's own stores keep the data of a conformance test, and how they are opened."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from gogoscope.clock import wall_time
+from gogoscope.persistence.memory import MemoryStore
+from gogoscope.persistence.registry import PersistenceURL
+from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope_dynamodb import DynamoDBAdapter
+
+
+class Place(Protocol):
+    """Where data lives, and how a store of it is opened."""
+
+    def open(
+        self, key_prefix: str = "", clock: Callable[[], float] = wall_time
+    ) -> AbstractAsyncContextManager[Any]: ...
+
+
+class MemoryPlace:
+    def __init__(self) -> None:
+        self._store: MemoryStore | None = None
+
+    @asynccontextmanager
+    async def open(
+        self, key_prefix: str = "", clock: Callable[[], float] = wall_time
+    ) -> AsyncIterator[Any]:
+        if self._store is None:
+            self._store = MemoryStore(clock=clock)
+        yield self._store.with_prefix(key_prefix)
+
+
+class SQLitePlace:
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "store.db"
+        self.url = f"sqlite:///{self.path}"
+
+    def open(
+        self, key_prefix: str = "", clock: Callable[[], float] = wall_time
+    ) -> AbstractAsyncContextManager[Any]:
+        return SQLiteStore(self.path, key_prefix=key_prefix, clock=clock)
+
+
+class DynamoDBPlace:
+    """A table, and in it a prefix of the place's own."""
+
+    def __init__(self, url: str) -> None:
+        parsed = PersistenceURL.parse(url)
+        self._table_name = parsed.location
+        self._region = parsed.options.get("region")
+        self._endpoint_url = parsed.options.get("endpoint_url")
+        self._own_prefix = f"{uuid.uuid4().hex}:"
+        self.url = f"{url}{'&' if parsed.options else '?'}key_prefix={self._own_prefix}"
+
+    def open(
+        self, key_prefix: str = "", clock: Callable[[], float] = wall_time
+    ) -> AbstractAsyncContextManager[Any]:
+        return DynamoDBAdapter(
+            None,
+            self._table_name,
+            key_prefix=self._own_prefix + key_prefix,
+            max_clock_skew=0,
+            clock=clock,
+            consistent_reads=True,
+            region=self._region,
+            endpoint_url=self._endpoint_url,
+        )

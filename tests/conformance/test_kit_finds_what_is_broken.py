@@ -1,0 +1,126 @@
+"""The kit names the rule that a wrong store breaks, and finds nothing wrong in a right one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+BROKEN = Path(__file__).with_name("broken_stores.py")
+ROOT = BROKEN.parents[2]
+
+RULES = {
+    "TestLostUpdate": "test_no_concurrent_failure_is_lost",
+    "TestValuesExpireInWholeSeconds": "test_a_value_ends_to_the_millisecond",
+    "TestLeasesInWholeSeconds": "test_a_lock_of_half_a_second_is_held_to_the_millisecond",
+    "TestPrefixLeak": "test_prefixes_keep_stores_apart_and_nest",
+    "TestTokenReuse": "test_fencing_tokens_only_grow",
+    "TestSwallowedCancellation": "test_a_cancelled_change_of_a_value_is_whole_or_not_there",
+    "TestCancellationBecomesAnError": "test_cancelling_a_method_of_circuits_raises_nothing_else",
+    "TestHalfOpenLetsTwoThrough": "test_at_most_the_limit_of_probes_is_under_way",
+    "TestClearTouchesLocks": "test_clear_leaves_locks_and_circuits_alone",
+    "TestNoneIsMissing": "test_none_is_a_value_and_not_a_missing_key",
+    "TestTupleIsAccepted": "test_a_value_that_is_not_json_shaped_is_refused_with_its_path",
+    "TestValuesAreShared": ("test_what_was_got_or_set_may_be_changed_without_changing_the_cache"),
+    "TestReleaseFreesAnothersLock": (
+        "test_releasing_a_lost_lock_says_so_and_does_not_free_the_new_holders"
+    ),
+    "TestRenewalIgnoresTheVersion": "test_a_renewal_needs_nonce_and_version",
+    "TestReservationIsIgnored": "test_a_reservation_is_respected_until_it_ends",
+    "TestKeysArePagedShort": "test_keys_and_clear_reach_all_of_5000_items_and_nothing_else",
+    "TestLateSuccessCloses": "test_a_late_success_does_not_close_an_open_circuit",
+    "TestSettingWhatIsAbsentIsNotAtomic": "test_of_many_who_set_what_is_absent_one_does",
+    "TestVersionsStandStill": "test_every_change_raises_the_version",
+    "TestUseAfterCloseIsAnAccident": "test_a_closed_store_says_so_and_never_hangs",
+    "TestLocksAreLackingThoughDeclared": (
+        "test_a_store_has_the_methods_of_what_it_declares_and_of_nothing_else"
+    ),
+    "TestLocksAreThereThoughNotDeclared": (
+        "test_a_store_has_the_methods_of_what_it_declares_and_of_nothing_else"
+    ),
+    "TestLocksAreDeclaredButNotTested": (
+        "test_the_declared_capabilities_are_those_that_the_kit_tests"
+    ),
+}
+WELL = ("TestNothingWrong", "TestLocksAlone")
+
+
+@pytest.fixture(scope="module")
+def verdict(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, set[str]]]:
+    """Run the kit on each broken store: how many rules it kept, and the names of those broken."""
+    report = tmp_path_factory.mktemp("kit") / "report.xml"
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", str(BROKEN), f"--junitxml={report}"),
+            *("-q", "--tb=no", "--no-header", "-p", "no:cacheprovider"),
+            # What hypothesis finds it then shrinks, which takes its time.
+            *("-k", "not change_by_the_rules and not come_back_equal"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    found: dict[str, tuple[int, set[str]]] = {}
+    for case in ET.parse(report).getroot().iter("testcase"):
+        name = case.attrib["classname"].rpartition(".")[2]
+        kept, broken = found.get(name, (0, set()))
+        if case.find("failure") is None and case.find("error") is None:
+            kept += case.find("skipped") is None
+        else:
+            broken.add(case.attrib["name"].partition("[")[0])
+        found[name] = kept, broken
+    return found
+
+
+def test_every_broken_store_is_judged(verdict: dict[str, tuple[int, set[str]]]) -> None:
+    assert set(verdict) == {*RULES, *WELL}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_rule_that_a_store_breaks_is_named(
+    verdict: dict[str, tuple[int, set[str]]], name: str
+) -> None:
+    kept, broken = verdict[name]
+    assert RULES[name] in broken
+    assert kept > len(broken)
+
+
+@pytest.mark.parametrize("name", WELL)
+def test_a_store_with_nothing_wrong_breaks_no_rule(
+    verdict: dict[str, tuple[int, set[str]]], name: str
+) -> None:
+    kept, broken = verdict[name]
+    assert broken == set()
+    assert kept > 50
+
+
+WITHOUT_HYPOTHESIS = """
+import importlib.util, sys
+import pytest
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "hypothesis" else find(name)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def test_without_hypothesis_the_kit_runs_on_a_fixed_corpus() -> None:
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-c", WITHOUT_HYPOTHESIS, f"{BROKEN}::TestNothingWrong"),
+            *("-q", "--no-header", "-p", "no:cacheprovider"),
+            *("-k", "change_by_the_rules or come_back_equal"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert int(finished.stdout.partition(" passed")[0].split()[-1]) > 20

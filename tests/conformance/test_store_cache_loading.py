@@ -1,0 +1,107 @@
+"""``get_or_set`` keeps its word on every store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from gogoscope import Cache
+from gogoscope.testing.conformance import OpenStore
+from tests.conformance.cancelling import CancelledAt, cancel_everywhere
+from tests.conformance.places import DynamoDBPlace, MemoryPlace, SQLitePlace
+
+pytestmark = pytest.mark.anyio
+
+
+class LoadingRules:
+    async def test_callers_of_two_stores_on_one_place_make_one_load(
+        self, open_store: OpenStore
+    ) -> None:
+        loads = 0
+
+        async def load(name: str) -> list[str]:
+            nonlocal loads
+            loads += 1
+            await anyio.sleep(0.05)
+            return [name]
+
+        async with open_store() as first, open_store() as second:
+            caches = [Cache(first), Cache(second)]
+            found: list[Any] = []
+
+            async def call(number: int) -> None:
+                found.append(await caches[number % 2].get_or_set("k", load, 60, "Ann"))
+
+            with anyio.fail_after(30):
+                async with anyio.create_task_group() as group:
+                    for number in range(40):
+                        group.start_soon(call, number)
+        assert found == [["Ann"]] * 40
+        assert loads == 1
+
+    async def test_a_caller_cancelled_at_any_await_takes_the_value_from_nobody(
+        self, open_store: OpenStore
+    ) -> None:
+        async with open_store() as first, open_store() as second:
+
+            async def attempt_at(n: int) -> CancelledAt:
+                key = f"k{n}"
+
+                async def load() -> str:
+                    await anyio.sleep(0)
+                    return key
+
+                attempt = CancelledAt(Cache(first).get_or_set(key, load, 60, lease=600), n)
+                found: list[str] = []
+
+                async def call(cache: Cache) -> None:
+                    found.append(await cache.get_or_set(key, load, 60, lease=600))
+
+                with anyio.fail_after(30):
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(attempt.run)
+                        for cache in (Cache(first), Cache(second)):
+                            group.start_soon(call, cache)
+                assert found == [key, key]
+                assert await first.holder(f"get_or_set:{key}") is None
+                return attempt
+
+            await cancel_everywhere(attempt_at)
+
+    async def test_a_key_as_long_as_a_store_holds_is_locked_as_well(
+        self, open_store: OpenStore
+    ) -> None:
+        async def load() -> int:
+            return 7
+
+        key = "k" * 2_000
+        async with open_store() as store:
+            assert await Cache(store).get_or_set(key, load, 60) == 7
+            assert await store.get(key) == 7
+
+
+class TestMemory(LoadingRules):
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        return MemoryPlace().open
+
+
+class TestSQLite(LoadingRules):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return SQLitePlace(tmp_path).open
+
+
+@pytest.mark.usefixtures("atomic_dynamodb")
+class TestDynamoDB(LoadingRules):
+    @pytest.fixture(params=["asyncio", "uvloop"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        """Leave trio out, on which aioboto3 does not run."""
+        return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+    @pytest.fixture
+    def open_store(self, common_table_url: str) -> OpenStore:
+        return DynamoDBPlace(common_table_url).open

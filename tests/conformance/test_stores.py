@@ -1,0 +1,64 @@
+"""The project's own stores pass the kit that any other backend must pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from gogoscope.testing.conformance import (
+    CacheConformance,
+    CircuitBreakerConformance,
+    LockConformance,
+    OpenStore,
+)
+from tests.conformance.places import DynamoDBPlace, MemoryPlace, SQLitePlace
+
+
+class StoreConformance(LockConformance, CircuitBreakerConformance, CacheConformance):
+    """The whole kit."""
+
+    capabilities = frozenset({"locks", "circuit_breakers", "cache", "processes"})
+
+
+class TestMemory(StoreConformance):
+    capabilities = StoreConformance.capabilities - {"processes"}
+    works_after_close: ClassVar = True
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        return MemoryPlace().open
+
+
+class TestSQLite(StoreConformance):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return SQLitePlace(tmp_path).open
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return SQLitePlace(tmp_path).url
+
+
+class TestDynamoDB(StoreConformance):
+    @pytest.fixture(params=["asyncio", "uvloop"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        """Leave trio out, on which aioboto3 does not run."""
+        return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+    @pytest.fixture
+    def atomic(self, atomic_dynamodb: object) -> None:
+        """Skip the test where a stand-in for DynamoDB would lose concurrent writes."""
+
+    @pytest.fixture
+    def dynamodb_place(self, common_table_url: str) -> DynamoDBPlace:
+        return DynamoDBPlace(common_table_url)
+
+    @pytest.fixture
+    def open_store(self, dynamodb_place: DynamoDBPlace) -> OpenStore:
+        return dynamodb_place.open
+
+    @pytest.fixture
+    def url(self, dynamodb_place: DynamoDBPlace) -> str:
+        return dynamodb_place.url

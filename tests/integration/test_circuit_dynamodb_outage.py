@@ -1,0 +1,68 @@
+"""A table that is away: the calls of a circuit go on, and it agrees with the table afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from gogoscope import CircuitBreaker, CircuitOpenError, scope
+from gogoscope.events import CircuitStoreFailed, CircuitStoreRecovered, Event
+from gogoscope_dynamodb import DynamoDBAdapter
+from tests.dynamodb_faults import FaultyClient, be_silent, be_unreachable, refuse
+
+pytestmark = pytest.mark.anyio
+
+FAULTS = {
+    "silent": be_silent,
+    "unreachable": be_unreachable,
+    "throttled": refuse("ProvisionedThroughputExceededException"),
+}
+INTERVAL = 0.3
+
+
+async def fine() -> str:
+    return "fine"
+
+
+async def broken() -> str:
+    raise OSError("broken")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_no_call_waits_for_a_table_that_is_away_and_both_agree_afterwards(
+    dynamodb_store: DynamoDBAdapter, faulty_client: FaultyClient, fault: str
+) -> None:
+    events: list[Event] = []
+    breaker = CircuitBreaker("payments", failure_threshold=3, refresh_interval=INTERVAL)
+    async with scope(
+        persistence=dynamodb_store, circuit_breaker=breaker, on_event=events.append
+    ) as s:
+
+        async def call(fn: Any = fine) -> Exception | None:
+            # Far above what a call takes, far below what a request that is waited for takes.
+            with anyio.fail_after(0.25):
+                return (await s.task(fn)).error
+
+        assert (await s.task(fine)).error is None
+        for operation in ("get_item", "put_item", "update_item"):
+            faulty_client.constant_faults[operation] = FAULTS[fault]
+        with anyio.fail_after(20):
+            while not any(isinstance(event, CircuitStoreFailed) for event in events):
+                assert await call() is None
+                await anyio.sleep(0.01)
+        for _ in range(3):
+            assert isinstance(await call(broken), OSError)
+        assert isinstance(await call(), CircuitOpenError)
+        faulty_client.constant_faults.clear()
+        with anyio.fail_after(20):
+            while not any(isinstance(event, CircuitStoreRecovered) for event in events):
+                await call()
+                await anyio.sleep(0.01)
+        await anyio.sleep(INTERVAL)
+        await call()
+        await anyio.sleep(INTERVAL)
+        shared = await dynamodb_store.get_state("payments")
+        rejected = isinstance(await call(), CircuitOpenError)
+        assert rejected == (shared is not None and shared.state == "open")

@@ -1,0 +1,297 @@
+"""A circuit breaker shared by real processes, some of which are killed, stopped or cancelled."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from gogoscope import open_persistence
+from gogoscope.persistence.protocols import CircuitBreakerState
+from tests.engines import Tables
+
+WORKER = Path(__file__).parent / "circuit_fleet_worker.py"
+PROCESSES = 8
+PATIENCE = 60.0
+
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
+
+
+@pytest.fixture(params=["sqlite", "dynamodb"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:////{tmp_path}/store.db"
+    found: str = request.getfixturevalue("atomic_dynamodb_url")
+    return found
+
+
+class Process:
+    """One process of the fleet."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, "-W", "error", str(WORKER), url, json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self._lines.put(line)
+
+    def tell(self, command: str) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(f"{command}\n")
+        self.popen.stdin.flush()
+
+    def hear(self) -> Any:
+        """Give the next answer."""
+        return json.loads(self._lines.get(timeout=PATIENCE))
+
+    def ask(self, command: str) -> Any:
+        self.tell(command)
+        return self.hear()
+
+    def end(self) -> None:
+        with self.popen:  # closes the pipes
+            if sys.platform != "win32":
+                self.popen.send_signal(signal.SIGCONT)
+            assert self.popen.stdin is not None
+            self.popen.stdin.close()
+            try:
+                self.popen.wait(10)
+            finally:
+                self.popen.kill()
+                self._reader.join()
+
+
+Start = Callable[..., list[Process]]
+
+
+@pytest.fixture
+def start(url: str) -> Iterator[Start]:
+    """Start processes that share a circuit with the options given."""
+    started: list[Process] = []
+
+    def start_processes(number: int, **options: Any) -> list[Process]:
+        fleet = [Process(url, options) for _ in range(number)]
+        started.extend(fleet)
+        for process in fleet:
+            assert process.hear() == "ready"
+        return fleet
+
+    yield start_processes
+    for process in started:
+        process.end()
+
+
+def shared_state(url: str) -> CircuitBreakerState:
+    async def read() -> CircuitBreakerState | None:
+        async with open_persistence(url) as store:
+            found: CircuitBreakerState | None = await store.get_state("payments")
+            return found
+
+    state = anyio.run(read)
+    assert state is not None
+    return state
+
+
+def wait_for(url: str, name: str) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while shared_state(url).state != name:
+        assert time.monotonic() < give_up, shared_state(url)
+        time.sleep(0.02)
+
+
+def wait_until_half_open(url: str) -> None:
+    time.sleep(max(0.0, (shared_state(url).open_until_ms or 0) / 1000 - time.time()))
+
+
+def trip(process: Process, failures: int = 1) -> None:
+    assert process.ask(f"fail {failures}") == ["OSError"] * failures
+
+
+def test_every_failure_of_the_fleet_counts_once_and_it_trips_once(url: str, start: Start) -> None:
+    fleet = start(PROCESSES, failure_threshold=40, reset_timeout=60, refresh_interval=0.3)
+    for process in fleet:
+        assert process.ask("call") == "NoneType"
+    for process in fleet:
+        process.tell("fail 5")
+    for process in fleet:
+        assert process.hear() == ["OSError"] * 5
+    # A success before that would clear the count, as failures in a row are counted.
+    wait_for(url, "open")
+    for process in fleet:
+        process.tell("until_rejected")
+    assert [process.hear() for process in fleet] == [0] * PROCESSES
+    state = shared_state(url)
+    assert (state.state, state.failure_count, state.open_count) == ("open", 40, 1)
+    assert len(state.reporters) == PROCESSES
+
+
+def test_every_process_rejects_within_its_refresh_interval_without_asking(
+    url: str, start: Start
+) -> None:
+    interval = 1.0
+    fleet = start(PROCESSES, failure_threshold=1, reset_timeout=60, refresh_interval=interval)
+    for process in fleet:
+        assert process.ask("call") == "NoneType"
+    trip(fleet[0])
+    for process in fleet:
+        process.tell("until_rejected")
+    assert [process.hear() for process in fleet] == [0] * PROCESSES
+    # The trip is dated by the process that made it, so nobody's clock but this machine's counts.
+    since_ms = shared_state(url).since_ms
+    assert since_ms is not None
+    assert time.time() - since_ms / 1000 <= interval + 2.0
+
+
+@pytest.mark.parametrize("probes", [1, 3])
+def test_exactly_as_many_probes_as_allowed_run_in_the_whole_fleet(
+    url: str, start: Start, probes: int
+) -> None:
+    fleet = start(
+        PROCESSES,
+        failure_threshold=1,
+        reset_timeout=4,
+        half_open_probes=probes,
+        success_threshold=probes,
+        refresh_interval=0.1,
+    )
+    trip(fleet[0])
+    for process in fleet[1:]:
+        assert process.ask("until_rejected") >= 0
+    wait_until_half_open(url)
+    for process in fleet:
+        process.tell("probe 5")
+    heard = [process.hear() for process in fleet for _ in range(5)]
+    assert sorted(heard) == ["CircuitOpenError"] * (len(heard) - probes) + ["called"] * probes
+    assert len(shared_state(url).probes) == probes
+    for process in fleet:
+        process.tell("release succeed")
+    for process in fleet:
+        process.tell("until_called")
+    ended = [process.hear() for process in fleet for _ in range(1)]
+    assert set(ended) <= {"called", "NoneType"}
+    state = shared_state(url)
+    assert (state.state, state.failure_count) == ("closed", 0)
+
+
+@posix_only
+def test_a_prober_that_is_killed_delays_the_next_probe_by_its_lease_at_most(
+    url: str, start: Start
+) -> None:
+    lease = 2.0  # the reset timeout, as nobody knows how long the call takes
+    prober, other = start(2, failure_threshold=1, reset_timeout=lease, refresh_interval=0.1)
+    trip(prober)
+    assert other.ask("until_rejected") >= 0
+    wait_until_half_open(url)
+    assert prober.ask("probe 1") == "called"
+    claimed = time.monotonic()
+    prober.popen.kill()
+    assert other.ask("call") == "CircuitOpenError"
+    assert other.ask("until_called") == "called"
+    assert time.monotonic() - claimed <= lease + 1.0
+    assert shared_state(url).state == "closed"
+
+
+def test_a_probe_that_is_cancelled_gives_its_turn_back_at_once(url: str, start: Start) -> None:
+    prober, other = start(2, failure_threshold=1, reset_timeout=4, refresh_interval=0.1)
+    trip(prober)
+    assert other.ask("until_rejected") >= 0
+    wait_until_half_open(url)
+    assert prober.ask("probe 1") == "called"
+    assert other.ask("call") == "CircuitOpenError"
+    began = time.monotonic()
+    assert prober.ask("cancel") == "TaskCancelled"
+    assert other.ask("until_called") == "called"
+    assert time.monotonic() - began < 2.0
+    assert shared_state(url).state == "closed"
+
+
+@posix_only
+@pytest.mark.parametrize("late", ["succeed", "fail"])
+def test_the_late_answer_of_a_prober_that_was_stopped_changes_nothing(
+    url: str, start: Start, late: str
+) -> None:
+    zombie, other = start(2, failure_threshold=1, reset_timeout=1, refresh_interval=0.1)
+    trip(zombie)
+    assert other.ask("until_rejected") >= 0
+    wait_until_half_open(url)
+    assert zombie.ask("probe 1") == "called"
+    zombie.popen.send_signal(signal.SIGSTOP)
+    if late == "succeed":
+        while other.ask("probe 1") != "called":
+            time.sleep(0.01)
+        assert other.ask("release fail") == "OSError"
+        wait_for(url, "open")
+    else:
+        assert other.ask("until_called") == "called"
+    before = shared_state(url)
+    assert before.state == ("open" if late == "succeed" else "closed")
+    zombie.tell(f"release {late}")
+    zombie.popen.send_signal(signal.SIGCONT)
+    assert zombie.hear() == ("NoneType" if late == "succeed" else "OSError")
+    # The zombie has told the store by the time that its next request is answered.
+    zombie.ask("call")
+    after = shared_state(url)
+    assert (after.state, after.open_count) == (before.state, before.open_count)
+    assert after.open_until_ms == before.open_until_ms
+
+
+@pytest.mark.parametrize(
+    ("state", "failures", "outcomes"),
+    [
+        ("open", 5, ["CircuitOpenError"]),
+        ("half-open", 5, ["CircuitOpenError"]),
+        ("closed", 4, ["NoneType", "OSError", "CircuitOpenError"]),
+    ],
+)
+def test_an_item_of_the_original_is_adopted(
+    atomic_dynamodb_url: str,
+    dynamodb_table: str,
+    dynamodb_tables: Tables,
+    state: str,
+    failures: int,
+    outcomes: list[str],
+) -> None:
+    data = {
+        "state": {"S": state},
+        "failureCount": {"N": str(failures)},
+        "lastFailureTime": {"N": str(int(time.time() * 1000))},
+        "lastSuccessTime": {"N": str(int(time.time() * 1000) - 1000)},
+    }
+    item = {"pk": {"S": "CB#payments"}, "sk": {"S": "METADATA"}, "version": {"N": "1"}}
+    dynamodb_tables.portal.call(
+        lambda: dynamodb_tables.client.put_item(
+            TableName=dynamodb_table, Item={**item, "data": {"M": data}}
+        )
+    )
+    process = Process(atomic_dynamodb_url, {"failure_threshold": 5, "reset_timeout": 30})
+    try:
+        assert process.hear() == "ready"
+        if outcomes == ["CircuitOpenError"]:
+            assert process.ask("call") == "CircuitOpenError"
+        else:
+            assert process.ask("fail 1") == ["OSError"]
+            assert process.ask("until_rejected") == 0
+            found = shared_state(atomic_dynamodb_url)
+            assert (found.state, found.failure_count) == ("open", 5)
+            assert found.version >= 10**15
+    finally:
+        process.end()

@@ -1,0 +1,423 @@
+"""A SQLite store from opening to closing: alone, cancelled, forked, and busy."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import psutil
+import pytest
+
+from gogoscope.exceptions import PersistenceError, StoreTimeoutError
+from gogoscope.persistence.protocols import LockClaim
+from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+class Clock:
+    """A wall clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class HeldClock:
+    """A wall clock that stops whoever reads it, in the middle of a transaction."""
+
+    def __init__(self) -> None:
+        self.holds = False
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self) -> float:
+        if self.holds:
+            self.reached.set()
+            assert self.go_on.wait(30)
+        return 1_800_000_000.0
+
+    async def wait_until_reached(self) -> None:
+        assert await anyio.to_thread.run_sync(self.reached.wait, 30)
+
+
+@contextmanager
+def another_writer(path: Path) -> Iterator[sqlite3.Connection]:
+    """Hold the file's write lock, as a process in the middle of a transaction does."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+
+
+def open_files(path: Path) -> list[str]:
+    return [file.path for file in psutil.Process().open_files() if file.path.startswith(str(path))]
+
+
+async def test_a_store_is_used_inside_its_block_only(path: Path) -> None:
+    store = SQLiteStore(path)
+    with pytest.raises(PersistenceError, match="is not open; use it inside 'async with'"):
+        await store.get("k")
+    async with store:
+        await store.set("k", 1)
+    for operation in (store.get("k"), store.set("k", 1), store.acquire("k", 1), store.keys()):
+        with pytest.raises(PersistenceError, match="is not open"):
+            await operation
+
+
+async def test_a_store_cannot_be_entered_twice_at_once(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        with pytest.raises(PersistenceError, match="is open already"):
+            await store.__aenter__()
+        assert await store.get("k") is None
+
+
+async def test_a_store_may_be_opened_again_and_keeps_its_data(path: Path) -> None:
+    store = SQLiteStore(path)
+    for count in range(1, 4):
+        async with store:
+            assert await store.record_failure("c", 9) == count
+
+
+async def test_a_relative_path_is_below_the_working_directory(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    async with SQLiteStore(path.name):
+        assert path.exists()
+
+
+async def test_closing_leaves_one_file_and_no_open_handle(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        await store.set("k", 1)
+        assert open_files(path) != []
+    assert open_files(path) == []
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+async def test_opening_that_is_cancelled_leaves_no_open_handle(path: Path) -> None:
+    async def attempt_at(n: int) -> CancelledAt:
+        attempt = CancelledAt(SQLiteStore(path).__aenter__(), n)
+        await attempt.run()
+        if attempt.ended:
+            await attempt.result.__aexit__(None, None, None)
+        assert open_files(path) == []
+        return attempt
+
+    assert await cancel_everywhere(attempt_at) > 0
+
+
+async def test_closing_is_completed_though_cancelled(path: Path) -> None:
+    async def attempt_at(n: int) -> CancelledAt:
+        store = await SQLiteStore(path).__aenter__()
+        attempt = CancelledAt(store.__aexit__(None, None, None), n)
+        await attempt.run()
+        assert open_files(path) == []
+        return attempt
+
+    assert await cancel_everywhere(attempt_at) > 0
+
+
+async def test_closing_waits_for_the_running_operation(path: Path) -> None:
+    clock = HeldClock()
+    store = SQLiteStore(path, clock=clock)
+    async with anyio.create_task_group() as group, store:
+        clock.holds = True
+        group.start_soon(store.set, "k", 1)
+        await clock.wait_until_reached()
+        threading.Timer(0.05, clock.go_on.set).start()
+    async with store:
+        assert await store.get("k") == 1
+
+
+async def test_an_operation_that_reached_the_thread_is_completed(path: Path) -> None:
+    clock = HeldClock()
+    async with SQLiteStore(path, clock=clock) as store:
+        clock.holds = True
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.record_failure, "c", 9)
+            await clock.wait_until_reached()
+            group.cancel_scope.cancel()
+            clock.go_on.set()
+        state = await store.get_state("c")
+        assert state is not None
+        assert state.failure_count == 1
+
+
+async def test_an_operation_that_waits_for_the_thread_is_cancelled_undone(path: Path) -> None:
+    clock = HeldClock()
+    async with SQLiteStore(path, clock=clock) as store:
+        clock.holds = True
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.set, "first", 1)
+            await clock.wait_until_reached()
+            with anyio.move_on_after(0.05) as waiting:
+                await store.set("second", 2)
+            assert waiting.cancelled_caught
+            clock.go_on.set()
+        assert await store.keys() == ["first"]
+
+
+async def test_a_task_that_asyncio_itself_cancels_leaves_the_store_usable(
+    path: Path, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("only asyncio cancels a task from outside its cancel scopes")
+    import asyncio
+
+    clock = HeldClock()
+    async with SQLiteStore(path, clock=clock) as store:
+        clock.holds = True
+        task = asyncio.create_task(store.record_failure("c", 9))
+        await clock.wait_until_reached()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        second = asyncio.create_task(store.record_failure("c", 9))
+        await asyncio.sleep(0.05)
+        assert not second.done()
+        clock.go_on.set()
+        assert await second == 2
+
+
+async def test_waiting_for_another_process_ends_when_it_is_done(path: Path) -> None:
+    async with SQLiteStore(path) as store, anyio.create_task_group() as group:
+        with another_writer(path) as other:
+            group.start_soon(store.set, "k", 1)
+            await anyio.wait_all_tasks_blocked()
+            assert await store.get("k") is None
+            other.execute("COMMIT")
+        with anyio.fail_after(20):
+            while await store.get("k") is None:
+                await anyio.sleep(0.001)
+
+
+async def test_waiting_for_another_process_is_bounded(path: Path) -> None:
+    async with SQLiteStore(path, busy_timeout=0.05) as store:
+        with another_writer(path):
+            with pytest.raises(StoreTimeoutError, match=r"busy for 0\.05 s; nothing was done") as e:
+                await store.set("k", 1)
+            assert isinstance(e.value.__cause__, sqlite3.OperationalError)
+            assert e.value.retryable
+            assert await store.get("k") is None
+        await store.set("k", 1)
+
+
+async def test_a_busy_timeout_of_zero_does_not_wait(path: Path) -> None:
+    async with SQLiteStore(path, busy_timeout=0) as store:
+        with another_writer(path), pytest.raises(StoreTimeoutError):
+            await store.acquire("k", 1)
+        assert await store.holder("k") is None
+
+
+async def test_waiting_for_another_process_is_cancelled_at_once_and_undone(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        with another_writer(path):
+            with anyio.fail_after(5), anyio.move_on_after(0.05) as waiting:
+                await store.set("k", 1)
+            assert waiting.cancelled_caught
+        assert await store.get("k") is None
+
+
+async def test_opening_waits_for_another_process_that_is_making_the_file(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        async with anyio.create_task_group() as group:
+
+            async def open_and_use() -> None:
+                async with SQLiteStore(path) as store:
+                    await store.set("k", 1)
+
+            group.start_soon(open_and_use)
+            await anyio.wait_all_tasks_blocked()
+            other.execute("COMMIT")
+    async with SQLiteStore(path) as store:
+        assert await store.get("k") == 1
+
+
+def test_many_that_open_a_new_file_at_once_all_get_a_store(tmp_path: Path) -> None:
+    rounds, openers = 30, 4
+    barrier = threading.Barrier(openers, timeout=30)
+    counts: list[int] = []
+
+    async def open_and_count(path: Path) -> None:
+        barrier.wait()
+        async with SQLiteStore(path) as store:
+            counts.append(await store.record_failure("c", 9))
+
+    def open_all() -> None:
+        for number in range(rounds):
+            anyio.run(open_and_count, tmp_path / f"{number}.db")
+
+    threads = [threading.Thread(target=open_all) for _ in range(openers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(counts) == sorted([*range(1, openers + 1)] * rounds)
+
+
+async def test_opening_a_file_that_stays_locked_is_bounded(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreTimeoutError):
+            async with SQLiteStore(path, busy_timeout=0.05):
+                pytest.fail("it opened")
+    assert open_files(path) == []
+
+
+async def test_tasks_of_one_process_share_the_waiting(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        counts: list[int] = []
+
+        async def fail() -> None:
+            counts.append(await store.record_failure("c", 10**9))
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                with another_writer(path) as other:
+                    for _ in range(50):
+                        group.start_soon(fail)
+                    await anyio.sleep(0.02)
+                    other.execute("COMMIT")
+        assert sorted(counts) == list(range(1, 51))
+
+
+async def test_what_is_dead_is_removed_from_the_file(path: Path) -> None:
+    clock = Clock()
+    lasting = [f"a{number:03}" for number in range(300)]
+
+    def rows() -> int:
+        with closing(sqlite3.connect(path)) as connection:
+            count: int = connection.execute("SELECT count(*) FROM records").fetchone()[0]
+            return count
+
+    async with SQLiteStore(path, clock=clock) as store:
+        for key in lasting:
+            await store.set(key, 1)
+        for number in range(1_500):
+            clock.now += 1
+            await store.set(f"b{number}", number, ttl=100)
+            await store.claim_lock("job", LockClaim("n", "me", 1_000))
+        assert rows() < 300 + 100 + 300
+        assert len(await store.keys("b*")) == 100
+        clock.now += 2 * 86_400
+        for _ in range(500):
+            await store.set("a000", 2)
+        assert sorted(await store.keys()) == lasting
+        assert rows() == len(lasting)
+
+
+async def test_a_gone_record_is_not_seen_before_it_is_removed(path: Path) -> None:
+    clock = Clock()
+    async with SQLiteStore(path, clock=clock) as store:
+        await store.claim_lock("k", LockClaim("n", "me", 1_000))
+        await store.record_failure("k", 9)
+        await store.set("k", 1, ttl=1)
+        clock.now += 86_402
+        assert await store.read_lock("k") is None
+        assert await store.get_state("k") is None
+        assert await store.has("k") is False
+
+
+def run_script(script: str, *args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+FORKED = """
+import multiprocessing, sys
+import anyio, anyio.to_thread
+from gogoscope.exceptions import PersistenceError
+from gogoscope.persistence.sqlite import SQLiteStore
+
+async def in_the_fork():
+    try:
+        await store.get("k")
+    except PersistenceError as error:
+        assert "is a fork" in str(error), error
+    else:
+        raise AssertionError("the fork could use its parent's store")
+    await store.__aexit__(None, None, None)
+    assert store._file._connection is not None, "SQLite forbids a fork even to close it"
+    async with SQLiteStore(sys.argv[1]) as own:
+        assert await own.get("k") == 1
+        await own.set("k", 2)
+
+def fork():
+    anyio.run(in_the_fork)
+
+async def main():
+    async with store:
+        await store.set("k", 1)
+        child = multiprocessing.get_context("fork").Process(target=fork)
+        await anyio.to_thread.run_sync(child.start)
+        await anyio.to_thread.run_sync(child.join)
+        assert child.exitcode == 0
+        assert await store.get("k") == 2
+        await store.set("k", 3)
+    async with SQLiteStore(sys.argv[1]) as again:
+        assert await again.get("k") == 3
+
+store = SQLiteStore(sys.argv[1])
+anyio.run(main)
+"""
+
+
+async def test_a_fork_cannot_use_its_parents_store_and_does_it_no_harm(path: Path) -> None:
+    result = run_script(FORKED, path)
+    assert result.returncode == 0, result.stderr
+
+
+async def test_a_killed_process_leaves_a_file_that_works(path: Path) -> None:
+    script = """
+import os, signal, sys
+import anyio
+from gogoscope.persistence.sqlite import SQLiteStore
+
+async def main():
+    async with SQLiteStore(sys.argv[1]) as store:
+        await store.acquire("job", 3600, "the killed one")
+        await store.set("k", 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+anyio.run(main)
+"""
+    result = run_script(script, path)
+    assert result.returncode == -9, result.stderr
+    async with SQLiteStore(path) as store:
+        assert await store.get("k") == 1
+        holder = await store.holder("job")
+        assert holder is not None
+        assert holder.owner == "the killed one"
+        assert await store.acquire("job", 1) is None
+
+
+async def test_opening_and_closing_leaks_no_descriptor(path: Path) -> None:
+    process = psutil.Process()
+    async with SQLiteStore(path) as store:
+        await store.set("k", 1)
+    before = process.num_fds()
+    for _ in range(20):
+        async with SQLiteStore(path) as store:
+            await store.get("k")
+    assert process.num_fds() == before

@@ -1,0 +1,56 @@
+"""A backend of somebody else passes the kit and runs the main job, found by its entry point."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BACKEND = ROOT / "examples" / "third_party_backend"
+METADATA = "Metadata-Version: 2.1\nName: gogoscope-folder\nVersion: 0.1.0\n"
+ENTRY_POINTS = "[gogoscope.persistence]\nfolder = gogoscope_folder:from_url\n"
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it locks with flock")
+
+
+def run(tmp_path: Path, *arguments: str | Path) -> str:
+    """Run Python with the backend on its path, as if it were installed; give what it printed."""
+    installed = tmp_path / "gogoscope_folder-0.1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(METADATA)
+    (installed / "entry_points.txt").write_text(ENTRY_POINTS)
+    finished = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=BACKEND,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, BACKEND, tmp_path)))},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def test_it_passes_the_kit(tmp_path: Path) -> None:
+    output = run(
+        tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 't'}"
+    )
+    assert " passed" in output
+    assert "skipped" not in output
+
+
+def test_the_main_job_runs_on_it_unchanged(tmp_path: Path) -> None:
+    folder = tmp_path / "fleet"
+    folder.mkdir()
+    fleet = ("--orders", "40", "--workers", "2", "--persistence", f"folder://{folder}")
+    output = run(tmp_path, ROOT / "examples" / "fleet.py", *fleet)
+    assert "40 of 40" in output
+
+
+def test_it_stays_an_afternoons_work() -> None:
+    assert len((BACKEND / "gogoscope_folder.py").read_text().splitlines()) < 150

@@ -1,0 +1,191 @@
+"""Torture of locks: processes that are killed, stopped and lied to, on a store that misbehaves.
+
+    python -m tests.integration.torture [--seconds 60] [--seed 1] [--persistence sqlite|dynamodb]
+
+Eight processes, with clocks that are wrong by up to 5 s, pass three locks around. Some are killed,
+some are stopped for longer than their lease and continued; between them and DynamoDB is a proxy
+that loses, delays and refuses. Each writes to a resource outside, after ``ensure()``; the resource
+refuses a fencing token below one that it has seen. Afterwards the log is judged: see
+``torture_parts/judge.py``. The same seed gives the same plan, though not the same timing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio
+import anyio.to_thread
+from attrs import define, field
+
+from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope_dynamodb import DynamoDBAdapter, create_table
+from gogoscope_dynamodb.client import open_client
+from tests.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
+from tests.integration.torture_parts.judge import Verdict, judge, read_log
+from tests.integration.torture_parts.plan import KEYS, LONGEST_LEASE, PROCESSES
+from tests.integration.torture_parts.proxy import FaultyProxy
+
+START_SECONDS = 60.0
+CALM_SECONDS = 3.0
+MOST_STOPPED = 3
+
+
+@define
+class Fleet:
+    """The processes, and what was done to them.
+
+    ``ends`` are (time, process) of those that were killed or stopped, on the monotonic clock that
+    all processes of a machine share.
+    """
+
+    command: list[str]
+    folder: Path
+    chance: random.Random
+    done: Counter[str] = field(factory=Counter)
+    ends: list[tuple[float, int]] = field(factory=list)
+    processes: dict[int, subprocess.Popen[bytes]] = field(factory=dict)
+    stopped: dict[int, float] = field(factory=dict)
+    started: int = 0
+
+    def start(self) -> None:
+        number = self.started
+        self.started += 1
+        with (self.folder / f"errors-{number}").open("wb") as errors:
+            self.processes[number] = subprocess.Popen(
+                [*self.command, "--number", str(number), "--seed", str(self.chance.random())],
+                stdin=subprocess.DEVNULL,
+                stderr=errors,
+            )
+
+    def strike(self) -> None:
+        """Continue those that were stopped long enough; kill or stop another one."""
+        now = time.monotonic()
+        for number, until in list(self.stopped.items()):
+            if until <= now:
+                self.resume(number)
+        running = sorted(self.processes.keys() - self.stopped.keys())
+        number = self.chance.choice(running)
+        if self.chance.random() < 0.4:
+            self.processes[number].kill()
+            self.processes.pop(number).wait()
+            self.ends.append((time.monotonic(), number))
+            self.done["killed"] += 1
+            self.start()
+        elif len(self.stopped) < MOST_STOPPED:
+            self.processes[number].send_signal(signal.SIGSTOP)
+            self.ends.append((time.monotonic(), number))
+            self.stopped[number] = now + self.chance.uniform(0.5, LONGEST_LEASE + 0.5)
+            self.done["stopped and continued"] += 1
+
+    def resume(self, number: int) -> None:
+        self.processes[number].send_signal(signal.SIGCONT)
+        del self.stopped[number]
+
+    def kill_all(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+@asynccontextmanager
+async def store_for(persistence: str, folder: Path, proxy: FaultyProxy) -> AsyncIterator[list[str]]:
+    """Set a store up; give the arguments by which a process opens it."""
+    if persistence == "sqlite":
+        yield ["sqlite", str(folder / "store.db")]
+        return
+    engine = running_engine()
+    found = await anyio.to_thread.run_sync(engine.__enter__)
+    try:
+        table = new_table_name()
+        async with open_client(endpoint_url=found.endpoint_url) as client:
+            await create_table(client, table)
+        async with proxy.running(found.endpoint_url):
+            yield ["dynamodb", proxy.url, table]
+    finally:
+        await anyio.to_thread.run_sync(engine.__exit__, None, None, None)
+
+
+async def torture(persistence: str, seconds: float, seed: int) -> Verdict:
+    """Torture the locks of a store, and judge what happened."""
+    chance = random.Random(seed)
+    proxy = FaultyProxy(random.Random(chance.random()))
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        async with store_for(persistence, folder, proxy) as where:
+            worker = [sys.executable, "-m", "tests.integration.torture_parts.worker"]
+            arguments = ["--folder", name, *where]
+            fleet = Fleet([*worker, *arguments], folder, chance)
+            try:
+                for _ in range(PROCESSES):
+                    fleet.start()
+                await _all_ready(folder)
+                end = time.monotonic() + seconds
+                (folder / "end.new").write_text(str(end))
+                (folder / "end.new").rename(folder / "end")
+                proxy.faulty = True
+                while time.monotonic() < end - min(CALM_SECONDS, seconds / 4):
+                    fleet.strike()
+                    await anyio.sleep(chance.uniform(0.05, 0.4))
+                proxy.faulty = False
+                for number in list(fleet.stopped):
+                    fleet.resume(number)
+                stuck = await _unfinished(fleet, end + 2 * LONGEST_LEASE + 10)
+            finally:
+                fleet.kill_all()
+            left = await _locks_left(where)
+        verdict = judge(read_log(folder), fleet.ends, persistence == "dynamodb")
+        verdict.faults.update(fleet.done)
+        verdict.faults.update(proxy.done)
+        verdict.problems += [f"process {number} did not come to its end" for number in stuck]
+        verdict.problems += [f"the lock {key!r} was left behind" for key in left]
+        for path in folder.glob("errors-*"):
+            if text := path.read_text().strip():
+                verdict.problems.append(f"{path.name}: {text[-1500:]}")
+    return verdict
+
+
+async def _all_ready(folder: Path) -> None:
+    with anyio.fail_after(START_SECONDS):
+        while sum(path.stat().st_size > 0 for path in folder.glob("log-*")) < PROCESSES:
+            await anyio.sleep(0.05)
+
+
+async def _unfinished(fleet: Fleet, give_up_at: float) -> list[int]:
+    while time.monotonic() < give_up_at:
+        if all(process.poll() is not None for process in fleet.processes.values()):
+            break
+        await anyio.sleep(0.1)
+    return [number for number, process in fleet.processes.items() if process.poll() is None]
+
+
+async def _locks_left(where: list[str]) -> list[str]:
+    if where[0] == "sqlite":
+        async with SQLiteStore(where[1]) as store:
+            return [key for key in KEYS if await store.holder(key) is not None]
+    async with DynamoDBAdapter(None, where[2], endpoint_url=where[1]) as table:
+        return [key for key in KEYS if await table.holder(key) is not None]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--persistence", choices=["sqlite", "dynamodb"], default="sqlite")
+    options = parser.parse_args()
+    os.environ.update(
+        {name: DUMMY_CREDENTIALS[name] for name in DUMMY_CREDENTIALS.keys() - os.environ}
+    )
+    outcome = anyio.run(torture, options.persistence, options.seconds, options.seed)
+    print(outcome)
+    sys.exit(bool(outcome.problems))

@@ -1,0 +1,150 @@
+"""One of the tortured processes: takes locks, writes outside under them, and logs what it did."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sqlite3
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from gogoscope import LeaseLostError, LockTimeoutError, PersistenceError, scope
+from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope_dynamodb import DynamoDBAdapter
+from tests.integration.torture_parts.plan import (
+    CLOCK_ERRORS,
+    KEYS,
+    LARGEST_CLOCK_ERROR,
+    LONGEST_LEASE,
+    SHORTEST_LEASE,
+    WAITERS_PER_KEY,
+)
+
+_RESOURCE = """
+CREATE TABLE IF NOT EXISTS writes (
+    number INTEGER PRIMARY KEY, key TEXT, token INTEGER, process INTEGER, accepted INTEGER
+)
+"""
+
+
+class Resource:
+    """What the locks guard: it refuses a fencing token below one that it has seen."""
+
+    def __init__(self, path: Path, process: int) -> None:
+        self._process = process
+        self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+        self._connection.execute("PRAGMA synchronous = OFF")
+        self._connection.execute(_RESOURCE)
+
+    def write(self, key: str, token: int) -> None:
+        self._connection.execute(
+            "INSERT INTO writes (key, token, process, accepted) "
+            "SELECT ?1, ?2, ?3, ?2 >= coalesce(max(token), 0) FROM writes WHERE key = ?1",
+            (key, token, self._process),
+        )
+
+
+def store_of(s: Any) -> Any:
+    return s.nets.locks
+
+
+class Worker:
+    def __init__(self, number: int, folder: Path, chance: random.Random) -> None:
+        self._number = number
+        self._end = folder / "end"
+        self._chance = chance
+        self._resource = Resource(folder / "resource.db", number)
+        self._log = os.open(folder / f"log-{number}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+
+    def _note(self, what: str, waiter: int, **more: Any) -> None:
+        line = {"what": what, "at": time.monotonic(), "waiter": waiter, **more}
+        os.write(self._log, json.dumps(line).encode() + b"\n")
+
+    def _is_over(self) -> bool:
+        """Tell whether the end has come, which is written down when all processes are ready."""
+        return self._end.exists() and time.monotonic() >= float(self._end.read_text())
+
+    async def run(self, store: Any) -> None:
+        async with (
+            scope(persistence=store, name=f"worker {self._number}") as s,
+            anyio.create_task_group() as group,
+        ):
+            for number, key in enumerate(KEYS * WAITERS_PER_KEY):
+                group.start_soon(self._keep_working, s, key, number)
+
+    async def _keep_working(self, s: Any, key: str, waiter: int) -> None:
+        while not self._is_over():
+            try:
+                with anyio.move_on_after(self._some(0.1, 2) if self._often(0.1) else None):
+                    await self._work(s, key, waiter)
+            except LockTimeoutError:
+                self._note("gave up", waiter, key=key)
+            except LeaseLostError as lost:
+                self._note("lost", waiter, key=key, reason=lost.reason)
+            except PersistenceError as error:
+                self._note("failed", waiter, key=key, error=repr(error))
+            else:
+                self._note("ended", waiter, key=key)
+            await anyio.sleep(self._some(0, 0.05))
+
+    async def _work(self, s: Any, key: str, waiter: int) -> None:
+        lease = self._some(SHORTEST_LEASE, LONGEST_LEASE)
+        wait = self._some(0.2, 3) if self._often(0.3) else None
+        began = time.monotonic()
+        self._note("waiting", waiter, key=key)
+        async with s.lock(key, ttl=lease, wait=wait) as locked:
+            token = locked.fencing_token
+            self._note("acquired", waiter, key=key, token=token, began=began, lease=lease)
+            for _ in range(self._chance.randrange(1, 4)):
+                await anyio.sleep(self._some(0, 0.05))
+                if self._often(0.02):
+                    time.sleep(self._some(0, 1.5 * lease))
+                locked.ensure()
+                if self._often(0.2):
+                    time.sleep(self._some(0, 0.05))  # Being stopped here is what tokens are for.
+                self._resource.write(key, token)
+            if self._often(0.02):
+                await store_of(s).force_release(key)
+                await anyio.sleep(lease)
+            if self._often(0.05):
+                await anyio.sleep(2 * lease)
+                locked.ensure()
+                self._resource.write(key, token)
+
+    def _some(self, least: float, most: float) -> float:
+        return self._chance.uniform(least, most)
+
+    def _often(self, share: float) -> bool:
+        return self._chance.random() < share
+
+
+async def main(options: argparse.Namespace) -> None:
+    error = CLOCK_ERRORS[options.number % len(CLOCK_ERRORS)]
+    clocks: dict[str, Any] = {
+        "clock": lambda: time.time() + error,
+        "max_clock_skew": 2 * LARGEST_CLOCK_ERROR,
+    }
+    worker = Worker(options.number, options.folder, random.Random(options.seed))
+    kind, *where = options.where
+    if kind == "sqlite":
+        async with SQLiteStore(where[0], **clocks) as store:
+            await worker.run(store)
+    else:
+        async with DynamoDBAdapter(None, where[1], endpoint_url=where[0], **clocks) as store:
+            await worker.run(store)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--number", type=int)
+    parser.add_argument("--seed")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("where", nargs="+")
+    anyio.run(main, parser.parse_args())
+    sys.exit(0)

@@ -1,0 +1,377 @@
+"""A store that is away, slow or throttled: no call waits for it or fails by it; then all agree."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+import anyio
+import pytest
+
+from gogoscope import (
+    CircuitBreaker,
+    CircuitOpenError,
+    Scope,
+    StoreConnectionError,
+    ThrottledError,
+    scope,
+)
+from gogoscope.events import CircuitStoreFailed, CircuitStoreRecovered, Event
+from gogoscope.persistence.memory import MemoryStore
+from gogoscope.persistence.protocols import CircuitBreakerState
+from gogoscope.persistence.records import Kind, Record
+from gogoscope.testing import VirtualClock
+
+START = 1_800_000_000
+ADDED_SECONDS = 0.005
+
+Fault = Callable[[], Awaitable[None]]
+
+
+async def unreachable() -> None:
+    raise StoreConnectionError("nobody listens")
+
+
+async def slow() -> None:
+    await anyio.sleep(10)
+
+
+async def far_away() -> None:
+    await anyio.sleep(0.03)
+
+
+async def throttled() -> None:
+    await anyio.sleep(0.3)
+    raise ThrottledError("too much")
+
+
+async def fine() -> None:
+    return
+
+
+class FaultyStore(MemoryStore):
+    """A memory store that takes 2 ms, or has a fault."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault: Fault = fine
+        self.requests = 0
+        records: Any = self._records
+        self.read, self.transact = records.read, records.transact
+        records.read, records.transact = self._read, self._transact
+
+    async def _read(self, kind: Kind[Record], key: str) -> Record | None:
+        await self._request()
+        found: Record | None = await self.read(kind, key)
+        return found
+
+    async def _transact(self, *arguments: Any) -> Any:
+        await self._request()
+        return await self.transact(*arguments)
+
+    async def _request(self) -> None:
+        self.requests += 1
+        await self.fault()
+        await anyio.sleep(0.002)
+
+
+class Service:
+    """Takes 10 ms; fails if ``error`` is set."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.error: Exception | None = None
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        await anyio.sleep(0.01)
+        if self.error is not None:
+            raise self.error
+        return "fine"
+
+
+async def promptly(s: Scope, service: Service) -> Exception | None:
+    """Call through the circuit; give the error, and see that the circuit took no time."""
+    began, calls = anyio.current_time(), service.calls
+    err, _ = await s.task(service)
+    bare = 0.01 if service.calls > calls else 0.0
+    assert anyio.current_time() - began <= bare + ADDED_SECONDS
+    return err
+
+
+def run(main: Callable[[], Awaitable[None]], backend: Literal["asyncio", "trio"]) -> None:
+    VirtualClock(START).run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("fault", [unreachable, slow, throttled])
+def test_no_call_waits_for_a_store_that_fails_and_none_fails_by_it(
+    fault: Fault, backend: Literal["asyncio", "trio"]
+) -> None:
+    async def main() -> None:
+        store, service, events = FaultyStore(), Service(), list[Event]()
+        breaker = CircuitBreaker("payments", failure_threshold=3, reset_timeout=5)
+        async with scope(persistence=store, circuit_breaker=breaker, on_event=events.append) as s:
+            assert (await s.task(service)).error is None
+            store.fault = fault
+            for _ in range(300):
+                assert await promptly(s, service) is None
+                await anyio.sleep(0.01)
+            service.error = OSError("broken")
+            for _ in range(3):
+                assert isinstance(await promptly(s, service), OSError)
+            for _ in range(100):
+                assert isinstance(await promptly(s, service), CircuitOpenError)
+                await anyio.sleep(0.049)
+            await anyio.sleep(0.2)
+            assert isinstance(await promptly(s, service), OSError)
+            assert isinstance(await promptly(s, service), CircuitOpenError)
+            await anyio.sleep(5.1)
+            service.error = None
+            for _ in range(10):
+                assert await promptly(s, service) is None
+        assert [type(e) for e in events if isinstance(e, CircuitStoreFailed)] == [
+            CircuitStoreFailed
+        ]
+
+    run(main, backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("fault", [unreachable, slow, throttled])
+def test_the_first_use_waits_for_half_a_second_at_most(
+    fault: Fault, backend: Literal["asyncio", "trio"]
+) -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        store.fault = fault
+        async with scope(persistence=store, circuit_breaker=CircuitBreaker("payments")) as s:
+            began = anyio.current_time()
+            assert (await s.task(service)).error is None
+            assert anyio.current_time() - began <= 0.5 + 0.01 + ADDED_SECONDS
+            assert await promptly(s, service) is None
+
+    run(main, backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("fault", [unreachable, slow])
+@pytest.mark.parametrize("opened_here", [False, True])
+def test_when_the_store_is_back_both_agree_within_two_refresh_intervals(
+    fault: Fault, opened_here: bool, backend: Literal["asyncio", "trio"]
+) -> None:
+    async def main() -> None:
+        store, service, events = FaultyStore(), Service(), list[Event]()
+        breaker = CircuitBreaker("payments", failure_threshold=3, reset_timeout=60)
+        async with scope(persistence=store, circuit_breaker=breaker, on_event=events.append) as s:
+            assert (await s.task(service)).error is None
+            store.fault = fault
+            service.error = OSError("broken")
+            for _ in range(3 if opened_here else 2):
+                await promptly(s, service)
+                await anyio.sleep(3)
+            service.error = None
+            if not opened_here:
+                store.fault = fine
+                await MemoryStore.force_open(store, "payments")
+                store.fault = fault
+            for _ in range(20):
+                await promptly(s, service)
+                await anyio.sleep(0.1)
+            store.fault = fine
+            begin = anyio.current_time()
+            while anyio.current_time() - begin < 2 * breaker.refresh_interval:
+                await promptly(s, service)
+                await anyio.sleep(0.1)
+            shared = await store.get_state("payments")
+            rejected = isinstance(await promptly(s, service), CircuitOpenError)
+            assert shared is not None
+            assert rejected == (shared.state != "closed")
+            if not opened_here:
+                assert rejected
+        assert any(isinstance(event, CircuitStoreRecovered) for event in events)
+
+    run(main, backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_failures_that_were_refused_for_certain_open_the_shared_circuit_afterwards(
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=3, reset_timeout=60)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            assert (await s.task(service)).error is None
+            store.fault = unreachable
+            service.error = OSError("broken")
+            for _ in range(3):
+                await promptly(s, service)
+                await anyio.sleep(0.1)
+            store.fault = fine
+            for _ in range(20):
+                assert isinstance(await promptly(s, service), CircuitOpenError)
+                await anyio.sleep(0.1)
+            shared = await store.get_state("payments")
+            assert shared is not None
+            assert (shared.state, shared.failure_count) == ("open", 3)
+
+    run(main, backend)
+
+
+def test_failures_from_before_the_window_are_not_told_when_the_store_is_back() -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=3, window=10)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            assert (await s.task(service)).error is None
+            store.fault = unreachable
+            service.error = OSError("broken")
+            for _ in range(2):
+                await promptly(s, service)
+            await anyio.sleep(60)
+            store.fault = fine
+            service.error = None
+            for _ in range(20):
+                assert await promptly(s, service) is None
+                await anyio.sleep(0.1)
+            assert await store.get_state("payments") is None
+
+    run(main, "asyncio")
+
+
+def test_a_store_that_just_fell_silent_delays_a_probe_by_half_a_second_and_grants_none() -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            await s.task(service)
+            await anyio.sleep(5.1)
+            store.fault = slow
+            began = anyio.current_time()
+            assert isinstance((await s.task(service)).error, CircuitOpenError)
+            assert anyio.current_time() - began <= 0.5 + ADDED_SECONDS
+            await anyio.sleep(1)
+            assert isinstance(await promptly(s, service), OSError)
+
+    run(main, "asyncio")
+
+
+def test_alone_with_a_store_that_fails_no_quorum_is_waited_for() -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=3, quorum=4)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            for _ in range(10):
+                assert isinstance((await s.task(service)).error, OSError)
+            store.fault = unreachable
+            await anyio.sleep(1.1)
+            await promptly(s, service)
+            await anyio.sleep(0.1)
+            await promptly(s, service)
+            assert isinstance(await promptly(s, service), CircuitOpenError)
+
+    run(main, "asyncio")
+
+
+def test_a_scope_ends_without_waiting_for_a_store_that_is_known_to_fail() -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments")
+        store.fault = slow
+        took = []
+        for _ in range(20):
+            began = anyio.current_time()
+            async with scope(persistence=store, circuit_breaker=breaker) as s:
+                await s.task(service)
+            took.append(anyio.current_time() - began)
+            await anyio.sleep(0.3)
+        assert max(took[1:]) <= 0.07
+
+    run(main, "asyncio")
+
+
+def test_short_scopes_notice_that_the_store_is_back() -> None:
+    async def main() -> None:
+        store, service, events = FaultyStore(), Service(), list[Event]()
+        breaker = CircuitBreaker("payments")
+
+        async def use() -> None:
+            async with scope(
+                persistence=store, circuit_breaker=breaker, on_event=events.append
+            ) as s:
+                await s.task(service)
+
+        store.fault = unreachable
+        await use()
+        store.fault = far_away
+        for _ in range(20):
+            await anyio.sleep(0.1)
+            await use()
+        assert any(isinstance(event, CircuitStoreRecovered) for event in events)
+
+    run(main, "asyncio")
+
+
+def test_a_read_that_found_nothing_does_not_undo_what_came_after_it() -> None:
+    class LateStore(FaultyStore):
+        async def get_state(self, key: str) -> CircuitBreakerState | None:
+            found = await super().get_state(key)
+            await self.answering()
+            return found
+
+        answering: Fault = staticmethod(fine)
+
+    async def main() -> None:
+        store, service = LateStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, refresh_interval=0.5)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            await s.task(service)
+            await anyio.sleep(0.6)
+            store.answering = far_away
+            await s.task(service)
+            service.error = OSError("broken")
+            await s.task(service)
+            for _ in range(30):
+                assert isinstance(await promptly(s, service), CircuitOpenError)
+                await anyio.sleep(0.01)
+
+    run(main, "asyncio")
+
+
+def test_a_hanging_store_is_asked_once_at_a_time() -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", refresh_interval=0.05)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            await s.task(service)
+            store.fault = slow
+            store.requests = 0
+            for _ in range(90):
+                await promptly(s, service)
+            assert store.requests <= 2
+
+    run(main, "asyncio")
+
+
+def test_an_outage_of_hours_leaves_little_to_be_told() -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=3, reset_timeout=5)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            await s.task(service)
+            store.fault = unreachable
+            service.error = OSError("broken")
+            for _ in range(3600):
+                await promptly(s, service)
+                await anyio.sleep(2)
+            store.fault = fine
+            store.requests = 0
+            for _ in range(10):
+                await promptly(s, service)
+                await anyio.sleep(0.2)
+            assert store.requests <= 10
+
+    run(main, "asyncio")

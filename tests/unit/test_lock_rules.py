@@ -1,0 +1,183 @@
+"""How a lock changes, by pure functions of time."""
+
+from __future__ import annotations
+
+import math
+
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gogoscope.persistence import lock_rules
+from gogoscope.persistence.protocols import LockClaim, LockRecord
+
+NOW = 1_800_000_000_000
+
+
+def a_claim(nonce: str = "n1", lease_ms: int = 500) -> LockClaim:
+    return LockClaim(nonce, f"owner of {nonce}", lease_ms, {"host": "here"})
+
+
+def taken(nonce: str = "n1", lease_ms: int = 500, now_ms: int = NOW) -> LockRecord:
+    record, reply = lock_rules.claim(None, a_claim(nonce, lease_ms), now_ms)
+    assert record is not None
+    assert reply.granted
+    assert reply.record is record
+    return record
+
+
+def granted(record: LockRecord | None, now_ms: int, skew_ms: int = 0) -> bool:
+    after, reply = lock_rules.claim(record, a_claim("n2"), now_ms, skew_ms=skew_ms)
+    assert (after is not record) == reply.granted
+    assert reply.record is after
+    return reply.granted
+
+
+def test_an_absent_lock_is_taken_with_a_token_of_the_clock_in_microseconds() -> None:
+    assert taken() == LockRecord(
+        version=NOW * 1000 + 1,
+        fencing_token=NOW * 1000 + 1,
+        owner="owner of n1",
+        nonce="n1",
+        lease_ms=500,
+        lease_until_ms=NOW + 500,
+        acquired_at_ms=NOW,
+        metadata={"host": "here"},
+    )
+
+
+def test_a_held_lock_is_not_taken_until_its_lease_is_over() -> None:
+    record = taken()
+    assert not granted(record, NOW)
+    assert not granted(record, NOW + 500)
+    assert granted(record, NOW + 501)
+
+
+def test_a_dead_lock_is_taken_later_by_the_allowance_for_skew() -> None:
+    record = taken()
+    assert not granted(record, NOW + 501, skew_ms=100)
+    assert not granted(record, NOW + 600, skew_ms=100)
+    assert granted(record, NOW + 601, skew_ms=100)
+
+
+@given(
+    begin=st.floats(1.6e9, 2e9),
+    ttl=st.floats(0.001, 43_200),
+    share=st.floats(0, 1),
+)
+def test_no_lease_is_over_before_its_time_whatever_its_fractions(
+    begin: float, ttl: float, share: float
+) -> None:
+    record = taken(lease_ms=math.ceil(ttl * 1000), now_ms=int(begin * 1000))
+    during = begin + ttl * share
+    if during < begin + ttl:
+        assert not granted(record, int(during * 1000))
+    assert granted(record, int((begin + ttl) * 1000) + 3)
+
+
+def test_a_claim_that_landed_before_is_granted_as_it_is() -> None:
+    record = taken()
+    after, reply = lock_rules.claim(record, a_claim("n1"), NOW + 100)
+    assert after is record
+    assert reply.granted
+
+
+def test_a_late_claim_of_a_nonce_that_was_released_is_refused() -> None:
+    released, _ = lock_rules.release(taken(), "n1")
+    after, reply = lock_rules.claim(released, a_claim("n1"), NOW)
+    assert after is released
+    assert not reply.granted
+
+
+def test_a_released_lock_is_taken_with_a_higher_token() -> None:
+    record = taken()
+    released, done = lock_rules.release(record, "n1")
+    assert done
+    again, reply = lock_rules.claim(released, a_claim("n2"), NOW - 5_000)
+    assert reply.granted
+    assert again is not None
+    assert again.fencing_token == record.fencing_token + 1
+
+
+def test_what_was_seen_unchanged_is_taken_over_though_its_lease_runs() -> None:
+    record = taken()
+    after, reply = lock_rules.claim(record, a_claim("n2"), NOW, seen=record)
+    assert reply.granted
+    assert after is not None
+    assert after.nonce == "n2"
+
+
+def test_what_changed_since_it_was_seen_is_not_taken_over() -> None:
+    seen = taken()
+    renewed, _ = lock_rules.renew(seen, "n1", seen.version, 500, NOW + 900)
+    for record in (renewed, evolve(seen, nonce="n3")):
+        after, reply = lock_rules.claim(record, a_claim("n2"), NOW + 10_000, seen=seen)
+        assert after is record
+        assert not reply.granted
+
+
+def test_a_renewal_raises_the_version_and_keeps_the_token() -> None:
+    record = taken()
+    renewed, reply = lock_rules.renew(record, "n1", record.version, 900, NOW + 900)
+    assert reply.granted
+    assert renewed == evolve(
+        record, version=record.version + 1, lease_ms=900, lease_until_ms=NOW + 900
+    )
+
+
+def test_a_renewal_needs_nonce_and_version() -> None:
+    record = taken()
+    assert not lock_rules.renew(record, "n2", record.version, 500, NOW + 900)[1].granted
+    assert not lock_rules.renew(record, "n1", record.version - 1, 500, NOW + 900)[1].granted
+    assert not lock_rules.renew(None, "n1", record.version, 500, NOW + 900)[1].granted
+
+
+def test_only_the_owner_extends_and_only_in_time() -> None:
+    record = taken()
+    assert lock_rules.extend(None, "owner of n1", 500, NOW) == (None, False)
+    assert lock_rules.extend(record, "somebody", 500, NOW) == (record, False)
+    assert lock_rules.extend(record, "owner of n1", 500, NOW + 500) == (record, False)
+    extended, done = lock_rules.extend(record, "owner of n1", 700, NOW + 499)
+    assert done
+    assert extended is not None
+    assert extended.lease_until_ms == NOW + 499 + 700
+    assert extended.version == record.version + 1
+    assert extended.fencing_token == record.fencing_token
+
+
+def test_a_release_frees_only_its_own_nonce_and_keeps_the_version() -> None:
+    record = taken()
+    assert lock_rules.release(record, "n2") == (record, False)
+    assert lock_rules.release(None, "n1") == (None, False)
+    released, done = lock_rules.release(record, "n1")
+    assert done
+    assert released == LockRecord(
+        version=record.version, fencing_token=record.fencing_token, released_by="n1"
+    )
+    assert lock_rules.release(released, "n1") == (released, False)
+
+
+def test_a_forced_release_frees_whoever_holds_it_once() -> None:
+    released, done = lock_rules.force_release(taken())
+    assert done
+    assert lock_rules.force_release(released) == (released, False)
+    assert lock_rules.force_release(None) == (None, False)
+
+
+def test_a_lock_is_kept_for_a_day_after_its_end() -> None:
+    day = 86_400_000
+    record = taken(lease_ms=500)
+    assert lock_rules.purge_at_ms(record, NOW) == NOW + 500 + day
+    released, _ = lock_rules.release(record, "n1")
+    assert released is not None
+    assert lock_rules.purge_at_ms(released, NOW) == NOW + day
+
+
+def test_a_lock_that_was_purged_still_gets_a_higher_token() -> None:
+    record = taken(lease_ms=43_200_000)
+    for _ in range(1_000):
+        renewed, _ = lock_rules.renew(record, "n1", record.version, 500, NOW + 500)
+        assert renewed is not None
+        record = renewed
+    purged_at_ms = lock_rules.purge_at_ms(record, NOW)
+    assert taken("n2", now_ms=purged_at_ms).fencing_token > record.version

@@ -1,0 +1,204 @@
+"""From a URL to an open store: exactly the backend that is meant, or an error that says why not."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gogoscope.exceptions import (
+    AmbiguousBackendError,
+    BackendUnavailableError,
+    InvalidURLError,
+    UnknownBackendError,
+)
+from gogoscope.persistence import PersistenceURL, open_persistence
+from gogoscope.persistence.memory import MemoryStore
+from gogoscope.persistence.registry import find_opener
+from gogoscope.persistence.sqlite import SQLiteStore
+
+RECORDING_BACKEND = """
+    from contextlib import asynccontextmanager
+
+    @asynccontextmanager
+    async def from_url(url):
+        yield url
+"""
+
+
+class Site:
+    """A folder on the import path to which distributions can be added."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, distribution: str, entry_points: str, **modules: str) -> None:
+        info = self._folder / f"{distribution}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+        )
+        (info / "entry_points.txt").write_text(f"[gogoscope.persistence]\n{entry_points}\n")
+        for name, source in modules.items():
+            (self._folder / f"{name}.py").write_text(textwrap.dedent(source))
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return Site(folder)
+
+
+def test_a_url_is_split_into_scheme_location_and_options() -> None:
+    url = "dynamodb://My-Table?region=eu-west-1&key_prefix=app%3A"
+    assert PersistenceURL.parse(url) == PersistenceURL(
+        url, "dynamodb", "My-Table", {"region": "eu-west-1", "key_prefix": "app:"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "location"),
+    [
+        ("memory:", "memory", ""),
+        ("memory://", "memory", ""),
+        ("memory://Orders", "memory", "Orders"),
+        ("sqlite:///a/b.db", "sqlite", "/a/b.db"),
+        ("sqlite:////a/b.db", "sqlite", "//a/b.db"),
+        ("sqlite:///with%20space%3F.db", "sqlite", "/with space?.db"),
+        (
+            "dynamodb://arn:aws:dynamodb:us-east-1:123456789012:table/T",
+            "dynamodb",
+            "arn:aws:dynamodb:us-east-1:123456789012:table/T",
+        ),
+    ],
+)
+def test_a_location_keeps_its_case_and_its_slashes(url: str, scheme: str, location: str) -> None:
+    parsed = PersistenceURL.parse(url)
+    assert (parsed.scheme, parsed.location, parsed.options) == (scheme, location, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "has no scheme"),
+        ("app.db", "has no scheme"),
+        ("//table", "has no scheme"),
+        ("memory:?key_prefix", "not name=value"),
+        ("memory:?a=1&&b=2", "not name=value"),
+        ("memory:?a=1&a=2", "the option 'a' twice"),
+        ("memory:#part", "write it as %23"),
+        ("memory:#", "write it as %23"),
+        ("memory:?key_prefix=a#", "write it as %23"),
+        ("memory://[half", "is malformed"),
+        ("sqlite:///%ff.db", "is malformed"),
+        ("memory:?key_prefix=%ff:", "not name=value"),
+    ],
+)
+def test_a_malformed_url_is_refused_with_the_reason(url: str, reason: str) -> None:
+    with pytest.raises(InvalidURLError, match=reason) as caught:
+        PersistenceURL.parse(url)
+    assert repr(url) in str(caught.value)
+
+
+def test_options_are_converted_by_those_that_the_backend_knows() -> None:
+    url = PersistenceURL.parse("x:?timeout=1.5&name=a")
+    assert url.convert_options(timeout=float, name=str, other=int) == {"timeout": 1.5, "name": "a"}
+
+
+def test_an_unknown_option_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(InvalidURLError, match=r"unknown option 'ttl' in .*x knows: a, b"):
+        PersistenceURL.parse("x:?ttl=1").convert_options(b=str, a=str)
+    with pytest.raises(InvalidURLError, match="x knows: none"):
+        PersistenceURL.parse("x:?ttl=1").convert_options()
+
+
+def test_a_bad_value_of_an_option_is_refused_with_the_reason() -> None:
+    with pytest.raises(InvalidURLError, match=r"option 'timeout' in .* has the value 'soon'"):
+        PersistenceURL.parse("x:?timeout=soon").convert_options(timeout=float)
+
+
+def test_an_unknown_scheme_is_refused_with_those_installed(site: Site) -> None:
+    site.add("mine", "mine = mine:from_url")
+    with pytest.raises(UnknownBackendError) as caught:
+        find_opener(PersistenceURL.parse("redis://host"))
+    message = str(caught.value)
+    assert "'redis'" in message
+    assert "installed are: dynamodb, memory, mine, sqlite" in message
+
+
+def test_two_distributions_that_claim_a_scheme_are_both_named(site: Site) -> None:
+    site.add("one", "mine = one:from_url")
+    site.add("two", "mine = two:from_url")
+    with pytest.raises(AmbiguousBackendError) as caught:
+        find_opener(PersistenceURL.parse("mine:"))
+    assert "one (one:from_url) and two (two:from_url)" in str(caught.value)
+
+
+def test_the_projects_own_schemes_can_be_claimed_no_more_silently(site: Site) -> None:
+    site.add("other", "memory = other:from_url")
+    with pytest.raises(AmbiguousBackendError, match=r"gogoscope .* and other \(other:from_url\)"):
+        find_opener(PersistenceURL.parse("memory:"))
+
+
+def test_the_same_value_from_two_distributions_is_no_conflict(site: Site) -> None:
+    site.add("one", "mine = mine_twice:from_url", mine_twice=RECORDING_BACKEND)
+    site.add("two", "mine = mine_twice:from_url")
+    assert find_opener(PersistenceURL.parse("mine:")).__name__ == "from_url"
+
+
+def test_only_the_matching_entry_point_is_loaded(site: Site) -> None:
+    site.add("broken", "broken = broken_backend:from_url", broken_backend="raise SystemExit(1)")
+    find_opener(PersistenceURL.parse("memory:"))
+    assert "broken_backend" not in sys.modules
+
+
+def test_a_backend_that_cannot_be_imported_says_what_is_missing(site: Site) -> None:
+    site.add("needy", "needy = needy_backend:from_url", needy_backend="import no_such_package")
+    with pytest.raises(BackendUnavailableError, match="no_such_package") as caught:
+        find_opener(PersistenceURL.parse("needy:"))
+    assert isinstance(caught.value, ImportError)
+    assert isinstance(caught.value.__cause__, ImportError)
+
+
+@pytest.mark.anyio
+async def test_a_backend_of_anybodys_is_opened_with_its_url(site: Site) -> None:
+    site.add("mine", "mine = mine_backend:from_url", mine_backend=RECORDING_BACKEND)
+    async with open_persistence("mine://Place?size=3") as store:
+        assert store == PersistenceURL("mine://Place?size=3", "mine", "Place", {"size": "3"})
+
+
+@pytest.mark.anyio
+async def test_the_projects_own_backends_come_through_entry_points_too(tmp_path: Path) -> None:
+    async with open_persistence("memory:") as store:
+        assert isinstance(store, MemoryStore)
+    async with open_persistence(f"sqlite:///{tmp_path}/a.db") as store:
+        assert isinstance(store, SQLiteStore)
+
+
+@pytest.mark.anyio
+async def test_a_url_of_another_type_is_refused() -> None:
+    not_a_url: Any = MemoryStore()
+    with pytest.raises(TypeError, match="url must be a str, got <MemoryStore"):
+        async with open_persistence(not_a_url):
+            pytest.fail("it opened")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("url", ["memory:?ttl=1", "sqlite:///a.db?ttl=1", "dynamodb://t?ttl=1"])
+async def test_every_backend_refuses_an_unknown_option_and_knows_key_prefix(url: str) -> None:
+    with pytest.raises(InvalidURLError, match=r"unknown option 'ttl'.*key_prefix"):
+        async with open_persistence(url):
+            pytest.fail("it opened")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("url", ["memory:", "sqlite:///a.db", "dynamodb://t"])
+async def test_every_backend_refuses_a_prefix_without_separator(url: str) -> None:
+    with pytest.raises(InvalidURLError, match="key_prefix must end with"):
+        async with open_persistence(f"{url}?key_prefix=app"):
+            pytest.fail("it opened")

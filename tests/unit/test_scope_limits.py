@@ -1,0 +1,175 @@
+"""Limits and nesting: with a single slot, whoever waits lends it, and nothing deadlocks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from gogoscope import Scope, Task, TaskCancelled, scope
+
+pytestmark = pytest.mark.anyio
+
+
+async def number(value: int) -> int:
+    await anyio.lowlevel.checkpoint()
+    return value
+
+
+async def fail() -> None:
+    raise ValueError("planned")
+
+
+async def await_directly(s: Scope) -> None:
+    assert (await s.task(number, 1)).value == 1
+
+
+async def wait_for(s: Scope) -> None:
+    await s.task(number, 1).wait()
+
+
+async def await_in_a_task_group(s: Scope) -> None:
+    async def look(task: Task[int]) -> None:
+        assert (await task).value == 0
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(look, s.task(number, 0))
+
+
+async def await_in_a_child(s: Scope) -> None:
+    async with s.child() as inner:
+        task = inner.task(await_directly, inner)
+        assert (await s.task(number, 0)).value == 0
+        assert (await task).error is None
+
+
+async def leave_a_child_to_wait(s: Scope) -> None:
+    async with s.child() as inner:
+        inner.task(number, 0)
+        inner.task(await_directly, s)
+
+
+async def await_in_a_child_with_its_own_limit(s: Scope) -> None:
+    async with s.child(concurrency=1) as inner:
+        inner.task(await_directly, s)
+
+
+async def await_in_a_scope_of_its_own(s: Scope) -> None:
+    async with scope(concurrency=1) as inner:
+        inner.task(await_directly, s)
+
+
+async def map_items(s: Scope) -> None:
+    assert [result.value for result in await s.map(number, range(5))] == [0, 1, 2, 3, 4]
+    assert [result.value async for result in s.map(number, range(5), limit=2)] == [0, 1, 2, 3, 4]
+
+
+async def map_a_source_that_awaits(s: Scope) -> None:
+    async def source() -> AsyncIterator[int]:
+        for value in range(3):
+            yield (await s.task(number, value)).unwrap()
+
+    assert [result.value async for result in s.map(number, source())] == [0, 1, 2]
+
+
+async def race_functions(s: Scope) -> None:
+    assert (await s.race([lambda: number(0), anyio.sleep_forever])).value == 0
+    assert (await s.any([fail, lambda: number(0), anyio.sleep_forever])).value == 0
+
+
+async def await_all(s: Scope) -> None:
+    results = await s.all(s.task(number, 0), s.task(await_directly, s))
+    assert not any(result.error for result in results)
+
+
+async def share_a_call(s: Scope) -> None:
+    first, second = s.task(number, 0, dedupe="key"), s.task(number, 0, dedupe="key")
+    assert (await first).value == (await second).value == 0
+
+
+async def tick(s: Scope) -> None:
+    ticking = s.every(3600, lambda: number(0))
+    await anyio.wait_all_tasks_blocked()
+    ticking.cancel()
+
+
+async def hold_a_lock(s: Scope) -> None:
+    async with s.lock("limited") as locked:
+        locked.task(number, 0)
+        assert (await s.task(number, 0)).value == 0
+
+
+NESTED = [
+    await_directly,
+    wait_for,
+    await_in_a_task_group,
+    await_in_a_child,
+    leave_a_child_to_wait,
+    await_in_a_child_with_its_own_limit,
+    await_in_a_scope_of_its_own,
+    map_items,
+    map_a_source_that_awaits,
+    race_functions,
+    await_all,
+    share_a_call,
+    tick,
+    hold_a_lock,
+]
+
+
+@pytest.mark.parametrize("nested", NESTED)
+async def test_rule_10_a_limit_of_one_never_deadlocks(
+    nested: Callable[[Scope], Awaitable[None]],
+) -> None:
+    with anyio.fail_after(5):
+        async with scope(concurrency=1) as s:
+            for task in [s.task(nested, s), s.task(number, 0), s.task(nested, s)]:
+                assert (await task).error is None
+        assert s.slots is not None
+        assert s.slots._free == 1
+
+
+async def test_rule_10_what_ticks_leaves_the_slot_to_others_between_its_ticks() -> None:
+    with anyio.fail_after(5):
+        async with scope(concurrency=1, on_exit="cancel") as s:
+            s.every(3600, lambda: number(0))
+            await anyio.wait_all_tasks_blocked()
+            assert (await s.task(number, 1)).value == 1
+
+
+async def test_rule_10_a_race_that_is_cancelled_does_not_wait_for_the_slot_it_lent() -> None:
+    async with scope(concurrency=1) as s:
+        racing = s.task(lambda: s.race([anyio.sleep_forever]))
+        await anyio.wait_all_tasks_blocked()
+        released = anyio.Event()
+        s.task(released.wait)
+        racing.cancel()
+        with anyio.move_on_after(5) as patience:
+            err, _ = await racing
+            assert isinstance(err, TaskCancelled)
+        released.set()
+    assert not patience.cancelled_caught
+
+
+async def test_rule_10_a_child_that_is_cancelled_while_it_waits_for_its_slot_ends_in_order() -> (
+    None
+):
+    async with scope(concurrency=1) as s:
+
+        async def nest() -> None:
+            async with s.child() as inner:
+                inner.task(number, 0)
+
+        nesting = s.task(nest)
+        released = anyio.Event()
+        s.task(released.wait)
+        await anyio.wait_all_tasks_blocked()
+        nesting.cancel()
+        with anyio.move_on_after(5) as patience:
+            err, _ = await nesting
+            assert isinstance(err, TaskCancelled)
+        released.set()
+    assert not patience.cancelled_caught

@@ -1,0 +1,291 @@
+"""What a scope holds in memory while it lives, and that nothing of it is left afterwards."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from gogoscope import CircuitBreaker, Retry, Scope, Task, scope
+
+pytestmark = pytest.mark.anyio
+
+ONCE_ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+KEPT_WHOLE = 100
+
+
+def blocks() -> int:
+    """Give the number of blocks of memory that Python holds, which is exact where bytes are not."""
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
+async def number(value: int) -> int:
+    if value % 1000 == 0:
+        await anyio.lowlevel.checkpoint()
+    return value
+
+
+async def fail() -> None:
+    raise ValueError("planned")
+
+
+# Streams
+
+
+@pytest.mark.parametrize(
+    ("anyio_backend", "tasks"), [("asyncio", 1_000_000), ("trio", 100_000)], ids=str
+)
+@pytest.mark.parametrize("method", ["map", "as_completed"])
+async def test_rule_12_the_memory_of_a_stream_does_not_depend_on_its_length(
+    method: str, tasks: int
+) -> None:
+    if method == "as_completed":
+        tasks //= 10
+    seen: list[int] = []
+    count = 0
+    async with scope() as s:
+        async for _ in getattr(s, method)(number, iter(range(tasks)), limit=100):
+            count += 1
+            if count % (tasks // 5) == 0:
+                seen.append(blocks())
+    assert count == tasks
+    assert seen[-1] - seen[1] < 500
+
+
+async def test_rule_12_a_slow_consumer_holds_no_more_than_the_limit() -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for value in range(1000):
+            taken += 1
+            yield value
+
+    delivered = 0
+    async with scope() as s:
+        async for _ in s.map(number, items(), limit=10):
+            delivered += 1
+            await anyio.lowlevel.checkpoint()
+            assert taken - delivered <= 10
+
+
+# Many tasks
+
+
+async def bytes_of_bare_tasks(tasks: int) -> int:
+    async def wait() -> None:
+        await gate.wait()
+
+    used, gate = 0, anyio.Event()
+    async with anyio.create_task_group() as group:
+        before = tracemalloc.get_traced_memory()[0]
+        handles = [group.create_task(wait()) for _ in range(tasks)]
+        await anyio.wait_all_tasks_blocked()
+        used = tracemalloc.get_traced_memory()[0] - before
+        assert len(handles) == tasks
+        gate.set()
+    return used
+
+
+async def bytes_of_our_tasks(tasks: int) -> int:
+    async def wait() -> None:
+        await gate.wait()
+
+    used, gate = 0, anyio.Event()
+    async with scope() as s:
+        before = tracemalloc.get_traced_memory()[0]
+        handles = [s.task(wait) for _ in range(tasks)]
+        await anyio.wait_all_tasks_blocked()
+        used = tracemalloc.get_traced_memory()[0] - before
+        assert len(handles) == tasks
+        gate.set()
+    return used
+
+
+@pytest.mark.parametrize(
+    ("anyio_backend", "tasks"), [("asyncio", 100_000), ("trio", 10_000)], ids=str
+)
+async def test_live_tasks_take_linear_memory_and_hardly_more_than_bare_ones(tasks: int) -> None:
+    gc.disable()  # it would look at all of them again and again
+    tracemalloc.start()
+    try:
+        bare = await bytes_of_bare_tasks(tasks // 10) / (tasks // 10)
+        few = await bytes_of_our_tasks(tasks // 10) / (tasks // 10)
+        many = await bytes_of_our_tasks(tasks) / tasks
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert few <= 1.5 * bare
+    assert many <= 1.5 * bare
+    assert many <= 1.1 * few
+
+
+# A scope that lives long
+
+
+async def wait_for_all(tasks: list[Task[None]]) -> None:
+    for task in tasks:
+        await task.wait()
+
+
+async def fail_often(s: Scope, tasks: int) -> list[int]:
+    """Let tasks fail, a thousand at a time, and give how much memory there is after each part."""
+    seen: list[int] = []
+    for started in range(0, tasks, 1000):
+        await wait_for_all([s.task(fail) for _ in range(1000)])
+        if started % (tasks // 5) == 0:
+            seen.append(blocks())
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("anyio_backend", "tasks"), [("asyncio", 100_000), ("trio", 10_000)], ids=str
+)
+async def test_rule_4_failed_tasks_of_a_scope_with_on_error_leave_nothing(tasks: int) -> None:
+    told = 0
+
+    def on_error(error: Exception) -> None:
+        nonlocal told
+        told += 1
+
+    async with scope(on_error=on_error) as s:
+        seen = await fail_often(s, tasks)
+    assert told == tasks
+    assert seen[-1] - seen[1] < 500
+
+
+@pytest.mark.parametrize(
+    ("anyio_backend", "tasks"), [("asyncio", 100_000), ("trio", 10_000)], ids=str
+)
+async def test_rule_4_a_hundred_errors_are_kept_whole_and_the_rest_is_a_number(tasks: int) -> None:
+    seen: list[int] = []
+    with pytest.raises(ExceptionGroup, match=f"{tasks - KEPT_WHOLE} more") as caught:
+        async with scope() as s:
+            seen = await fail_often(s, tasks)
+    assert len(caught.value.exceptions) == KEPT_WHOLE
+    assert seen[-1] - seen[1] < 500
+
+
+@ONCE_ON_ASYNCIO
+async def test_what_is_done_over_and_over_in_one_scope_leaves_nothing() -> None:
+    seen: list[int] = []
+    async with scope(concurrency=3) as s:
+        for round_ in range(500):
+            for use in USES:
+                await use(s)
+            if round_ % 100 == 99:
+                seen.append(blocks())
+    assert seen[-1] - seen[1] < 500
+
+
+# Nothing is left
+
+
+BREAKER = CircuitBreaker("memory", failure_threshold=10**9)
+
+
+async def use_tasks(s: Scope) -> list[BaseException | None]:
+    results = await s.all(s.task(number, 1), s.task(fail))
+    return [result.error for result in results]
+
+
+async def use_safety_nets(s: Scope) -> list[BaseException | None]:
+    retry = Retry(2, delay=0, attempt_timeout=60)
+    result = await s.task(fail, retry=retry, circuit_breaker=BREAKER, timeout=60)
+    return [result.error]
+
+
+async def use_a_timeout(s: Scope) -> list[BaseException | None]:
+    return [(await s.task(anyio.sleep_forever, timeout=0.0001)).error]
+
+
+async def use_dedupe(s: Scope) -> list[BaseException | None]:
+    calls = [s.task(fail, dedupe="key") for _ in range(2)]
+    return [(await call).error for call in calls]
+
+
+async def use_race_and_any(s: Scope) -> list[BaseException | None]:
+    lost = await s.race([fail, anyio.sleep_forever])
+    return [lost.error, (await s.any([fail, fail])).error]
+
+
+async def use_streams(s: Scope) -> list[BaseException | None]:
+    async def fail_at_one(value: int) -> None:
+        if value == 1:
+            await fail()
+
+    errors: list[BaseException | None] = [
+        result.error for result in await s.map(fail_at_one, range(3))
+    ]
+    async for _, result in s.as_completed(fail_at_one, [1, 2, 3], limit=2):
+        errors.append(result.error)
+        break
+    return errors
+
+
+async def use_every(s: Scope) -> list[BaseException | None]:
+    return [(await s.every(60, fail)).error]
+
+
+async def use_a_child(s: Scope) -> list[BaseException | None]:
+    async with s.child(on_exit="cancel") as inner:
+        cancelled = inner.task(anyio.sleep_forever)
+    return [(await cancelled).error]
+
+
+async def use_a_lock(s: Scope) -> list[BaseException | None]:
+    async with s.lock("memory") as locked:
+        return [(await locked.task(fail)).error]
+
+
+async def use_a_thread(s: Scope) -> list[BaseException | None]:
+    return [(await s.thread(int, "x")).error]
+
+
+Use = Callable[[Scope], Awaitable[list[BaseException | None]]]
+USES: list[Use] = [
+    use_tasks,
+    use_safety_nets,
+    use_a_timeout,
+    use_dedupe,
+    use_race_and_any,
+    use_streams,
+    use_every,
+    use_a_child,
+    use_a_lock,
+    use_a_thread,
+]
+
+
+def ours() -> list[object]:
+    """Give the objects that belong to a scope."""
+    gc.collect()
+    kinds = (Scope, Task)
+    return [found for found in gc.get_objects() if isinstance(found, kinds)]
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(("anyio_backend", "scopes"), [("asyncio", 1000), ("trio", 100)], ids=str)
+async def test_after_the_block_nothing_is_left_though_its_errors_are_kept(
+    use: Use, scopes: int
+) -> None:
+    kept: list[BaseException | None] = []
+    references: list[weakref.ref[Scope]] = []
+
+    async def one() -> None:
+        async with scope(concurrency=2) as s:
+            references.append(weakref.ref(s))
+            kept.extend(await use(s))
+
+    for _ in range(scopes):
+        await one()
+    assert any(kept)
+    assert not ours()
+    assert not any(reference() for reference in references)

@@ -1,0 +1,137 @@
+"""Arguments are checked with errors that name them, what they were and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gogoscope.persistence.validation import (
+    check_count,
+    check_key,
+    check_key_prefix,
+    check_lease,
+    check_ttl,
+    glob_matcher,
+    literal_start,
+)
+
+
+@given(st.text(min_size=1))
+def test_any_text_is_a_key(key: str) -> None:
+    assert check_key(key) is key
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "message"),
+    [
+        ("", ValueError, "key must not be empty, got ''"),
+        (None, TypeError, "key must be a str, got None of type NoneType"),
+        (7, TypeError, "key must be a str, got 7 of type int"),
+        (b"k", TypeError, "key must be a str, got b'k' of type bytes"),
+        ("a\ud800", ValueError, r"key must be encodable as UTF-8, got 'a\\ud800'"),
+    ],
+)
+def test_a_bad_key_is_refused(key: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        check_key(key)
+
+
+def test_the_name_of_another_argument_may_be_given() -> None:
+    with pytest.raises(ValueError, match="owner must not be empty"):
+        check_key("", "owner")
+
+
+@pytest.mark.parametrize("prefix", ["", "a:", "a/", "a.", "a|", "a#", "a:b:", ":"])
+def test_a_prefix_is_empty_or_ends_with_a_separator(prefix: str) -> None:
+    assert check_key_prefix(prefix) == prefix
+
+
+@pytest.mark.parametrize("prefix", ["a", "a:b", "a-", "a: "])
+def test_a_prefix_without_separator_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="key_prefix must end with one of") as caught:
+        check_key_prefix(prefix)
+    assert f"got {prefix!r}" in str(caught.value)
+
+
+def test_a_prefix_of_another_type_is_refused() -> None:
+    not_a_prefix: Any = 7
+    with pytest.raises(TypeError, match="key_prefix must be a str, got 7 of type int"):
+        check_key_prefix(not_a_prefix)
+    with pytest.raises(ValueError, match="key_prefix must be encodable"):
+        check_key_prefix("\ud800:")
+
+
+def test_a_ttl_is_seconds_or_a_timedelta() -> None:
+    assert check_ttl(1) == 1.0
+    assert check_ttl(0.5) == 0.5
+    assert check_ttl(timedelta(minutes=2)) == 120.0
+    assert isinstance(check_ttl(1), float)
+
+
+@pytest.mark.parametrize("check", [check_ttl, check_lease])
+@pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf, -math.inf, timedelta(0)])
+def test_a_ttl_out_of_range_is_refused(check: Any, ttl: Any) -> None:
+    with pytest.raises(ValueError, match="ttl must be"):
+        check(ttl)
+
+
+@pytest.mark.parametrize("check", [check_ttl, check_lease])
+@pytest.mark.parametrize("ttl", ["1", None, True, [1], 1j])
+def test_a_ttl_of_another_type_is_refused(check: Any, ttl: Any) -> None:
+    with pytest.raises(TypeError, match="ttl must be a number of seconds or a timedelta"):
+        check(ttl)
+
+
+def test_a_lease_is_at_most_12_hours() -> None:
+    assert check_lease(timedelta(hours=12)) == 43_200.0
+    with pytest.raises(ValueError, match="ttl must be at most 43200 seconds"):
+        check_lease(43_200.001)
+
+
+@pytest.mark.parametrize("value", [1.0, "1", True, None])
+def test_a_count_of_another_type_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="limit must be an int"):
+        check_count("limit", value)
+
+
+def test_a_count_has_a_minimum() -> None:
+    assert check_count("limit", 1) == 1
+    assert check_count("limit", 0, minimum=0) == 0
+    with pytest.raises(ValueError, match="limit must be 1 or more, got 0"):
+        check_count("limit", 0)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "start"),
+    [("", ""), ("*", ""), ("?a", ""), ("user:*", "user:"), ("a?b*", "a"), ("plain", "plain")],
+)
+def test_the_literal_start_of_a_pattern_is_what_stands_before_its_wildcards(
+    pattern: str, start: str
+) -> None:
+    assert literal_start(pattern) == start
+
+
+@given(key=st.text(), cut=st.integers(0, 10))
+def test_a_key_with_a_run_replaced_by_a_star_matches_it(key: str, cut: int) -> None:
+    literal = key.replace("*", "").replace("?", "")
+    begin, end = literal[:cut], literal[cut:]
+    assert glob_matcher(f"{begin}*{end}")(literal)
+    assert glob_matcher(f"{begin}*{end}")(f"{begin}anything\n{end}")
+    assert glob_matcher(f"{begin}?{end}")(f"{begin}\n{end}")
+    assert not glob_matcher(f"{begin}?{end}")(literal)
+    assert glob_matcher(literal)(literal)
+    assert not glob_matcher(literal)(literal + "x")
+    assert not glob_matcher(literal)("x" + literal)
+
+
+def test_a_pattern_is_case_sensitive_and_none_matches_all() -> None:
+    assert not glob_matcher("User:*")("user:1")
+    assert glob_matcher(None)("anything")
+    not_a_pattern: Any = 7
+    with pytest.raises(TypeError, match="pattern must be a str or None"):
+        glob_matcher(not_a_pattern)
