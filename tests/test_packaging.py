@@ -45,8 +45,9 @@ def test_the_extra_dev_brings_what_tests_types_lint_and_examples_need() -> None:
     )
 
 
-def test_there_are_no_other_extras() -> None:
+def test_the_extras_are_those_of_the_readme_the_developers_and_the_benchmarks() -> None:
     assert set(distribution("gogoscope").metadata.get_all("Provides-Extra") or []) == {
+        "bench",
         "dynamodb",
         "dev",
     }

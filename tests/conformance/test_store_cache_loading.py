@@ -10,7 +10,7 @@ import pytest
 
 from gogoscope import Cache
 from gogoscope.testing.conformance import OpenStore
-from tests.conformance.cancelling import CancelledAt, cancel_everywhere
+from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
 from tests.conformance.places import DynamoDBPlace, MemoryPlace, SQLitePlace
 
 pytestmark = pytest.mark.anyio

@@ -35,7 +35,7 @@ from gogoscope.events import (
 from gogoscope.persistence.memory import MemoryStore
 from gogoscope.persistence.protocols import CacheEntry, CacheProvider
 from gogoscope.testing import VirtualClock
-from tests.conformance.cancelling import CancelledAt, cancel_everywhere
+from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
 
 Backend = Literal["asyncio", "trio"]
 
