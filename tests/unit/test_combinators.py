@@ -336,11 +336,11 @@ async def test_rule_12_leaving_the_loop_early_cancels_what_runs(ordered: bool, k
         )
         async for _ in results:
             break
-        if not kept:
-            del results
+        if kept:
+            await results.aclose()
+        else:
+            results = None
         with anyio.fail_after(5):
-            if kept:
-                await results.aclose()
             while s.running:
                 await anyio.sleep(0.001)
     assert {"1", "2"} <= set(finish.ended) <= {"1", "2", "3"}
