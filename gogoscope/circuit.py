@@ -7,13 +7,13 @@ store must know is told in the background, by :class:`~gogoscope.circuit_link.Ci
 from __future__ import annotations
 
 import math
-import os
 import time
 from typing import Any
 
 from gogoscope.circuit_link import CircuitLink
+from gogoscope.circuit_probes import BUSY_SECONDS, ProbePlaces
 from gogoscope.circuit_rates import RateWindow
-from gogoscope.circuit_snapshot import Permit
+from gogoscope.circuit_snapshot import Permit, ProbeClaim
 from gogoscope.circuit_view import now_ms
 from gogoscope.clock import monotonic, wall_clock
 from gogoscope.events import CircuitCallRejected, CircuitProbeEnded, CircuitProbeStarted
@@ -36,10 +36,21 @@ class Circuit:
     :param lasting: whether it is kept where no scope ends it
     """
 
-    __slots__ = ("fresh_until", "lasting", "link", "name", "plain", "policy", "snapshot", "timed")
+    __slots__ = (
+        "fresh_until",
+        "lasting",
+        "link",
+        "name",
+        "places",
+        "plain",
+        "policy",
+        "snapshot",
+        "timed",
+    )
 
     def __init__(self, link: CircuitLink, *, lasting: bool = False) -> None:
         self.link = link
+        self.places = ProbePlaces(link)
         self.lasting = lasting
         self.fresh_until = -math.inf
         self.name = link.name
@@ -75,8 +86,12 @@ class Circuit:
         permit = self.admit_now()
         if permit is not None:
             return permit
+        lease = max(SHORTEST_PROBE_LEASE, self.policy.reset_timeout, longest_call + 1)
+        kept = self.places.take_kept(lease)
+        if kept is not None:
+            return self._probe(kept)
         self._reject_unless_probing()
-        return await self._claim_probe(longest_call)
+        return await self._claim_probe(lease)
 
     def returned(self, permit: Permit, value: Any) -> None:
         """Note that a call gave a value; the policy says whether that is a failure."""
@@ -128,6 +143,7 @@ class Circuit:
 
     async def flush(self) -> None:
         """Tell the store what it does not know; never raises for a store that fails."""
+        self.places.give_back_kept()
         await self.link.flush()
 
     def _succeeded(self, permit: Permit) -> None:
@@ -176,24 +192,27 @@ class Circuit:
         if snapshot.claims >= limit or not reply.granted:
             raise self._rejected(self._until_probes_end(state, time_ms))
 
-    async def _claim_probe(self, longest_call: float) -> Permit:
-        nonce = os.urandom(8).hex()
-        lease = max(SHORTEST_PROBE_LEASE, self.policy.reset_timeout, longest_call + 1)
-        reply = await self.link.claim(nonce, math.ceil(lease * 1000))
-        snapshot = self.snapshot
+    async def _claim_probe(self, lease: float) -> Permit:
+        claim = await self.places.claim(lease)
+        if claim.reply is None:
+            raise self._rejected(BUSY_SECONDS)
+        if claim.reply.granted:
+            return self._probe(claim)
+        if claim.reply.state.state == "closed":
+            return Permit(self.snapshot.permit.era, monotonic() if self.timed else 0.0)
+        raise self._rejected(self._until_probes_end(claim.reply.state, now_ms()))
+
+    def _probe(self, claim: ProbeClaim) -> Permit:
+        host = self.link.host
+        if host.observed:
+            host.emit(CircuitProbeStarted(host.name, self.name))
         began = monotonic() if self.timed else 0.0
-        if reply.granted:
-            host = self.link.host
-            if host.observed:
-                host.emit(CircuitProbeStarted(host.name, self.name))
-            return Permit(snapshot.permit.era, began, nonce)
-        if reply.state.state == "closed":
-            return Permit(snapshot.permit.era, began)
-        raise self._rejected(self._until_probes_end(reply.state, now_ms()))
+        return Permit(self.snapshot.permit.era, began, claim.nonce)
 
     def _rejected(self, retry_after: float) -> CircuitOpenError:
         """Give the error of a call that is not made, and tell that it is not."""
         host = self.link.host
+        self.snapshot.rejected_ms = now_ms()
         if host.observed:
             host.emit(CircuitCallRejected(host.name, self.name, retry_after))
         return CircuitOpenError(self.name, retry_after)

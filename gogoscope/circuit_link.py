@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import anyio
 
@@ -22,17 +22,24 @@ from gogoscope.persistence import circuit_rules
 from gogoscope.persistence.protocols import (
     CircuitBreakerState,
     CircuitBreakerStateProvider,
-    ProbeReply,
 )
 
 FIRST_READ_SECONDS = 0.5
 STORE_SECONDS = 1.0
-CLAIM_SECONDS = 0.5
 SLOW_SECONDS = 0.5
+LOOK_AHEAD_SECONDS = 0.6
 RESETS_PER_SUCCESS = 3
 
 Answer = TypeVar("Answer")
 Request = Literal["get_state", "force_open", "force_close", "reset_circuit"]
+
+
+class Spawn(Protocol):
+    """Runs something in the background."""
+
+    def __call__(self, work: Callable[[], Awaitable[None]], *, brief: bool = True) -> None:
+        """Run it; the end of a scope gives what is brief a moment to finish."""
+        ...
 
 
 class CircuitLink(CircuitView):
@@ -50,12 +57,19 @@ class CircuitLink(CircuitView):
         name: str,
         store: CircuitBreakerStateProvider,
         snapshot: Snapshot,
-        spawn: Callable[[Callable[[], Awaitable[None]]], None],
+        spawn: Spawn,
         host: Host,
     ) -> None:
         super().__init__(policy, name, snapshot, host)
         self.store = store
         self.spawn = spawn
+
+    def change(self, state: CircuitBreakerState) -> None:
+        """Make a state the one that calls are judged by, and look to the end of an open time."""
+        opened = state.state == "open" != self.snapshot.state.state
+        super().change(state)
+        if opened:
+            self.spawn(self._look_before_half_open, brief=False)
 
     def note_failures(self, count: int) -> None:
         """Count failures here at once, and in the store soon."""
@@ -130,7 +144,7 @@ class CircuitLink(CircuitView):
         known = snapshot.stored.version
         snapshot.refreshing = True
         try:
-            state = await self._bounded(self.store.get_state(self.name), STORE_SECONDS)
+            state = await self.bounded(self.store.get_state(self.name), STORE_SECONDS)
         except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
             self.note_store_failed(error)
             return
@@ -158,43 +172,13 @@ class CircuitLink(CircuitView):
             sent = snapshot.sending = anyio.Event()
             try:
                 with anyio.CancelScope(shield=True):
-                    await self._bounded(self._send(), STORE_SECONDS)
+                    await self.bounded(self._send(), STORE_SECONDS)
             except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
                 self.note_store_failed(error)
                 return
             finally:
                 sent.set()
                 snapshot.sending = None
-
-    async def claim(self, nonce: str, lease_ms: int) -> ProbeReply:
-        """Ask for a half-open probe: of the store, or by what is known here while that fails.
-
-        A store that is known to fail is not waited for. One that just became slow is, for half a
-        second; then there is no probe, lest the fleet have more than it may.
-        """
-        snapshot = self.snapshot
-        limit = self.policy.half_open_probes
-        snapshot.claims += 1
-        try:
-            if self._store_is_slow():
-                snapshot.local_probes.add(nonce)
-                return self._claim_locally(nonce, lease_ms)
-            claim = self.store.claim_probe(self.name, nonce, lease_ms, limit)
-            reply = await self._bounded(claim, CLAIM_SECONDS)
-        except TimeoutError:
-            self.note_verdict(nonce, succeeded=None)
-            return ProbeReply(granted=False, state=snapshot.state)
-        except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
-            self.note_store_failed(error)
-            return self._claim_locally(nonce, lease_ms)
-        except BaseException:
-            self.note_verdict(nonce, succeeded=None)
-            raise
-        finally:
-            snapshot.claims -= 1
-        self.note_store_answered()
-        self.learn(reply.state)
-        return reply
 
     async def ask(self, request: Request) -> CircuitBreakerState:
         """Ask the store for the state, or to set it by hand, and believe the answer at once.
@@ -206,20 +190,12 @@ class CircuitLink(CircuitView):
         self.learn(state or CircuitBreakerState(version=known))
         return state or CircuitBreakerState()
 
-    def _asked(self) -> None:
-        snapshot = self.snapshot
-        snapshot.asked_at = wall_time()
-        snapshot.ask_at = snapshot.asked_at + self.policy.refresh_interval
-
-    def _send_soon(self) -> None:
-        if self.snapshot.sending is None and not self.snapshot.store_failed:
-            self.spawn(self.flush)
-
-    def _store_is_slow(self) -> bool:
+    def store_is_slow(self) -> bool:
+        """Tell whether the store is known to fail, or lets a request wait for long."""
         snapshot = self.snapshot
         return snapshot.store_failed or monotonic() - snapshot.waiting_since > SLOW_SECONDS
 
-    async def _bounded(self, request: Awaitable[Answer], bound: float) -> Answer:
+    async def bounded(self, request: Awaitable[Answer], bound: float) -> Answer:
         """Await a request to the store for so many seconds, and note how long it has been."""
         snapshot = self.snapshot
         since = monotonic()
@@ -231,15 +207,22 @@ class CircuitLink(CircuitView):
             if snapshot.waiting_since == since:
                 snapshot.waiting_since = math.inf
 
-    def _claim_locally(self, nonce: str, lease_ms: int) -> ProbeReply:
-        limit = self.policy.half_open_probes
-        state = self.snapshot.state
-        _, reply = circuit_rules.claim_probe(state, nonce, lease_ms, limit, now_ms())
-        if reply.granted:
-            self.change(reply.state)
-        else:
-            self.note_verdict(nonce, succeeded=None)
-        return reply
+    async def _look_before_half_open(self) -> None:
+        """Find out whether the store answers before the next call must ask it for a probe."""
+        open_seconds = ((self.snapshot.state.open_until_ms or 0) - now_ms()) / 1000
+        if open_seconds > LOOK_AHEAD_SECONDS:
+            await anyio.sleep(open_seconds - LOOK_AHEAD_SECONDS)
+            self._asked()
+            await self.refresh()
+
+    def _asked(self) -> None:
+        snapshot = self.snapshot
+        snapshot.asked_at = wall_time()
+        snapshot.ask_at = snapshot.asked_at + self.policy.refresh_interval
+
+    def _send_soon(self) -> None:
+        if self.snapshot.sending is None and not self.snapshot.store_failed:
+            self.spawn(self.flush)
 
     async def _send(self) -> None:
         """Send one of the things that the store does not know, the oldest kind first."""

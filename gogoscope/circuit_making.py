@@ -88,8 +88,13 @@ def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
     return circuit
 
 
-def _run_now(work: Callable[[], Awaitable[None]]) -> None:
-    """Do at once what other stores do in the background: the memory store never suspends."""
+def _run_now(work: Callable[[], Awaitable[None]], *, brief: bool = True) -> None:
+    """Do at once what other stores do in the background: the memory store never suspends.
+
+    What is not brief is for stores that fail, which it never does either.
+    """
+    if not brief:
+        return
     try:
         work().__await__().send(None)
     except StopIteration:
@@ -97,7 +102,7 @@ def _run_now(work: Callable[[], Awaitable[None]]) -> None:
     raise RuntimeError("the memory store of this process suspended, which it never does")
 
 
-def _leave_out(work: Callable[[], Awaitable[None]]) -> None:
+def _leave_out(work: Callable[[], Awaitable[None]], *, brief: bool = True) -> None:
     """Do no background work, for setting a circuit by hand, which has none."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -12,7 +13,11 @@ from anyio.lowlevel import RunVar
 from attrs import define, field, frozen
 
 from gogoscope.circuit_rates import RateWindow
-from gogoscope.persistence.protocols import CircuitBreakerState, CircuitBreakerStateProvider
+from gogoscope.persistence.protocols import (
+    CircuitBreakerState,
+    CircuitBreakerStateProvider,
+    ProbeReply,
+)
 
 
 class Era:
@@ -34,6 +39,23 @@ class Permit:
     probe: str | None = None
 
 
+@define(eq=False)
+class ProbeClaim:
+    """A place of a half-open probe that is asked for, needed for ``lease`` seconds.
+
+    ``reply`` is what came of it. The ``caller`` waits for that, or left and was rejected: then the
+    place is kept for the next call until ``kept_until_ms``.
+    """
+
+    nonce: str
+    lease: float
+    lease_ms: int
+    reply: ProbeReply | None = None
+    answered: anyio.Event = field(factory=anyio.Event)
+    caller: Literal["waits", "left", "cancelled"] = "waits"
+    kept_until_ms: int = 0
+
+
 def _first_permit() -> Permit:
     return Permit(Era())
 
@@ -47,7 +69,8 @@ class Snapshot:
     changes, so that a call which began before the change is known by its era. ``calm`` says that
     the circuit is closed and counts no failure. The store was asked at ``asked_at`` and is to be
     asked again at ``ask_at``, both by the wall clock. ``unsent``, ``succeeded_ms`` and ``verdicts``
-    wait to be sent; of ``local_probes`` the store never heard.
+    wait to be sent; of ``local_probes`` the store never heard. ``kept`` are places of probes that
+    were granted when no call waited for them any more; the last rejection was at ``rejected_ms``.
     """
 
     state: CircuitBreakerState = field(factory=CircuitBreakerState)
@@ -66,6 +89,8 @@ class Snapshot:
     waiting_since: float = math.inf
     refreshing: bool = False
     claims: int = 0
+    kept: deque[ProbeClaim] = field(factory=deque)
+    rejected_ms: int = 0
     local_probes: set[str] = field(factory=set)
     store_failed: bool = False
 

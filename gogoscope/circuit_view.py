@@ -74,6 +74,8 @@ class CircuitView:
             snapshot.permit = Permit(Era())
             if snapshot.rates is not None:
                 snapshot.rates.clear()
+            if state.state != "half-open":
+                snapshot.kept.clear()
             if state.state == "closed":
                 snapshot.unsent = 0
             if self.host.observed:

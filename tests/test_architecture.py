@@ -41,6 +41,7 @@ LAYERS = [
     {"gogoscope.circuit_snapshot"},
     {"gogoscope.circuit_view"},
     {"gogoscope.circuit_link"},
+    {"gogoscope.circuit_probes"},
     {"gogoscope.circuit"},
     {"gogoscope.circuit_making", "gogoscope.circuit_home"},
     {"gogoscope.circuit_breaker"},

@@ -66,3 +66,23 @@ async def test_no_call_waits_for_a_table_that_is_away_and_both_agree_afterwards(
         shared = await dynamodb_store.get_state("payments")
         rejected = isinstance(await call(), CircuitOpenError)
         assert rejected == (shared is not None and shared.state == "open")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_no_call_of_a_busy_circuit_waits_for_a_probe_of_a_table_that_is_away(
+    dynamodb_store: DynamoDBAdapter, faulty_client: FaultyClient, fault: str
+) -> None:
+    breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=0.8)
+    async with scope(persistence=dynamodb_store, circuit_breaker=breaker) as s:
+        assert isinstance((await s.task(broken)).error, OSError)
+        await anyio.sleep(0.7)
+        # Later than the circuit looks whether its table answers: only the calls can find out.
+        for operation in ("get_item", "put_item", "update_item"):
+            faulty_client.constant_faults[operation] = FAULTS[fault]
+        errors: list[Exception | None] = []
+        with anyio.fail_after(20):
+            while not errors or errors[-1] is not None:
+                with anyio.fail_after(0.25):
+                    errors.append((await s.task(fine)).error)
+                await anyio.sleep(0.02)
+        assert {type(error) for error in errors[:-1]} == {CircuitOpenError}
