@@ -59,7 +59,7 @@ class LockHandle:
         self._lease = lease
         self._deadline = sent + lease
         self._lost: str | None = None
-        self._guard = anyio.Lock()
+        self._guard = anyio.Lock(fast_acquire=True)
         self.on_release: Callable[[LockHandle, bool], object] | None = None
         self.pass_on: Callable[[LockHandle, bool], Awaitable[bool]] = LockHandle.free
 

@@ -6,12 +6,10 @@ import functools
 import os
 import random
 import sqlite3
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 
 from gogoscope.clock import monotonic
 from gogoscope.exceptions import (
@@ -21,6 +19,7 @@ from gogoscope.exceptions import (
     StoreConnectionError,
     StoreTimeoutError,
 )
+from gogoscope.persistence.sqlite_thread import WorkerThread
 
 FIRST_PAUSE = 0.001
 LONGEST_PAUSE = 0.05
@@ -41,25 +40,24 @@ class SQLiteFile:
     """
 
     _pid: int
-    _threads: anyio.CapacityLimiter
     _poller: anyio.Lock
+    _thread: WorkerThread
 
     def __init__(self, path: str, busy_timeout: float, set_up: SetUp) -> None:
         self.path = path
         self._busy_timeout = busy_timeout
         self._set_up = set_up
         self._connection: sqlite3.Connection | None = None
-        # A task that the event loop itself cancels, not a cancel scope, leaves its operation
-        # behind in the thread, where only a lock of threads keeps the next one off the connection.
-        self._guard = threading.Lock()
 
     async def open(self) -> None:
         """Open the file and set it up."""
         if self._connection is not None:
             raise PersistenceError(f"the SQLite store {self.path!r} is open already")
         self._pid = os.getpid()
-        self._threads = anyio.CapacityLimiter(1)
         self._poller = anyio.Lock()
+        # A task that the event loop itself cancels, not a cancel scope, leaves its operation
+        # behind in the thread, where the next one waits for it to end.
+        self._thread = WorkerThread(f"gogoscope SQLite {self.path}")
         try:
             await self._poll(self._connect)
         except BaseException:
@@ -72,6 +70,7 @@ class SQLiteFile:
         if self._pid == os.getpid():
             with anyio.CancelScope(shield=True):
                 await self._in_thread(self._disconnect)
+            self._thread.end()
 
     async def run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run ``work`` in the thread, as often as it takes for no other process to be in its way.
@@ -115,37 +114,32 @@ class SQLiteFile:
 
     async def _in_thread(self, attempt: Callable[[], Result]) -> Result:
         try:
-            return await anyio.to_thread.run_sync(attempt, limiter=self._threads)
+            return await self._thread.run(attempt)
         except sqlite3.Error as error:
             raise _translated(error, self.path) from error
 
     def _use(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        with self._guard:
-            connection = self._opened()
-            try:
-                return work(connection)
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        connection = self._opened()
+        try:
+            return work(connection)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
     def _connect(self) -> None:
-        with self._guard:
-            connection = sqlite3.connect(
-                self.path, timeout=0, isolation_level=None, check_same_thread=False
-            )
-            try:
-                self._set_up(connection, self.path)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
+        connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+        try:
+            self._set_up(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
 
     def _disconnect(self) -> None:
-        with self._guard:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 class _BusyError(PersistenceError):

@@ -6,6 +6,7 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,10 +26,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
 
 
-def connection_of(store: SQLiteStore) -> sqlite3.Connection:
-    connection = store._file._connection
-    assert connection is not None
-    return connection
+async def ask(store: SQLiteStore, sql: str) -> Any:
+    """Execute a statement on the store's own connection; give the first row, if there is one."""
+    return await store._file.run(lambda connection: connection.execute(sql).fetchone())
 
 
 def execute(path: Path, statement: str, *args: object) -> None:
@@ -142,14 +142,14 @@ async def test_a_cached_value_that_cannot_be_understood_is_a_corrupt_record(path
 async def test_a_read_only_file_can_be_read_and_not_written(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.set("k", 1)
-        connection_of(store).execute("PRAGMA query_only = ON")
+        await ask(store, "PRAGMA query_only = ON")
         for operation in (store.set("k", 2), store.acquire("k", 1), store.clear()):
             with pytest.raises(PersistenceError, match="readonly") as caught:
                 await operation
             assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
             assert not caught.value.retryable
         assert await store.get("k") == 1
-        connection_of(store).execute("PRAGMA query_only = OFF")
+        await ask(store, "PRAGMA query_only = OFF")
         await store.set("k", 2)
 
 
@@ -169,20 +169,20 @@ async def test_a_file_without_write_permission_cannot_be_opened(path: Path) -> N
 async def test_a_full_disk_leaves_the_old_value(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.set("k", "old")
-        (pages,) = connection_of(store).execute("PRAGMA page_count").fetchone()
-        connection_of(store).execute(f"PRAGMA max_page_count = {pages}")
+        (pages,) = await ask(store, "PRAGMA page_count")
+        await ask(store, f"PRAGMA max_page_count = {pages}")
         with pytest.raises(PersistenceError, match="full") as caught:
             await store.set("k", "x" * 100_000)
         assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
         assert await store.get("k") == "old"
-        connection_of(store).execute("PRAGMA max_page_count = 1000000")
+        await ask(store, "PRAGMA max_page_count = 1000000")
         await store.set("k", "x" * 100_000)
 
 
 async def test_a_value_over_the_limit_is_too_large_and_leaves_the_old_one(path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.set("k", "old")
-        connection_of(store).setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
+        await store._file.run(lambda c: c.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000))
         with pytest.raises(RecordTooLargeError) as caught:
             await store.set("k", "x" * 20_000)
         assert isinstance(caught.value.__cause__, sqlite3.Error)
@@ -195,6 +195,6 @@ async def test_an_error_in_a_transaction_rolls_it_back(path: Path) -> None:
         execute(path, "UPDATE records SET content = 'nope'")
         with pytest.raises(CorruptRecordError):
             await store.record_failure("c", 9)
-        assert not connection_of(store).in_transaction
+        assert not await store._file.run(lambda connection: connection.in_transaction)
         async with SQLiteStore(path, busy_timeout=0) as other:
             await other.set("k", 1)

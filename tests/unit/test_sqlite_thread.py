@@ -1,0 +1,189 @@
+"""A thread for blocking calls: their order, their errors, and what cancellation does to them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+
+import anyio
+import pytest
+
+from gogoscope.persistence.sqlite_thread import WorkerThread
+
+pytestmark = pytest.mark.anyio
+
+NAME = "a thread of a test"
+WHO: ContextVar[str] = ContextVar("who")
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[WorkerThread]:
+    thread = WorkerThread(NAME)
+    yield thread
+    thread.end()
+
+
+async def until_it_ended() -> None:
+    with anyio.fail_after(10):
+        while any(thread.name == NAME for thread in threading.enumerate()):
+            await anyio.sleep(0.001)
+
+
+async def test_it_gives_the_result(worker: WorkerThread) -> None:
+    assert await worker.run(lambda: threading.current_thread().name) == NAME
+
+
+async def test_it_raises_the_error_and_keeps_it_no_longer(worker: WorkerThread) -> None:
+    class BrokenError(Exception):
+        pass
+
+    def fail() -> None:
+        raise BrokenError("broken")
+
+    gc.disable()  # what is freed at once was in no cycle
+    try:
+        try:
+            await worker.run(fail)
+        except BrokenError as error:
+            seen = weakref.ref(error)
+        await worker.run(int)
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+async def test_it_keeps_no_result(worker: WorkerThread) -> None:
+    class Result:
+        pass
+
+    seen = weakref.ref(await worker.run(Result))
+    await worker.run(int)
+    assert seen() is None
+
+
+async def test_it_sees_the_context_of_the_caller(worker: WorkerThread) -> None:
+    WHO.set("me")
+    assert await worker.run(WHO.get) == "me"
+
+
+async def test_calls_are_made_one_by_one_in_the_order_in_which_they_came(
+    worker: WorkerThread,
+) -> None:
+    came: list[int] = []
+    made: list[int] = []
+
+    async def call(number: int) -> None:
+        came.append(number)
+        await worker.run(lambda: made.append(number))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(50):
+            tasks.start_soon(call, number)
+    assert sorted(made) == list(range(50))
+    assert made == came
+
+
+async def test_a_call_whose_turn_has_come_is_waited_for_though_it_is_cancelled(
+    worker: WorkerThread,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def block() -> str:
+        begun.set()
+        assert go_on.wait(30)
+        return "done"
+
+    results: list[str] = []
+
+    async def call() -> None:
+        results.append(await worker.run(block))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        while not begun.is_set():
+            await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+        go_on.set()
+    assert results == ["done"]
+
+
+async def test_a_call_that_is_cancelled_before_its_turn_is_not_made(worker: WorkerThread) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def block() -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run, block)
+        while not begun.is_set():
+            await anyio.sleep(0.001)
+        with anyio.move_on_after(0.01) as patience:
+            await worker.run(lambda: made.append("too late"))
+        assert patience.cancelled_caught
+        go_on.set()
+    with anyio.CancelScope() as cancelled:
+        cancelled.cancel()
+        await worker.run(lambda: made.append("too late as well"))
+    assert cancelled.cancelled_caught
+    assert made == []
+
+
+async def test_what_the_event_loop_itself_cancels_keeps_the_next_call_off(
+    worker: WorkerThread, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("only asyncio has a cancellation that knows no shield")
+    begun, go_on = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def block() -> None:
+        begun.set()
+        assert go_on.wait(30)
+        order.append("first")
+
+    task = asyncio.ensure_future(worker.run(block))
+    while not begun.is_set():
+        await anyio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run, lambda: order.append("second"))
+        await anyio.wait_all_tasks_blocked()
+        go_on.set()
+    assert order == ["first", "second"]
+
+
+async def test_it_ends_when_it_is_told_to(worker: WorkerThread) -> None:
+    await worker.run(int)
+    worker.end()
+    worker.end()
+    await until_it_ended()
+
+
+async def test_it_ends_when_nobody_has_it_any_more() -> None:
+    await WorkerThread(NAME).run(int)
+    await until_it_ended()
+
+
+async def test_it_ends_with_an_event_loop_that_left_a_call_behind() -> None:
+    go_on = threading.Event()
+    workers: list[WorkerThread] = []
+
+    async def main() -> None:
+        workers.append(WorkerThread(NAME))
+        task = asyncio.ensure_future(workers[0].run(go_on.wait))
+        await asyncio.sleep(0)
+        task.cancel()
+
+    elsewhere = threading.Thread(target=asyncio.run, args=(main(),))
+    elsewhere.start()
+    elsewhere.join()
+    go_on.set()
+    await until_it_ended()
