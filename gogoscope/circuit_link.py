@@ -28,6 +28,7 @@ FIRST_READ_SECONDS = 0.5
 STORE_SECONDS = 1.0
 SLOW_SECONDS = 0.5
 LOOK_AHEAD_SECONDS = 0.6
+WORTH_LOOKING_SECONDS = 1.0
 RESETS_PER_SUCCESS = 3
 
 Answer = TypeVar("Answer")
@@ -49,7 +50,7 @@ class CircuitLink(CircuitView):
     :param host: gets the events
     """
 
-    __slots__ = ("spawn", "store")
+    __slots__ = ("_looks_ahead", "spawn", "store")
 
     def __init__(
         self,
@@ -63,12 +64,13 @@ class CircuitLink(CircuitView):
         super().__init__(policy, name, snapshot, host)
         self.store = store
         self.spawn = spawn
+        self._looks_ahead = False
 
     def change(self, state: CircuitBreakerState) -> None:
         """Make a state the one that calls are judged by, and look to the end of an open time."""
-        opened = state.state == "open" != self.snapshot.state.state
         super().change(state)
-        if opened:
+        if self._open_seconds() >= WORTH_LOOKING_SECONDS and not self._looks_ahead:
+            self._looks_ahead = True
             self.spawn(self._look_before_half_open, brief=False)
 
     def note_failures(self, count: int) -> None:
@@ -209,11 +211,17 @@ class CircuitLink(CircuitView):
 
     async def _look_before_half_open(self) -> None:
         """Find out whether the store answers before the next call must ask it for a probe."""
-        open_seconds = ((self.snapshot.state.open_until_ms or 0) - now_ms()) / 1000
-        if open_seconds > LOOK_AHEAD_SECONDS:
-            await anyio.sleep(open_seconds - LOOK_AHEAD_SECONDS)
-            self._asked()
-            await self.refresh()
+        try:
+            await anyio.sleep(self._open_seconds() - LOOK_AHEAD_SECONDS)
+        finally:
+            self._looks_ahead = False
+        self._asked()
+        await self.refresh()
+
+    def _open_seconds(self) -> float:
+        state = self.snapshot.state
+        until_ms = state.open_until_ms or 0 if state.state == "open" else 0
+        return (until_ms - now_ms()) / 1000
 
     def _asked(self) -> None:
         snapshot = self.snapshot

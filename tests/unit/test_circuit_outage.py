@@ -288,6 +288,25 @@ def test_no_probe_waits_for_a_store_that_failed_while_nothing_was_called(
     run(main, backend)
 
 
+def test_a_circuit_that_opens_again_and_again_looks_ahead_once_at_a_time() -> None:
+    async def main() -> None:
+        store = FaultyStore()
+        breaker = CircuitBreaker("payments", reset_timeout=3600)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            for _ in range(50):
+                await store.record_failure("payments", 1)
+                await breaker.state()
+                await breaker.reset()
+            assert len(s.nets._services) <= 2
+            await store.record_failure("payments", 1)
+            await breaker.state()
+            store.requests = 0
+            await anyio.sleep(3599.5)
+            assert store.requests == 1
+
+    run(main, "asyncio")
+
+
 def test_the_place_of_a_probe_that_came_late_is_for_the_next_call() -> None:
     async def main() -> None:
         store, service = FaultyStore(), Service()
