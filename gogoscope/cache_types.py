@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Spawn = Callable[[Callable[[], Awaitable[None]]], None]
+Spawn = Callable[[Callable[[], Awaitable[None]]], object]
 
 
 class CacheHost(Protocol):

@@ -189,7 +189,7 @@ class Circuit:
             raise self._rejected(((state.open_until_ms or 0) - time_ms) / 1000)
         limit = self.policy.half_open_probes
         _, reply = circuit_rules.claim_probe(state, "", 1, limit, time_ms)
-        if snapshot.claims >= limit or not reply.granted:
+        if len(snapshot.claims) >= limit or not reply.granted:
             raise self._rejected(self._until_probes_end(state, time_ms))
 
     async def _claim_probe(self, lease: float) -> Permit:

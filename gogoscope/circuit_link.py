@@ -7,6 +7,7 @@ gets out of here: while it fails, the snapshot alone is a local circuit breaker.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol, TypeVar
@@ -38,8 +39,11 @@ Request = Literal["get_state", "force_open", "force_close", "reset_circuit"]
 class Spawn(Protocol):
     """Runs something in the background."""
 
-    def __call__(self, work: Callable[[], Awaitable[None]], *, brief: bool = True) -> None:
-        """Run it; the end of a scope gives what is brief a moment to finish."""
+    def __call__(self, work: Callable[[], Awaitable[None]], *, brief: bool = True) -> bool:
+        """Run it, or tell by ``False`` that this is over.
+
+        The end of a scope gives what is brief a moment to finish.
+        """
         ...
 
 
@@ -69,9 +73,10 @@ class CircuitLink(CircuitView):
     def change(self, state: CircuitBreakerState) -> None:
         """Make a state the one that calls are judged by, and look to the end of an open time."""
         super().change(state)
-        if self._open_seconds() >= WORTH_LOOKING_SECONDS and not self._looks_ahead:
-            self._looks_ahead = True
-            self.spawn(self._look_before_half_open, brief=False)
+        seconds = self._open_seconds()
+        if seconds >= WORTH_LOOKING_SECONDS and not self._looks_ahead:
+            look = functools.partial(self._look_again_in, seconds - LOOK_AHEAD_SECONDS)
+            self._looks_ahead = self.spawn(look, brief=False)
 
     def note_failures(self, count: int) -> None:
         """Count failures here at once, and in the store soon."""
@@ -209,10 +214,10 @@ class CircuitLink(CircuitView):
             if snapshot.waiting_since == since:
                 snapshot.waiting_since = math.inf
 
-    async def _look_before_half_open(self) -> None:
+    async def _look_again_in(self, seconds: float) -> None:
         """Find out whether the store answers before the next call must ask it for a probe."""
         try:
-            await anyio.sleep(self._open_seconds() - LOOK_AHEAD_SECONDS)
+            await anyio.sleep(seconds)
         finally:
             self._looks_ahead = False
         self._asked()

@@ -88,22 +88,23 @@ def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
     return circuit
 
 
-def _run_now(work: Callable[[], Awaitable[None]], *, brief: bool = True) -> None:
+def _run_now(work: Callable[[], Awaitable[None]], *, brief: bool = True) -> bool:
     """Do at once what other stores do in the background: the memory store never suspends.
 
     What is not brief is for stores that fail, which it never does either.
     """
     if not brief:
-        return
+        return False
     try:
         work().__await__().send(None)
     except StopIteration:
-        return
+        return True
     raise RuntimeError("the memory store of this process suspended, which it never does")
 
 
-def _leave_out(work: Callable[[], Awaitable[None]], *, brief: bool = True) -> None:
+def _leave_out(work: Callable[[], Awaitable[None]], *, brief: bool = True) -> bool:
     """Do no background work, for setting a circuit by hand, which has none."""
+    return False
 
 
 @functools.cache

@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import math
 import os
+from typing import Literal
 
 import anyio
 
 from gogoscope.circuit_link import CircuitLink
 from gogoscope.circuit_snapshot import ProbeClaim
 from gogoscope.circuit_view import now_ms
+from gogoscope.clock import monotonic
 from gogoscope.persistence import circuit_rules
 from gogoscope.persistence.protocols import ProbeReply
 
@@ -44,20 +46,17 @@ class ProbePlaces:
         snapshot = self._link.snapshot
         while snapshot.kept:
             claim = snapshot.kept.popleft()
-            if (
-                now_ms() < claim.kept_until_ms
-                and claim.lease >= lease
-                and claim.nonce in snapshot.state.probes
-            ):
+            good = monotonic() < claim.until and claim.nonce in snapshot.state.probes
+            if good and claim.lease >= lease:
                 return claim
-            self._give_back(claim)
+            self._waste(claim)
         return None
 
     def give_back_kept(self) -> None:
         """Give back the places that no call has taken."""
         kept = self._link.snapshot.kept
         while kept:
-            self._give_back(kept.popleft())
+            self._waste(kept.popleft())
 
     async def claim(self, lease: float) -> ProbeClaim:
         """Ask for a place: of the store, or by what is known here while that fails.
@@ -69,77 +68,94 @@ class ProbePlaces:
         :param lease: how long the place is needed, in seconds
         """
         link = self._link
-        snapshot = link.snapshot
-        busy = now_ms() - snapshot.rejected_ms <= BUSY_SECONDS * 1000
+        busy = self._is_busy()
         # The time for which it may be kept must not be missing in the end.
         lease_ms = math.ceil((lease + KEPT_SECONDS if busy else lease) * 1000)
-        claim = ProbeClaim(os.urandom(8).hex(), lease, lease_ms)
+        claim = ProbeClaim(os.urandom(8).hex(), lease, lease_ms, monotonic() + KEPT_SECONDS)
         if link.store_is_slow():
-            snapshot.local_probes.add(claim.nonce)
+            link.snapshot.local_probes.add(claim.nonce)
             claim.reply = self._claim_locally(claim)
             return claim
-        snapshot.claims += 1
-        link.spawn(functools.partial(self._ask, claim))
-        if claim.reply is not None:  # as the memory of the process does, without a pause
+        link.snapshot.claims.add(claim)
+        if not link.spawn(functools.partial(self._ask, claim)):
+            await self._ask(claim)
+        if claim.reply is not None:
             return claim
         try:
             with anyio.move_on_after(BUSY_PATIENCE if busy else CLAIM_SECONDS):
                 await claim.answered.wait()
         except BaseException:
-            claim.caller = "cancelled"
-            if claim.reply is not None and claim.reply.granted:
-                self._give_back(claim)
+            self._leave(claim, "give back")
             raise
-        claim.caller = "left"
+        if claim.reply is None:
+            self._leave(claim, "keep" if busy else "give back")
         return claim
 
+    def _is_busy(self) -> bool:
+        """Tell whether the next call will be here so soon that it can have the place."""
+        snapshot = self._link.snapshot
+        wasted, snapshot.wasted = snapshot.wasted, False
+        return not wasted and now_ms() - snapshot.rejected_ms <= BUSY_SECONDS * 1000
+
+    def _leave(self, claim: ProbeClaim, then: Literal["keep", "give back"]) -> None:
+        """Wait no more, and say what becomes of a place that is granted."""
+        claim.then = then
+        if not claim.begun:  # and it never may, where asyncio itself cancels tasks
+            self._link.snapshot.claims.discard(claim)
+        elif claim.reply is not None and claim.reply.granted:
+            self._give_back(claim)
+
     async def _ask(self, claim: ProbeClaim) -> None:
-        link = self._link
-        snapshot = link.snapshot
-        reply = ProbeReply(granted=False, state=snapshot.state)
+        snapshot = self._link.snapshot
+        if claim not in snapshot.claims:
+            return
+        claim.begun = True
+        reply = self._refusal()
         try:
-            if snapshot.verdicts:  # a place that is given back may be the one that is asked for
-                await link.flush()
-            if snapshot.store_failed:
-                reply = self._without_the_store(claim)
-                return
-            limit = link.policy.half_open_probes
+            reply = await self._answer(claim)
+            if reply.granted and claim.then == "keep":
+                snapshot.kept.append(claim)
+            elif reply.granted and claim.then == "give back":
+                self._give_back(claim)
+        except BaseException:
+            snapshot.wasted = snapshot.wasted or claim.then == "keep"
+            self._give_back(claim)
+            raise
+        finally:
+            snapshot.claims.discard(claim)
+            claim.reply = reply
+            claim.answered.set()
+
+    async def _answer(self, claim: ProbeClaim) -> ProbeReply:
+        link = self._link
+        if link.snapshot.verdicts:  # a place that is given back may be the one that is asked for
+            await link.flush()
+        if link.snapshot.store_failed:
+            return self._without_the_store(claim)
+        limit = link.policy.half_open_probes
+        try:
             request = link.store.claim_probe(link.name, claim.nonce, claim.lease_ms, limit)
             reply = await link.bounded(request, CLAIM_SECONDS)
         except TimeoutError as error:
             # It may have been granted: there is no probe then, lest the fleet have too many.
             link.note_store_failed(error)
             self._give_back(claim)
+            return self._refusal()
         except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
             link.note_store_failed(error)
-            reply = self._without_the_store(claim)
-        except BaseException:
-            self._give_back(claim)
-            raise
-        else:
-            link.note_store_answered()
-            link.learn(reply.state)
-            self._granted_late(claim, reply)
-        finally:
-            snapshot.claims -= 1
-            claim.reply = reply
-            claim.answered.set()
+            return self._without_the_store(claim)
+        link.note_store_answered()
+        link.learn(reply.state)
+        return reply
 
-    def _without_the_store(self, claim: ProbeClaim) -> ProbeReply:
-        if claim.caller == "waits":
-            return self._claim_locally(claim)
-        self._give_back(claim)
+    def _refusal(self) -> ProbeReply:
         return ProbeReply(granted=False, state=self._link.snapshot.state)
 
-    def _granted_late(self, claim: ProbeClaim, reply: ProbeReply) -> None:
-        """See to a place that nobody waits for."""
-        if not reply.granted or claim.caller == "waits":
-            return
-        if claim.caller == "left":
-            claim.kept_until_ms = now_ms() + math.floor(KEPT_SECONDS * 1000)
-            self._link.snapshot.kept.append(claim)
-        else:
-            self._give_back(claim)
+    def _without_the_store(self, claim: ProbeClaim) -> ProbeReply:
+        if claim.then == "use":
+            return self._claim_locally(claim)
+        self._give_back(claim)
+        return self._refusal()
 
     def _claim_locally(self, claim: ProbeClaim) -> ProbeReply:
         link = self._link
@@ -151,6 +167,11 @@ class ProbePlaces:
         else:
             self._give_back(claim)
         return reply
+
+    def _waste(self, claim: ProbeClaim) -> None:
+        """Give back a place that was kept in vain: the next call is to wait for its own."""
+        self._link.snapshot.wasted = True
+        self._give_back(claim)
 
     def _give_back(self, claim: ProbeClaim) -> None:
         self._link.note_verdict(claim.nonce, succeeded=None)

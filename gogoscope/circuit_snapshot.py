@@ -43,17 +43,19 @@ class Permit:
 class ProbeClaim:
     """A place of a half-open probe that is asked for, needed for ``lease`` seconds.
 
-    ``reply`` is what came of it. The ``caller`` waits for that, or left and was rejected: then the
-    place is kept for the next call until ``kept_until_ms``.
+    ``reply`` is what came of it. ``then`` says what becomes of a place that is granted: it is for
+    the caller to use, or, if that waits no more, to keep for the next call ``until`` a time of the
+    event loop, or to give back.
     """
 
     nonce: str
     lease: float
     lease_ms: int
+    until: float
     reply: ProbeReply | None = None
     answered: anyio.Event = field(factory=anyio.Event)
-    caller: Literal["waits", "left", "cancelled"] = "waits"
-    kept_until_ms: int = 0
+    then: Literal["use", "keep", "give back"] = "use"
+    begun: bool = False
 
 
 def _first_permit() -> Permit:
@@ -69,8 +71,9 @@ class Snapshot:
     changes, so that a call which began before the change is known by its era. ``calm`` says that
     the circuit is closed and counts no failure. The store was asked at ``asked_at`` and is to be
     asked again at ``ask_at``, both by the wall clock. ``unsent``, ``succeeded_ms`` and ``verdicts``
-    wait to be sent; of ``local_probes`` the store never heard. ``kept`` are places of probes that
-    were granted when no call waited for them any more; the last rejection was at ``rejected_ms``.
+    wait to be sent; of ``local_probes`` the store never heard. ``claims`` are under way.
+    ``kept`` are places of probes that were granted when no call waited for them any more, and
+    ``wasted`` tells that no call took one; the last rejection was at ``rejected_ms``.
     """
 
     state: CircuitBreakerState = field(factory=CircuitBreakerState)
@@ -88,8 +91,9 @@ class Snapshot:
     sending: anyio.Event | None = None
     waiting_since: float = math.inf
     refreshing: bool = False
-    claims: int = 0
+    claims: set[ProbeClaim] = field(factory=set)
     kept: deque[ProbeClaim] = field(factory=deque)
+    wasted: bool = False
     rejected_ms: int = 0
     local_probes: set[str] = field(factory=set)
     store_failed: bool = False

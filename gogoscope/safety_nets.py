@@ -200,16 +200,19 @@ class SafetyNets:
             self._bundle = Persistence.of(process_store())
         return self._bundle
 
-    def spawn(self, work: Callable[[], Awaitable[None]], *, brief: bool = True) -> None:
+    def spawn(self, work: Callable[[], Awaitable[None]], *, brief: bool = True) -> bool:
         """Run something in the background, beside the scope's tasks.
 
         :param brief: whether the end of the scope gives it a moment to finish by itself
+        :returns: ``False`` if the scope has ended, and nothing is run
         """
-        if self._group is not None:
-            handle: TaskHandle[None] = self._group.create_task(
-                self._serve(work), name="gogoscope background"
-            )
-            self._services[handle] = brief
+        if self._group is None:
+            return False
+        handle: TaskHandle[None] = self._group.create_task(
+            self._serve(work), name="gogoscope background"
+        )
+        self._services[handle] = brief
+        return True
 
     async def _serve(self, work: Callable[[], Awaitable[Any]]) -> None:
         await work()

@@ -19,7 +19,7 @@ from gogoscope.exceptions import (
     StoreConnectionError,
     StoreTimeoutError,
 )
-from gogoscope.persistence.sqlite_thread import WorkerThread
+from gogoscope.persistence.sqlite_thread import ThreadGoneError, WorkerThread
 
 FIRST_PAUSE = 0.001
 LONGEST_PAUSE = 0.05
@@ -68,9 +68,15 @@ class SQLiteFile:
         """Close the file once the running operation has ended; shielded from cancellation."""
         # SQLite forbids a fork even to close the connection of its parent.
         if self._pid == os.getpid():
-            with anyio.CancelScope(shield=True):
-                await self._in_thread(self._disconnect)
-            self._thread.end()
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._thread.run(self._disconnect)
+            except ThreadGoneError:  # it is closed, or this is not the event loop that opened it
+                self._thread.end(self._disconnect)
+            except sqlite3.Error as error:
+                raise _translated(error, self.path) from error
+            finally:
+                self._thread.end()
 
     async def run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run ``work`` in the thread, as often as it takes for no other process to be in its way.
@@ -117,6 +123,11 @@ class SQLiteFile:
             return await self._thread.run(attempt)
         except sqlite3.Error as error:
             raise _translated(error, self.path) from error
+        except ThreadGoneError:
+            self._opened()
+            raise PersistenceError(
+                f"the SQLite store {self.path!r} was opened in another event loop"
+            ) from None
 
     def _use(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         connection = self._opened()

@@ -6,6 +6,7 @@ each call and yields twice on the way there.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import queue
 import threading
@@ -20,6 +21,10 @@ from attrs import define, field
 Result = TypeVar("Result")
 
 
+class ThreadGoneError(Exception):
+    """The thread was told to end, or belongs to another event loop."""
+
+
 class WorkerThread:
     """Runs the blocking calls of the current event loop's tasks, first come first served.
 
@@ -30,36 +35,56 @@ class WorkerThread:
 
     def __init__(self, name: str) -> None:
         self._turn = anyio.Lock(fast_acquire=True)
+        self._abandoned: _Call[Any] | None = None
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         # asyncio's loop or trio's token: each can be told from any thread what to call soon.
         native: Any = current_token().native_token
         call_soon = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
+        self._loop = native
         threading.Thread(
             target=_serve, args=(self._calls, call_soon), name=name, daemon=True
         ).start()
-        self._end: Callable[[], object] = weakref.finalize(self, self._calls.put, None)
+        self._end = weakref.finalize(self, self._calls.put, None)
 
-    def end(self) -> None:
-        """Let the thread end after the calls that it was given."""
-        self._end()
+    def end(self, last: Callable[[], object] | None = None) -> None:
+        """Let the thread end after the calls that it was given, and maybe a last one."""
+        if self._end.alive:
+            if last is not None:
+                self._calls.put(_Call(last))
+            self._end()
 
     async def run(self, fn: Callable[[], Result]) -> Result:
         """Call a function in the thread and give its result, or raise its error.
 
         It sees the context variables of the caller. Cancelled before the function's turn, it is
         not called; from then on it is waited for, whatever cancel scope says otherwise.
+
+        :raises ThreadGoneError: if the thread was told to end, or is that of another event loop
         """
+        self._check()
         async with self._turn:
+            self._check()
+            if self._abandoned is not None:
+                await self._abandoned.ended.wait()
+                self._abandoned = None
             call = _Call(fn)
             self._calls.put(call)
-            with anyio.CancelScope(shield=True):
-                await call.ended.wait()
+            try:
+                with anyio.CancelScope(shield=True):
+                    await call.ended.wait()
+            except BaseException:  # asyncio's own cancellation, which knows no shield
+                self._abandoned = call
+                raise
         if call.error is not None:
             try:
                 raise call.error
             finally:
                 call.error = None  # or it would refer to itself, by its traceback
         return cast("Result", call.result)
+
+    def _check(self) -> None:
+        if not self._end.alive or current_token().native_token is not self._loop:
+            raise ThreadGoneError
 
 
 @define(eq=False)
@@ -75,22 +100,25 @@ class _Call(Generic[Result]):
             self.result = self.context.run(self.fn)
         except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
             self.error = error
+        finally:
+            del self  # or the error, whose traceback has this frame, would refer to itself
 
 
 def _serve(
     calls: queue.SimpleQueue[_Call[Any] | None], call_soon: Callable[[Callable[[], None]], object]
 ) -> None:
-    # No local variable may outlive its call here: it would keep what the caller has let go of.
-    while _serve_next(calls.get(), call_soon):
+    while _serve_next(calls, call_soon):
         pass
 
 
-def _serve_next(call: _Call[Any] | None, call_soon: Callable[[Callable[[], None]], object]) -> bool:
+def _serve_next(
+    calls: queue.SimpleQueue[_Call[Any] | None], call_soon: Callable[[Callable[[], None]], object]
+) -> bool:
+    call = calls.get()
     if call is None:
         return False
     call.make()
-    try:
+    with contextlib.suppress(RuntimeError):  # The event loop has ended: nobody waits.
         call_soon(call.ended.set)
-    except RuntimeError:  # The event loop has ended: nobody waits.
-        return False
+    del call  # as above
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -371,14 +372,16 @@ async def test_a_callers_client_may_retry_by_itself(
 
 
 async def test_a_refused_connection_is_a_connection_error_and_leaves_no_claim(
-    dynamodb_table: str, on_asyncio: None, free_tcp_port: int
+    dynamodb_table: str, on_asyncio: None
 ) -> None:
-    async with open_client(endpoint_url=f"http://127.0.0.1:{free_tcp_port}") as client:
-        store = DynamoDBAdapter(client, dynamodb_table, request_timeout=0.2)
-        for call in (lambda: store.acquire("k", 60), lambda: store.get("k")):
-            with pytest.raises(StoreConnectionError) as caught:
-                await call()
-            assert caught.value.__cause__ is not None
+    with socket.socket() as taken:  # which nobody else can listen on, and this one does not
+        taken.bind(("127.0.0.1", 0))
+        async with open_client(endpoint_url=f"http://127.0.0.1:{taken.getsockname()[1]}") as client:
+            store = DynamoDBAdapter(client, dynamodb_table, request_timeout=1)
+            for call in (lambda: store.acquire("k", 60), lambda: store.get("k")):
+                with pytest.raises(StoreConnectionError) as caught:
+                    await call()
+                assert caught.value.__cause__ is not None
 
 
 async def test_throttling_is_waited_out_and_then_an_error(

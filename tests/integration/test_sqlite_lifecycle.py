@@ -144,6 +144,80 @@ async def test_closing_waits_for_the_running_operation(path: Path) -> None:
         assert await store.get("k") == 1
 
 
+async def test_what_comes_while_the_store_is_closed_is_refused(path: Path) -> None:
+    clock = HeldClock()
+    store = SQLiteStore(path, clock=clock)
+    refused: list[str] = []
+
+    async def use() -> None:
+        with pytest.raises(PersistenceError, match="is not open") as caught:
+            await store.get("k")
+        refused.append(str(caught.value))
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group, store:
+            clock.holds = True
+            group.start_soon(store.set, "k", 1)
+            await clock.wait_until_reached()
+
+            async def use_then() -> None:
+                await anyio.wait_all_tasks_blocked()  # the store is being closed
+                group.start_soon(use)
+                await anyio.wait_all_tasks_blocked()
+                clock.go_on.set()
+
+            group.start_soon(use_then)
+    assert len(refused) == 1
+
+
+async def test_what_waits_for_another_process_is_refused_once_the_store_is_closed(
+    path: Path,
+) -> None:
+    async with SQLiteStore(path):
+        pass
+    store = SQLiteStore(path)
+    refused: list[str] = []
+
+    async def use() -> None:
+        with pytest.raises(PersistenceError, match="is not open") as caught:
+            await store.set("k", 1)
+        refused.append(str(caught.value))
+
+    with anyio.fail_after(10), another_writer(path):
+        async with anyio.create_task_group() as group, store:
+            group.start_soon(use)
+            await anyio.sleep(0.05)
+    assert len(refused) == 1
+
+
+async def test_closing_twice_is_closing_once(path: Path) -> None:
+    store = SQLiteStore(path)
+    with anyio.fail_after(10):
+        async with store:
+            await store.set("k", 1)
+        await store.__aexit__(None, None, None)
+        async with store:
+            assert await store.get("k") == 1
+    assert open_files(path) == []
+
+
+async def test_another_event_loop_may_close_the_store_but_not_use_it(path: Path) -> None:
+    stores: list[SQLiteStore] = []
+
+    async def open_it() -> None:
+        stores.append(SQLiteStore(path))
+        await stores[0].__aenter__()
+
+    await anyio.to_thread.run_sync(anyio.run, open_it)
+    (store,) = stores
+    with anyio.fail_after(10):
+        with pytest.raises(PersistenceError, match="opened in another event loop"):
+            await store.get("k")
+        await store.__aexit__(None, None, None)
+        while open_files(path):
+            await anyio.sleep(0.001)
+
+
 async def test_an_operation_that_reached_the_thread_is_completed(path: Path) -> None:
     clock = HeldClock()
     async with SQLiteStore(path, clock=clock) as store:

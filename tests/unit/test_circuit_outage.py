@@ -3,100 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 import pytest
 
-from gogoscope import (
-    CircuitBreaker,
-    CircuitOpenError,
-    Scope,
-    StoreConnectionError,
-    ThrottledError,
-    scope,
-)
+from gogoscope import CircuitBreaker, CircuitOpenError, scope
 from gogoscope.events import CircuitStoreFailed, CircuitStoreRecovered, Event
 from gogoscope.persistence.memory import MemoryStore
 from gogoscope.persistence.protocols import CircuitBreakerState
-from gogoscope.persistence.records import Kind, Record
 from gogoscope.testing import VirtualClock
+from tests.faulty_store import (
+    ADDED_SECONDS,
+    Fault,
+    FaultyStore,
+    Service,
+    far_away,
+    fine,
+    promptly,
+    slow,
+    throttled,
+    unreachable,
+)
 
 START = 1_800_000_000
-ADDED_SECONDS = 0.005
-
-Fault = Callable[[], Awaitable[None]]
-
-
-async def unreachable() -> None:
-    raise StoreConnectionError("nobody listens")
-
-
-async def slow() -> None:
-    await anyio.sleep(10)
-
-
-async def far_away() -> None:
-    await anyio.sleep(0.03)
-
-
-async def throttled() -> None:
-    await anyio.sleep(0.3)
-    raise ThrottledError("too much")
-
-
-async def fine() -> None:
-    return
-
-
-class FaultyStore(MemoryStore):
-    """A memory store that takes 2 ms, or has a fault."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fault: Fault = fine
-        self.requests = 0
-        records: Any = self._records
-        self.read, self.transact = records.read, records.transact
-        records.read, records.transact = self._read, self._transact
-
-    async def _read(self, kind: Kind[Record], key: str) -> Record | None:
-        await self._request()
-        found: Record | None = await self.read(kind, key)
-        return found
-
-    async def _transact(self, *arguments: Any) -> Any:
-        await self._request()
-        return await self.transact(*arguments)
-
-    async def _request(self) -> None:
-        self.requests += 1
-        await self.fault()
-        await anyio.sleep(0.002)
-
-
-class Service:
-    """Takes 10 ms; fails if ``error`` is set."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.error: Exception | None = None
-
-    async def __call__(self) -> str:
-        self.calls += 1
-        await anyio.sleep(0.01)
-        if self.error is not None:
-            raise self.error
-        return "fine"
-
-
-async def promptly(s: Scope, service: Service) -> Exception | None:
-    """Call through the circuit; give the error, and see that the circuit took no time."""
-    began, calls = anyio.current_time(), service.calls
-    err, _ = await s.task(service)
-    bare = 0.01 if service.calls > calls else 0.0
-    assert anyio.current_time() - began <= bare + ADDED_SECONDS
-    return err
 
 
 def run(main: Callable[[], Awaitable[None]], backend: Literal["asyncio", "trio"]) -> None:
@@ -303,65 +233,6 @@ def test_a_circuit_that_opens_again_and_again_looks_ahead_once_at_a_time() -> No
             store.requests = 0
             await anyio.sleep(3599.5)
             assert store.requests == 1
-
-    run(main, "asyncio")
-
-
-def test_the_place_of_a_probe_that_came_late_is_for_the_next_call() -> None:
-    async def main() -> None:
-        store, service = FaultyStore(), Service()
-        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
-        async with scope(persistence=store, circuit_breaker=breaker) as s:
-            service.error = OSError("broken")
-            await s.task(service)
-            service.error = None
-            await anyio.sleep(4.98)
-            assert isinstance(await promptly(s, service), CircuitOpenError)
-            store.fault = far_away
-            await anyio.sleep(0.03)
-            err = await promptly(s, service)
-            assert isinstance(err, CircuitOpenError)
-            assert err.retry_after <= 0.1
-            await anyio.sleep(0.05)
-            state = await store.get_state("payments")
-            assert state is not None
-            assert (state.state, len(state.probes)) == ("half-open", 1)
-            store.requests = 0
-            assert await promptly(s, service) is None
-        state = await store.get_state("payments")
-        assert state is not None
-        assert state.state == "closed"
-
-    run(main, "asyncio")
-
-
-@pytest.mark.parametrize("until", ["its end", "it is too old", "a longer call"])
-def test_a_place_that_no_call_took_is_given_back(until: str) -> None:
-    async def main() -> None:
-        store, service = FaultyStore(), Service()
-        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
-        async with scope(persistence=store, circuit_breaker=breaker) as s:
-            service.error = OSError("broken")
-            await s.task(service)
-            service.error = None
-            await anyio.sleep(4.98)
-            assert isinstance(await promptly(s, service), CircuitOpenError)
-            store.fault = far_away
-            await anyio.sleep(0.03)
-            assert isinstance(await promptly(s, service), CircuitOpenError)
-            await anyio.sleep(0.1)
-            store.fault = fine
-            first = await store.get_state("payments")
-            if until == "it is too old":
-                await anyio.sleep(1.1)
-                assert (await s.task(service)).error is None
-            elif until == "a longer call":
-                assert (await s.task(service, timeout=60)).error is None
-        last = await store.get_state("payments")
-        assert first is not None
-        assert last is not None
-        assert len(first.probes) == 1
-        assert last.probes == {}
 
     run(main, "asyncio")
 

@@ -12,12 +12,16 @@ from contextvars import ContextVar
 import anyio
 import pytest
 
-from gogoscope.persistence.sqlite_thread import WorkerThread
+from gogoscope.persistence.sqlite_thread import ThreadGoneError, WorkerThread, _Call
 
 pytestmark = pytest.mark.anyio
 
 NAME = "a thread of a test"
 WHO: ContextVar[str] = ContextVar("who")
+
+
+class BrokenError(Exception):
+    pass
 
 
 @pytest.fixture
@@ -38,9 +42,6 @@ async def test_it_gives_the_result(worker: WorkerThread) -> None:
 
 
 async def test_it_raises_the_error_and_keeps_it_no_longer(worker: WorkerThread) -> None:
-    class BrokenError(Exception):
-        pass
-
     def fail() -> None:
         raise BrokenError("broken")
 
@@ -161,10 +162,11 @@ async def test_what_the_event_loop_itself_cancels_keeps_the_next_call_off(
 
 
 async def test_it_ends_when_it_is_told_to(worker: WorkerThread) -> None:
-    await worker.run(int)
-    worker.end()
-    worker.end()
+    made: list[str] = []
+    worker.end(lambda: made.append("the last"))
+    worker.end(lambda: made.append("too late"))
     await until_it_ended()
+    assert made == ["the last"]
 
 
 async def test_it_ends_when_nobody_has_it_any_more() -> None:
@@ -172,9 +174,40 @@ async def test_it_ends_when_nobody_has_it_any_more() -> None:
     await until_it_ended()
 
 
-async def test_it_ends_with_an_event_loop_that_left_a_call_behind() -> None:
+async def test_a_call_after_its_end_is_refused(worker: WorkerThread) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    refused = 0
+
+    def block() -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    async def call_and_end() -> None:
+        await worker.run(block)
+        worker.end(int)
+
+    async def call_late() -> None:
+        nonlocal refused
+        with pytest.raises(ThreadGoneError):
+            await worker.run(int)
+        refused += 1
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call_and_end)
+            while not begun.is_set():
+                await anyio.sleep(0.001)
+            tasks.start_soon(call_late)
+            await anyio.wait_all_tasks_blocked()
+            go_on.set()
+        await call_late()
+    assert refused == 2
+
+
+async def test_it_outlives_an_event_loop_that_left_a_call_behind() -> None:
     go_on = threading.Event()
     workers: list[WorkerThread] = []
+    made: list[str] = []
 
     async def main() -> None:
         workers.append(WorkerThread(NAME))
@@ -186,4 +219,55 @@ async def test_it_ends_with_an_event_loop_that_left_a_call_behind() -> None:
     elsewhere.start()
     elsewhere.join()
     go_on.set()
+    with pytest.raises(ThreadGoneError):
+        await workers[0].run(int)
+    workers[0].end(lambda: made.append("closed"))
     await until_it_ended()
+    assert made == ["closed"]
+
+
+async def test_a_call_behind_one_that_was_left_is_cancelled_before_its_turn(
+    worker: WorkerThread, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("only asyncio has a cancellation that knows no shield")
+    begun, go_on = threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def block() -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    task = asyncio.ensure_future(worker.run(block))
+    while not begun.is_set():
+        await anyio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with anyio.move_on_after(0.01) as patience:
+        await worker.run(lambda: made.append("too late"))
+    assert patience.cancelled_caught
+    go_on.set()
+    await worker.run(int)
+    assert made == []
+
+
+async def test_the_error_of_a_call_that_was_left_is_in_no_cycle() -> None:
+    class Kept:
+        pass
+
+    def fail() -> None:
+        kept = Kept()
+        raise BrokenError(kept)
+
+    gc.disable()
+    try:
+        call = _Call(fail)
+        call.make()
+        assert isinstance(call.error, BrokenError)
+        (kept,) = call.error.args
+        seen = weakref.ref(kept)
+        del call, kept
+        assert seen() is None
+    finally:
+        gc.enable()

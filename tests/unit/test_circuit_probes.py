@@ -1,0 +1,229 @@
+"""The places of half-open probes: waited for, kept for the next call, given back, never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import anyio
+import pytest
+
+from gogoscope import CircuitBreaker, CircuitOpenError, scope
+from gogoscope.persistence.memory import MemoryStore
+from gogoscope.testing import VirtualClock
+from tests.faulty_store import FaultyStore, Service, far_away, fine, promptly
+
+START = 1_800_000_000
+BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+Backend = Literal["asyncio", "trio"]
+
+
+def run(main: Callable[[], Awaitable[None]], backend: Backend) -> None:
+    VirtualClock(START).run(main, backend=backend)
+
+
+def test_the_place_of_a_probe_that_came_late_is_for_the_next_call() -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            await s.task(service)
+            service.error = None
+            await anyio.sleep(4.98)
+            assert isinstance(await promptly(s, service), CircuitOpenError)
+            store.fault = far_away
+            await anyio.sleep(0.03)
+            err = await promptly(s, service)
+            assert isinstance(err, CircuitOpenError)
+            assert err.retry_after <= 0.1
+            await anyio.sleep(0.05)
+            state = await store.get_state("payments")
+            assert state is not None
+            assert (state.state, len(state.probes)) == ("half-open", 1)
+            store.requests = 0
+            assert await promptly(s, service) is None
+        state = await store.get_state("payments")
+        assert state is not None
+        assert state.state == "closed"
+
+    run(main, "asyncio")
+
+
+@pytest.mark.parametrize("until", ["its end", "it is too old", "a longer call"])
+def test_a_place_that_no_call_took_is_given_back(until: str) -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            await s.task(service)
+            service.error = None
+            await anyio.sleep(4.98)
+            assert isinstance(await promptly(s, service), CircuitOpenError)
+            store.fault = far_away
+            await anyio.sleep(0.03)
+            assert isinstance(await promptly(s, service), CircuitOpenError)
+            await anyio.sleep(0.1)
+            store.fault = fine
+            first = await store.get_state("payments")
+            if until == "it is too old":
+                await anyio.sleep(1.1)
+                assert (await s.task(service)).error is None
+            elif until == "a longer call":
+                assert (await s.task(service, timeout=60)).error is None
+        last = await store.get_state("payments")
+        assert first is not None
+        assert last is not None
+        assert len(first.probes) == 1
+        assert last.probes == {}
+
+    run(main, "asyncio")
+
+
+@BOTH
+@pytest.mark.parametrize("unwrapped", [False, True])
+@pytest.mark.parametrize("pause", [0.01, 0.05, 0.09])
+def test_a_busy_circuit_of_short_scopes_gets_its_probe_from_a_store_that_is_far_away(
+    pause: float, unwrapped: bool, backend: Backend
+) -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=2)
+        ended = anyio.Event()
+
+        async def request() -> None:
+            try:
+                async with scope(persistence=store, circuit_breaker=breaker) as s:
+                    result = await s.task(service)
+                    if unwrapped:
+                        result.unwrap()
+            except CircuitOpenError:
+                return
+            if result.error is None:
+                ended.set()
+
+        service.error = OSError("broken")
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            await s.task(service)
+        service.error, store.fault = None, far_away
+        with anyio.fail_after(3):
+            async with anyio.create_task_group() as requests:
+                while not ended.is_set():
+                    requests.start_soon(request)
+                    await anyio.sleep(pause)
+
+    run(main, backend)
+
+
+@BOTH
+def test_the_place_of_a_call_that_waited_long_is_given_back(backend: Backend) -> None:
+    """Its lease has no time to spare for another call."""
+
+    async def fairly_slow() -> None:
+        await anyio.sleep(0.4)
+
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker(
+            "payments", failure_threshold=1, reset_timeout=1, success_threshold=3
+        )
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            await s.task(service)
+            await anyio.sleep(1.5)
+            service.error, store.fault = None, fairly_slow
+            assert (await s.task(service)).error is None
+            assert isinstance((await s.task(service)).error, CircuitOpenError)
+            await anyio.sleep(3)
+            store.fault = fine
+            state = await store.get_state("payments")
+            assert state is not None
+            assert (state.success_count, state.probes) == (1, {})
+
+    run(main, backend)
+
+
+@BOTH
+def test_a_circuit_that_is_reset_at_once_needs_no_look_ahead(backend: Backend) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        breaker = CircuitBreaker("payments", reset_timeout=5)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            await store.record_failure("payments", 1)
+            await breaker.state()
+            await breaker.reset()
+            assert (await s.task(Service())).error is None
+
+    run(main, backend)
+
+
+@BOTH
+def test_a_call_that_outlives_its_scope_gets_its_probe(backend: Backend) -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
+        over = anyio.Event()
+        outcome: list[object] = []
+
+        async def outlive() -> None:
+            await over.wait()
+            outcome.append(await breaker.call(service))
+
+        async with anyio.create_task_group() as tasks:
+            async with scope(persistence=store, circuit_breaker=breaker) as s:
+                service.error = OSError("broken")
+                await s.task(service)
+                tasks.start_soon(outlive)
+            service.error = None
+            await anyio.sleep(6)
+            over.set()
+        assert outcome == ["fine"]
+
+    run(main, backend)
+
+
+def test_a_claim_that_is_never_begun_blocks_no_other() -> None:
+    """asyncio's own cancellation may end what runs in the background before its first step."""
+
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            await s.task(service)
+            await anyio.sleep(6)
+            service.error = None
+            link = s.nets.circuit(breaker).link
+            spawn, link.spawn = link.spawn, lambda work, *, brief=True: True
+            assert isinstance((await s.task(service)).error, CircuitOpenError)
+            link.spawn = spawn
+            assert (await s.task(service)).error is None
+
+    run(main, "asyncio")
+
+
+@BOTH
+@pytest.mark.parametrize("after", [0.001, 0.003, 0.02, 0.1, 0.55])
+def test_a_claim_whose_call_is_cancelled_is_given_back(after: float, backend: Backend) -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            await s.task(service)
+            await anyio.sleep(6)
+            service.error, store.fault = None, far_away
+            task = s.task(service)
+            await anyio.sleep(after)
+            task.cancel()
+            await task
+            await anyio.sleep(0.2)
+            snapshot = s.nets.circuit(breaker).snapshot
+            assert not snapshot.claims
+            assert not snapshot.kept
+            store.fault = fine
+            assert (await s.task(service)).error is None
+
+    run(main, backend)
