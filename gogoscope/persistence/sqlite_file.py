@@ -55,8 +55,6 @@ class SQLiteFile:
             raise PersistenceError(f"the SQLite store {self.path!r} is open already")
         self._pid = os.getpid()
         self._poller = anyio.Lock()
-        # A task that the event loop itself cancels, not a cancel scope, leaves its operation
-        # behind in the thread, where the next one waits for it to end.
         self._thread = WorkerThread(f"gogoscope SQLite {self.path}")
         try:
             await self._poll(self._connect)

@@ -1,7 +1,7 @@
 """A thread of one's own for calls that block, one after the other.
 
 It takes about half of what a visit to anyio's pool of threads costs, which has to find a thread for
-each call and yields twice on the way there.
+each call, and has the caller yield twice on the way there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 import anyio
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint_if_cancelled, current_token
 from attrs import define, field
 
 Result = TypeVar("Result")
@@ -34,8 +34,6 @@ class WorkerThread:
     """
 
     def __init__(self, name: str) -> None:
-        self._turn = anyio.Lock(fast_acquire=True)
-        self._abandoned: _Call[Any] | None = None
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         # asyncio's loop or trio's token: each can be told from any thread what to call soon.
         native: Any = current_token().native_token
@@ -57,34 +55,28 @@ class WorkerThread:
         """Call a function in the thread and give its result, or raise its error.
 
         It sees the context variables of the caller. Cancelled before the function's turn, it is
-        not called; from then on it is waited for, whatever cancel scope says otherwise.
+        not called; from then on its end is waited for.
 
         :raises ThreadGoneError: if the thread was told to end, or is that of another event loop
         """
-        self._check()
-        async with self._turn:
-            self._check()
-            if self._abandoned is not None:
-                await self._abandoned.ended.wait()
-                self._abandoned = None
-            call = _Call(fn)
-            self._calls.put(call)
-            try:
+        await checkpoint_if_cancelled()
+        if not self._end.alive or current_token().native_token is not self._loop:
+            raise ThreadGoneError
+        call = _Call(fn)
+        self._calls.put(call)
+        try:
+            await call.ended.wait()
+        except BaseException:
+            if not call.take():
                 with anyio.CancelScope(shield=True):
                     await call.ended.wait()
-            except BaseException:  # asyncio's own cancellation, which knows no shield
-                self._abandoned = call
-                raise
+            raise
         if call.error is not None:
             try:
                 raise call.error
             finally:
                 call.error = None  # or it would refer to itself, by its traceback
         return cast("Result", call.result)
-
-    def _check(self) -> None:
-        if not self._end.alive or current_token().native_token is not self._loop:
-            raise ThreadGoneError
 
 
 @define(eq=False)
@@ -94,6 +86,11 @@ class _Call(Generic[Result]):
     ended: anyio.Event = field(factory=anyio.Event)
     result: Result | None = None
     error: BaseException | None = None
+    _taken: threading.Lock = field(factory=threading.Lock)
+
+    def take(self) -> bool:
+        """Let the thread make the call, or its caller drop it: whoever comes first may."""
+        return self._taken.acquire(blocking=False)
 
     def make(self) -> None:
         try:
@@ -117,7 +114,8 @@ def _serve_next(
     call = calls.get()
     if call is None:
         return False
-    call.make()
+    if call.take():
+        call.make()
     with contextlib.suppress(RuntimeError):  # The event loop has ended: nobody waits.
         call_soon(call.ended.set)
     del call  # as above
