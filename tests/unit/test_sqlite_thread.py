@@ -47,12 +47,13 @@ async def test_it_raises_the_error_and_keeps_it_no_longer(worker: WorkerThread) 
 
     gc.disable()  # what is freed at once was in no cycle
     try:
+        seen: list[weakref.ref[BrokenError]] = []
         try:
             await worker.run(fail)
         except BrokenError as error:
-            seen = weakref.ref(error)
+            seen.append(weakref.ref(error))
         await worker.run(int)
-        assert seen() is None
+        assert seen[0]() is None
     finally:
         gc.enable()
 
