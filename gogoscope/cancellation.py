@@ -20,6 +20,25 @@ def split_cancellation(
     return None, raised
 
 
+def unwrapped(raised: BaseException) -> BaseException:
+    """Give the only exception of a group, as a task's KeyboardInterrupt comes out of one."""
+    while isinstance(raised, BaseExceptionGroup) and len(raised.exceptions) == 1:
+        raised = raised.exceptions[0]
+    return raised
+
+
+def left_by(scope: anyio.CancelScope, leaving: BaseException | None) -> BaseException | None:
+    """Leave a cancel scope with an exception; give what is left of it."""
+    try:
+        if leaving is None:
+            scope.__exit__(None, None, None)
+        elif scope.__exit__(type(leaving), leaving, leaving.__traceback__):
+            return None
+    except BaseException as rest:  # noqa: BLE001 - it is given back
+        return rest
+    return leaving
+
+
 async def checkpoint() -> None:
     """Let others run, and a cancellation that is under way happen here."""
     import anyio.lowlevel  # noqa: PLC0415 - loaded with every event loop, but not by importing us
@@ -41,7 +60,12 @@ def cancellation_requested() -> bool:
 
 def cancelled_natively() -> bool:
     """Tell whether asyncio's own ``Task.cancel()``, which knows no cancel scopes, was called."""
-    if not anyio.get_cancelled_exc_class().__module__.startswith("asyncio"):
+    if not on_asyncio():
         return False
     task = sys.modules["asyncio"].current_task()  # loaded, since it runs us
     return task is not None and task.cancelling() > 0
+
+
+def on_asyncio() -> bool:
+    """Tell whether the event loop is asyncio's, whose own cancellation knows no cancel scopes."""
+    return anyio.get_cancelled_exc_class().__module__.startswith("asyncio")

@@ -13,14 +13,18 @@ import anyio
 
 from gogoscope.cancellation import (
     cancelled_natively,
+    checkpoint,
     checkpoint_if_cancelled,
+    left_by,
+    on_asyncio,
     split_cancellation,
+    unwrapped,
 )
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.observers import log_error, notify, subscribers
 from gogoscope.slots import Slot, Slots
 from gogoscope.task import Task, current, lent_to
-from gogoscope.unseen import UnseenErrors
+from gogoscope.unseen import UnseenErrors, group_of
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -66,8 +70,9 @@ class Lifetime:
         self.unseen_errors = UnseenErrors()
         self.cancel_reason: str | None = None
         self.cancelling = False
-        self.running: set[Task[Any] | Stream[Any, Any]] = set()
+        self.running: set[Task[Any]] = set()
         self.streams: set[Stream[Any, Any]] = set()
+        self.open_streams: set[Stream[Any, Any]] = set()
         self.children: set[Lifetime] = set()
         self.began = math.nan
         self.host: Task[Any] | Lifetime | None = None
@@ -80,6 +85,7 @@ class Lifetime:
         self._cancel_scope: anyio.CancelScope | None = None
         self._resources: AsyncExitStack | None = None
         self._body = 0
+        self._body_cancelled = False
         self._unshielded: BaseException | None = None
 
     def __repr__(self) -> str:
@@ -177,6 +183,7 @@ class Lifetime:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
+        self._body = 0
         self._note_timeout()
         if exc is not None:
             cancelled = split_cancellation(exc)[1] is None
@@ -191,7 +198,7 @@ class Lifetime:
         if outgoing is not None:
             self._report_unseen(outgoing, errors, further)
         elif errors:
-            outgoing = _group_of(errors, further, self.name)
+            outgoing = group_of(errors, further, self.name)
         if self.observed:
             from gogoscope.events import ScopeEnded  # noqa: PLC0415 - only if anybody listens
 
@@ -204,14 +211,10 @@ class Lifetime:
         """End everything that belongs to the scope; give the exception that leaves the block."""
         assert self._cancel_scope is not None
         leaving = exc
-        for stream in list(self.streams):
-            stream.close()
         try:
             async with lent_to(self.slots):
-                while self.running:
-                    self._idle = anyio.Event()
-                    cancelled = await self._shielded(self._idle.wait)
-                    leaving = leaving or cancelled
+                cancelled = await self._wait_for_tasks()
+                leaving = leaving or cancelled
         except anyio.get_cancelled_exc_class() as cancelled_without_slot:
             leaving = leaving or cancelled_without_slot
         self._note_timeout()
@@ -220,18 +223,14 @@ class Lifetime:
             self._note_timeout()
         cancelled = await self._shielded(self.nets.settle)
         leaving = leaving or cancelled
-        interrupt = None
-        group, self._group = self.check_open(), None
-        try:
-            await group.__aexit__(None, None, None)
-        except BaseException as raised:  # noqa: BLE001 - judged by what it is
-            cancellation, interrupt = split_cancellation(_unwrapped(raised))
-            leaving = leaving or cancellation
+        leaving, interrupt = await self._leave_group(leaving)
         current.set(self.host)
         if self.host is not None:
             self.host.children.discard(self)
         # anyio may take a cancellation that knows no shield for one of its own, and swallow it
-        leaving = _left_by(self._cancel_scope, leaving) or self._unshielded
+        leaving = left_by(self._cancel_scope, leaving) or self._unshielded
+        if self._cancel_scope.cancelled_caught and not self._body_cancelled:
+            self._timed_out = True
         if interrupt is not None and not isinstance(leaving, Exception):
             # asyncio has let it out of its event loop already, and cancels all tasks natively
             leaving = leaving if leaving is not None and cancelled_natively() else interrupt
@@ -239,6 +238,57 @@ class Lifetime:
             leaving = await self._pending_cancellation() or self._own_error()
         cancelled = await self._shielded(self.nets.close)
         return leaving or cancelled
+
+    async def _wait_for_tasks(self) -> BaseException | None:
+        """Wait until nothing runs; give a cancellation that came in the meantime."""
+        cancelled: BaseException | None = None
+        while True:
+            if not self.running:  # none is left that could take from a stream
+                for stream in list(self.open_streams):
+                    stream.close()
+                if not self.streams:
+                    return cancelled
+            self._idle = anyio.Event()
+            if not self.cancelling:
+                try:
+                    await self._idle.wait()
+                except anyio.get_cancelled_exc_class() as raised:
+                    self._note_timeout()
+                    self._cancel(_FROM_OUTSIDE)
+                    cancelled = raised
+                continue
+            await self._shielded(self._end_what_never_began)
+            if self.running or self.streams:
+                raised_again = await self._shielded(self._idle.wait)
+                cancelled = cancelled or raised_again
+
+    async def _end_what_never_began(self) -> None:
+        """End what asyncio itself cancelled before its first step, of which nobody is told."""
+        if not on_asyncio():
+            return
+        await checkpoint()  # what is left to begin does so
+        for work in [*self.running, *self.streams]:
+            work.end_unless_begun()
+
+    async def _leave_group(
+        self, leaving: BaseException | None
+    ) -> tuple[BaseException | None, BaseException | None]:
+        """Leave the task group; give what goes on, and an interrupt that ended a task."""
+        group, self._group = self.check_open(), None
+        cancelled = None if leaving is None else split_cancellation(leaving)
+        mere = cancelled is not None and cancelled[1] is None
+        try:
+            # a mere cancellation may be the group's own, which only the group can tell
+            if mere and await group.__aexit__(type(leaving), leaving, None):
+                return None, None
+            if not mere:
+                await group.__aexit__(None, None, None)
+        except BaseException as raised:  # noqa: BLE001 - judged by what it is
+            cancellation, interrupt = split_cancellation(unwrapped(raised))
+            if mere and cancellation is not None:
+                leaving = cancellation
+            return leaving or cancellation, None if interrupt is None else unwrapped(interrupt)
+        return leaving, None
 
     async def _shielded(self, step: Callable[[], Awaitable[object]]) -> BaseException | None:
         """Take a step that the scope's end needs; give a cancellation that knows no shield.
@@ -285,7 +335,12 @@ class Lifetime:
         if not self.cancelling:
             self.cancelling = True
             self._why = why
-            self._cancel_scope.cancel(why)
+            if self._body:
+                self._body_cancelled = True
+                self._cancel_scope.cancel(why)
+            else:  # the scope's resources are closed inside its cancel scope
+                for work in [*self.running, *self.streams]:
+                    work.stop()
             if self.observed:
                 from gogoscope.events import ScopeCancelled  # noqa: PLC0415 - only if observed
 
@@ -309,8 +364,8 @@ class Lifetime:
 
     def stream_ended(self, stream: Stream[Any, Any]) -> None:
         """Note that nothing of a stream runs any more."""
-        self.running.discard(stream)
-        if self._idle is not None and not self.running:
+        self.streams.discard(stream)
+        if self._idle is not None and not (self.running or self.streams):
             self._idle.set()
 
     def unlooked(self, task: Task[Any], error: Exception) -> None:
@@ -344,14 +399,6 @@ class Lifetime:
             log_error("%d more errors of scope %r were not looked at", further, self.name)
 
 
-def _group_of(errors: list[Exception], further: int, scope: str) -> ExceptionGroup[Exception]:
-    number = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-    more = f" and {further} more, not kept," if further else ""
-    return ExceptionGroup(
-        f"{number}{more} of tasks of scope {scope!r} that nobody looked at", errors
-    )
-
-
 async def _close(resources: AsyncExitStack, leaving: BaseException | None) -> BaseException | None:
     """Leave the entered resources with an exception; give what is left of it."""
     try:
@@ -360,24 +407,6 @@ async def _close(resources: AsyncExitStack, leaving: BaseException | None) -> Ba
         elif await resources.__aexit__(type(leaving), leaving, leaving.__traceback__):
             return None
     except BaseException as raised:  # noqa: BLE001 - it is given back
-        return raised
+        if leaving is None or split_cancellation(raised)[1] is not None:
+            return raised
     return leaving
-
-
-def _left_by(scope: anyio.CancelScope, leaving: BaseException | None) -> BaseException | None:
-    """Leave a cancel scope with an exception; give what is left of it."""
-    try:
-        if leaving is None:
-            scope.__exit__(None, None, None)
-        elif scope.__exit__(type(leaving), leaving, leaving.__traceback__):
-            return None
-    except BaseException as rest:  # noqa: BLE001 - it is given back
-        return rest
-    return leaving
-
-
-def _unwrapped(raised: BaseException) -> BaseException:
-    """Give the only exception of a group, as a task's KeyboardInterrupt comes out of one."""
-    while isinstance(raised, BaseExceptionGroup) and len(raised.exceptions) == 1:
-        raised = raised.exceptions[0]
-    return raised

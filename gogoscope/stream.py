@@ -29,7 +29,7 @@ import anyio
 
 from gogoscope.cancellation import checkpoint
 from gogoscope.exceptions import TaskCancelled
-from gogoscope.task import Err, Ok, Task, callable_name, lent_to
+from gogoscope.task import Err, Ok, Task, callable_name, lent_to, never_began
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
@@ -99,23 +99,42 @@ class Stream(Generic[Item, T]):
         :raises ScopeClosedError: outside the scope's block
         """
         self._scope.check_open()
-        self._scope.running.add(self)
-        self._scope.streams.add(self)
-        self._add_worker()
+        if not self._scope.cancelling:
+            self._scope.streams.add(self)
+            self._scope.open_streams.add(self)
+            self._add_worker()
 
     def close(self) -> None:
         """Cancel what runs. Errors that were not delivered are then errors that nobody saw."""
         self._exhausted = self._closed = True
-        self._scope.streams.discard(self)
+        self._scope.open_streams.discard(self)
         self._report_failure()
         unwanted = {*self.coroutines, *(task for _, task in self._out)}
         self._out.clear()
         for task in unwanted:
             task.note_cancel("its results were not wanted any more")
             task.detach(abandoned=True)
+        self.stop()
+
+    def give_up(self) -> None:
+        """Cancel what runs: its only consumer does not want the rest."""
+        self._complete = True
+        self.close()
+
+    def stop(self) -> None:
+        """Cancel the workers."""
         if self._live:
             for worker in self._workers:
                 worker.cancel()
+
+    def end_unless_begun(self) -> None:
+        """Count out the workers whose first step was never taken."""
+        for worker in self._workers:
+            if self._live and never_began(worker):
+                self._exhausted = True
+                if self._live == 1 and isinstance(self._source, Generator):
+                    self._source.close()
+                self._worker_ended()
 
     async def take(self) -> tuple[Item, Task[T]] | None:
         """Wait for the next finished task and its item; ``None`` after the last.
@@ -144,7 +163,8 @@ class Stream(Generic[Item, T]):
         return taken
 
     async def _change(self) -> None:
-        self._changed = anyio.Event()
+        if self._changed is None or self._changed.is_set():
+            self._changed = anyio.Event()
         async with lent_to(self._scope.slots):
             await self._changed.wait()
 
@@ -152,12 +172,12 @@ class Stream(Generic[Item, T]):
         """Raise what kept the source from being run to its end."""
         failure, self._failure = self._failure, None
         if failure is not None:
-            self.close()
+            self.give_up()
             raise failure
         if not self._complete:
             await checkpoint()  # whoever is cancelled with the scope must not see it as an error
             raise TaskCancelled(self._scope.why_cancelled())
-        self._scope.streams.discard(self)
+        self._scope.open_streams.discard(self)
 
     def _report_failure(self) -> None:
         """Hand an error of the source, which no consumer will get, to the scope."""
@@ -168,7 +188,7 @@ class Stream(Generic[Item, T]):
 
     def _more_hands(self) -> None:
         """Let one more worker work, if there may be anything for it to do."""
-        if self._exhausted or self._room <= 0:
+        if self._exhausted or self._room <= 0 or self._scope.cancelling:
             return
         if self._parked:
             self._parked.pop().set()
@@ -191,13 +211,16 @@ class Stream(Generic[Item, T]):
                 self._parked.pop().set()
             if self._live == 1:
                 await self._close_source()
-            self._live -= 1
-            if self._closed:
-                self._report_failure()
-            if self._changed is not None:
-                self._changed.set()
-            if not self._live:
-                self._scope.stream_ended(self)
+            self._worker_ended()
+
+    def _worker_ended(self) -> None:
+        self._live -= 1
+        if self._closed:
+            self._report_failure()
+        if self._changed is not None:
+            self._changed.set()
+        if not self._live:
+            self._scope.stream_ended(self)
 
     async def _take_turns(self) -> None:
         for turn in itertools.count(1):
@@ -336,7 +359,7 @@ class Mapped(Generic[T]):
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
-        self._stream.close()
+        self._stream.give_up()
 
     def __del__(self) -> None:
         self._stream.close()
@@ -375,7 +398,7 @@ class Completed(Generic[Item, T]):
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
-        self._stream.close()
+        self._stream.give_up()
 
     def __del__(self) -> None:
         self._stream.close()

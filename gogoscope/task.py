@@ -169,6 +169,15 @@ class Task(Generic[T_co]):
         self._cancel_reason = reason
         return True
 
+    def stop(self) -> None:
+        """Cancel the task together with its scope."""
+        self.handle.cancel()
+
+    def end_unless_begun(self) -> None:
+        """End the task as cancelled if its function's first step was never taken."""
+        if self._result is None and never_began(self.handle):
+            self._never_run()
+
     async def wait(self) -> None:
         """Wait until the task has ended.
 
@@ -233,9 +242,7 @@ class Task(Generic[T_co]):
         current.set(self)
         try:
             if self.cancel_requested or scope.cancelling:
-                if self._pipeline is not None:
-                    self._pipeline.never_run()
-                self._settle_cancelled()
+                self._never_run()
                 return
             self.began = time.monotonic()
             if scope.on_event is not None or subscribers:
@@ -299,6 +306,11 @@ class Task(Generic[T_co]):
         if self.watcher is not None:
             self.watcher()
 
+    def _never_run(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.never_run()
+        self._settle_cancelled()
+
     def _settle_cancelled(self) -> None:
         reason = self._cancel_reason if self.cancel_requested else self._scope.why_cancelled()
         self.end_cancelled(reason)
@@ -344,6 +356,14 @@ def lent_to(slots: Slots | None) -> AbstractAsyncContextManager[None]:
             return slot.lent()
         holder = holder.scope if isinstance(holder, Task) else holder.host
     return nullcontext()
+
+
+def never_began(handle: TaskHandle[None]) -> bool:
+    """Tell whether a coroutine has not taken its first step, and see to it that it never does."""
+    if inspect.getcoroutinestate(handle.coro) != inspect.CORO_CREATED:
+        return False
+    handle.coro.close()
+    return True
 
 
 def forget_own_frames(error: Exception) -> None:

@@ -40,3 +40,12 @@ class UnseenErrors:
         errors, counted = list(self._kept.values()), self._counted
         self._kept, self._counted = {}, 0
         return errors, counted
+
+
+def group_of(errors: list[Exception], further: int, scope: str) -> ExceptionGroup[Exception]:
+    """Give the exception that a block ends with for the errors that nobody looked at."""
+    number = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+    more = f" and {further} more, not kept," if further else ""
+    return ExceptionGroup(
+        f"{number}{more} of tasks of scope {scope!r} that nobody looked at", errors
+    )
