@@ -115,6 +115,10 @@ class Lifetime:
         """Whether anybody wants the scope's events."""
         return self.on_event is not None or bool(subscribers)
 
+    def unfinished(self) -> list[Task[Any] | Stream[Any, Any]]:
+        """Give what the scope's end waits for."""
+        return [*self.running, *self.streams]
+
     def check_open(self) -> TaskGroup:
         """Give the task group of the open block.
 
@@ -267,7 +271,7 @@ class Lifetime:
         if not on_asyncio():
             return
         await checkpoint()  # what is left to begin does so
-        for work in [*self.running, *self.streams]:
+        for work in self.unfinished():
             work.end_unless_begun()
 
     async def _leave_group(
@@ -275,20 +279,16 @@ class Lifetime:
     ) -> tuple[BaseException | None, BaseException | None]:
         """Leave the task group; give what goes on, and an interrupt that ended a task."""
         group, self._group = self.check_open(), None
-        cancelled = None if leaving is None else split_cancellation(leaving)
-        mere = cancelled is not None and cancelled[1] is None
+        mere: BaseException | None = None
+        if leaving is not None and split_cancellation(leaving)[1] is None:
+            mere = leaving  # it may be the group's own, which only the group can tell
         try:
-            # a mere cancellation may be the group's own, which only the group can tell
-            if mere and await group.__aexit__(type(leaving), leaving, None):
-                return None, None
-            if not mere:
-                await group.__aexit__(None, None, None)
+            swallowed = await group.__aexit__(type(mere) if mere else None, mere, None)
+            return None if mere and swallowed else leaving, None
         except BaseException as raised:  # noqa: BLE001 - judged by what it is
             cancellation, interrupt = split_cancellation(unwrapped(raised))
-            if mere and cancellation is not None:
-                leaving = cancellation
-            return leaving or cancellation, None if interrupt is None else unwrapped(interrupt)
-        return leaving, None
+            leaving = cancellation or mere if mere else leaving or cancellation
+            return leaving, None if interrupt is None else unwrapped(interrupt)
 
     async def _shielded(self, step: Callable[[], Awaitable[object]]) -> BaseException | None:
         """Take a step that the scope's end needs; give a cancellation that knows no shield.
@@ -339,7 +339,7 @@ class Lifetime:
                 self._body_cancelled = True
                 self._cancel_scope.cancel(why)
             else:  # the scope's resources are closed inside its cancel scope
-                for work in [*self.running, *self.streams]:
+                for work in self.unfinished():
                     work.stop()
             if self.observed:
                 from gogoscope.events import ScopeCancelled  # noqa: PLC0415 - only if observed

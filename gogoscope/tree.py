@@ -27,7 +27,7 @@ def _scope_lines(scope: Lifetime, indent: str) -> Iterator[str]:
     state = "cancelling" if scope.cancelling else "open"
     yield f"{indent}scope {scope.name} [{state}, {_age(scope.began)}]"
     deeper = indent + "  "
-    for work in sorted([*scope.running, *scope.streams], key=_beginning):
+    for work in sorted(scope.unfinished(), key=_beginning):
         if isinstance(work, Task):
             handle = getattr(work, "handle", None)
             yield from _task_lines(work, None if handle is None else handle.coro, deeper)
