@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from datetime import timedelta
@@ -12,7 +11,7 @@ import anyio
 
 from gogoscope.clock import monotonic
 from gogoscope.durations import seconds
-from gogoscope.options import CircuitOption, RetryOption, refusal, surely_not_awaitable
+from gogoscope.options import CircuitOption, RetryOption, check_function
 from gogoscope.persistence.validation import check_count
 from gogoscope.starting import Starting
 from gogoscope.task import Err, Ok, Task, callable_name, lent_to
@@ -148,6 +147,7 @@ class Combinators(Starting):
         :param fn: an async function without arguments
         """
         pause = seconds("interval", interval)
+        check_function(fn)
         name = f"every {pause:g} s: {callable_name(fn)}"
         # Without a slot, which it would hold between the ticks; each tick has one.
         ticking: Task[None] = Task(self, _tick, (self, pause, fn), name, None, None)
@@ -167,8 +167,7 @@ class Combinators(Starting):
         from gogoscope.stream import DEFAULT_LIMIT, Stream  # noqa: PLC0415 - when first used
 
         self.check_open()
-        if not callable(fn) or surely_not_awaitable(fn):
-            raise refusal(fn)
+        check_function(fn)
         if not isinstance(items, Iterable | AsyncIterable):
             raise TypeError(f"items must be iterable, got {items!r} of type {type(items).__name__}")
         options = (timeout, retry, circuit_breaker)
@@ -178,7 +177,7 @@ class Combinators(Starting):
             fn,
             items,
             DEFAULT_LIMIT if limit is None else check_count("limit", limit),
-            (lambda: None) if plain else functools.partial(self.pipeline, *options),
+            (lambda: None) if plain else self.pipelines(*options),
             ordered=ordered,
         )
 
@@ -192,11 +191,15 @@ async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:
                 "start functions with s.task first"
             )
     for task in tasks:
+        task.refuse_circle()
+    for task in tasks:
         task.attach()
     abandoned = True
     try:
         for task in tasks:
             await task.wait()
+        for task in tasks:
+            task.refuse_wrong_function()
         abandoned = False
     finally:
         for task in tasks:
@@ -219,6 +222,8 @@ async def _first(
         starts the next at once when only a success counts
     """
     waiting = list(fns)[::-1]
+    for fn in waiting:
+        check_function(fn)
     if not waiting:
         name = "any" if succeeding else "race"
         raise ValueError(f"s.{name} needs at least one function, got none")

@@ -20,6 +20,7 @@ from gogoscope.cancellation import (
     split_cancellation,
     unwrapped,
 )
+from gogoscope.error_details import annotate, description
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.observers import log_error, notify, subscribers
 from gogoscope.slots import Slot, Slots
@@ -284,11 +285,11 @@ class Lifetime:
             mere = leaving  # it may be the group's own, which only the group can tell
         try:
             swallowed = await group.__aexit__(type(mere) if mere else None, mere, None)
-            return None if mere and swallowed else leaving, None
         except BaseException as raised:  # noqa: BLE001 - judged by what it is
             cancellation, interrupt = split_cancellation(unwrapped(raised))
             leaving = cancellation or mere if mere else leaving or cancellation
             return leaving, None if interrupt is None else unwrapped(interrupt)
+        return None if mere and swallowed else leaving, None
 
     async def _shielded(self, step: Callable[[], Awaitable[object]]) -> BaseException | None:
         """Take a step that the scope's end needs; give a cancellation that knows no shield.
@@ -371,9 +372,7 @@ class Lifetime:
     def unlooked(self, task: Task[Any], error: Exception) -> None:
         """Note that nobody looks at the error of a task that has ended."""
         on_error = task.on_error or self._on_error
-        if on_error is not None:
-            notify(on_error, error)
-        else:
+        if on_error is None or not notify(on_error, error):
             self.unseen_errors.add(task, error)
 
     def emit(self, event: Event) -> None:
@@ -392,7 +391,8 @@ class Lifetime:
             if error is outgoing:
                 continue
             if cancellation is None:
-                outgoing.add_note(f"unseen error of a task of scope {self.name!r}: {error!r}")
+                unseen = f"unseen error of a task of scope {self.name!r}: {description(error)}"
+                annotate(outgoing, unseen)
             log_error("an error of scope %r was not looked at", self.name, error=error)
             self.emit(ErrorUnseen(self.name, error))
         if further:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import CoroutineType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,14 +12,23 @@ if TYPE_CHECKING:
 subscribers: list[Callable[[Event], object]] = []
 
 
-def notify(observer: Callable[..., object] | None, *arguments: object) -> None:
-    """Call an observer; its exception is logged and disturbs nobody."""
+def notify(observer: Callable[..., object] | None, *arguments: object) -> bool:
+    """Call an observer; its exception is logged and disturbs nobody.
+
+    :returns: whether there is one, and it did not fail
+    """
     if observer is None:
-        return
+        return False
     try:
-        observer(*arguments)
+        answer = observer(*arguments)
     except Exception as error:  # noqa: BLE001 - logged; what is observed must go on
         log_error("an observer failed on %r", arguments, error=error)
+        return False
+    if type(answer) is CoroutineType:
+        answer.close()
+        log_error("an observer is called, not awaited; %r is async", observer)
+        return False
+    return True
 
 
 def log_error(message: str, *arguments: object, error: BaseException | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -38,6 +39,49 @@ def circuit_option(option: CircuitOption) -> CircuitBreaker | None:
             f"got {option!r} of type {type(option).__name__}"
         )
     return option
+
+
+def check_observer(name: str, observer: object) -> None:
+    """Refuse what cannot be called as an observer, or would have to be awaited.
+
+    :raises TypeError: naming the argument
+    """
+    if observer is not None and (not callable(observer) or inspect.iscoroutinefunction(observer)):
+        raise TypeError(
+            f"{name} must be a function that is not async, or None, got {observer!r} "
+            f"of type {type(observer).__name__}"
+        )
+
+
+def check_name(name: object) -> None:
+    """Refuse a name that is no text.
+
+    :raises TypeError: naming the argument
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, got {name!r} of type {type(name).__name__}")
+
+
+def check_priority(priority: float) -> None:
+    """Refuse a priority that cannot be compared.
+
+    :raises TypeError: if it is no number
+    :raises ValueError: if it is not a number (NaN)
+    """
+    if not isinstance(priority, int | float):
+        kind = type(priority).__name__
+        raise TypeError(f"priority must be a number, got {priority!r} of type {kind}")
+    if math.isnan(priority):
+        raise ValueError(f"priority must be a number that compares, got {priority!r}")
+
+
+def check_function(fn: object) -> None:
+    """Refuse what cannot be a task's function.
+
+    :raises TypeError: showing what can
+    """
+    if not callable(fn) or surely_not_awaitable(fn):
+        raise refusal(fn)
 
 
 def surely_not_awaitable(fn: Callable[..., object]) -> bool:

@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from gogoscope.clock import monotonic
 from gogoscope.durations import seconds
+from gogoscope.error_details import ErrorChain
 from gogoscope.exceptions import CircuitOpenError
 from gogoscope.observers import notify
 from gogoscope.persistence.validation import check_count
@@ -239,28 +240,44 @@ class Retry:
         args: tuple[object, ...],
     ) -> T:
         delay: Delay | None = None
+        chain = ErrorChain(error)
         try:
             for attempt in itertools.count(1):
-                hint = attempt < self.attempts and self._retries(error)
-                if hint is False:
+                if attempt >= self.attempts:
                     break
-                delay = delay or self._start_delay()
-                wait = delay(attempt, error) if hint is True else _hinted(hint)
-                if started is not None:
-                    assert isinstance(self.max_elapsed, float)
-                    if monotonic() + wait - started > self.max_elapsed:
+                try:
+                    hint = self._retries(error)
+                    if hint is False:
                         break
+                    delay = delay or self._start_delay()
+                    wait = (
+                        _checked("delay", delay(attempt, error))
+                        if hint is True
+                        else (_checked("retry_on", hint))
+                    )
+                except Exception as wrong:
+                    raise wrong from error
+                if self._too_late(started, wait):
+                    break
                 notify(self.on_retry, attempt, error, wait)
                 notify(tell, attempt, error, wait)
                 await pause(wait)
+                if self._too_late(started):
+                    break
                 try:
                     return await fn(*args)
                 except Exception as raised:  # noqa: BLE001 - raised again unless it is retried
-                    _chain(raised, error)
+                    chain.add(raised)
                     error = raised
             raise error
         finally:
-            del error
+            del error, chain
+
+    def _too_late(self, started: float | None, wait: float = 0.0) -> bool:
+        if started is None:
+            return False
+        assert isinstance(self.max_elapsed, float)
+        return monotonic() + wait - started > self.max_elapsed
 
     def _start_delay(self) -> Delay:
         start: Callable[[], Delay] | None = getattr(self.delay, "start", None)
@@ -289,30 +306,8 @@ class AttemptTimeoutError(TimeoutError):
     """One try took longer than ``attempt_timeout``."""
 
 
-def _hinted(hint: float | timedelta) -> float:
-    return seconds("the delay that retry_on gave", hint, zero=True)
-
-
-def _chain(error: Exception, earlier: Exception | None) -> None:
-    """Make the error of an earlier try reachable from a later one."""
-    if earlier is None:
-        return
-    chain: list[BaseException] = [error]
-    while (context := chain[-1].__context__) is not None and context not in chain:
-        chain.append(context)
-    if earlier not in chain and chain[-1].__context__ is None and not _leads_to(earlier, error):
-        chain[-1].__context__ = earlier
-
-
-def _leads_to(error: BaseException, target: BaseException) -> bool:
-    seen: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in seen:
-        if current is target:
-            return True
-        seen.append(current)
-        current = current.__context__
-    return False
+def _checked(giver: str, wait: float | timedelta) -> float:
+    return seconds(f"the delay that {giver} gave", wait, zero=True)
 
 
 def _factor(factor: float) -> float:

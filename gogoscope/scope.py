@@ -17,6 +17,8 @@ from gogoscope.options import (
     OnError,
     OnEvent,
     RetryOption,
+    check_name,
+    check_observer,
     circuit_option,
     retry_option,
 )
@@ -55,6 +57,10 @@ class Scope(Combinators):
     ) -> None:
         if on_exit not in ("wait", "cancel"):
             raise ValueError(f"on_exit must be 'wait' or 'cancel', got {on_exit!r}")
+        if not callable(name):
+            check_name(name)
+        check_observer("on_error", on_error)
+        check_observer("on_event", on_event)
         self.slots = None if concurrency is None else Slots(check_count("concurrency", concurrency))
         self.retry = retry_option(retry)
         self.circuit_breaker = circuit_option(circuit_breaker)

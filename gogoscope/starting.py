@@ -16,10 +16,12 @@ from gogoscope.options import (
     OnError,
     RetryOption,
     call_in_thread,
+    check_function,
+    check_name,
+    check_observer,
+    check_priority,
     circuit_option,
-    refusal,
     retry_option,
-    surely_not_awaitable,
 )
 from gogoscope.pipeline import Pipeline
 from gogoscope.slots import Slot
@@ -28,6 +30,7 @@ from gogoscope.task import Task, callable_name
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from gogoscope.circuit import Circuit
     from gogoscope.circuit_breaker import CircuitBreaker
     from gogoscope.retry import Retry
 
@@ -74,8 +77,11 @@ class Starting(Lifetime):
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
         group = self._group or self.check_open()
-        if not callable(fn) or surely_not_awaitable(fn):
-            raise refusal(fn)
+        check_function(fn)
+        if name is not None:
+            check_name(name)
+        if on_error is not None:
+            check_observer("on_error", on_error)
         if dedupe is not None:
             leader: Task[T] | None = self.leaders.get(dedupe)
             if leader is None or leader.cancel_requested:
@@ -100,7 +106,7 @@ class Starting(Lifetime):
             or retry is not None
             or circuit_breaker is not None
         ):
-            pipeline = self.pipeline(timeout, retry, circuit_breaker, priority)
+            pipeline = self.pipelines(timeout, retry, circuit_breaker, priority)()
         task: Task[T] = Task(self, fn, args, name, pipeline, on_error)
         if self.cancelling and pipeline is not None:
             pipeline.never_run()
@@ -170,23 +176,32 @@ class Starting(Lifetime):
             follower.watcher()
         return follower
 
-    def pipeline(
+    def pipelines(
         self,
         timeout: float | timedelta | None,
         retry: RetryOption,
         circuit_breaker: CircuitOption,
         priority: float = 0,
-    ) -> Pipeline:
-        """Give the safety nets of one task, by its options and those of the scope."""
+    ) -> Callable[[], Pipeline]:
+        """Check the options of tasks; give what makes the safety nets of one.
+
+        A pipeline stands in the line for a slot from the beginning.
+        """
         limit = math.inf
         if timeout is not None:
             limit = seconds("timeout", timeout, infinite=True)
         breaker = (
             self.circuit_breaker if circuit_breaker is None else circuit_option(circuit_breaker)
         )
-        return Pipeline(
-            timeout=None if limit == math.inf else limit,
-            slot=None if self.slots is None else Slot(self.slots, priority),
-            retry=self.retry if retry is None else retry_option(retry),
-            circuit=None if breaker is None else self.nets.circuit(breaker),
+        policy = self.retry if retry is None else retry_option(retry)
+        circuit = None if breaker is None else self.nets.circuit(breaker)
+        check_priority(priority)
+        return functools.partial(
+            self._pipeline, None if limit == math.inf else limit, policy, circuit, priority
         )
+
+    def _pipeline(
+        self, timeout: float | None, retry: Retry | None, circuit: Circuit | None, priority: float
+    ) -> Pipeline:
+        slot = None if self.slots is None else Slot(self.slots, priority)
+        return Pipeline(timeout, slot, retry, circuit)

@@ -29,7 +29,7 @@ import anyio
 
 from gogoscope.cancellation import checkpoint
 from gogoscope.exceptions import TaskCancelled
-from gogoscope.task import Err, Ok, Task, callable_name, lent_to, never_began
+from gogoscope.task import Err, NotAwaitableError, Ok, Task, callable_name, lent_to, never_began
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
@@ -343,7 +343,7 @@ class Mapped(Generic[T]):
     async def _collect(self) -> list[Ok[T] | Err]:
         self._begin()
         try:
-            return [task.look() for _, task in await self._stream.take_all()]
+            return _looked_at([task for _, task in await self._stream.take_all()])
         finally:
             self._stream.close()
 
@@ -369,6 +369,17 @@ class Mapped(Generic[T]):
             raise RuntimeError("the results of s.map can be had only once")
         self._used = True
         self._stream.start()
+
+
+def _looked_at(tasks: list[Task[T]]) -> list[Ok[T] | Err]:
+    try:
+        for task in tasks:
+            task.refuse_wrong_function()
+    except NotAwaitableError:
+        for task in tasks:
+            task.detach(abandoned=True)
+        raise
+    return [task.look() for task in tasks]
 
 
 class Completed(Generic[Item, T]):

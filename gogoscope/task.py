@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from gogoscope.cancellation import cancellation_requested, checkpoint, split_cancellation
+from gogoscope.error_details import annotate, forget_own_frames
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.observers import subscribers
 
@@ -185,16 +186,16 @@ class Task(Generic[T_co]):
         this call does not cancel the task.
         """
         if self._result is None:
-            self._refuse_circle()
+            self.refuse_circle()
             async with lent_to(self._scope.slots):
                 await self.handle.wait()
 
     def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
         if self._result is None:
+            self.refuse_circle()
             self.attach()
             try:
                 if self._scope.slots is None:
-                    self._refuse_circle()
                     yield from self.handle.wait().__await__()
                 else:
                     yield from self.wait().__await__()
@@ -203,6 +204,28 @@ class Task(Generic[T_co]):
                 raise
             self.detach(abandoned=False)
         return (yield from self._look().__await__()) if self._interrupted else self.look()
+
+    def refuse_circle(self) -> None:
+        """Refuse to wait for the task inside its own function.
+
+        :raises RuntimeError: there
+        """
+        waiter = current.get()
+        while waiter is not None and not isinstance(waiter, Task):
+            waiter = waiter.host
+        if waiter is not None and (waiter is self or waiter is self.follows):
+            if waiter is not self and not self._awaiters:
+                self.cancel("it waits for itself")
+            raise RuntimeError(f"task {self.name!r} waits for itself, which would never end")
+
+    def refuse_wrong_function(self) -> None:
+        """Refuse a function that gave no awaitable.
+
+        :raises NotAwaitableError: if this finished task has one
+        """
+        assert self._result is not None
+        if isinstance(self._result.error, NotAwaitableError):
+            self.look()
 
     def attach(self) -> None:
         """Count one more who will look at the result."""
@@ -297,14 +320,16 @@ class Task(Generic[T_co]):
         self._end(result)
         scope = self._scope
         error = result.error
-        if error is not None:
-            forget_own_frames(error)
-            annotate(error, f"in task {self._name!r} of scope {scope.name!r}")
-        if scope.on_event is not None or subscribers:
-            self._tell_ended(error)
-        scope.settled(self, error, looked_at=self._awaiters > 0)
-        if self.watcher is not None:
-            self.watcher()
+        try:
+            if error is not None:
+                forget_own_frames(error)
+                annotate(error, f"in task {self._name!r} of scope {scope.name!r}")
+            if scope.on_event is not None or subscribers:
+                self._tell_ended(error)
+        finally:
+            scope.settled(self, error, looked_at=self._awaiters > 0)
+            if self.watcher is not None:
+                self.watcher()
 
     def _never_run(self) -> None:
         if self._pipeline is not None:
@@ -341,11 +366,6 @@ class Task(Generic[T_co]):
     def _age(self) -> float:
         return 0.0 if self.began is None else time.monotonic() - self.began
 
-    def _refuse_circle(self) -> None:
-        waiter = current.get()
-        if waiter is not None and (waiter is self or waiter is self.follows):
-            raise RuntimeError(f"task {self.name!r} waits for itself, which would never end")
-
 
 def lent_to(slots: Slots | None) -> AbstractAsyncContextManager[None]:
     """Lend the slot of the current task, or of one around it, that is one of ``slots``."""
@@ -354,6 +374,8 @@ def lent_to(slots: Slots | None) -> AbstractAsyncContextManager[None]:
         slot = holder.slot
         if slot is not None and slot.slots is slots:
             return slot.lent()
+        if isinstance(holder, Task) and holder.scope.slots is slots:
+            break  # it runs without a slot; that of a task around it is in use
         holder = holder.scope if isinstance(holder, Task) else holder.host
     return nullcontext()
 
@@ -364,35 +386,6 @@ def never_began(handle: TaskHandle[None]) -> bool:
         return False
     handle.coro.close()
     return True
-
-
-def forget_own_frames(error: Exception) -> None:
-    """Take this package's frames off the tracebacks of an error and of those that led to it.
-
-    They tell nothing about the caller's code, and would keep the scope for as long as the error.
-    """
-    seen: set[int] = set()
-    unvisited: list[BaseException | None] = [error]
-    while unvisited:
-        raised = unvisited.pop()
-        if raised is None or id(raised) in seen:
-            continue
-        seen.add(id(raised))
-        traceback = raised.__traceback__
-        while traceback is not None and _is_own(traceback.tb_frame):
-            traceback = traceback.tb_next
-        raised.__traceback__ = traceback
-        unvisited += [raised.__cause__, raised.__context__]
-
-
-def _is_own(frame: types.FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).startswith("gogoscope.")
-
-
-def annotate(error: Exception, note: str) -> None:
-    """Add a note to an error, once."""
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
 
 
 def callable_name(fn: object) -> str:

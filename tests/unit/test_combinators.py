@@ -358,13 +358,56 @@ async def test_rule_12_a_loop_left_early_never_keeps_the_scope_waiting() -> None
 
 
 async def test_rule_12_an_error_that_was_not_delivered_is_not_lost() -> None:
+    first_taken = anyio.Event()
+
+    async def work(item: int) -> None:
+        if item > 0:
+            await first_taken.wait()
+            raise ValueError(item)
+
     with pytest.raises(ExceptionGroup) as caught:
         async with scope() as s:
-            async for item, _ in s.as_completed(double, [4, 5, 6], limit=3):
-                assert item == 6
-                await anyio.sleep(0.05)
+            async for item, _ in s.as_completed(work, [1, 0], limit=2):
+                assert item == 0
+                first_taken.set()
+                await anyio.wait_all_tasks_blocked()
                 break
     assert [type(error) for error in caught.value.exceptions] == [ValueError]
+
+
+async def test_rule_12_all_loses_no_error_when_a_function_was_no_task() -> None:
+    def plain() -> Any:
+        return 5
+
+    with pytest.raises(TypeError, match="cannot be awaited") as caught:
+        async with scope() as s:
+            await s.all(s.task(fail, ValueError("of another")), s.task(plain))
+    assert any("of another" in note for note in caught.value.__notes__)
+
+
+async def test_rule_12_a_map_loses_no_error_when_its_function_gave_no_awaitable() -> None:
+    def work(item: int) -> Any:
+        return 5 if item else fail(ValueError("of another"))
+
+    with pytest.raises(TypeError, match="cannot be awaited") as caught:
+        async with scope() as s:
+            await s.map(work, [0, 1])
+    assert any("of another" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("combine", [Scope.race, Scope.any])
+async def test_rule_12_all_functions_are_checked_before_the_first_starts(combine: Any) -> None:
+    started: list[int] = []
+
+    async def start() -> None:
+        started.append(1)
+
+    async with scope() as s:
+        with pytest.raises(TypeError, match=r"s\.task\(start, \*args\)"):
+            await combine(s, [start, start()])
+        with pytest.raises(TypeError, match=r"s\.task\(start, \*args\)"):
+            s.every(1, start())  # type: ignore[arg-type]
+    assert not started
 
 
 async def test_rule_12_what_the_source_raises_is_raised_to_the_consumer() -> None:

@@ -77,6 +77,89 @@ async def test_an_error_raised_again_and_again_makes_no_circle() -> None:
 
 
 @anyio_test
+async def test_errors_that_know_each_other_make_no_circle() -> None:
+    first = ValueError(1)
+
+    def make(number: int) -> Exception:
+        if number == 1:
+            return first
+        error = ValueError(number)
+        error.__context__ = first if number == 4 else None
+        return error
+
+    async with scope() as s:
+        err, _ = await s.task(Flaky(9, make), retry=Retry(4, delay=0))
+    numbers: list[int] = []
+    error: BaseException | None = err
+    while error is not None and len(numbers) < 9:
+        numbers.append(error.args[0])
+        error = error.__context__
+    assert numbers == [4, 1]
+
+
+@anyio_test
+async def test_the_errors_of_tries_are_never_compared() -> None:
+    compared = 0
+
+    class ComparedError(ValueError):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return self is other
+
+        __hash__ = ValueError.__hash__
+
+    async with scope() as s:
+        err, _ = await s.task(Flaky(1001, ComparedError), retry=Retry(1000, delay=0))
+    assert compared == 0
+    assert isinstance(err, ComparedError)
+
+
+def bad_hint(error: Exception) -> Any:
+    raise KeyError("broken")
+
+
+@anyio_test
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"retry_on": bad_hint}, KeyError, "broken"),
+        ({"retry_on": lambda error: None}, TypeError, "delay that retry_on gave"),
+        ({"delay": lambda attempt, error: bad_hint(error)}, KeyError, "broken"),
+        ({"delay": lambda attempt, error: -1}, ValueError, "delay that delay gave"),
+        ({"delay": lambda attempt, error: math.nan}, ValueError, "delay that delay gave"),
+        ({"delay": lambda attempt, error: "1"}, TypeError, "delay that delay gave"),
+    ],
+)
+async def test_a_policy_that_fails_keeps_the_error_of_the_try(
+    options: dict[str, Any], kind: type[Exception], text: str
+) -> None:
+    async with scope() as s:
+        err, _ = await s.task(Flaky(1), retry=Retry(3, **options))
+    assert isinstance(err, kind)
+    assert text in str(err)
+    assert isinstance(err.__cause__, ValueError)
+
+
+@anyio_test
+async def test_no_try_starts_after_max_elapsed_when_a_delay_took_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+
+    async def overslept(delay: float) -> None:
+        nonlocal now
+        now += 10
+
+    monkeypatch.setattr("gogoscope.retry.monotonic", lambda: now)
+    monkeypatch.setattr("gogoscope.retry.pause", overslept)
+    flaky = Flaky(9)
+    async with scope() as s:
+        await s.task(flaky, retry=Retry(5, delay=1, max_elapsed=5))
+    assert flaky.calls == 1
+
+
+@anyio_test
 async def test_retry_on_takes_types_and_predicates() -> None:
     async with scope() as s:
         cases: list[tuple[Any, int]] = [

@@ -173,3 +173,33 @@ async def test_rule_10_a_child_that_is_cancelled_while_it_waits_for_its_slot_end
             assert isinstance(err, TaskCancelled)
         released.set()
     assert not patience.cancelled_caught
+
+
+async def follow_twice(inner: Scope, work: Callable[[], Awaitable[None]]) -> None:
+    inner.task(work, dedupe="key")
+    inner.task(work, dedupe="key")
+
+
+async def tick_in(inner: Scope, work: Callable[[], Awaitable[None]]) -> None:
+    inner.every(10, work)
+
+
+@pytest.mark.parametrize("start", [follow_twice, tick_in])
+async def test_rule_10_what_runs_without_a_slot_lends_nobody_elses(
+    start: Callable[[Scope, Callable[[], Awaitable[None]]], Awaitable[None]],
+) -> None:
+    running: list[str] = []
+
+    async def work() -> None:
+        assert running == []
+
+    async def host() -> None:
+        async with s.child(on_exit="cancel") as inner:
+            running.append("host")
+            await start(inner, work)
+            await anyio.wait_all_tasks_blocked()
+            running.clear()
+            await s.task(number, 1)
+
+    async with scope(concurrency=1) as s:
+        s.task(host)

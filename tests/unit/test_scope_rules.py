@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 import functools
+import itertools
 import logging
 import math
 import threading
@@ -17,6 +19,7 @@ import pytest
 from gogoscope import (
     Err,
     Ok,
+    Retry,
     Scope,
     ScopeClosedError,
     Task,
@@ -281,9 +284,57 @@ async def test_rule_4_an_observer_that_fails_disturbs_nobody(
     def observer(error: Exception) -> None:
         raise RuntimeError("observer")
 
-    async with scope(on_error=observer) as s:
-        s.task(fail, ValueError("a"))
-    assert "observer" in caplog.text
+    with pytest.raises(ExceptionGroup) as caught:
+        async with scope(on_error=observer) as s:
+            s.task(fail, ValueError("not lost either"))
+    assert "not lost either" in str(caught.value.exceptions)
+    assert "RuntimeError: observer" in caplog.text
+
+
+async def test_rule_4_an_observer_that_turns_out_to_be_async_loses_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(ExceptionGroup, match="1 error"):
+        async with scope(on_error=lambda error: give(1)) as s:
+            s.task(fail, ValueError("a"))
+    assert "is async" in caplog.text
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    code: int
+
+
+class UnspeakableError(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("unspeakable")
+
+
+@pytest.mark.parametrize("retry", [None, Retry(3, delay=0)])
+async def test_rule_4_an_error_that_refuses_attributes_is_an_error_like_others(
+    retry: Retry | None,
+) -> None:
+    numbers = itertools.count(1)
+
+    async def work() -> None:
+        raise FrozenError(next(numbers))
+
+    async with scope(name="frost") as s:
+        task = s.task(work, retry=retry, name="cold")
+        await task.wait()
+        err, _ = await task
+    assert isinstance(err, FrozenError)
+    assert err.__notes__ == ["in task 'cold' of scope 'frost'"]
+    if retry is not None:
+        assert [err.code, getattr(err.__context__, "code", None)] == [3, 2]
+
+
+async def test_rule_4_an_error_without_a_repr_hides_no_other() -> None:
+    with pytest.raises(FrozenError) as caught:
+        async with scope() as s:
+            await s.task(fail, UnspeakableError()).wait()
+            raise FrozenError(1)
+    assert "UnspeakableError, whose repr fails" in caught.value.__notes__[0]
 
 
 async def test_rule_4_a_hundred_are_kept_whole_and_further_ones_counted() -> None:
@@ -825,6 +876,36 @@ async def test_rule_10_awaiting_oneself_is_an_error() -> None:
         assert "waits for itself" in str(err)
 
 
+async def test_rule_10_awaiting_oneself_is_an_error_inside_a_scope_of_its_own_too() -> None:
+    async with scope() as s:
+
+        async def work() -> None:
+            async with scope(), s.child():
+                await tasks[0]
+
+        tasks = [s.task(work)]
+        err, _ = await tasks[0]
+    assert "waits for itself" in str(err)
+
+
+async def test_rule_10_awaiting_oneself_does_not_cancel_oneself() -> None:
+    async with scope(concurrency=1) as s:
+
+        async def work() -> None:
+            try:
+                await (tasks[0] if len(tasks) == 1 else s.all(tasks[1]))
+            finally:
+                await anyio.sleep(0)
+
+        tasks = [s.task(work)]
+        await tasks[0].wait()
+        tasks.append(s.task(work))
+        await tasks[1].wait()
+        for task in tasks:
+            err, _ = await task
+            assert "waits for itself" in str(err)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "error", "text"),
     [
@@ -838,6 +919,11 @@ async def test_rule_10_awaiting_oneself_is_an_error() -> None:
         ("circuit_breaker", "x", TypeError, "circuit_breaker must be"),
         ("on_exit", "stop", ValueError, "on_exit must be 'wait' or 'cancel'"),
         ("persistence", 3, TypeError, "persistence must be a URL"),
+        ("name", 5, TypeError, "name must be a str"),
+        ("on_error", 5, TypeError, "on_error must be a function that is not async"),
+        ("on_error", give, TypeError, "on_error must be a function that is not async"),
+        ("on_event", 5, TypeError, "on_event must be a function that is not async"),
+        ("on_event", give, TypeError, "on_event must be a function that is not async"),
         ("unknown", 1, TypeError, "unknown"),
     ],
 )
@@ -850,14 +936,27 @@ def test_bad_options_are_refused_with_what_is_allowed(
 
 @pytest.mark.parametrize(
     ("option", "value", "error"),
-    [("timeout", -1, ValueError), ("retry", 0, ValueError), ("circuit_breaker", 1, TypeError)],
+    [
+        ("timeout", -1, ValueError),
+        ("retry", 0, ValueError),
+        ("retry", "3", TypeError),
+        ("circuit_breaker", 1, TypeError),
+        ("priority", "high", TypeError),
+        ("priority", math.nan, ValueError),
+        ("name", 5, TypeError),
+        ("on_error", give, TypeError),
+    ],
 )
-async def test_bad_options_of_a_task_are_refused_before_it_starts(
+async def test_bad_options_of_a_task_are_refused_and_take_no_slot(
     option: str, value: Any, error: type[Exception]
 ) -> None:
-    async with scope() as s:
+    async with scope(concurrency=1) as s:
         with pytest.raises(error, match=option):
             s.task(give, 1, **{option: value})
+        if option in ("timeout", "retry", "circuit_breaker"):
+            with pytest.raises(error, match=option):
+                s.map(give, [1], **{option: value})
+        assert (await s.task(give, 1)).unwrap() == 1
 
 
 async def test_options_are_inherited_and_can_be_switched_off() -> None:

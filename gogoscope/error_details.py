@@ -1,0 +1,80 @@
+"""What is written onto errors: notes, tracebacks, contexts.
+
+An error may refuse attributes, as one that is a frozen dataclass does; what the interpreter itself
+writes onto it must be set past that.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+
+def annotate(error: BaseException, note: str) -> None:
+    """Add a note to an error, once."""
+    notes = getattr(error, "__notes__", None) or ()
+    if note not in notes:
+        _set(error, "__notes__", [*notes, note])
+
+
+def description(error: BaseException) -> str:
+    """Give the ``repr`` of an error, also if that fails."""
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001 - the error is described all the same
+        return f"<{type(error).__name__}, whose repr fails>"
+
+
+def forget_own_frames(error: BaseException) -> None:
+    """Take this package's frames off the tracebacks of an error and of those that led to it.
+
+    They tell nothing about the caller's code, and would keep the scope for as long as the error.
+    """
+    seen: set[int] = set()
+    unvisited: list[BaseException | None] = [error]
+    while unvisited:
+        raised = unvisited.pop()
+        if raised is None or id(raised) in seen:
+            continue
+        seen.add(id(raised))
+        traceback = raised.__traceback__
+        while traceback is not None and _is_own(traceback.tb_frame):
+            traceback = traceback.tb_next
+        _set(raised, "__traceback__", traceback)
+        unvisited += [raised.__cause__, raised.__context__]
+
+
+class ErrorChain:
+    """Makes the errors of one call's tries reachable from the last, each through its context."""
+
+    __slots__ = ("_last", "_linked")
+
+    def __init__(self, first: BaseException) -> None:
+        self._last = first
+        self._linked: dict[int, BaseException] = {}
+        self._link(first)
+
+    def add(self, error: BaseException) -> None:
+        """Let the error of the next try lead to those of the tries before."""
+        end = self._link(error)
+        if end is not None:
+            _set(end, "__context__", self._last)
+        self._last = error
+
+    def _link(self, error: BaseException) -> BaseException | None:
+        """Give the end of an error's own contexts, unless one of them was linked before."""
+        while True:
+            if id(error) in self._linked:
+                return None
+            self._linked[id(error)] = error
+            if error.__context__ is None:
+                return error
+            error = error.__context__
+
+
+def _set(error: BaseException, name: str, value: Any) -> None:
+    BaseException.__setattr__(error, name, value)
+
+
+def _is_own(frame: types.FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("gogoscope.")
