@@ -144,6 +144,9 @@ class Lifetime:
     async def enter(self, resource: AbstractAsyncContextManager[T]) -> T:
         """Enter a context manager that is left, in reverse order, after the last task.
 
+        Where the body itself was cancelled (``s.cancel()`` while it ran, a timeout), so is what
+        its exit awaits, as everywhere in a cancelled block: shield what must not be cut short.
+
         :param resource: an async context manager
         :returns: what entering it gives
         :raises ScopeClosedError: outside the block

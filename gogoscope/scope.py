@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from gogoscope.combinators import Combinators
 from gogoscope.durations import seconds
@@ -84,6 +84,13 @@ class Scope(Combinators):
         nets = (self.slots, self.retry, self.circuit_breaker)
         self.needs_pipeline = nets != (None, None, None)
         self.leaders = {}
+        self._inside: Scope | None = None
+
+    async def __aenter__(self) -> Self:
+        inside, self._inside = self._inside, None
+        if inside is not None:
+            inside.check_open()
+        return await super().__aenter__()
 
     @property
     def cache(self) -> Cache:
@@ -140,7 +147,7 @@ class Scope(Combinators):
         """
         self.check_open()
         frame = sys._getframe(1)  # noqa: SLF001 - as in scope()
-        return Scope(
+        child = Scope(
             name=name or functools.partial(_name_of_caller, frame.f_code, frame.f_globals),
             timeout=timeout,
             concurrency=concurrency,
@@ -153,6 +160,8 @@ class Scope(Combinators):
             on_event=on_event,
             parent=self,
         )
+        child._inside = self
+        return child
 
     def stop_on_signals(
         self,

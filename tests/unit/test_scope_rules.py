@@ -627,6 +627,16 @@ async def test_rule_8_a_closed_scope_takes_no_task() -> None:
             pass
 
 
+async def test_rule_8_a_closed_scope_takes_no_child() -> None:
+    async with scope() as s:
+        late = s.child()
+    with pytest.raises(ScopeClosedError):
+        s.child()
+    with pytest.raises(ScopeClosedError):
+        async with late:
+            pytest.fail("it began after its parent had ended")
+
+
 async def test_rule_8_after_cancel_a_task_is_finished_at_once() -> None:
     async with scope() as s:
         s.cancel("enough")
