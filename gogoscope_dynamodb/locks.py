@@ -45,7 +45,11 @@ _ADOPT = Update(
     "AND #expiresAt < :deadSeconds AND #version < :floor",
 )
 _RENEW = Update(_ANOTHER_RENEWAL, "#data.#nonce = :nonce AND #version = :seenVersion")
-_EXTEND = Update(_ANOTHER_RENEWAL, "#owner = :owner AND #data.#leaseUntil > :now", "NONE")
+_EXTEND = Update(
+    _ANOTHER_RENEWAL,
+    "#owner = :owner AND #data.#leaseUntil > :now AND #data.#leaseUntil < :until",
+    "NONE",
+)
 _HAND_OVER = Update(
     _TAKE + "#version = #version + :one",
     "#data.#nonce = :oldNonce AND (attribute_not_exists(#data.#next) OR #data.#next = :turn "
@@ -92,23 +96,27 @@ class Locks(Capability):
         return outcome if isinstance(outcome, LockHandle) else None
 
     async def extend(self, key: str, ttl: float | timedelta, owner: str) -> bool:
-        """Let the lease of an owner end ``ttl`` seconds from now; ``False`` if it has none."""
+        """Let the lease of an owner last ``ttl`` more seconds; ``False`` if it has none.
+
+        One that lasts longer is left as it is: only its holder can end it earlier.
+        """
         item_key = self._key(LOCK, key)
         lease_ms = schema.milliseconds(check_lease(ttl))
         check_key(owner, "owner")
         now_ms = self._now_ms()
+        until_ms = now_ms + lease_ms
         answer = await self._table.update(
             item_key,
             _EXTEND,
-            {
-                ":owner": text(owner),
-                ":now": number(now_ms),
-                **_renewal(lease_ms, now_ms + lease_ms),
-            },
+            {":owner": text(owner), ":now": number(now_ms), **_renewal(lease_ms, until_ms)},
             timeout=self._lease_timeout(lease_ms),
             urgent=True,
         )
-        return answer.granted
+        found = answer.item
+        if answer.granted or found is None or schema.is_original(found):
+            return answer.granted
+        record = schema.decode_lock(found)
+        return record.owner == owner and record.lease_until_ms >= until_ms
 
     async def force_release(self, key: str) -> bool:
         """Free a lock, whoever holds it; ``False`` if nobody did."""

@@ -130,12 +130,17 @@ class LockHandle:
     async def extend(self, ttl: float | timedelta | None = None) -> bool:
         """Let the lease end ``ttl`` seconds from now; ``False`` if the lock is lost.
 
+        If that is earlier than before and it fails or is cancelled, the lock is not counted on any
+        longer than that.
+
         :param ttl: the new lease in seconds, at most 12 hours; the present one if left out
         """
         lease = self._lease if ttl is None else check_lease(ttl)
         async with self._guard:
             while self.lost is None:
                 sent = monotonic()
+                # Whether or not an answer comes, the store may end the lease then.
+                self._deadline = min(self._deadline, sent + lease)
                 lease_ms = _milliseconds(lease)
                 held_ms = _milliseconds(sent - self._sent)
                 reply = await self._provider.renew_lock(

@@ -83,10 +83,15 @@ def renew(
 def extend(
     record: LockRecord | None, owner: str, lease_ms: int, now_ms: int
 ) -> tuple[LockRecord | None, bool]:
-    """Let the running lease of an owner end ``lease_ms`` from now."""
+    """Let the running lease of an owner end ``lease_ms`` from now at the earliest.
+
+    Its holder does not learn of it, so it must not lose what it counts on.
+    """
     if record is None or record.owner != owner or record.lease_until_ms <= now_ms:
         return record, False
     until_ms = now_ms + lease_ms
+    if record.lease_until_ms >= until_ms:
+        return record, True
     return evolve(
         record, version=record.version + 1, lease_ms=lease_ms, lease_until_ms=until_ms
     ), True

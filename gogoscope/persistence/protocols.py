@@ -116,7 +116,10 @@ class LockProvider(Protocol):
         ...
 
     async def extend(self, key: str, ttl: float | timedelta, owner: str) -> bool:
-        """Let the lease of an owner end ``ttl`` seconds from now; ``False`` if it has none."""
+        """Let the lease of an owner last ``ttl`` more seconds; ``False`` if it has none.
+
+        One that lasts longer is left as it is: only its holder can end it earlier.
+        """
         ...
 
     async def force_release(self, key: str) -> bool:

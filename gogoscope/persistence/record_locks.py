@@ -30,7 +30,10 @@ class RecordLocks(RecordCapability):
         return outcome if isinstance(outcome, LockHandle) else None
 
     async def extend(self, key: str, ttl: float | timedelta, owner: str) -> bool:
-        """Let the lease of an owner end ``ttl`` seconds from now; ``False`` if it has none."""
+        """Let the lease of an owner last ``ttl`` more seconds; ``False`` if it has none.
+
+        One that lasts longer is left as it is: only its holder can end it earlier.
+        """
         full_key = self._full_key(key)
         lease_ms = math.ceil(check_lease(ttl) * 1000)
         check_key(owner, "owner")

@@ -16,6 +16,7 @@ import pytest
 from attrs import evolve
 
 from gogoscope.clock import wall_time
+from gogoscope.durations import seconds
 from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence import circuit_rules
 from gogoscope.persistence.memory import MemoryStore
@@ -175,6 +176,18 @@ class TestRenewalIgnoresTheVersion(BrokenStore):
             record = await self.read_lock(key)
             version = record.version if record else version
             return await super().renew_lock(key, nonce, version, lease_ms, until_ms)
+
+
+class TestAnOwnerShortensTheLease(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def extend(self, key: str, ttl: Any, owner: str) -> bool:
+            extended = await super().extend(key, ttl, owner)
+            record = await self.read_lock(key)
+            if extended and record and record.nonce:
+                lease_ms = round(seconds("ttl", ttl) * 1000)
+                until_ms = self._records.now_ms() + lease_ms
+                await self.renew_lock(key, record.nonce, record.version, lease_ms, until_ms)
+            return extended
 
 
 class TestReservationIsIgnored(BrokenStore):

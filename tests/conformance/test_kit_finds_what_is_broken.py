@@ -29,6 +29,9 @@ RULES = {
         "test_releasing_a_lost_lock_says_so_and_does_not_free_the_new_holders"
     ),
     "TestRenewalIgnoresTheVersion": "test_a_renewal_needs_nonce_and_version",
+    "TestAnOwnerShortensTheLease": (
+        "test_an_owner_never_moves_the_end_of_a_lease_back_but_its_holder_may"
+    ),
     "TestReservationIsIgnored": "test_a_reservation_is_respected_until_it_ends",
     "TestKeysArePagedShort": "test_keys_and_clear_reach_all_of_5000_items_and_nothing_else",
     "TestLateSuccessCloses": "test_a_late_success_does_not_close_an_open_circuit",

@@ -145,6 +145,13 @@ def test_only_the_owner_extends_and_only_in_time() -> None:
     assert extended.fencing_token == record.fencing_token
 
 
+def test_an_owner_never_moves_the_end_of_a_lease_back() -> None:
+    record = taken()
+    for lease_ms in (1, 399, 400):
+        assert lock_rules.extend(record, "owner of n1", lease_ms, NOW + 100) == (record, True)
+    assert lock_rules.extend(record, "owner of n1", 401, NOW + 100)[0] != record
+
+
 def test_a_release_frees_only_its_own_nonce_and_keeps_the_version() -> None:
     record = taken()
     assert lock_rules.release(record, "n2") == (record, False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -14,6 +16,7 @@ from gogoscope import (
     LockTimeoutError,
     ScopeClosedError,
     StoreConnectionError,
+    StoreTimeoutError,
     TaskCancelled,
     scope,
 )
@@ -23,19 +26,35 @@ from gogoscope.persistence.memory import MemoryStore
 pytestmark = pytest.mark.anyio
 
 
+Lost = Literal["error", "silence"]
+ANSWERS_LOST: tuple[Lost, ...] = ("error", "silence")
+
+
 class FaultyStore(MemoryStore):
-    """``renewals`` and ``releases`` are counted; they fail while ``cut_off``."""
+    """``renewals`` are counted; they and releases fail while ``cut_off``.
+
+    The answer of the next renewal is lost with an error or in silence if ``lose_answer`` says so.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.cut_off = False
         self.renewals = 0
+        self.lose_answer: Lost | None = None
+        self.when_silent: Callable[[], object] = lambda: None
 
     async def renew_lock(self, *args: Any, **options: Any) -> Any:
         self.renewals += 1
         if self.cut_off:
             raise StoreConnectionError("cut off")
-        return await super().renew_lock(*args, **options)
+        reply = await super().renew_lock(*args, **options)
+        lost, self.lose_answer = self.lose_answer, None
+        if lost == "error":
+            raise StoreTimeoutError("the answer was lost")
+        if lost == "silence":
+            self.when_silent()
+            await anyio.sleep_forever()
+        return reply
 
     async def release_lock(self, *args: Any, **options: Any) -> bool:
         if self.cut_off:
@@ -116,6 +135,36 @@ async def test_extend_moves_the_end_of_the_lease(store: FaultyStore) -> None:
         assert not await handle.extend(60)
         with pytest.raises(LeaseLostError, match="forcibly released"):
             handle.ensure()
+
+
+async def test_an_extension_to_a_shorter_lease_that_is_not_answered_is_counted_as_done(
+    store: FaultyStore,
+) -> None:
+    async with scope(persistence=store) as s:
+        handle = await s.acquire_lock("order", 60)
+        assert handle is not None
+        for how in ANSWERS_LOST:
+            store.lose_answer = how
+            with anyio.CancelScope() as cancelled, suppress(StoreTimeoutError):
+                store.when_silent = cancelled.cancel
+                await handle.extend(1)
+            assert store.lose_answer is None
+            assert handle.deadline <= anyio.current_time() + 1
+            assert await handle.extend(60)
+            assert handle.deadline > anyio.current_time() + 50
+
+
+async def test_an_owner_makes_no_lease_shorter_than_its_holder_knows(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        handle = await s.acquire_lock("order", 60)
+        assert handle is not None
+        expires_at = handle.expires_at
+        assert await store.extend("order", 1, handle.owner)
+        holder = await store.read_lock("order")
+        assert holder is not None
+        assert holder.lease_until_ms == expires_at * 1000
+        assert await handle.extend(1)
+        assert handle.expires_at < expires_at - 50
 
 
 async def test_waiting_for_a_lock_gets_it_when_it_is_free(store: FaultyStore) -> None:

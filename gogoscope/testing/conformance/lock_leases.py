@@ -125,6 +125,23 @@ class LockLeaseRules(Conformance):
         clock.now += 59
         assert await store.acquire("job", 1) is None
 
+    async def test_an_owner_never_moves_the_end_of_a_lease_back_but_its_holder_may(
+        self, store: LockProvider, clock: ManualClock
+    ) -> None:
+        handle = await acquired(store, "job", 60, "me")
+        before = await store.read_lock("job")
+        for shorter in (1, 59.999, 60):
+            assert await store.extend("job", shorter, "me") is True
+            assert await store.read_lock("job") == before
+        assert await store.extend("job", 1, "somebody") is False
+        clock.now += 59
+        assert await store.acquire("job", 1) is None
+        assert await handle.extend(0.5) is True
+        shortened = await store.read_lock("job")
+        assert shortened is not None
+        assert before is not None
+        assert shortened.lease_until_ms < before.lease_until_ms
+
     async def test_an_owner_cannot_extend_a_lease_that_is_over_or_released(
         self, store: LockProvider, clock: ManualClock
     ) -> None:

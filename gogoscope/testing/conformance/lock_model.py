@@ -36,6 +36,7 @@ CORPUS: list[Calls] = [
         ("claim_seen", 1_000, True),
         ("claim_seen", 1_000, False),
         ("extend", 1, 2_000),
+        ("extend", 1, 500),
         ("extend", 2, 2_000),
         ("force_release",),
         ("renew_lock", 1, 500, True),
