@@ -59,8 +59,13 @@ class Keeper:
         with self._stopped:
             pause = handle.lease / RENEWALS_PER_LEASE
             while (reason := handle.lost) is None:
-                await anyio.sleep(min(pause, max(0.0, handle.deadline - monotonic())))
-                pause = await self._renew()
+                handle.made_shorter = shorter = anyio.Event()
+                with anyio.move_on_after(min(pause, handle.deadline - monotonic())):
+                    await shorter.wait()
+                if shorter.is_set():
+                    pause = (handle.deadline - monotonic()) / RENEWALS_PER_LEASE
+                else:
+                    pause = await self._renew()
             if self._failure is not None:
                 reason = f"{reason}; the store failed with {self._failure!r}"
             elif self._unanswered:

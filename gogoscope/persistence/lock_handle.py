@@ -45,6 +45,7 @@ class LockHandle:
         "_record",
         "_sent",
         "key",
+        "made_shorter",
         "on_release",
         "pass_on",
     )
@@ -61,6 +62,7 @@ class LockHandle:
         self._lost: str | None = None
         self._guard = anyio.Lock(fast_acquire=True)
         self.on_release: Callable[[LockHandle, bool], object] | None = None
+        self.made_shorter: anyio.Event | None = None
         self.pass_on: Callable[[LockHandle, bool], Awaitable[bool]] = LockHandle.free
 
     def __repr__(self) -> str:
@@ -135,12 +137,13 @@ class LockHandle:
 
         :param ttl: the new lease in seconds, at most 12 hours; the present one if left out
         """
-        lease = self._lease if ttl is None else check_lease(ttl)
+        wanted = None if ttl is None else check_lease(ttl)
         async with self._guard:
+            lease = self._lease if wanted is None else wanted
             while self.lost is None:
                 sent = monotonic()
                 # Whether or not an answer comes, the store may end the lease then.
-                self._deadline = min(self._deadline, sent + lease)
+                self._end_by(sent + lease)
                 lease_ms = _milliseconds(lease)
                 held_ms = _milliseconds(sent - self._sent)
                 reply = await self._provider.renew_lock(
@@ -160,6 +163,12 @@ class LockHandle:
                     self._deadline = sent + lease
                     return True
         return False
+
+    def _end_by(self, deadline: float) -> None:
+        if deadline < self._deadline:
+            self._deadline = deadline
+            if self.made_shorter is not None:
+                self.made_shorter.set()
 
     async def release(self) -> bool:
         """Free the lock; never raises for a lock that is lost, and never frees another's.

@@ -22,10 +22,12 @@ from gogoscope import (
 )
 from gogoscope.events import Event, LeaseLost
 from gogoscope.persistence.memory import MemoryStore
+from gogoscope.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
 
 
+Backend = Literal["asyncio", "trio"]
 Lost = Literal["error", "silence"]
 ANSWERS_LOST: tuple[Lost, ...] = ("error", "silence")
 
@@ -268,6 +270,61 @@ async def test_rule_14_a_short_outage_of_the_store_loses_nothing(store: FaultySt
         store.cut_off = False
         await anyio.sleep(0.5)
         locked.ensure()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_rule_14_a_block_whose_lease_was_made_shorter_is_renewed_in_time(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
+) -> None:
+    async def program() -> None:
+        async with scope(persistence=store) as s, s.lock("order", ttl=600) as locked:
+            await anyio.sleep(1)
+            assert await locked.extend(3)
+            for _ in range(20):
+                await anyio.sleep(1)
+                locked.ensure()
+            assert 20 <= store.renewals <= 22
+
+    virtual_clock.run(program, backend=backend)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_rule_14_a_block_whose_lease_was_made_shorter_is_cancelled_at_its_end(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore, answered: bool
+) -> None:
+    async def program() -> None:
+        with pytest.raises(LeaseLostError, match="not renewed within its lease"):
+            async with scope(persistence=store) as s, s.lock("order", ttl=600) as locked:
+                await anyio.sleep(1)
+                store.lose_answer = None if answered else "error"
+                with suppress(StoreTimeoutError):
+                    assert await locked.extend(3)
+                store.cut_off = True
+                await anyio.sleep_forever()
+
+    virtual_clock.run(program, backend=backend)
+    assert virtual_clock.elapsed() == pytest.approx(4, abs=0.1)
+
+
+async def test_rule_14_a_renewal_that_waits_for_an_extension_renews_by_its_lease(
+    store: FaultyStore,
+) -> None:
+    renew = store.renew_lock
+
+    async def renew_later(*args: Any) -> Any:
+        await anyio.sleep(0)
+        return await renew(*args)
+
+    store.renew_lock = renew_later  # type: ignore[method-assign]
+    async with scope(persistence=store) as s:
+        handle = await s.acquire_lock("order", 60)
+        assert handle is not None
+        async with s.child() as c:
+            c.task(handle.extend, 600)
+            c.task(handle.extend)
+        assert handle.lease == 600
+        assert handle.deadline > anyio.current_time() + 500
 
 
 async def test_rule_14_a_blocked_event_loop_is_told_by_ensure(store: FaultyStore) -> None:
