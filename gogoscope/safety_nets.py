@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from gogoscope.circuit_policy import CircuitPolicy
+from gogoscope.durations import seconds
 from gogoscope.exceptions import GogoscopeError
 from gogoscope.observers import log_warning
 from gogoscope.persistence.bundle import Persistence, unsupported
@@ -113,7 +114,15 @@ class SafetyNets:
     async def acquire_lock(
         self, key: str, ttl: float | timedelta, wait: float | timedelta | None
     ) -> LockHandle | None:
-        """Take a lock that is released with the scope at the latest."""
+        """Take a lock that is released with the scope at the latest.
+
+        :raises LockError: if it would wait for a block of the same task to end
+        """
+        wait = None if wait is None else seconds("wait", wait, zero=True, infinite=True)
+        if wait != 0:
+            from gogoscope.locks import refuse_reentry  # noqa: PLC0415 - loaded when first used
+
+            refuse_reentry(self.locks, key)
         answer = await self.claim(key, ttl, wait, {})
         if not isinstance(answer, LockHandle):
             return None

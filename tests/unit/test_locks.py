@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Literal
 
 import anyio
@@ -379,6 +380,19 @@ async def test_rule_14_waiting_for_a_lock_that_the_same_task_holds_is_an_error(
             assert not other.done
         assert (await other).error is None
         assert (await s.task(take)).error is None
+
+
+@pytest.mark.parametrize("wait", [None, 5, timedelta(seconds=5)])
+async def test_waiting_for_a_handle_of_a_lock_that_the_same_task_holds_is_an_error(
+    store: FaultyStore, wait: float | timedelta | None
+) -> None:
+    async with scope(persistence=store) as s:
+        async with s.lock("order"):
+            with anyio.fail_after(2), pytest.raises(LockError, match="holds the lock 'order'"):
+                await s.acquire_lock("order", 5, wait)
+            for at_once in (0, timedelta(0)):
+                assert await s.acquire_lock("order", 5, at_once) is None
+        assert await s.acquire_lock("order", 5, wait) is not None
 
 
 async def test_a_block_that_cannot_have_its_lock_in_time_says_who_has_it(
