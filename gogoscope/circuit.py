@@ -141,10 +141,15 @@ class Circuit:
         """Whether the store failed when it was last asked."""
         return self.snapshot.store_failed
 
-    async def flush(self) -> None:
-        """Tell the store what it does not know; never raises for a store that fails."""
+    async def finish(self, patience: float) -> None:
+        """Tell the store what it does not know, at the end of the scope.
+
+        It never raises for a store that fails.
+
+        :param patience: the seconds that it may take
+        """
         self.places.give_back_kept()
-        await self.link.flush()
+        await self.link.finish(patience)
 
     def _succeeded(self, permit: Permit) -> None:
         snapshot = self.snapshot

@@ -54,7 +54,7 @@ class CircuitLink(CircuitView):
     :param host: gets the events
     """
 
-    __slots__ = ("_looks_ahead", "spawn", "store")
+    __slots__ = ("_finish_by", "_looks_ahead", "spawn", "store")
 
     def __init__(
         self,
@@ -68,6 +68,7 @@ class CircuitLink(CircuitView):
         super().__init__(policy, name, snapshot, host)
         self.store = store
         self.spawn = spawn
+        self._finish_by = math.inf
         self._looks_ahead = False
 
     def change(self, state: CircuitBreakerState) -> None:
@@ -163,15 +164,24 @@ class CircuitLink(CircuitView):
             self.learn(state or CircuitBreakerState(version=known))
         await self.flush()
 
+    async def finish(self, patience: float) -> None:
+        """Tell the store what it does not know, for the last time.
+
+        :param patience: the seconds for that, after which what runs in the background ends, too
+        """
+        self._finish_by = monotonic() + patience
+        await self.flush()
+
     async def flush(self) -> None:
         """Tell the store what it does not know; never raises for a store that fails.
 
         Shielded from cancellation and bounded, so that it may be called from where a task ends.
         """
         snapshot = self.snapshot
-        while snapshot.dirty:
+        while snapshot.dirty and (left := self._finish_by - monotonic()) > 0:
+            bound = min(STORE_SECONDS, left)
             if snapshot.sending is not None:
-                with anyio.move_on_after(STORE_SECONDS, shield=True) as patience:
+                with anyio.move_on_after(bound, shield=True) as patience:
                     await snapshot.sending.wait()
                 if patience.cancelled_caught or snapshot.store_failed:
                     return
@@ -179,7 +189,7 @@ class CircuitLink(CircuitView):
             sent = snapshot.sending = anyio.Event()
             try:
                 with anyio.CancelScope(shield=True):
-                    await self.bounded(self._send(), STORE_SECONDS)
+                    await self.bounded(self._send(), bound)
             except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
                 self.note_store_failed(error)
                 return

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 MOST_IN_A_ROW = 16
 ASKS_PER_LEASE = 3
+FREEING_SECONDS = CLEAN_UP_SECONDS / 2
+"""What offers of a handover must leave of the time for a release, so that the lock can be freed."""
 
 
 class Waiter:
@@ -160,31 +162,35 @@ class LockQueue:
 
     async def _pass_on(self, handle: LockHandle, in_time: bool) -> bool:
         """Free the lock, or hand it over; tell whether ``handle`` held it."""
-        try:
-            if in_time and handle is self._holder:
-                return await self._hand_over(handle)
-            return await handle.free(in_time)
-        finally:
-            if self._holder is handle:
-                self._holder = None
-                self._left_at = monotonic()
-            self._wake_first()
-            self._forget_if_idle()
+        if in_time and handle is self._holder:
+            return await self._hand_over(handle)
+        return await handle.free(in_time)
+
+    def _left_by(self, handle: LockHandle) -> None:
+        if self._holder is handle:
+            self._holder = None
+            self._left_at = monotonic()
+        self._wake_first()
+        self._forget_if_idle()
 
     async def _hand_over(self, handle: LockHandle) -> bool:
         giver = handle
-        while self._in_a_row < MOST_IN_A_ROW and self._waiters and not self._waiters[0].asking:
+        deadline = monotonic() + CLEAN_UP_SECONDS
+        while self._may_offer() and monotonic() < deadline - FREEING_SECONDS:
             waiter = self._waiters[0]
             claim = new_claim(waiter.wanted.lease, metadata=waiter.wanted.metadata)
             sent = monotonic()
             waiter.promised = True
             try:
-                reply = await self._offer(giver, claim)
+                reply = await self._offer(giver, claim, deadline)
             finally:
                 waiter.promised = False
             if reply is None:
-                freed = await giver.free(True)
-                return await take_back(self._provider, self._key, claim.nonce) or freed
+                try:
+                    freed = await giver.free(True)
+                finally:
+                    taken_back = await self._take_back(claim.nonce, deadline)
+                return freed or taken_back
             if not reply.granted or reply.record is None:
                 if reply.record is None or reply.record.nonce != giver.nonce:
                     return giver is not handle
@@ -195,20 +201,33 @@ class LockQueue:
             if not waiter.gone and giver.lost is None:
                 self._deliver(waiter, giver)
                 return True
-        return await giver.free(True) or giver is not handle
+        if giver is handle:
+            return await giver.free(True)
+        await self._take_back(giver.nonce, deadline)  # Nobody has its handle who could free it.
+        return True
 
-    async def _offer(self, giver: LockHandle, claim: LockClaim) -> LockReply | None:
+    def _may_offer(self) -> bool:
+        return bool(
+            self._in_a_row < MOST_IN_A_ROW and self._waiters and not self._waiters[0].asking
+        )
+
+    async def _offer(
+        self, giver: LockHandle, claim: LockClaim, deadline: float
+    ) -> LockReply | None:
         """Ask the store to hand over; ``None`` if nobody knows whether it did."""
         try:
-            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+            with anyio.move_on_after(deadline - FREEING_SECONDS - monotonic(), shield=True):
                 return await self._provider.hand_over_lock(self._key, giver.nonce, claim)
         except PersistenceError:
             return None
         except BaseException:  # such as a cancellation that knows no shield
-            await take_back(self._provider, self._key, giver.nonce)
-            await take_back(self._provider, self._key, claim.nonce)
+            await self._take_back(giver.nonce, deadline)
+            await self._take_back(claim.nonce, deadline)
             raise
         return None
+
+    async def _take_back(self, nonce: str, deadline: float) -> bool:
+        return await take_back(self._provider, self._key, nonce, deadline - monotonic())
 
     def _deliver(self, waiter: Waiter, handle: LockHandle) -> None:
         in_a_row = self._in_a_row
@@ -219,6 +238,7 @@ class LockQueue:
 
     def _held_by(self, handle: LockHandle) -> LockHandle:
         handle.pass_on = self._pass_on
+        handle.on_leave = self._left_by
         self._holder = handle
         self._in_a_row = 0
         self._poller.reset()

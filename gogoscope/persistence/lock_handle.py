@@ -46,6 +46,7 @@ class LockHandle:
         "_sent",
         "key",
         "made_shorter",
+        "on_leave",
         "on_release",
         "pass_on",
     )
@@ -61,6 +62,7 @@ class LockHandle:
         self._deadline = sent + lease
         self._lost: str | None = None
         self._guard = anyio.Lock(fast_acquire=True)
+        self.on_leave: Callable[[LockHandle], object] | None = None
         self.on_release: Callable[[LockHandle, bool], object] | None = None
         self.made_shorter: anyio.Event | None = None
         self.pass_on: Callable[[LockHandle, bool], Awaitable[bool]] = LockHandle.free
@@ -180,11 +182,23 @@ class LockHandle:
             if self._lost == _RELEASED:
                 return False
             in_time = self.lost is None
-            freed = await self.pass_on(self, in_time)
+            try:
+                freed = await self.pass_on(self, in_time)
+            finally:
+                if self.on_leave is not None:
+                    self.on_leave(self)
             self._lost = _RELEASED
             if self.on_release is not None:
                 self.on_release(self, freed)
             return freed
+
+    def abandon(self) -> None:
+        """Leave a lock that is lost to whoever has it, without a request to the store."""
+        self._lost = _RELEASED
+        if self.on_leave is not None:
+            self.on_leave(self)
+        if self.on_release is not None:
+            self.on_release(self, False)
 
     async def free(self, in_time: bool) -> bool:
         """Free the lock in the store, for whoever comes first; ``release`` is for callers."""
@@ -263,9 +277,14 @@ def new_claim(
     )
 
 
-async def take_back(provider: LockProvider, key: str, nonce: str) -> bool:
-    """Free what ``nonce`` may hold, shielded and bounded; its lease ends it if this fails."""
-    with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+async def take_back(
+    provider: LockProvider, key: str, nonce: str, patience: float = CLEAN_UP_SECONDS
+) -> bool:
+    """Free what ``nonce`` may hold, shielded and bounded; its lease ends it if this fails.
+
+    :param patience: the bound in seconds
+    """
+    with anyio.move_on_after(patience, shield=True):
         try:
             return await provider.release_lock(key, nonce, in_time=True)
         except PersistenceError:

@@ -373,3 +373,46 @@ def test_an_outage_of_hours_leaves_little_to_be_told() -> None:
             assert store.requests <= 10
 
     run(main, "asyncio")
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_end_of_a_scope_waits_once_for_all_its_circuits(
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breakers = [CircuitBreaker(f"service {number}") for number in range(8)]
+        async with scope(persistence=store) as s:
+            service.error = OSError("broken")
+            for breaker in breakers:
+                assert (await s.task(service, circuit_breaker=breaker)).error is not None
+            await anyio.sleep(0.5)
+            store.fault, service.error = slow, None
+            for breaker in breakers:
+                assert (await s.task(service, circuit_breaker=breaker)).error is None
+            began = anyio.current_time()
+        assert anyio.current_time() - began <= 2.1
+
+    run(main, backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_end_of_a_scope_waits_once_for_all_that_a_circuit_has_to_tell(
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    async def takes_its_time() -> None:
+        await anyio.sleep(0.3)
+
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("service", failure_threshold=100, half_open_probes=9)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            assert (await s.task(service)).error is None
+            circuit = s.nets.circuit(breaker)
+            store.fault = takes_its_time
+            for number in range(9):
+                circuit.link.note_verdict(f"probe {number}", succeeded=None)
+            began = anyio.current_time()
+        assert anyio.current_time() - began <= 2.1
+
+    run(main, backend)

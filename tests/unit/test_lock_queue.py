@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from gogoscope import LockTimeoutError, StoreConnectionError, StoreTimeoutError, scope
 from gogoscope.lock_queue import MOST_IN_A_ROW, _queues
 from gogoscope.persistence.memory import MemoryStore
+from gogoscope.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -185,6 +186,51 @@ async def test_a_waiter_that_is_cancelled_during_the_handover_passes_it_on(
             assert (await releasing).unwrap() is True
     assert await store.holder("job") is None
     assert queues() == 0
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("seconds", [0.7, 1.5, 3, 100])
+def test_a_release_is_bounded_however_long_handovers_take_and_whoever_leaves_meanwhile(
+    virtual_clock: VirtualClock, backend: Literal["asyncio", "trio"], seconds: float
+) -> None:
+    class Slow(CountingStore):
+        async def hand_over_lock(self, *args: Any, **options: Any) -> Any:
+            reply = await super().hand_over_lock(*args, **options)
+            await anyio.sleep(seconds)
+            return reply
+
+    async def program() -> None:
+        store = Slow()
+        async with scope(persistence=store) as s:
+            async with s.lock("job", ttl=LONG):
+                for number in range(12):
+                    s.task(s.acquire_lock, "job", LONG, (number + 0.5) * seconds)
+                await settled()
+                began = anyio.current_time()
+            assert anyio.current_time() - began <= 5
+        assert await store.holder("job") is None
+        assert queues() == 0
+
+    virtual_clock.run(program, backend=backend)
+
+
+async def test_a_releaser_that_is_cancelled_while_nobody_is_left_to_take_the_lock_frees_it(
+    store: CountingStore,
+) -> None:
+    async with scope(persistence=store) as s:
+        handle = await s.acquire_lock("job", LONG)
+        assert handle is not None
+        waiting = s.task(s.acquire_lock, "job", LONG, None)
+        await settled()
+        store.gate = gate = anyio.Event()
+        releasing = s.task(handle.release)
+        await store.at_gate.wait()
+        waiting.cancel()
+        await waiting
+        releasing.cancel()
+        gate.set()
+        await releasing
+        assert await store.holder("job") is None
 
 
 async def test_a_releaser_that_is_cancelled_during_the_handover_completes_it(

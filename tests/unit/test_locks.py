@@ -21,7 +21,8 @@ from gogoscope import (
     TaskCancelled,
     scope,
 )
-from gogoscope.events import Event, LeaseLost
+from gogoscope.events import Event, LeaseLost, LockReleased
+from gogoscope.lock_queue import _queues
 from gogoscope.persistence.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
@@ -101,6 +102,34 @@ async def test_a_lock_is_released_at_the_end_of_the_scope(store: FaultyStore) ->
     async with scope(persistence=store) as s:
         assert await s.acquire_lock("order", 5) is not None
     assert await store.holder("order") is None
+
+
+class Hanging(MemoryStore):
+    """Does not answer a release for 100 s."""
+
+    async def release_lock(self, *args: Any, **options: Any) -> bool:
+        await anyio.sleep(100)
+        return await super().release_lock(*args, **options)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize(("ttl", "longest"), [(60, 5), (0.5, 0)])
+def test_the_end_of_a_scope_waits_once_for_all_its_locks_and_not_for_lost_ones(
+    virtual_clock: VirtualClock, backend: Backend, ttl: float, longest: float
+) -> None:
+    events: list[Event] = []
+
+    async def program() -> None:
+        async with scope(persistence=Hanging(), on_event=events.append) as s:
+            for number in range(4):
+                assert await s.acquire_lock(f"order {number}", ttl) is not None
+            await anyio.sleep(1)
+        assert not any((_queues.get(None) or {}).values()) or longest
+
+    virtual_clock.run(program, backend=backend)
+    assert virtual_clock.elapsed() == pytest.approx(1 + longest, abs=0.1)
+    released = [event.freed for event in events if isinstance(event, LockReleased)]
+    assert released == ([] if longest else [False] * 4)
 
 
 async def test_a_lock_is_released_when_the_scope_is_cancelled(store: FaultyStore) -> None:
