@@ -114,7 +114,7 @@ class ProbePlaces:
         try:
             reply = await self._answer(claim)
             if reply.granted and claim.then == "keep":
-                snapshot.kept.append(claim)
+                self._keep(claim)
             elif reply.granted and claim.then == "give back":
                 self._give_back(claim)
         except BaseException:
@@ -125,6 +125,18 @@ class ProbePlaces:
             snapshot.claims.discard(claim)
             claim.reply = reply
             claim.answered.set()
+
+    def _keep(self, claim: ProbeClaim) -> None:
+        """Keep a place for the next call, but no longer than it is good for one."""
+        self._link.snapshot.kept.append(claim)
+        self._link.spawn(functools.partial(self._keep_until_old, claim), brief=False)
+
+    async def _keep_until_old(self, claim: ProbeClaim) -> None:
+        await anyio.sleep_until(claim.until)
+        kept = self._link.snapshot.kept
+        if claim in kept:
+            kept.remove(claim)
+            self._waste(claim)
 
     async def _answer(self, claim: ProbeClaim) -> ProbeReply:
         link = self._link

@@ -83,6 +83,31 @@ def test_a_place_that_no_call_took_is_given_back(until: str) -> None:
 
 
 @BOTH
+def test_a_place_that_no_further_call_takes_is_another_processes_a_second_later(
+    backend: Backend,
+) -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=60)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            await s.task(service)
+            service.error = None
+            await anyio.sleep(59.98)
+            assert isinstance(await promptly(s, service), CircuitOpenError)
+            store.fault = far_away
+            await anyio.sleep(0.03)
+            assert isinstance(await promptly(s, service), CircuitOpenError)
+            await anyio.sleep(0.9)
+            assert not (await store.claim_probe("payments", "another", 60_000, 1)).granted
+            await anyio.sleep(0.2)
+            assert not s.nets.circuit(breaker).snapshot.kept
+            assert (await store.claim_probe("payments", "another", 60_000, 1)).granted
+
+    run(main, backend)
+
+
+@BOTH
 @pytest.mark.parametrize("unwrapped", [False, True])
 @pytest.mark.parametrize("pause", [0.01, 0.05, 0.09])
 def test_a_busy_circuit_of_short_scopes_gets_its_probe_from_a_store_that_is_far_away(
