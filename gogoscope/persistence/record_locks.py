@@ -11,7 +11,7 @@ from gogoscope.persistence.protocols import LockClaim, LockHolder, LockRecord, L
 from gogoscope.persistence.records import RecordCapability, json_kind
 from gogoscope.persistence.validation import check_key, check_lease
 
-LOCKS = json_kind("lock", LockRecord, lock_rules.purge_at_ms)
+LOCKS = json_kind("lock", LockRecord, lock_rules.purge_at_ms, urgent=True)
 
 
 class RecordLocks(RecordCapability):

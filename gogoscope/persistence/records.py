@@ -36,13 +36,15 @@ class Kind(Generic[Record]):
     """A kind of record: its name, how it becomes text and a record again, and when it is gone.
 
     ``purge_at_ms(record, now_ms)`` is the time from which nobody needs the record, ``None`` for
-    never. ``load`` takes the text that ``dump`` gave, and that time.
+    never. ``load`` takes the text that ``dump`` gave, and that time. What is done with one that is
+    ``urgent`` must not wait behind other kinds, where they wait for one another.
     """
 
     name: str
     dump: Callable[[Record], str]
     load: Callable[[str, int | None], Record]
     purge_at_ms: Callable[[Record, int], int | None]
+    urgent: bool = False
 
 
 class Records(Protocol):
@@ -150,13 +152,18 @@ class RecordCapability:
 
 
 def json_kind(
-    name: str, record_type: type[Record], purge_at_ms: Callable[[Record, int], int | None]
+    name: str,
+    record_type: type[Record],
+    purge_at_ms: Callable[[Record, int], int | None],
+    *,
+    urgent: bool = False,
 ) -> Kind[Record]:
     """Give the kind of an attrs class of JSON-shaped fields; those at their default are left out.
 
     :param name: what the kind is called in a store
     :param record_type: the class
     :param purge_at_ms: as in :class:`Kind`
+    :param urgent: likewise
     """
     defaults = _defaults(record_type)
 
@@ -177,7 +184,7 @@ def json_kind(
                 f"a stored {record_type.__name__} cannot be understood: {text[:80]!r}"
             ) from error
 
-    return Kind(name, dump, load, purge_at_ms)
+    return Kind(name, dump, load, purge_at_ms, urgent)
 
 
 def _defaults(record_type: type) -> list[tuple[str, object]]:

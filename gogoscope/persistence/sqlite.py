@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -32,7 +33,9 @@ class SQLiteStore(RecordStore):
 
     It is open inside ``async with``, and must be used by the event loop and the process that
     entered it. Every operation is a checkpoint and one visit to a worker thread: cancelled before
-    that, it has done nothing; cancelled later, it is completed. A write survives a crash of the
+    that, it has done nothing; cancelled later, it is completed. A read of many keys is a visit, and
+    a transaction, for each thousand of them, so that others get their turn; operations on locks go
+    before the others that wait. A write survives a crash of the
     program; one just before a loss of power may be lost, whole. The file must not be on a network
     drive.
 
@@ -117,7 +120,8 @@ class _SQLiteRecords(Records):
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         return await self._file.run(
-            lambda connection: self._find(connection, kind, key, self.now_ms())
+            lambda connection: self._find(connection, kind, key, self.now_ms()),
+            urgent=kind.urgent,
         )
 
     async def transact(
@@ -136,7 +140,7 @@ class _SQLiteRecords(Records):
             connection.execute("COMMIT")
             return answer
 
-        return await self._file.run(work)
+        return await self._file.run(work, urgent=kind.urgent)
 
     async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
         def work(connection: sqlite3.Connection) -> None:
@@ -147,14 +151,18 @@ class _SQLiteRecords(Records):
         await self._file.run(work)
 
     async def read_many(self, kind: Kind[Record], keys: Sequence[str]) -> dict[str, Record]:
-        def work(connection: sqlite3.Connection) -> dict[str, Record]:
+        def work(connection: sqlite3.Connection, page: Sequence[str]) -> dict[str, Record]:
             connection.execute("BEGIN")
             now_ms = self.now_ms()
-            found = {key: self._find(connection, kind, key, now_ms) for key in keys}
+            found = {key: self._find(connection, kind, key, now_ms) for key in page}
             connection.execute("COMMIT")
             return {key: record for key, record in found.items() if record is not None}
 
-        return await self._file.run(work)
+        found: dict[str, Record] = {}
+        for begin in range(0, len(keys) or 1, KEYS_PER_PAGE):
+            page = keys[begin : begin + KEYS_PER_PAGE]
+            found |= await self._file.run(functools.partial(work, page=page))
+        return found
 
     async def write_many(
         self, kind: Kind[Record], keys: Sequence[str], make: Callable[[str, int], Record | None]
@@ -187,12 +195,11 @@ class _SQLiteRecords(Records):
         return page, page[-1] if len(page) == KEYS_PER_PAGE else None
 
     async def keys(self, kind: Kind[Any], prefix: str) -> list[str]:
-        rows = await self._file.run(
-            lambda connection: connection.execute(
-                _KEYS, (kind.name, prefix, _end(prefix), self.now_ms())
-            ).fetchall()
-        )
-        return [key for (key,) in rows]
+        found, after = await self.keys_after(kind, prefix, None)
+        while after is not None:
+            page, after = await self.keys_after(kind, prefix, after)
+            found += page
+        return found
 
     async def clear(self, kind: Kind[Any], prefix: str) -> None:
         await self._file.run(
@@ -258,11 +265,11 @@ INSERT INTO records (kind, key, purge_at, content) VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET purge_at = excluded.purge_at, content = excluded.content
 """
 _DELETE = "DELETE FROM records WHERE kind = ? AND key = ?"
-_KEYS = """
+_PAGE_OF_KEYS = """
 SELECT key FROM records
 WHERE kind = ? AND key >= ? AND key < CAST(? AS TEXT) AND (purge_at IS NULL OR purge_at > ?)
+ORDER BY key LIMIT ?
 """
-_PAGE_OF_KEYS = f"{_KEYS} ORDER BY key LIMIT ?"
 _CLEAR = "DELETE FROM records WHERE kind = ? AND key >= ? AND key < CAST(? AS TEXT)"
 _SWEEP_END = """
 SELECT kind, key FROM records WHERE (kind, key) > (?, ?) ORDER BY kind, key LIMIT 1 OFFSET ?

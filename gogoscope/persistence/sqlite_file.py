@@ -76,13 +76,16 @@ class SQLiteFile:
             finally:
                 self._thread.end()
 
-    async def run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+    async def run(
+        self, work: Callable[[sqlite3.Connection], Result], *, urgent: bool = False
+    ) -> Result:
         """Run ``work`` in the thread, as often as it takes for no other process to be in its way.
 
+        :param urgent: whether it goes before others that wait for the thread
         :raises PersistenceError: if it failed, or no try succeeded within the busy timeout
         """
         self._opened()
-        return await self._poll(functools.partial(self._use, work))
+        return await self._poll(functools.partial(self._use, work), urgent=urgent)
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -96,9 +99,9 @@ class SQLiteFile:
             )
         return self._connection
 
-    async def _poll(self, attempt: Callable[[], Result]) -> Result:
+    async def _poll(self, attempt: Callable[[], Result], *, urgent: bool = False) -> Result:
         try:
-            return await self._in_thread(attempt)
+            return await self._in_thread(attempt, urgent)
         except _BusyError:
             deadline = monotonic() + self._busy_timeout
         pause = FIRST_PAUSE
@@ -106,7 +109,7 @@ class SQLiteFile:
         async with self._poller:
             while True:
                 try:
-                    return await self._in_thread(attempt)
+                    return await self._in_thread(attempt, urgent)
                 except _BusyError as error:
                     if monotonic() >= deadline:
                         raise StoreTimeoutError(
@@ -116,9 +119,9 @@ class SQLiteFile:
                 await anyio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - not a secret
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _in_thread(self, attempt: Callable[[], Result]) -> Result:
+    async def _in_thread(self, attempt: Callable[[], Result], urgent: bool) -> Result:
         try:
-            return await self._thread.run(attempt)
+            return await self._thread.run(attempt, urgent=urgent)
         except sqlite3.Error as error:
             raise _translated(error, self.path) from error
         except ThreadGoneError:

@@ -11,8 +11,9 @@ import contextvars
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled, current_token
@@ -28,19 +29,22 @@ class ThreadGoneError(Exception):
 class WorkerThread:
     """Runs the blocking calls of the current event loop's tasks, first come first served.
 
+    Urgent ones go before the others that wait.
+
     It ends with :meth:`end`, or when nobody has it any more.
 
     :param name: the thread's name
     """
 
     def __init__(self, name: str) -> None:
-        self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[_Next] = queue.SimpleQueue()
+        self._urgent: deque[_Call[Any]] = deque()
         # asyncio's loop or trio's token: each can be told from any thread what to call soon.
         native: Any = current_token().native_token
         call_soon = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
         self._loop = native
         threading.Thread(
-            target=_serve, args=(self._calls, call_soon), name=name, daemon=True
+            target=_serve, args=(self._calls, self._urgent, call_soon), name=name, daemon=True
         ).start()
         self._end = weakref.finalize(self, self._calls.put, None)
 
@@ -51,7 +55,7 @@ class WorkerThread:
                 self._calls.put(_Call(last))
             self._end()
 
-    async def run(self, fn: Callable[[], Result]) -> Result:
+    async def run(self, fn: Callable[[], Result], *, urgent: bool = False) -> Result:
         """Call a function in the thread and give its result, or raise its error.
 
         It sees the context variables of the caller. Cancelled before the function's turn, it is
@@ -63,7 +67,11 @@ class WorkerThread:
         if not self._end.alive or current_token().native_token is not self._loop:
             raise ThreadGoneError
         call = _Call(fn)
-        self._calls.put(call)
+        if urgent:
+            self._urgent.append(call)
+            self._calls.put("urgent")
+        else:
+            self._calls.put(call)
         try:
             await call.ended.wait()
         except BaseException:
@@ -101,22 +109,37 @@ class _Call(Generic[Result]):
             del self  # or the error, whose traceback has this frame, would refer to itself
 
 
+_Next = _Call[Any] | Literal["urgent"] | None
+"""What the thread is to do: a call, an urgent one unless that was made meanwhile, or to end."""
+
+
 def _serve(
-    calls: queue.SimpleQueue[_Call[Any] | None], call_soon: Callable[[Callable[[], None]], object]
+    calls: queue.SimpleQueue[_Next],
+    urgent: deque[_Call[Any]],
+    call_soon: Callable[[Callable[[], None]], object],
 ) -> None:
-    while _serve_next(calls, call_soon):
+    while _serve_next(calls, urgent, call_soon):
         pass
 
 
 def _serve_next(
-    calls: queue.SimpleQueue[_Call[Any] | None], call_soon: Callable[[Callable[[], None]], object]
+    calls: queue.SimpleQueue[_Next],
+    urgent: deque[_Call[Any]],
+    call_soon: Callable[[Callable[[], None]], object],
 ) -> bool:
     call = calls.get()
+    while urgent:
+        _make(urgent.popleft(), call_soon)
     if call is None:
         return False
+    if call != "urgent":
+        _make(call, call_soon)
+    del call  # as above
+    return True
+
+
+def _make(call: _Call[Any], call_soon: Callable[[Callable[[], None]], object]) -> None:
     if call.take():
         call.make()
     with contextlib.suppress(RuntimeError):  # The event loop has ended: nobody waits.
         call_soon(call.ended.set)
-    del call  # as above
-    return True

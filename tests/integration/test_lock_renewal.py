@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
+from contextvars import ContextVar
 from pathlib import Path
 
 import anyio
@@ -82,6 +85,83 @@ async def test_on_sqlite_a_queue_of_other_operations_does_not_lose_a_lock(tmp_pa
             while done < 2000:
                 await anyio.sleep(0.05)
                 locked.ensure()
+
+
+WHO: ContextVar[str] = ContextVar("who", default="the test")
+
+
+class StoppedClock:
+    """Holds up the thread of a SQLite store while it is stopped; notes who looks at it there."""
+
+    def __init__(self) -> None:
+        self.lookers: list[str] = []
+        self._goes = threading.Event()
+        self._goes.set()
+
+    def __call__(self) -> float:
+        self.lookers.append(WHO.get())
+        assert self._goes.wait(30)
+        return time.time()
+
+    def stop(self) -> None:
+        self._goes.clear()
+        self.lookers.clear()
+
+    async def until_looked_at(self) -> None:
+        while not self.lookers:
+            await anyio.sleep(0.001)
+
+    def go_on(self) -> None:
+        self._goes.set()
+
+
+@pytest.mark.parametrize("read", ["get_many", "keys"])
+async def test_on_sqlite_a_big_read_lets_others_in_between(tmp_path: Path, read: str) -> None:
+    clock = StoppedClock()
+    async with SQLiteStore(tmp_path / "store.db", clock=clock) as store:
+        keys = [f"key {number}" for number in range(3500)]
+        await store.set_many(dict.fromkeys(keys, 1), ttl=3600)
+
+        async def read_all() -> None:
+            WHO.set("all")
+            found = await (store.keys() if read == "keys" else store.get_many(keys))
+            assert sorted(found) == sorted(keys)
+
+        async def read_one() -> None:
+            WHO.set("one")
+            assert await store.get("key 7") == 1
+
+        clock.stop()
+        async with anyio.create_task_group() as group:
+            group.start_soon(read_all)
+            await clock.until_looked_at()
+            group.start_soon(read_one)
+            await anyio.wait_all_tasks_blocked()
+            clock.go_on()
+    assert clock.lookers == ["all", "one", "all", "all", "all"]
+
+
+async def test_on_sqlite_a_lock_does_not_wait_behind_other_operations(tmp_path: Path) -> None:
+    clock = StoppedClock()
+    async with SQLiteStore(tmp_path / "store.db", clock=clock) as store:
+
+        async def write(number: int) -> None:
+            WHO.set("write")
+            await store.set(f"key {number}", number)
+
+        async def lock() -> None:
+            WHO.set("lock")
+            assert await store.acquire("job", 30) is not None
+
+        clock.stop()
+        async with anyio.create_task_group() as group:
+            for number in range(5):
+                group.start_soon(write, number)
+            await clock.until_looked_at()
+            group.start_soon(lock)
+            await anyio.wait_all_tasks_blocked()
+            clock.go_on()
+    assert clock.lookers == ["write", "lock", *["write"] * 4]
 
 
 async def test_a_request_that_waits_for_its_turn_still_times_out_on_its_own(

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
+from functools import partial
 
 import anyio
 import pytest
@@ -87,6 +88,29 @@ async def test_calls_are_made_one_by_one_in_the_order_in_which_they_came(
             tasks.start_soon(call, number)
     assert sorted(made) == list(range(50))
     assert made == came
+
+
+async def test_urgent_calls_go_before_the_others_that_wait(worker: WorkerThread) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def block() -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    async def call(name: str, *, urgent: bool) -> None:
+        await worker.run(lambda: made.append(name), urgent=urgent)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run, block)
+        while not begun.is_set():
+            await anyio.sleep(0.001)
+        for name in ("first", "second", "urgent", "third", "urgent too"):
+            tasks.start_soon(partial(call, name, urgent=name.startswith("urgent")))
+            await anyio.wait_all_tasks_blocked()
+        go_on.set()
+    assert made == ["urgent", "urgent too", "first", "second", "third"]
+    assert await worker.run(lambda: len(made)) == 5
 
 
 async def test_a_call_whose_turn_has_come_is_waited_for_though_it_is_cancelled(
