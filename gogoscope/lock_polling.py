@@ -12,7 +12,7 @@ from attrs import frozen
 
 from gogoscope.clock import monotonic
 from gogoscope.exceptions import PersistenceError
-from gogoscope.persistence.lock_handle import LockHandle, claim_handle
+from gogoscope.persistence.lock_handle import LockHandle, Spawn, claim_handle
 
 if TYPE_CHECKING:
     from gogoscope.persistence.protocols import LockProvider, LockRecord, LockReply
@@ -27,10 +27,14 @@ GIVE_BACK_SECONDS = 0.5
 
 @frozen
 class Wanted:
-    """What one who waits asks for: a lease in seconds, and what to tell people about the holder."""
+    """What one who waits asks for: a lease in seconds, and what to tell people about the holder.
+
+    ``spawn`` runs in the background what is left to do for it when it waits no more.
+    """
 
     lease: float
     metadata: Mapping[str, str]
+    spawn: Spawn
 
 
 class Poller:
@@ -49,10 +53,13 @@ class Poller:
         self._may_reserve_at = -math.inf
         self.reset()
 
-    async def ask(self, wanted: Wanted, waiting_since: float) -> LockHandle | None:
+    async def ask(
+        self, wanted: Wanted, waiting_since: float, give_up_at: float
+    ) -> LockHandle | None:
         """Ask once, for one who may have the lock; one request, rarely two.
 
         :param waiting_since: since when nobody of this event loop had the lock
+        :param give_up_at: when to wait for an answer no more
         """
         seen = self._watched.dead()
         waited = monotonic() - waiting_since
@@ -63,7 +70,7 @@ class Poller:
             seen is None
             and waited >= RESERVE_AFTER_SECONDS
             and self._may_reserve()
-            and not await self._reserve_finds_it_free()
+            and not await self._reserve_finds_it_free(give_up_at)
         ):
             return None
         answer = await claim_handle(
@@ -73,6 +80,8 @@ class Poller:
             metadata=wanted.metadata,
             seen=seen,
             turn=self._turn,
+            patience=give_up_at - monotonic(),
+            spawn=wanted.spawn,
         )
         if isinstance(answer, LockHandle):
             self.reset()
@@ -114,13 +123,17 @@ class Poller:
             and self._reserved_until - monotonic() < RESERVATION_SECONDS / 2
         )
 
-    async def _reserve_finds_it_free(self) -> bool:
+    async def _reserve_finds_it_free(self, give_up_at: float) -> bool:
         asked = monotonic()
         had_it = asked < self._reserved_until
         self._reserved_until = asked + RESERVATION_SECONDS  # Even if no answer should come.
-        reply = await self._provider.reserve_lock(
-            self._key, self._turn, int(RESERVATION_SECONDS * 1000)
-        )
+        reply = None
+        with anyio.move_on_after(give_up_at - asked):
+            reply = await self._provider.reserve_lock(
+                self._key, self._turn, int(RESERVATION_SECONDS * 1000)
+            )
+        if reply is None:
+            return False
         self._look(reply)
         if reply.granted:
             if not had_it:

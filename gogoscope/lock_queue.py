@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 MOST_IN_A_ROW = 16
 ASKS_PER_LEASE = 3
+REQUEST_SECONDS = 1.0
+"""How long an answer is waited for, be the patience ever so short."""
 FREEING_SECONDS = CLEAN_UP_SECONDS / 2
 """What offers of a handover must leave of the time for a release, so that the lock can be freed."""
 
@@ -86,7 +88,8 @@ class LockQueue:
     async def acquire(self, wanted: Wanted, patience: float) -> LockHandle | LockRecord | None:
         """Take the lock; give its handle, or else who has it.
 
-        :param patience: seconds to wait for it; with 0 it is asked for once, past the queue
+        :param patience: seconds to wait for it; with 0 it is asked for once, past the queue, and
+            the store says how long that may take
         """
         self._users += 1
         try:
@@ -120,7 +123,7 @@ class LockQueue:
             waiter.woken = anyio.Event()
             first = self._waiters[0] is waiter
             if first and may_ask and not waiter.promised and self._rest_until <= monotonic():
-                handle = await self._ask(waiter)
+                handle = await self._ask(waiter, give_up_at)
                 if handle is not None:
                     waiter.handle = self._held_by(handle)
                     return waiter.handle
@@ -135,10 +138,12 @@ class LockQueue:
                 return self._record()
             may_ask = not woken or self._held_here() is None
 
-    async def _ask(self, waiter: Waiter) -> LockHandle | None:
+    async def _ask(self, waiter: Waiter, give_up_at: float) -> LockHandle | None:
         waiter.asking = True
+        waiting_since = max(waiter.arrived, self._left_at)
+        answer_by = max(give_up_at, monotonic() + REQUEST_SECONDS)
         try:
-            return await self._poller.ask(waiter.wanted, max(waiter.arrived, self._left_at))
+            return await self._poller.ask(waiter.wanted, waiting_since, answer_by)
         finally:
             waiter.asking = False
 

@@ -15,7 +15,7 @@ from gogoscope.durations import seconds
 from gogoscope.exceptions import GogoscopeError, LeaseLostError, LockError, LockTimeoutError
 from gogoscope.lock_polling import Wanted
 from gogoscope.lock_queue import queue_of
-from gogoscope.persistence.lock_handle import LockHandle
+from gogoscope.persistence.lock_handle import LockHandle, Spawn
 from gogoscope.persistence.validation import check_key, check_lease
 
 if TYPE_CHECKING:
@@ -30,12 +30,15 @@ async def acquire(
     ttl: float | timedelta,
     wait: float | timedelta | None,
     metadata: Mapping[str, str],
+    spawn: Spawn,
 ) -> LockHandle | LockRecord | None:
     """Take a lock, waiting for it if need be; give its handle, or else who has it.
 
-    :param wait: seconds to wait; 0 asks once and never queues, ``None`` waits for ever
+    :param wait: seconds to wait; 0 asks once and never queues, ``None`` waits for ever. For the
+        answer to one request the wait may last a second; with 0 as long as the store allows it.
+    :param spawn: runs in the background what is left to do when the wait is over
     """
-    wanted = Wanted(check_lease(ttl), metadata)
+    wanted = Wanted(check_lease(ttl), metadata, spawn)
     patience = math.inf if wait is None else seconds("wait", wait, zero=True, infinite=True)
     return await queue_of(provider, check_key(key)).acquire(wanted, patience)
 

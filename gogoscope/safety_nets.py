@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -116,6 +116,8 @@ class SafetyNets:
     ) -> LockHandle | None:
         """Take a lock that is released with the scope at the latest.
 
+        :param wait: seconds to wait for it. For the answer to one request the wait may last a
+            second; with 0 as long as the store allows it.
         :raises LockError: if it would wait for a block of the same task to end
         """
         wait = None if wait is None else seconds("wait", wait, zero=True, infinite=True)
@@ -144,7 +146,7 @@ class SafetyNets:
         answer: LockHandle | LockRecord | None = None
         try:
             async with lent_to(None if wait == 0 else self._scope.slots):
-                answer = await locks.acquire(self.locks, key, ttl, wait, metadata)
+                answer = await locks.acquire(self.locks, key, ttl, wait, metadata, self.spawn)
         except BaseException:
             if isinstance(answer, LockHandle):  # cancelled while it waited for its slot
                 await release(answer)
@@ -209,7 +211,7 @@ class SafetyNets:
             self._bundle = Persistence.of(process_store())
         return self._bundle
 
-    def spawn(self, work: Callable[[], Awaitable[None]], *, brief: bool = True) -> bool:
+    def spawn(self, work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bool:
         """Run something in the background, beside the scope's tasks.
 
         :param brief: whether the end of the scope gives it a moment to finish by itself
@@ -223,7 +225,7 @@ class SafetyNets:
         self._services[handle] = brief
         return True
 
-    async def _serve(self, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _serve(self, work: Callable[[], Awaitable[object]]) -> None:
         await work()
         self._services = {
             service: brief

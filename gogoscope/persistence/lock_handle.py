@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 CLEAN_UP_SECONDS = 5.0
 
+Spawn = Callable[[Callable[[], Awaitable[object]]], bool]
+"""Runs something in the background, or tells by ``False`` that nothing is run any more."""
+
 
 class LockHandle:
     """A lock that is held, until it is released or its lease ends.
@@ -225,11 +228,17 @@ async def claim_handle(
     metadata: Mapping[str, str] | None = None,
     seen: LockRecord | None = None,
     turn: str | None = None,
+    patience: float = math.inf,
+    spawn: Spawn = lambda work: False,
 ) -> LockHandle | LockReply:
     """Try once to take a lock; give its handle, or the refusal that shows who has it.
 
     When cancelled, or when the store did not answer, a claim that may have gone through is taken
     back, so that nobody waits out its lease.
+
+    :param patience: seconds to wait for the store; without an answer by then it is a refusal that
+        shows nobody
+    :param spawn: runs in the background what is then left to do
     """
     from gogoscope.persistence.protocols import LockReply  # noqa: PLC0415 - a tenth of what importing us costs
 
@@ -240,19 +249,25 @@ async def claim_handle(
     claim = new_claim(lease, owner, metadata, turn)
     nonce = claim.nonce
     sent = monotonic()
+    unanswered = reply = LockReply(granted=False, record=None)
     try:
-        reply = await provider.claim_lock(key, claim, seen=seen)
+        with anyio.move_on_after(patience):
+            reply = await provider.claim_lock(key, claim, seen=seen)
     except BaseException as error:
         if not isinstance(error, Exception) or isinstance(error, StoreTimeoutError):
             await take_back(provider, key, nonce)
         raise
+    if reply is unanswered:
+        undo = functools.partial(take_back, provider, key, nonce)
+        if not spawn(undo):
+            await undo()
     if not reply.granted or reply.record is None:
         return reply
     handle = LockHandle(provider, key, reply.record, sent, lease)
     if handle.lost is None:
         return handle
     await take_back(provider, key, nonce)
-    return LockReply(granted=False, record=reply.record)
+    return unanswered  # It is too late, which is as good as never.
 
 
 def new_claim(

@@ -17,6 +17,9 @@ from gogoscope.testing import VirtualClock
 pytestmark = pytest.mark.anyio
 
 LONG = 600
+BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+Backend = Literal["asyncio", "trio"]
 
 
 class CountingStore(MemoryStore):
@@ -188,10 +191,10 @@ async def test_a_waiter_that_is_cancelled_during_the_handover_passes_it_on(
     assert queues() == 0
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@BOTH
 @pytest.mark.parametrize("seconds", [0.7, 1.5, 3, 100])
 def test_a_release_is_bounded_however_long_handovers_take_and_whoever_leaves_meanwhile(
-    virtual_clock: VirtualClock, backend: Literal["asyncio", "trio"], seconds: float
+    virtual_clock: VirtualClock, backend: Backend, seconds: float
 ) -> None:
     class Slow(CountingStore):
         async def hand_over_lock(self, *args: Any, **options: Any) -> Any:
@@ -477,3 +480,73 @@ async def test_queues_are_forgotten_with_the_last_who_used_them(store: CountingS
         assert kept is not None
         assert queues() == 1
     assert queues() == 0
+
+
+class SlowStore(CountingStore):
+    """Takes ``before`` and ``after`` seconds around a claim, and ``releasing`` before a release."""
+
+    def __init__(self, before: float = 0, after: float = 0, releasing: float = 0) -> None:
+        super().__init__()
+        self.before, self.after, self.releasing = before, after, releasing
+
+    async def claim_lock(self, *args: Any, **options: Any) -> Any:
+        await anyio.sleep(self.before)
+        reply = await super().claim_lock(*args, **options)
+        await anyio.sleep(self.after)
+        return reply
+
+    async def release_lock(self, *args: Any, **options: Any) -> bool:
+        await anyio.sleep(self.releasing)
+        return await super().release_lock(*args, **options)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "takes",
+    [{"before": 100}, {"after": 100}, {"after": 100, "releasing": 3}],
+    ids=["lost", "landed", "slow to release"],
+)
+@pytest.mark.parametrize("wait", [0.5, 4])
+def test_a_wait_ends_in_time_though_the_store_does_not_answer(
+    virtual_clock: VirtualClock, backend: Backend, takes: dict[str, float], wait: float
+) -> None:
+    async def program() -> None:
+        store = SlowStore(**takes)
+        began = anyio.current_time()
+        async with scope(persistence=store) as s:
+            assert await s.acquire_lock("job", LONG, wait) is None
+            assert anyio.current_time() - began == pytest.approx(max(wait, 1), abs=0.01)
+            with pytest.raises(LockTimeoutError, match=r"not free within 0\.5 s$"):
+                async with s.lock("job", wait=0.5):
+                    pass
+        assert await store.holder("job") is None
+        assert queues() == 0
+
+    virtual_clock.run(program, backend=backend)
+
+
+@BOTH
+@pytest.mark.parametrize(("seconds", "wait"), [(0.9, 0.01), (60, 0), (60, None)])
+def test_a_free_lock_is_had_however_short_the_wait_if_the_store_takes_its_usual_time(
+    virtual_clock: VirtualClock, backend: Backend, seconds: float, wait: float | None
+) -> None:
+    async def program() -> None:
+        async with scope(persistence=SlowStore(after=seconds)) as s:
+            assert await s.acquire_lock("job", LONG, wait) is not None
+
+    virtual_clock.run(program, backend=backend)
+
+
+@pytest.mark.parametrize("wait", [0, 2])
+@BOTH
+def test_who_was_granted_a_lock_too_late_is_not_called_its_holder(
+    virtual_clock: VirtualClock, backend: Backend, wait: float
+) -> None:
+    async def program() -> None:
+        async with scope(persistence=SlowStore(after=0.4)) as s:
+            with pytest.raises(LockTimeoutError) as caught:
+                async with s.lock("job", ttl=0.3, wait=wait):
+                    pass
+            assert "held by" not in str(caught.value)
+
+    virtual_clock.run(program, backend=backend)
