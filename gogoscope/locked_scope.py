@@ -14,7 +14,7 @@ from gogoscope.events import LeaseLost
 from gogoscope.exceptions import LeaseLostError
 from gogoscope.locks import Keeper, held, refuse_reentry, timeout_error
 from gogoscope.persistence.lock_handle import LockHandle
-from gogoscope.persistence.validation import check_key, check_lease
+from gogoscope.persistence.validation import check_key, check_lease, check_metadata
 from gogoscope.safety_nets import release
 from gogoscope.scope import Scope
 
@@ -84,7 +84,7 @@ class LockBlock:
         self.key = check_key(key)
         self._ttl = check_lease(ttl)
         self._wait = None if wait is None else seconds("wait", wait, zero=True, infinite=True)
-        self._metadata = dict(metadata or {})
+        self._metadata = check_metadata({} if metadata is None else metadata)
 
     async def __aenter__(self) -> LockedScope:
         self._parent.check_open()

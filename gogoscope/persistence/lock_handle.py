@@ -14,7 +14,7 @@ import anyio
 
 from gogoscope.clock import monotonic
 from gogoscope.exceptions import LeaseLostError, PersistenceError, StoreTimeoutError
-from gogoscope.persistence.validation import check_key, check_lease
+from gogoscope.persistence.validation import TOLD_BY_EVERY_LOCK, check_key, check_lease
 
 if TYPE_CHECKING:
     from gogoscope.persistence.protocols import (
@@ -313,17 +313,17 @@ def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None
 
     if record is None or record.owner is None:
         return None
-    pid = record.metadata.get("pid")
+    pid = record.metadata.get("pid", "")
     return LockHolder(
         owner=record.owner,
         host=record.metadata.get("host"),
-        pid=None if pid is None else int(pid),
+        pid=int(pid) if pid.isdecimal() else None,
         scope=record.metadata.get("scope"),
         since=record.acquired_at_ms / 1000,
         lease_left=(record.lease_until_ms - now_ms) / 1000,
         fencing_token=record.fencing_token,
         metadata={
-            name: value for name, value in record.metadata.items() if name not in _ABOUT_PROCESS
+            name: value for name, value in record.metadata.items() if name not in TOLD_BY_EVERY_LOCK
         },
     )
 
@@ -336,7 +336,6 @@ def process_metadata(pid: int) -> Mapping[str, str]:
     return {"host": socket.gethostname(), "pid": str(pid)}
 
 
-_ABOUT_PROCESS = ("host", "pid", "scope")
 _RELEASED = "it was released"
 
 

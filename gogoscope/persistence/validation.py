@@ -12,6 +12,7 @@ from gogoscope.durations import seconds
 PREFIX_SEPARATORS = ":/.|#"
 MAX_LEASE = 12 * 3600.0
 MAX_TTL = 100 * 366 * 86400.0
+TOLD_BY_EVERY_LOCK = ("host", "pid", "scope")
 
 
 def check_key(key: str, name: str = "key") -> str:
@@ -53,6 +54,33 @@ def check_mapping(values: Mapping[str, Any]) -> Mapping[str, Any]:
             f"{type(values).__name__}"
         )
     return values
+
+
+def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Give a copy of what a lock is to tell people about its holder.
+
+    :raises TypeError: if it is no mapping of texts to texts
+    :raises ValueError: if it names what every lock tells
+    """
+    if not isinstance(metadata, Mapping):
+        raise TypeError(
+            f"metadata must be a mapping, got {metadata!r} of type {type(metadata).__name__}"
+        )
+    for name, value in metadata.items():
+        if not isinstance(name, str):
+            raise TypeError(
+                f"metadata must have names of type str, got {name!r} of type {type(name).__name__}"
+            )
+        if name in TOLD_BY_EVERY_LOCK:
+            raise ValueError(
+                f"metadata must not have {name!r}, got {value!r}: every lock tells 'host', 'pid' "
+                "and 'scope' by itself"
+            )
+        if not isinstance(value, str):
+            raise TypeError(
+                f"metadata[{name!r}] must be a str, got {value!r} of type {type(value).__name__}"
+            )
+    return dict(metadata)
 
 
 def check_key_prefix(prefix: str) -> str:

@@ -24,6 +24,7 @@ from gogoscope import (
 from gogoscope.events import Event, LeaseLost, LockReleased
 from gogoscope.lock_queue import _queues
 from gogoscope.persistence.memory import MemoryStore
+from gogoscope.persistence.protocols import LockClaim
 from gogoscope.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -474,6 +475,35 @@ async def test_bad_arguments_are_refused_and_leave_nothing(
         with pytest.raises(error, match=text):
             s.lock(*arguments)
     assert await store.holder("order") is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error", "text"),
+    [
+        ({"pid": "x"}, ValueError, "must not have 'pid', .* 'host', 'pid' and 'scope'"),
+        ({"host": "x"}, ValueError, "metadata must not have 'host'"),
+        ({"scope": "x"}, ValueError, "metadata must not have 'scope'"),
+        ({"shard": 7}, TypeError, r"metadata\['shard'\] must be a str, got 7 of type int"),
+        ({7: "x"}, TypeError, "metadata must have names of type str, got 7 of type int"),
+        ("shard", TypeError, "metadata must be a mapping, got 'shard' of type str"),
+    ],
+)
+async def test_metadata_that_says_too_much_or_no_text_is_refused(
+    store: FaultyStore, metadata: Any, error: type[Exception], text: str
+) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(error, match=text):
+            s.lock("order", metadata=metadata)
+
+
+async def test_a_holder_whose_process_id_is_no_number_is_described_without_it(
+    store: FaultyStore,
+) -> None:
+    claim = LockClaim("n1", "somebody", 5_000, {"host": "here", "pid": "worker-3"})
+    await store.claim_lock("order", claim)
+    holder = await store.holder("order")
+    assert holder is not None
+    assert (holder.owner, holder.host, holder.pid) == ("somebody", "here", None)
 
 
 async def test_a_lock_needs_an_open_scope(store: FaultyStore) -> None:
