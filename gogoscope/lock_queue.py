@@ -262,8 +262,10 @@ class LockQueue:
             self._waiters[0].woken.set()
 
     def _forget_if_idle(self) -> None:
-        if not self._users and self._held_here() is None:
-            self._queues.pop(self._key, None)
+        idle = not self._users and self._held_here() is None
+        # One that was forgotten before is told of late releases, when there may be another.
+        if idle and self._queues.get(self._key) is self:
+            del self._queues[self._key]
 
 
 _queues: RunVar[WeakKeyDictionary[object, dict[str, LockQueue]]] = RunVar("gogoscope.lock_queues")

@@ -482,6 +482,42 @@ async def test_queues_are_forgotten_with_the_last_who_used_them(store: CountingS
     assert queues() == 0
 
 
+@BOTH
+def test_a_late_release_leaves_the_queue_of_those_who_came_later_alone(
+    virtual_clock: VirtualClock, backend: Backend
+) -> None:
+    order: list[int] = []
+
+    async def program() -> None:
+        store = CountingStore()
+
+        async def work(number: int) -> None:
+            async with s.lock("job", ttl=LONG):
+                order.append(number)
+
+        async with scope(persistence=store) as s:
+            late = await s.acquire_lock("job", 1)
+            assert late is not None
+            await anyio.sleep(2)
+            async with s.lock("job", ttl=LONG):
+                pass
+            elsewhere = await another_process(store).acquire("job", LONG)
+            assert elsewhere is not None
+            s.task(work, 1)
+            await anyio.sleep(5)
+            s.task(work, 2)
+            await anyio.sleep(5)
+            await late.release()
+            assert queues() == 1
+            s.task(work, 3)
+            await anyio.sleep(0)
+            await elsewhere.release()
+        assert queues() == 0
+
+    virtual_clock.run(program, backend=backend)
+    assert order == [1, 2, 3]
+
+
 class SlowStore(CountingStore):
     """Takes ``before`` and ``after`` seconds around a claim, and ``releasing`` before a release."""
 
