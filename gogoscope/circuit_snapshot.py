@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -18,6 +18,8 @@ from gogoscope.persistence.protocols import (
     CircuitBreakerStateProvider,
     ProbeReply,
 )
+
+REMEMBERED = 1024
 
 
 class Era:
@@ -109,12 +111,40 @@ class Snapshot:
         return bool(self.unsent or self.succeeded_ms is not None or self.verdicts)
 
 
-_snapshots: RunVar[WeakKeyDictionary[object, dict[str, Snapshot]]] = RunVar("gogoscope.snapshots")
+class _Snapshots:
+    """The snapshots of the circuits of one store: those in use, and those that were used last.
+
+    Scopes that are gone in a moment find what earlier ones knew, and names that come only once are
+    not kept for ever.
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[str, Snapshot] = WeakValueDictionary()
+        self._last: OrderedDict[str, Snapshot] = OrderedDict()
+
+    def of(self, name: str) -> Snapshot:
+        snapshot = self._known.get(name)
+        if snapshot is None:
+            self._known[name] = snapshot = Snapshot()
+        self._last[name] = snapshot
+        self._last.move_to_end(name)
+        if len(self._last) > REMEMBERED:
+            self._last.popitem(last=False)
+        return snapshot
+
+
+_snapshots: RunVar[WeakKeyDictionary[object, _Snapshots]] = RunVar("gogoscope.snapshots")
 
 
 def snapshot_of(store: CircuitBreakerStateProvider, name: str) -> Snapshot:
-    """Give what the current event loop knows of a circuit; it lives as long as the store."""
-    snapshots = _snapshots.get(None)
+    """Give what the current event loop knows of a circuit.
+
+    It lasts while anybody uses it, and until 1,024 others were used since, or the store is gone.
+    """
+    stores = _snapshots.get(None)
+    if stores is None:
+        _snapshots.set(stores := WeakKeyDictionary())
+    snapshots = stores.get(store)
     if snapshots is None:
-        _snapshots.set(snapshots := WeakKeyDictionary())
-    return snapshots.setdefault(store, {}).setdefault(name, Snapshot())
+        snapshots = stores[store] = _Snapshots()
+    return snapshots.of(name)

@@ -13,6 +13,8 @@ import anyio.lowlevel
 import pytest
 
 from gogoscope import CircuitBreaker, Retry, Scope, Task, scope
+from gogoscope.circuit_snapshot import REMEMBERED, Snapshot, snapshot_of
+from gogoscope.persistence.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -290,3 +292,28 @@ async def test_after_the_block_nothing_is_left_though_its_errors_are_kept(
     assert any(kept)
     assert not [found for found in ours() if found not in of_other_tests]
     assert not any(reference() for reference in references)
+
+
+# Circuits
+
+
+async def test_what_is_known_of_circuits_is_kept_for_those_in_use_and_those_used_last() -> None:
+    store = MemoryStore()
+    breaker = CircuitBreaker()
+    made: list[weakref.ref[Snapshot]] = []
+
+    async def use(name: str) -> None:
+        async with scope(persistence=store, circuit_breaker=breaker, name=name) as s:
+            (await s.task(number, 1)).unwrap()
+            made.append(weakref.ref(s.nets.circuit(breaker).snapshot))
+
+    async with scope(persistence=store, circuit_breaker=breaker, name="in use") as s:
+        in_use = s.nets.circuit(breaker).snapshot
+        for order in range(REMEMBERED + 500):
+            await use(f"order {order}")
+            await use("used again and again")
+        assert snapshot_of(store, "in use") is in_use
+    again = snapshot_of(store, "used again and again")
+    assert {snapshot() for snapshot in made[1::2]} == {again}
+    gc.collect()
+    assert sum(snapshot() is not None for snapshot in made[::2]) <= REMEMBERED
