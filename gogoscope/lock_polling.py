@@ -11,7 +11,7 @@ import anyio
 from attrs import frozen
 
 from gogoscope.clock import monotonic
-from gogoscope.exceptions import PersistenceError
+from gogoscope.exceptions import PersistenceError, StoreTimeoutError
 from gogoscope.persistence.lock_handle import LockHandle, Spawn, claim_handle
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Poller:
 
         :param waiting_since: since when nobody of this event loop had the lock
         :param give_up_at: when to wait for an answer no more
+        :raises StoreTimeoutError: if there was none by then, nor before
         """
         seen = self._watched.dead()
         waited = monotonic() - waiting_since
@@ -73,16 +74,21 @@ class Poller:
             and not await self._reserve_finds_it_free(give_up_at)
         ):
             return None
-        answer = await claim_handle(
-            self._provider,
-            self._key,
-            wanted.lease,
-            metadata=wanted.metadata,
-            seen=seen,
-            turn=self._turn,
-            patience=give_up_at - monotonic(),
-            spawn=wanted.spawn,
-        )
+        try:
+            answer = await claim_handle(
+                self._provider,
+                self._key,
+                wanted.lease,
+                metadata=wanted.metadata,
+                seen=seen,
+                turn=self._turn,
+                patience=give_up_at - monotonic(),
+                spawn=wanted.spawn,
+            )
+        except StoreTimeoutError:
+            if self.record is None or monotonic() < give_up_at:
+                raise
+            return None  # The wait is over, and an earlier answer told who has the lock.
         if isinstance(answer, LockHandle):
             self.reset()
             return answer

@@ -236,9 +236,9 @@ async def claim_handle(
     When cancelled, or when the store did not answer, a claim that may have gone through is taken
     back, so that nobody waits out its lease.
 
-    :param patience: seconds to wait for the store; without an answer by then it is a refusal that
-        shows nobody
-    :param spawn: runs in the background what is then left to do
+    :param patience: seconds to wait for the store
+    :param spawn: runs in the background what is left to do when the store did not answer by then
+    :raises StoreTimeoutError: if it did not
     """
     from gogoscope.persistence.protocols import LockReply  # noqa: PLC0415 - a tenth of what importing us costs
 
@@ -249,7 +249,7 @@ async def claim_handle(
     claim = new_claim(lease, owner, metadata, turn)
     nonce = claim.nonce
     sent = monotonic()
-    unanswered = reply = LockReply(granted=False, record=None)
+    reply: LockReply | None = None
     try:
         with anyio.move_on_after(patience):
             reply = await provider.claim_lock(key, claim, seen=seen)
@@ -257,17 +257,18 @@ async def claim_handle(
         if not isinstance(error, Exception) or isinstance(error, StoreTimeoutError):
             await take_back(provider, key, nonce)
         raise
-    if reply is unanswered:
+    if reply is None:
         undo = functools.partial(take_back, provider, key, nonce)
         if not spawn(undo):
             await undo()
+        raise StoreTimeoutError(f"the store did not answer for lock {key!r} in {patience:.3g} s")
     if not reply.granted or reply.record is None:
         return reply
     handle = LockHandle(provider, key, reply.record, sent, lease)
     if handle.lost is None:
         return handle
     await take_back(provider, key, nonce)
-    return unanswered  # It is too late, which is as good as never.
+    return LockReply(granted=False, record=None)  # Whoever has it now, it is not this process.
 
 
 def new_claim(
