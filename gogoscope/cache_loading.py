@@ -14,6 +14,7 @@ from gogoscope.cache_store import Answer, ask, state_of
 from gogoscope.exceptions import GogoscopeError
 from gogoscope.observers import log_warning
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.single_flight import slots_lent
 
 if TYPE_CHECKING:
     from gogoscope.cache import Cache
@@ -93,18 +94,10 @@ class Loading:
         try:
             if locks is None:
                 return await self._load_alone(entry)
-            pause = FIRST_POLL_SECONDS
-            while True:
-                answer = await self._ask(lambda: self._acquire(locks))
-                if answer is None:
-                    return await self._load_alone(entry)
-                if answer.content is not None:
-                    return await self._load_holding(answer.content, entry)
-                await anyio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - not a secret
-                pause = min(2 * pause, LONGEST_POLL_SECONDS)
-                found = await self._read()
-                if found is not None and self._policy.is_fresh(found.left):
-                    return found.value
+            claim = await self._claim(locks)
+            if isinstance(claim, LockHandle):
+                return await self._load_holding(claim, entry)
+            return await self._load_alone(entry) if claim is None else claim.value
         except Exception as error:
             if entry is None:
                 raise
@@ -112,6 +105,26 @@ class Loading:
             log_warning("the old value of %r stands in for an error", self._key, error=error)
             self._tell_stale(error)
             return entry.value
+
+    async def _claim(self, locks: LockProvider) -> LockHandle | CacheEntry | None:
+        """Wait for the lock or for a value that its holder loads; ``None`` if the store is down."""
+        answer = await self._ask(lambda: self._acquire(locks))
+        pause = FIRST_POLL_SECONDS
+        try:
+            if answer is not None and answer.content is None:
+                async with slots_lent():
+                    while answer is not None and answer.content is None:
+                        await anyio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+                        pause = min(2 * pause, LONGEST_POLL_SECONDS)
+                        found = await self._read()
+                        if found is not None and self._policy.is_fresh(found.left):
+                            return found
+                        answer = await self._ask(lambda: self._acquire(locks))
+        except BaseException:
+            if answer is not None and answer.content is not None:
+                await _release(answer.content)  # cancelled while it waited for its slot
+            raise
+        return None if answer is None else answer.content
 
     async def _load_holding(self, handle: LockHandle, entry: CacheEntry | None) -> Any:
         """Load the value under a lock, which is renewed till then, unless it is there already."""

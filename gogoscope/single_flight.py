@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar
 
 import anyio
-from attrs import define, field
+from attrs import define
 
 from gogoscope.persistence.copies import copied
+from gogoscope.task import Task, current, lent_to
 
 T = TypeVar("T")
 
 
 @define(eq=False)
 class _Flight:
-    """A load under way, for whom it is, and how it ended."""
+    """A load under way, for whom it is, and how it ended.
 
-    turn: anyio.Lock = field(factory=anyio.Lock)
+    ``left`` is set when whoever flies it leaves, landed or not; ``None`` if nobody does.
+    """
+
+    left: anyio.Event | None = None
     users: int = 0
     landed: bool = False
     value: Any = None
@@ -43,7 +48,8 @@ class Flights:
         """Give the outcome of the load of a key that is under way, or else of ``load``.
 
         It runs in the task of the first caller. If that is cancelled, the next one who waits runs
-        its own; otherwise all get a copy of the value, or the same error.
+        its own; otherwise all get a copy of the value, or the same error. Who waits lends its slot
+        to what the load may start.
 
         :raises RuntimeError: if the load of a key waits for itself
         """
@@ -54,9 +60,11 @@ class Flights:
             raise RuntimeError(f"the function that loads {key!r} waits for its own value")
         flight.users += 1
         try:
-            async with flight.turn:
-                if not flight.landed:
+            while not flight.landed:
+                if flight.left is None:
                     return await self._fly(key, flight, load)
+                async with slots_lent():
+                    await flight.left.wait()
         finally:
             flight.users -= 1
             if not flight.users:
@@ -68,6 +76,7 @@ class Flights:
 
     async def _fly(self, key: str, flight: _Flight, load: Callable[[], Awaitable[T]]) -> T:
         token = _aboard.set((*_aboard.get(), flight))
+        left = flight.left = anyio.Event()
         try:
             value = await load()
         except Exception as error:
@@ -76,6 +85,8 @@ class Flights:
             raise
         finally:
             _aboard.reset(token)
+            flight.left = None
+            left.set()
         flight.value = copied(value)
         self._land(key, flight)
         return value
@@ -88,3 +99,15 @@ class Flights:
     def _forget(self, key: str, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
+
+
+@asynccontextmanager
+async def slots_lent() -> AsyncIterator[None]:
+    """Lend the slots of the current task and of those around it while it waits for a value."""
+    async with AsyncExitStack() as stack:
+        holder = current.get()
+        while holder is not None:
+            if holder.slot is not None:
+                await stack.enter_async_context(lent_to(holder.slot.slots))
+            holder = holder.scope if isinstance(holder, Task) else holder.host
+        yield
