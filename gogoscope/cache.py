@@ -201,8 +201,9 @@ class Cache:
         :param args: its positional arguments
         :param stale_while_revalidate: how many seconds longer an old value is given at once, while
             it is refreshed: in the background of the scope, or else by one of the callers, who
-            waits for that; a refresh that fails is logged
-        :param stale_if_error: how many seconds longer an old value is given when the function fails
+            waits for that; a refresh that fails is logged and raises nothing
+        :param stale_if_error: how many seconds longer an old value is given when the function
+            fails, counted at the time when it has failed
         :param negative_ttl: how long a result that is ``None`` is fresh, in seconds; 0 keeps it
             not at all; like any other value if left out
         :param lease: how long others wait for a process that died while it called, in seconds

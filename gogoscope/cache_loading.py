@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from gogoscope.cache_store import Answer, ask, state_of
+from gogoscope.clock import monotonic
 from gogoscope.exceptions import GogoscopeError
 from gogoscope.observers import log_warning
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
-from gogoscope.single_flight import slots_lent
+from gogoscope.single_flight import LeftToOthersError, slots_lent
 
 if TYPE_CHECKING:
     from gogoscope.cache import Cache
@@ -45,6 +46,7 @@ class Loading:
         self._key = key
         self._call = call
         self._policy = policy
+        self._called = False
         self._state = state_of(cache.provider)
 
     async def value(self) -> Any:
@@ -53,58 +55,65 @@ class Loading:
         :raises Exception: what loading it raised
         """
         entry = await self._read()
-        if entry is not None:
-            if self._policy.is_fresh(entry.left):
-                return entry.value
-            if self._policy.may_wait_for_refresh(entry.left):
-                return await self._give_stale(entry)
-        return await self._state.flights.run(self._key, lambda: self._load(entry))
-
-    async def _give_stale(self, entry: CacheEntry) -> Any:
-        """Give an old value, and see that it is refreshed."""
+        if entry is None:
+            return await self._state.flights.run(self._key, self._load)
+        if self._policy.is_fresh(entry.left):
+            return entry.value
+        if not self._policy.may_wait_for_refresh(entry.left):
+            return await self._load_or_keep(entry, self._load)
         if self._key not in self._state.flights:
-            host = self._cache.host
-            if host is None:
-                return await self._state.flights.run(self._key, lambda: self._refresh(entry))
-            self._cache.spawn(lambda: self._refresh_beside(entry))
+            if self._cache.host is None:
+                return await self._load_or_keep(entry, self._refresh)
+            self._cache.spawn(self._refresh_beside)
         self._tell_stale(None)
         return entry.value
 
-    async def _refresh_beside(self, entry: CacheEntry) -> None:
-        await self._state.flights.run(self._key, lambda: self._refresh(entry))
-
-    async def _refresh(self, entry: CacheEntry) -> Any:
-        """Replace an old value, unless somebody else does; give the best there is."""
-        locks = self._cache.locks
+    async def _load_or_keep(self, entry: CacheEntry, load: Callable[[], Awaitable[Any]]) -> Any:
+        """Load the value; give the old one if that fails, unless its end came meanwhile."""
+        ends_at = monotonic() + entry.left
         try:
-            if locks is None:
-                return await self._load_alone(entry)
-            answer = await self._ask(lambda: self._acquire(locks))
-            if answer is None or answer.content is None:
-                return entry.value
-            return await self._load_holding(answer.content, entry)
+            return await self._state.flights.run(self._key, load)
+        except LeftToOthersError:
+            self._tell_stale(None)
+        except Exception as error:
+            if monotonic() >= ends_at:
+                raise
+            if self._called:
+                log_warning("the cached value of %r could not be refreshed", self._key, error=error)
+            self._tell_stale(error)
+        return entry.value
+
+    async def _refresh_beside(self) -> None:
+        """Replace an old value in the background, which no error may reach."""
+        if self._key in self._state.flights:
+            return
+        try:
+            await self._state.flights.run(self._key, self._refresh)
+        except LeftToOthersError:
+            return
         except Exception as error:  # noqa: BLE001 - logged; the old value is still good
             log_warning("the cached value of %r could not be refreshed", self._key, error=error)
             self._tell_stale(error)
-            return entry.value
 
-    async def _load(self, entry: CacheEntry | None) -> Any:
+    async def _refresh(self) -> Any:
+        """Load the value, unless another process does."""
+        locks = self._cache.locks
+        answer = None if locks is None else await self._ask(lambda: self._acquire(locks))
+        if answer is None:
+            return await self._load_alone()
+        if answer.content is None:
+            raise LeftToOthersError
+        return await self._load_holding(answer.content)
+
+    async def _load(self) -> Any:
         """Load the value when nobody else in the fleet does; else wait for theirs."""
         locks = self._cache.locks
-        try:
-            if locks is None:
-                return await self._load_alone(entry)
-            claim = await self._claim(locks)
-            if isinstance(claim, LockHandle):
-                return await self._load_holding(claim, entry)
-            return await self._load_alone(entry) if claim is None else claim.value
-        except Exception as error:
-            if entry is None:
-                raise
-            # One that is neither fresh nor to be refreshed is there for errors alone.
-            log_warning("the old value of %r stands in for an error", self._key, error=error)
-            self._tell_stale(error)
-            return entry.value
+        claim = None if locks is None else await self._claim(locks)
+        if claim is None:
+            return await self._load_alone()
+        if isinstance(claim, LockHandle):
+            return await self._load_holding(claim)
+        return claim.value
 
     async def _claim(self, locks: LockProvider) -> LockHandle | CacheEntry | None:
         """Wait for the lock or for a value that its holder loads; ``None`` if the store is down."""
@@ -126,7 +135,7 @@ class Loading:
             raise
         return None if answer is None else answer.content
 
-    async def _load_holding(self, handle: LockHandle, entry: CacheEntry | None) -> Any:
+    async def _load_holding(self, handle: LockHandle) -> Any:
         """Load the value under a lock, which is renewed till then, unless it is there already."""
         outcome: Any = None
         failure: BaseException | None = None
@@ -134,7 +143,7 @@ class Loading:
             async with anyio.create_task_group() as group:
                 group.start_soon(_renew, handle)
                 try:
-                    outcome = await self._load_alone(entry)
+                    outcome = await self._load_alone()
                 except anyio.get_cancelled_exc_class():
                     raise
                 except BaseException as raised:  # noqa: BLE001 - raised below, outside the group
@@ -146,18 +155,19 @@ class Loading:
             raise failure
         return outcome
 
-    async def _load_alone(self, entry: CacheEntry | None) -> Any:
+    async def _load_alone(self) -> Any:
         """Load the value, unless somebody just did, and keep it."""
         found = await self._read(latest=True)
         if found is not None and self._policy.is_fresh(found.left):
             return found.value
         began = time.monotonic()
+        self._called = True
         value = await self._call()
         self._tell_loaded(time.monotonic() - began)
         cache, key = self._cache, self._key
         if self._policy.stores(value):
             await self._ask(lambda: cache.set(key, value, self._policy.time_to_live(value)))
-        elif entry is not None:
+        elif found is not None:
             await self._ask(lambda: cache.delete(key))
         return value
 

@@ -17,6 +17,10 @@ from gogoscope.task import Task, current, lent_to
 T = TypeVar("T")
 
 
+class LeftToOthersError(Exception):
+    """Raised by a load that gives up; whoever waits for it runs its own."""
+
+
 @define(eq=False)
 class _Flight:
     """A load under way, for whom it is, and how it ended.
@@ -47,9 +51,9 @@ class Flights:
     async def run(self, key: str, load: Callable[[], Awaitable[T]]) -> T:
         """Give the outcome of the load of a key that is under way, or else of ``load``.
 
-        It runs in the task of the first caller. If that is cancelled, the next one who waits runs
-        its own; otherwise all get a copy of the value, or the same error. Who waits lends its slot
-        to what the load may start.
+        It runs in the task of the first caller. If that is cancelled or gives up, the next one who
+        waits runs its own; otherwise all get a copy of the value, or the same error. Who waits
+        lends its slot to what the load may start.
 
         :raises RuntimeError: if the load of a key waits for itself
         """
@@ -79,6 +83,8 @@ class Flights:
         left = flight.left = anyio.Event()
         try:
             value = await load()
+        except LeftToOthersError:
+            raise
         except Exception as error:
             flight.error, flight.traceback = error, error.__traceback__
             self._land(key, flight)

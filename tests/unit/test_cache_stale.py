@@ -1,0 +1,131 @@
+"""Old values: never older than their bound, each caller's own, and no refresh harms a scope."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from gogoscope import Cache, scope
+from gogoscope.persistence.memory import MemoryStore
+from gogoscope.testing import VirtualClock
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+
+DOWN = OSError("the source is down")
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run a program in virtual time."""
+    return lambda program: VirtualClock(start=1_800_000_000.0).run(program, backend=request.param)
+
+
+async def load() -> str:
+    return "old"
+
+
+async def fail(seconds: float = 0) -> str:
+    await anyio.sleep(seconds)
+    raise DOWN
+
+
+async def outcome(get: Callable[[], Awaitable[Any]]) -> object:
+    try:
+        return await get()
+    except OSError as error:
+        return error
+
+
+@pytest.mark.parametrize("seconds", [0, 5])
+def test_a_refresh_that_meets_a_load_that_fails_leaves_its_scope_alone(
+    run: Run, seconds: float
+) -> None:
+    async def program() -> None:
+        async with scope(persistence=MemoryStore()) as s:
+            get = partial(s.cache.get_or_set, "k", fail, 1, seconds, stale_while_revalidate=60)
+            await s.cache.get_or_set("k", load, 1, stale_while_revalidate=60)
+            await anyio.sleep(2)
+            assert await get() == "old"
+            await s.cache.delete("k")
+            assert await outcome(get) is DOWN
+            await anyio.sleep(10)
+
+    run(program)
+
+
+@pytest.mark.parametrize("in_scope", [True, False])
+def test_who_has_no_old_value_gets_the_error_of_the_refresh_it_waits_for(
+    run: Run, in_scope: bool
+) -> None:
+    async def program() -> None:
+        store = MemoryStore()
+        async with scope(persistence=store) as s:
+            cache = s.cache if in_scope else Cache(store)
+            get = partial(cache.get_or_set, "k", fail, 1, 4, stale_while_revalidate=2)
+            await cache.get_or_set("k", load, 1, stale_while_revalidate=2)
+            await anyio.sleep(2)
+            refreshing = s.task(outcome, get)
+            await anyio.sleep(2)
+            assert await cache.has("k") is False
+            began = anyio.current_time()
+            assert await outcome(get) is DOWN
+            assert anyio.current_time() - began == pytest.approx(2)
+            assert (await refreshing).unwrap() == ("old" if in_scope else DOWN)
+
+    run(program)
+
+
+def test_a_value_that_grew_too_old_while_the_function_ran_stands_in_for_nothing(run: Run) -> None:
+    async def program() -> None:
+        cache = Cache(MemoryStore())
+        get = partial(cache.get_or_set, "k", fail, 1, stale_if_error=4)
+        for seconds, expected in ((1, "old"), (3.5, DOWN)):
+            await cache.get_or_set("k", load, 1, stale_if_error=4)
+            await anyio.sleep(2)
+            assert await outcome(partial(get, seconds)) == expected
+            await cache.delete("k")
+
+    run(program)
+
+
+def test_each_of_those_who_share_a_failed_load_has_its_own_old_value_or_none(run: Run) -> None:
+    async def program() -> None:
+        cache = Cache(MemoryStore())
+        get = partial(cache.get_or_set, "k", fail, 1, 2, stale_if_error=60)
+        await cache.get_or_set("k", load, 1, stale_if_error=60)
+        await anyio.sleep(2)
+        async with scope() as s:
+            first = s.task(outcome, get)
+            await anyio.sleep(1)
+            await cache.delete("k")
+            assert await outcome(get) is DOWN
+            assert (await first).unwrap() == "old"
+
+    run(program)
+
+
+def test_who_waits_for_a_refresh_that_another_process_does_waits_for_its_value(run: Run) -> None:
+    class Slow(MemoryStore):
+        async def acquire(self, *args: Any) -> Any:
+            await anyio.sleep(1)
+            return await super().acquire(*args)
+
+    async def program() -> None:
+        store = Slow()
+        async with scope(persistence=store) as s:
+            get = partial(s.cache.get_or_set, "k", fail, 1, stale_while_revalidate=60)
+            await s.cache.get_or_set("k", load, 1, stale_while_revalidate=60)
+            await anyio.sleep(2)
+            assert await store.acquire("get_or_set:k", 600) is not None
+            assert await get() == "old"
+            await s.cache.delete("k")
+            waiting = s.task(get)
+            await anyio.sleep(5)
+            await store.set("k", "theirs")
+            assert (await waiting).unwrap() == "theirs"
+
+    run(program)
