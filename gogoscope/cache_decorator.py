@@ -6,6 +6,7 @@ import functools
 import os.path
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gogoscope.cache import Cache
@@ -39,7 +40,10 @@ def cached(
     :param ttl: how long a result is fresh, in seconds; ``None`` for ever
     :param key: makes the key from the function's arguments; if left out, the key is the module and
         qualified name of the function and its arguments as they are passed, each of which must
-        then be None or a bool, an int, a float or a str
+        then be None or a bool, an int, a float or a str. Where that name does not tell the
+        function from others, it is needed: for a lambda, a partial, a bound method, a callable
+        object, and a function that uses local variables of the one around it.
+    :raises TypeError: when decorating a function that needs a ``key`` without one
     """
     from gogoscope.cache_policy import CachePolicy  # noqa: PLC0415 - loaded when first used
 
@@ -49,7 +53,7 @@ def cached(
     policy = CachePolicy(ttl, stale_while_revalidate, stale_if_error, negative_ttl, lease)
 
     def decorate(fn: Callable[P, Awaitable[T]], /) -> Callable[P, Coroutine[Any, Any, T]]:
-        make_key = functools.partial(_default_key, fn) if key is None else key
+        make_key = _default_key_of(fn) if key is None else key
 
         @functools.wraps(fn)
         async def from_cache(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -59,6 +63,18 @@ def cached(
         return from_cache
 
     return decorate
+
+
+def _default_key_of(fn: Callable[..., object]) -> Callable[..., str]:
+    inner: Any = fn
+    while isinstance(inner, FunctionType) and hasattr(inner, "__wrapped__"):
+        inner = inner.__wrapped__
+    if not isinstance(inner, FunctionType) or inner.__closure__ or inner.__name__ == "<lambda>":
+        raise TypeError(
+            f"the name of {fn!r} does not tell it from others, whose values it would get; "
+            "pass cached(..., key=...), a function of the arguments that gives a str"
+        )
+    return functools.partial(_default_key, fn)
 
 
 def _default_key(fn: Callable[..., object], *args: object, **kwargs: object) -> str:
