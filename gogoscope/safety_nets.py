@@ -83,8 +83,13 @@ class SafetyNets:
             from gogoscope.persistence.shared import SharedStore  # noqa: PLC0415 - rarely needed
 
             shared = SharedStore(self._persistence)
-            self._bundle = Persistence.of(await shared.__aenter__())
+            store = await shared.__aenter__()
             self._shared = shared
+            try:
+                self._bundle = Persistence.of(store)
+            except TypeError:
+                await self.close()
+                raise
 
     def start(self, group: TaskGroup) -> None:
         """Name the task group that carries the work in the background."""

@@ -139,6 +139,20 @@ async def test_a_failure_to_open_leaves_nothing_behind() -> None:
         assert len(Witness.opened) == 1
 
 
+async def test_what_was_opened_and_is_no_store_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def open_something_else(witness: Witness) -> object:
+        Witness.opened.append(witness)
+        return object()
+
+    monkeypatch.setattr(Witness, "__aenter__", open_something_else)
+    with pytest.raises(TypeError, match="persistence must be a URL, a store"):
+        async with scope(persistence=URL):
+            pytest.fail("it is a store")
+    assert len(Witness.opened) == 1
+    assert Witness.closed == Witness.opened
+    assert _stores.get() == {}
+
+
 async def test_opening_that_is_cancelled_is_taken_up_by_those_who_wait() -> None:
     gate = Witness.gate = anyio.Event()
     opener = anyio.CancelScope()
