@@ -88,6 +88,12 @@ class PersistenceURL:
 
 
 Opener = Callable[[PersistenceURL], AbstractAsyncContextManager[Any]]
+"""What a backend registers: it gives an async context manager of the store of a URL.
+
+Scopes share the store, and the last one to end closes it. So it may be left in another task of the
+event loop than it was entered in, and must hold nothing that belongs to one: no task group, cancel
+scope or timeout around its ``yield``, and no context variable to be reset.
+"""
 
 
 def find_opener(url: PersistenceURL) -> Opener:

@@ -29,7 +29,8 @@ _stores: RunVar[dict[str, _Shared]] = RunVar("gogoscope.persistence.shared")
 class SharedStore:
     """Use the store of a URL for the length of a block, together with whoever names the same URL.
 
-    The last user closes it, which may be another task than the one that opened it.
+    The last user closes it, which may be another task than the one that opened it: no task that
+    outlives all of them is there to do both. What a backend registers has to allow for that.
     """
 
     def __init__(self, url: str) -> None:

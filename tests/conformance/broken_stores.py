@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import anyio
 import anyio.lowlevel
 import pytest
 from attrs import evolve
@@ -32,6 +33,21 @@ from gogoscope.testing.conformance import (
 )
 
 
+def opener(store_type: type[Any]) -> OpenStore:
+    """Give what opens stores on one place of their own."""
+    stores: list[Any] = []
+
+    @asynccontextmanager
+    async def open_store(
+        key_prefix: str = "", clock: Callable[[], float] = wall_time
+    ) -> AsyncIterator[Any]:
+        if not stores:
+            stores.append(store_type(clock=clock))
+        yield stores[0].with_prefix(key_prefix)
+
+    return open_store
+
+
 class Broken(Conformance):
     """A store in memory, on asyncio alone: what is wrong does not depend on the event loop."""
 
@@ -44,17 +60,7 @@ class Broken(Conformance):
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
-        stores: list[Any] = []
-
-        @asynccontextmanager
-        async def open_store(
-            key_prefix: str = "", clock: Callable[[], float] = wall_time
-        ) -> AsyncIterator[Any]:
-            if not stores:
-                stores.append(self.store_type(clock=clock))
-            yield stores[0].with_prefix(key_prefix)
-
-        return open_store
+        return opener(self.store_type)
 
 
 class BrokenStore(Broken, LockConformance, CircuitBreakerConformance, CacheConformance):
@@ -233,6 +239,22 @@ class TestVersionsStandStill(BrokenStore):
 
 class TestUseAfterCloseIsAnAccident(BrokenStore):
     works_after_close: ClassVar = False
+
+
+class TestOnlyItsOpenerMayCloseIt(BrokenStore):
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        open_store = opener(MemoryStore)
+
+        @asynccontextmanager
+        async def open_in_a_cancel_scope(
+            key_prefix: str = "", clock: Callable[[], float] = wall_time
+        ) -> AsyncIterator[Any]:
+            with anyio.CancelScope():
+                async with open_store(key_prefix, clock) as store:
+                    yield store
+
+        return open_in_a_cancel_scope
 
 
 class TestLocksAreLackingThoughDeclared(BrokenStore):

@@ -38,6 +38,7 @@ RULES = {
     "TestSettingWhatIsAbsentIsNotAtomic": "test_of_many_who_set_what_is_absent_one_does",
     "TestVersionsStandStill": "test_every_change_raises_the_version",
     "TestUseAfterCloseIsAnAccident": "test_a_closed_store_says_so_and_never_hangs",
+    "TestOnlyItsOpenerMayCloseIt": "test_a_store_may_be_closed_by_another_task_than_opened_it",
     "TestLocksAreLackingThoughDeclared": (
         "test_a_store_has_the_methods_of_what_it_declares_and_of_nothing_else"
     ),

@@ -18,6 +18,7 @@ from gogoscope.persistence.protocols import (
     CircuitBreakerStateProvider,
     LockProvider,
 )
+from gogoscope.persistence.registry import open_persistence
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
 
 Capability = Literal["locks", "circuit_breakers", "cache", "processes"]
@@ -171,6 +172,18 @@ class Conformance:
             return attempt
 
         await cancel_everywhere(attempt_at)
+
+    async def test_a_store_may_be_closed_by_another_task_than_opened_it(
+        self, open_store: OpenStore, url: str | None
+    ) -> None:
+        for opener in [open_store(), *([] if url is None else [open_persistence(url)])]:
+
+            async def close(opener: AbstractAsyncContextManager[Any] = opener) -> None:
+                await opener.__aexit__(None, None, None)
+
+            for step in (opener.__aenter__, close):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(step)
 
     async def test_a_closed_store_says_so_and_never_hangs(self, open_store: OpenStore) -> None:
         async with open_store() as store:
