@@ -193,7 +193,8 @@ class Cache:
         of the function is raised for all who waited for it in this process, and is not kept.
 
         It never fails because of the store: while that is down, it calls the function, one call at
-        a time for each key and process, and says so with an event and in the log.
+        a time for each key and process, and says so with an event and in the log. Where only its
+        writes or its locks fail, values that it has are still found.
 
         :param key: the key; the lock is called ``get_or_set:`` and the key
         :param fn: an async function; pass keyword arguments with ``functools.partial``

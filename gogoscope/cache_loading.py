@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from gogoscope.cache_store import Answer, ask, state_of
+from gogoscope.cache_store import Answer, Outage, ask, state_of
 from gogoscope.clock import monotonic
 from gogoscope.exceptions import GogoscopeError
 from gogoscope.observers import log_warning
@@ -98,7 +98,7 @@ class Loading:
     async def _refresh(self) -> Any:
         """Load the value, unless another process does."""
         locks = self._cache.locks
-        answer = None if locks is None else await self._ask(lambda: self._acquire(locks))
+        answer = None if locks is None else await self._acquire(locks)
         if answer is None:
             return await self._load_alone()
         if answer.content is None:
@@ -117,7 +117,7 @@ class Loading:
 
     async def _claim(self, locks: LockProvider) -> LockHandle | CacheEntry | None:
         """Wait for the lock or for a value that its holder loads; ``None`` if the store is down."""
-        answer = await self._ask(lambda: self._acquire(locks))
+        answer = await self._acquire(locks)
         pause = FIRST_POLL_SECONDS
         try:
             if answer is not None and answer.content is None:
@@ -128,7 +128,7 @@ class Loading:
                         found = await self._read()
                         if found is not None and self._policy.is_fresh(found.left):
                             return found
-                        answer = await self._ask(lambda: self._acquire(locks))
+                        answer = await self._acquire(locks)
         except BaseException:
             if answer is not None and answer.content is not None:
                 await _release(answer.content)  # cancelled while it waited for its slot
@@ -165,10 +165,11 @@ class Loading:
         value = await self._call()
         self._tell_loaded(time.monotonic() - began)
         cache, key = self._cache, self._key
+        writes, ttl = self._state.writes, self._policy.time_to_live(value)
         if self._policy.stores(value):
-            await self._ask(lambda: cache.set(key, value, self._policy.time_to_live(value)))
+            await self._ask(writes, lambda: cache.set(key, value, ttl))
         elif found is not None:
-            await self._ask(lambda: cache.delete(key))
+            await self._ask(writes, lambda: cache.delete(key))
         return value
 
     async def _read(self, *, latest: bool = False) -> CacheEntry | None:
@@ -176,17 +177,26 @@ class Loading:
             found = self._cache.local.find(self._key)
             if found is not None:
                 return found
-        answer = await self._ask(lambda: self._cache.get_entry(self._key, latest=latest))
+        answer = await self._ask(
+            self._state.reads, lambda: self._cache.get_entry(self._key, latest=latest)
+        )
         return None if answer is None else answer.content
 
-    async def _acquire(self, locks: LockProvider) -> LockHandle | None:
+    async def _acquire(self, locks: LockProvider) -> Answer[LockHandle | None] | None:
         key = self._key
         if len(key) > LONGEST_KEY_IN_LOCK:
             key = hashlib.sha256(key.encode()).hexdigest()
-        return await locks.acquire(f"get_or_set:{key}", self._policy.lease)
+        return await self._ask(
+            state_of(locks).locks, lambda: locks.acquire(f"get_or_set:{key}", self._policy.lease)
+        )
 
-    async def _ask(self, request: Callable[[], Awaitable[Reply]]) -> Answer[Reply] | None:
-        return await ask(self._state, request, self._tell_store)
+    async def _ask(
+        self, outage: Outage, request: Callable[[], Awaitable[Reply]]
+    ) -> Answer[Reply] | None:
+        # A store that cannot be read is of no use, and every request to it might take its time.
+        if self._state.reads.lasts():
+            return None
+        return await ask(outage, request, self._tell_store)
 
     def _tell_store(self, error: GogoscopeError | None) -> None:
         host = self._cache.host

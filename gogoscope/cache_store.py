@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.lowlevel import RunVar
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
 from gogoscope.clock import monotonic
 from gogoscope.exceptions import GogoscopeError, PersistenceError, StoreTimeoutError
@@ -17,7 +17,7 @@ from gogoscope.observers import log_warning
 from gogoscope.single_flight import Flights
 
 if TYPE_CHECKING:
-    from gogoscope.persistence.protocols import CacheProvider
+    from gogoscope.persistence.protocols import CacheProvider, LockProvider
 
 STORE_SECONDS = 2.0
 """How long a request of ``get_or_set`` may take before the store counts as down."""
@@ -35,22 +35,39 @@ class Answer(Generic[T]):
 
 
 @define(eq=False)
+class Outage:
+    """Whether one kind of request to a store fails; ``effect`` says what that leads to.
+
+    While it does, ``failed`` is true, and the store is asked again at ``ask_at``.
+    """
+
+    effect: str
+    failed: bool = False
+    ask_at: float = -math.inf
+
+    def lasts(self) -> bool:
+        """Tell whether the store is to be left alone."""
+        return self.failed and monotonic() < self.ask_at
+
+
+@define(eq=False)
 class StoreState:
     """What one event loop knows of a store, shared by all caches on it.
 
-    ``flights`` are the loads under way. While the store is down, ``failed`` is true, and it is
-    asked again at ``ask_at``.
+    ``flights`` are the loads under way. Its reads, writes and locks fail independently, as they do
+    where a disk is full or a permission is missing.
     """
 
     flights: Flights = field(factory=Flights)
-    failed: bool = False
-    ask_at: float = -math.inf
+    reads: Outage = Factory(lambda: Outage("cannot be read; functions are called without it"))
+    writes: Outage = Factory(lambda: Outage("cannot be written; values are not kept"))
+    locks: Outage = Factory(lambda: Outage("cannot lock; each process calls functions itself"))
 
 
 _states: RunVar[WeakKeyDictionary[object, StoreState]] = RunVar("gogoscope.cache_stores")
 
 
-def state_of(provider: CacheProvider) -> StoreState:
+def state_of(provider: CacheProvider | LockProvider) -> StoreState:
     """Give what the running event loop knows of a store; it lives as long as the store."""
     states = _states.get(None)
     if states is None:
@@ -62,32 +79,32 @@ def state_of(provider: CacheProvider) -> StoreState:
 
 
 async def ask(
-    state: StoreState,
+    outage: Outage,
     request: Callable[[], Awaitable[T]],
     on_change: Callable[[GogoscopeError | None], object],
 ) -> Answer[T] | None:
-    """Ask the store, bounded in time; give ``None`` if it is down.
+    """Make a request of the store, bounded in time; give ``None`` if requests of its kind fail.
 
     The log is told once for each outage, and so is ``on_change``: of the error, and of ``None``
     when the store answers again.
     """
-    if state.failed and monotonic() < state.ask_at:
+    if outage.lasts():
         return None
     error: GogoscopeError
     try:
         with anyio.move_on_after(STORE_SECONDS):
             answer = Answer(await request())
-            if state.failed:
-                state.failed = False
+            if outage.failed:
+                outage.failed = False
                 on_change(None)
             return answer
         error = StoreTimeoutError(f"the cache's store did not answer within {STORE_SECONDS:g} s")
     except GogoscopeError as raised:
         error = raised
     if isinstance(error, PersistenceError) and error.retryable:
-        state.ask_at = monotonic() + OUTAGE_SECONDS
-    if not state.failed:
-        state.failed = True
-        log_warning("the cache's store fails; functions are called without it", error=error)
+        outage.ask_at = monotonic() + OUTAGE_SECONDS
+    if not outage.failed:
+        outage.failed = True
+        log_warning("the cache's store %s", outage.effect, error=error)
         on_change(error)
     return None

@@ -187,14 +187,17 @@ class CacheStaleGiven(Event):
 
 @frozen
 class CacheStoreFailed(Event):
-    """The store of a cache failed; ``get_or_set`` calls its functions until it is back."""
+    """The store of a cache failed to read, to write or to lock; ``get_or_set`` does without that.
+
+    It calls its functions without asking, does not keep values, or calls in each process by itself.
+    """
 
     error: Exception
 
 
 @frozen
 class CacheStoreRecovered(Event):
-    """The store of a cache answers again."""
+    """The store of a cache does again what it failed to do."""
 
 
 def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
