@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import DynamoDBClient
 from gogoscope_dynamodb.schema import KEYS
 from tests.engines import Engine
@@ -92,3 +94,54 @@ def test_every_linked_file_exists() -> None:
     assert links
     for link in links:
         assert (ROOT / link).is_file(), link
+
+
+class Counting:
+    """A DynamoDB client that answers with nothing and counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def __getattr__(self, operation: str) -> Callable[..., Awaitable[dict[str, Any]]]:
+        async def answer(**parameters: Any) -> dict[str, Any]:
+            self.asked.add(f"dynamodb:{operation.title().replace('_', '')}")
+            return {"Responses": {}, "UnprocessedKeys": {}, "UnprocessedItems": {}, "Items": []}
+
+        return answer
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_methods_that_need_the_second_statement_of_the_policy_are_named() -> None:
+    client: Any = Counting()
+    store = DynamoDBAdapter(client, "my-table")
+
+    async def iterate() -> None:
+        assert [key async for key in store.iterate_keys()] == []
+
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "get": lambda: store.get("k"),
+        "get_entry": lambda: store.get_entry("k"),
+        "get_many": lambda: store.get_many(["a", "b"]),
+        "set": lambda: store.set("k", 1),
+        "set_many": lambda: store.set_many({"a": 1, "b": 2}),
+        "touch": lambda: store.touch("k"),
+        "delete": lambda: store.delete("k"),
+        "delete_many": lambda: store.delete_many(["a", "b"]),
+        "has": lambda: store.has("k"),
+        "clear": store.clear,
+        "keys": store.keys,
+        "iterate_keys": iterate,
+        "circuits": store.circuits,
+        "get_state": lambda: store.get_state("k"),
+        "holder": lambda: store.holder("k"),
+    }
+    statement = json.loads(blocks("json")[1])["Statement"][1]
+    needing = set()
+    for name, call in calls.items():
+        client.asked.clear()
+        await call()
+        if client.asked & set(statement["Action"]):
+            needing.add(name)
+    (sentence,) = re.findall(r"Leave the second statement out if nothing calls([^.]*)\.", README)
+    assert set(re.findall(r"`(\w+)\(\)`", sentence)) == needing
