@@ -67,21 +67,24 @@ class Cache:
         entry = await self.get_entry(key)
         return default if entry is None else entry.value
 
-    async def get_entry(self, key: str, *, latest: bool = False) -> CacheEntry | None:
+    async def get_entry(
+        self, key: str, *, latest: bool = False, stale: bool = False
+    ) -> CacheEntry | None:
         """Give the value of a key with its end, or ``None`` if it has none.
 
         :param latest: whether to see every write that was completed before, also where ``get``
             may miss the last ones
+        :param stale: whether to give a value that is kept beyond its time, too
         """
         local = self.local
         if local is None:
-            return await self.provider.get_entry(key, latest=latest)
+            return await self.provider.get_entry(key, latest=latest, stale=stale)
         found = None if latest else local.find(check_key(key))
         if found is not None:
             return found
         reading, read_at = local.begin(key), monotonic()
-        entry = await self.provider.get_entry(key, latest=latest)
-        if entry is not None:
+        entry = await self.provider.get_entry(key, latest=latest, stale=stale)
+        if entry is not None and entry.left > 0:
             local.keep(key, reading, entry, read_at)
         return entry
 
@@ -96,16 +99,19 @@ class Cache:
         ttl: float | timedelta | None = None,
         *,
         if_absent: bool = False,
+        stale: float | timedelta = 0,
     ) -> bool:
         """Set the value of a key, for ``ttl`` seconds or for ever.
 
         :param if_absent: whether to leave a key alone that has a value, in one atomic step
+        :param stale: for how many seconds after its time ``get_entry`` gives it to who asks for old
+            values; nothing else does, but its key may still be listed
         :returns: whether the value was set; without ``if_absent`` it always is
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
         try:
-            return await self.provider.set(key, value, ttl, if_absent=if_absent)
+            return await self.provider.set(key, value, ttl, if_absent=if_absent, stale=stale)
         finally:
             self._forget([key])
 
@@ -226,7 +232,7 @@ class Cache:
         """Do what :meth:`get_or_set` does, with options that were checked before."""
         if self.local is not None:
             found = self.local.find(check_key(key))
-            if found is not None and policy.is_fresh(found.left):
+            if found is not None:
                 kept: T = found.value
                 return kept
         from gogoscope.cache_loading import Loading  # noqa: PLC0415 - loaded when first used

@@ -57,7 +57,7 @@ class Loading:
         entry = await self._read()
         if entry is None:
             return await self._state.flights.run(self._key, self._load)
-        if self._policy.is_fresh(entry.left):
+        if entry.left > 0:
             return entry.value
         if not self._policy.may_wait_for_refresh(entry.left):
             return await self._load_or_keep(entry, self._load)
@@ -69,8 +69,8 @@ class Loading:
         return entry.value
 
     async def _load_or_keep(self, entry: CacheEntry, load: Callable[[], Awaitable[Any]]) -> Any:
-        """Load the value; give the old one if that fails, unless its end came meanwhile."""
-        ends_at = monotonic() + entry.left
+        """Load the value; give the old one if that fails, unless it is too old by then."""
+        ends_at = monotonic() + entry.left + self._policy.stale
         try:
             return await self._state.flights.run(self._key, load)
         except LeftToOthersError:
@@ -126,7 +126,7 @@ class Loading:
                         await anyio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
                         pause = min(2 * pause, LONGEST_POLL_SECONDS)
                         found = await self._read()
-                        if found is not None and self._policy.is_fresh(found.left):
+                        if found is not None and found.left > 0:
                             return found
                         answer = await self._acquire(locks)
         except BaseException:
@@ -158,7 +158,7 @@ class Loading:
     async def _load_alone(self) -> Any:
         """Load the value, unless somebody just did, and keep it."""
         found = await self._read(latest=True)
-        if found is not None and self._policy.is_fresh(found.left):
+        if found is not None and found.left > 0:
             return found.value
         began = time.monotonic()
         self._called = True
@@ -167,7 +167,7 @@ class Loading:
         cache, key = self._cache, self._key
         writes, ttl = self._state.writes, self._policy.time_to_live(value)
         if self._policy.stores(value):
-            await self._ask(writes, lambda: cache.set(key, value, ttl))
+            await self._ask(writes, lambda: cache.set(key, value, ttl, stale=self._policy.stale))
         elif found is not None:
             await self._ask(writes, lambda: cache.delete(key))
         return value
@@ -178,7 +178,8 @@ class Loading:
             if found is not None:
                 return found
         answer = await self._ask(
-            self._state.reads, lambda: self._cache.get_entry(self._key, latest=latest)
+            self._state.reads,
+            lambda: self._cache.get_entry(self._key, latest=latest, stale=self._policy.stale > 0),
         )
         return None if answer is None else answer.content
 

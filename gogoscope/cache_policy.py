@@ -9,7 +9,7 @@ from typing import Any
 from attrs import Factory, field, frozen
 
 from gogoscope.durations import seconds
-from gogoscope.persistence.validation import check_lease, check_ttl
+from gogoscope.persistence.validation import MAX_TTL, check_lease, check_ttl
 
 
 def _ttl(value: float | timedelta | None) -> float | None:
@@ -17,11 +17,11 @@ def _ttl(value: float | timedelta | None) -> float | None:
 
 
 def _while_revalidating(value: float | timedelta) -> float:
-    return seconds("stale_while_revalidate", value, zero=True)
+    return seconds("stale_while_revalidate", value, zero=True, maximum=MAX_TTL)
 
 
 def _if_error(value: float | timedelta) -> float:
-    return seconds("stale_if_error", value, zero=True)
+    return seconds("stale_if_error", value, zero=True, maximum=MAX_TTL)
 
 
 def _negative(value: float | timedelta | None) -> float | None:
@@ -32,8 +32,7 @@ def _negative(value: float | timedelta | None) -> float | None:
 class CachePolicy:
     """The options of ``get_or_set``, checked; all durations are in seconds.
 
-    A value is stored for its time and the longer of the two stale times, so that what is left of
-    it tells how fresh it is.
+    A value is kept beyond its time for the longer of the two stale times, ``stale``.
     """
 
     ttl: float | None = field(converter=_ttl)
@@ -43,31 +42,20 @@ class CachePolicy:
     lease: float = field(default=10.0, converter=check_lease)
     stale: float = field(init=False, default=Factory(lambda self: self._longest_stale(), True))
 
-    def __attrs_post_init__(self) -> None:
-        if self.ttl is not None:
-            check_ttl(self.ttl + self.stale)
-
     def _longest_stale(self) -> float:
         return max(self.stale_while_revalidate, self.stale_if_error)
 
-    def is_fresh(self, left: float) -> bool:
-        """Tell whether a value with so many seconds left is within its time."""
-        return left > self.stale
-
     def may_wait_for_refresh(self, left: float) -> bool:
-        """Tell whether it may be given while it is being refreshed."""
-        return left > self.stale - self.stale_while_revalidate
+        """Tell whether a value with so many seconds left may be given while it is refreshed."""
+        return left > -self.stale_while_revalidate
 
     def stores(self, value: Any) -> bool:
         """Tell whether a loaded value is to be stored at all."""
         return value is not None or self.negative_ttl != 0
 
     def time_to_live(self, value: Any) -> float | None:
-        """Give how long a loaded value is stored, ``None`` for ever."""
-        ttl = self.ttl
-        if value is None and self.negative_ttl is not None:
-            ttl = self.negative_ttl
-        return None if ttl is None else ttl + self.stale
+        """Give how long a loaded value is fresh, ``None`` for ever."""
+        return self.negative_ttl if value is None and self.negative_ttl is not None else self.ttl
 
 
 def policy_of(*options: Any) -> CachePolicy:

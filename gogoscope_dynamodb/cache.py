@@ -15,6 +15,7 @@ from gogoscope.persistence.protocols import CacheEntry
 from gogoscope.persistence.validation import (
     check_keys,
     check_mapping,
+    check_stale,
     check_ttl,
     glob_matcher,
     literal_start,
@@ -68,16 +69,19 @@ class Cache(Capability):
             return default
         return schema.decode_value(found, self._settings.codec)
 
-    async def get_entry(self, key: str, *, latest: bool = False) -> CacheEntry | None:
+    async def get_entry(
+        self, key: str, *, latest: bool = False, stale: bool = False
+    ) -> CacheEntry | None:
         """Give the value of a key with its end, or ``None`` if it has none; one read.
 
         :param latest: whether to see every write that was completed before, at twice the price
+        :param stale: whether to give a value that is kept beyond its time, too
         """
         found = await self._table.read(
             self._key(CACHE, key), consistent=latest or self._settings.consistent_reads
         )
         now_ms = self._now_ms()
-        if found is None or not schema.is_live(found, now_ms):
+        if found is None or not (schema.is_kept if stale else schema.is_live)(found, now_ms):
             return None
         until_ms = schema.end_of(found)
         left = math.inf if until_ms is None else (until_ms - now_ms) / 1000
@@ -108,17 +112,21 @@ class Cache(Capability):
         ttl: float | timedelta | None = None,
         *,
         if_absent: bool = False,
+        stale: float | timedelta = 0,
     ) -> bool:
         """Set the value of a key, for ``ttl`` seconds or for ever; one write.
 
         :param if_absent: whether to leave a key alone that has a value, in one atomic step
+        :param stale: for how many seconds after its time ``get_entry`` gives it to who asks for old
+            values; nothing else does, but its key may still be listed
         :returns: whether the value was set; without ``if_absent`` it always is
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
         :raises RecordTooLargeError: if the item would be larger than 400 KB; nothing is sent
         """
         now_ms = self._now_ms()
-        item = self._item(key, value, self._until(ttl, now_ms), now_ms)
+        stale_ms = schema.milliseconds(check_stale(stale))
+        item = self._item(key, value, self._until(ttl, now_ms), now_ms, stale_ms)
         if not if_absent:
             await self._table.put(item)
             return True
@@ -272,7 +280,9 @@ class Cache(Capability):
     def _until(self, ttl: float | timedelta | None, now_ms: int) -> int | None:
         return None if ttl is None else now_ms + schema.milliseconds(check_ttl(ttl))
 
-    def _item(self, key: str, value: Any, until_ms: int | None, now_ms: int) -> Item:
+    def _item(
+        self, key: str, value: Any, until_ms: int | None, now_ms: int, stale_ms: int = 0
+    ) -> Item:
         """Give the item of a value.
 
         :raises RecordTooLargeError: if it is larger than DynamoDB holds
@@ -288,7 +298,9 @@ class Cache(Capability):
         item |= {"version": number(now_ms * 1000), "data": {"M": data}}
         if until_ms is not None:
             data["until"] = number(until_ms)
-            item["expiresAt"] = number(schema.whole_seconds(until_ms))
+            item["expiresAt"] = number(schema.whole_seconds(until_ms + stale_ms))
+            if stale_ms:
+                data["stale"] = number(stale_ms)
         return item
 
     async def _write_all(self, requests: list[Item]) -> None:

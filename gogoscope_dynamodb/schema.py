@@ -246,6 +246,16 @@ def is_live(item: Item, now_ms: int) -> bool:
     return until_ms is None or until_ms > now_ms
 
 
+def is_kept(item: Item, now_ms: int) -> bool:
+    """Tell whether the value of a cache item has not expired, or is kept beyond its time.
+
+    :raises CorruptRecordError: if the item cannot be understood
+    """
+    with _understanding(item):
+        kept_ms = 0 if is_original(item) else _integer(item["data"]["M"], "stale", 0)
+    return is_live(item, now_ms - kept_ms)
+
+
 def decode_value(item: Item, codec: Codec) -> Any:
     """Give the value of a cache item.
 

@@ -197,7 +197,7 @@ class MemoryStore(RecordStore):
             record, purge_at_ms = self._cached[self._key_prefix + key]
         except (KeyError, TypeError):
             return await super().get(key, default)
-        if key and purge_at_ms > self._clock() * 1000:
+        if key and purge_at_ms - record.stale_ms > self._clock() * 1000:
             return self._codec.loads(record.content)
         return await super().get(key, default)
 

@@ -191,7 +191,8 @@ class CacheEntry:
     """A cached value and when it ends.
 
     ``until_ms`` is its end by the store's clock, ``None`` for never; ``left`` are the seconds that
-    were left of it when it was read, ``math.inf`` for ever.
+    were left of it when it was read, ``math.inf`` for ever. Of a value that is kept beyond its time
+    they are 0 or less: minus the seconds since then.
     """
 
     value: Any
@@ -213,11 +214,14 @@ class CacheProvider(Protocol):
         """Give the value of a key, or ``default`` if it has none."""
         ...
 
-    async def get_entry(self, key: str, *, latest: bool = False) -> CacheEntry | None:
+    async def get_entry(
+        self, key: str, *, latest: bool = False, stale: bool = False
+    ) -> CacheEntry | None:
         """Give the value of a key with its end, or ``None`` if it has none.
 
         :param latest: whether to see every write that was completed before, also where ``get``
             may miss the last ones, as on DynamoDB
+        :param stale: whether to give a value that is kept beyond its time, too
         """
         ...
 
@@ -232,10 +236,13 @@ class CacheProvider(Protocol):
         ttl: float | timedelta | None = None,
         *,
         if_absent: bool = False,
+        stale: float | timedelta = 0,
     ) -> bool:
         """Set the value of a key, for ``ttl`` seconds or for ever.
 
         :param if_absent: whether to leave a key alone that has a value, in one atomic step
+        :param stale: for how many seconds after its time ``get_entry`` gives it to who asks for old
+            values; nothing else does, but its key may still be listed
         :returns: whether the value was set; without ``if_absent`` it always is
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range

@@ -9,12 +9,14 @@ from typing import Any
 
 from attrs import frozen
 
+from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence.paging import Pages
 from gogoscope.persistence.protocols import CacheEntry
 from gogoscope.persistence.records import Kind, RecordCapability
 from gogoscope.persistence.validation import (
     check_keys,
     check_mapping,
+    check_stale,
     check_ttl,
     glob_matcher,
     literal_start,
@@ -23,18 +25,43 @@ from gogoscope.persistence.validation import (
 
 @frozen
 class CacheRecord:
-    """A cached value: what the codec made of it, and when it ends."""
+    """A cached value: what the codec made of it, when it ends, and how long it is kept then."""
 
     content: str
     until_ms: int | None = None
+    stale_ms: int = 0
+
+    @property
+    def gone_at_ms(self) -> int | None:
+        """When nobody is given it any more, ``None`` for never."""
+        return None if self.until_ms is None else self.until_ms + self.stale_ms
+
+    def is_live(self, now_ms: int) -> bool:
+        """Tell whether its time is not over."""
+        return self.until_ms is None or self.until_ms > now_ms
 
 
-CACHE = Kind(
-    "cache",
-    dump=lambda record: record.content,
-    load=CacheRecord,
-    purge_at_ms=lambda record, now_ms: record.until_ms,
-)
+def _dump(record: CacheRecord) -> str:
+    if record.stale_ms or record.content.startswith(_KEPT):
+        return f"{_KEPT}{record.stale_ms}{_KEPT}{record.content}"
+    return record.content
+
+
+def _load(text: str, gone_at_ms: int | None) -> CacheRecord:
+    if not text.startswith(_KEPT):
+        return CacheRecord(text, gone_at_ms)
+    stale, _, content = text[1:].partition(_KEPT)
+    try:
+        stale_ms = int(stale)
+    except ValueError as error:
+        raise CorruptRecordError(f"a stored value cannot be understood: {text[:80]!r}") from error
+    return CacheRecord(content, None if gone_at_ms is None else gone_at_ms - stale_ms, stale_ms)
+
+
+_KEPT = "~"
+"""Stands, as it does before no JSON, before the milliseconds for which a value is kept."""
+
+CACHE = Kind("cache", dump=_dump, load=_load, purge_at_ms=lambda record, now_ms: record.gone_at_ms)
 
 
 class RecordCache(RecordCapability):
@@ -46,26 +73,35 @@ class RecordCache(RecordCapability):
     async def get(self, key: str, default: Any = None) -> Any:
         """Give the value of a key, or ``default`` if it has none."""
         record = await self._records.read(CACHE, self._full_key(key))
-        return default if record is None else self._codec.loads(record.content)
+        if record is None or not record.is_live(self._records.now_ms()):
+            return default
+        return self._codec.loads(record.content)
 
-    async def get_entry(self, key: str, *, latest: bool = False) -> CacheEntry | None:
+    async def get_entry(
+        self, key: str, *, latest: bool = False, stale: bool = False
+    ) -> CacheEntry | None:
         """Give the value of a key with its end, or ``None`` if it has none.
 
         :param latest: nothing here, since every read sees the writes completed before it
+        :param stale: whether to give a value that is kept beyond its time, too
         """
         record = await self._records.read(CACHE, self._full_key(key))
-        if record is None:
+        now_ms = self._records.now_ms()
+        if record is None or not (stale or record.is_live(now_ms)):
             return None
-        left = math.inf
-        if record.until_ms is not None:
-            left = max(0, record.until_ms - self._records.now_ms()) / 1000
+        left = math.inf if record.until_ms is None else (record.until_ms - now_ms) / 1000
         return CacheEntry(self._codec.loads(record.content), record.until_ms, left)
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Give the values of those keys that have one."""
         full_keys = {self._key_prefix + key: key for key in check_keys(keys)}
         found = await self._records.read_many(CACHE, list(full_keys))
-        return {full_keys[key]: self._codec.loads(record.content) for key, record in found.items()}
+        now_ms = self._records.now_ms()
+        return {
+            full_keys[key]: self._codec.loads(record.content)
+            for key, record in found.items()
+            if record.is_live(now_ms)
+        }
 
     async def set(
         self,
@@ -74,27 +110,33 @@ class RecordCache(RecordCapability):
         ttl: float | timedelta | None = None,
         *,
         if_absent: bool = False,
+        stale: float | timedelta = 0,
     ) -> bool:
         """Set the value of a key, for ``ttl`` seconds or for ever.
 
         :param if_absent: whether to leave a key alone that has a value, in one atomic step
+        :param stale: for how many seconds after its time ``get_entry`` gives it to who asks for old
+            values; nothing else does, but its key may still be listed
         :returns: whether the value was set; without ``if_absent`` it always is
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
         full_key = self._full_key(key)
         until = _ends(ttl)
+        stale_ms = math.ceil(check_stale(stale) * 1000)
         content = self._codec.dumps(value)
+
+        def make(now_ms: int) -> CacheRecord:
+            return CacheRecord(content, until(now_ms), stale_ms)
+
         if not if_absent:
-            await self._records.write(
-                CACHE, full_key, lambda now_ms: CacheRecord(content, until(now_ms))
-            )
+            await self._records.write(CACHE, full_key, make)
             return True
 
         def change(record: CacheRecord | None, now_ms: int) -> tuple[CacheRecord, bool]:
-            if record is not None:
+            if record is not None and record.is_live(now_ms):
                 return record, False
-            return CacheRecord(content, until(now_ms)), True
+            return make(now_ms), True
 
         return await self._records.transact(CACHE, full_key, change)
 
@@ -125,16 +167,18 @@ class RecordCache(RecordCapability):
         until = _ends(ttl)
 
         def change(record: CacheRecord | None, now_ms: int) -> tuple[CacheRecord | None, bool]:
-            if record is None:
-                return None, False
-            return CacheRecord(record.content, until(now_ms)), True
+            if record is None or not record.is_live(now_ms):
+                return record, False
+            return CacheRecord(record.content, until(now_ms), record.stale_ms), True
 
         return await self._records.transact(CACHE, self._full_key(key), change)
 
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value."""
         return await self._records.transact(
-            CACHE, self._full_key(key), lambda record, now_ms: (None, record is not None)
+            CACHE,
+            self._full_key(key),
+            lambda record, now_ms: (None, record is not None and record.is_live(now_ms)),
         )
 
     async def delete_many(self, keys: Iterable[str]) -> None:
@@ -144,7 +188,8 @@ class RecordCache(RecordCapability):
 
     async def has(self, key: str) -> bool:
         """Tell whether a key has a value, ``None`` included."""
-        return await self._records.read(CACHE, self._full_key(key)) is not None
+        record = await self._records.read(CACHE, self._full_key(key))
+        return record is not None and record.is_live(self._records.now_ms())
 
     async def clear(self) -> None:
         """Remove every key below the store's prefix; touches no lock and no circuit."""

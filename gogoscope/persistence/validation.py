@@ -110,6 +110,15 @@ def check_ttl(ttl: float | timedelta) -> float:
     return seconds("ttl", ttl, maximum=MAX_TTL)
 
 
+def check_stale(stale: float | timedelta) -> float:
+    """Give the seconds for which a value is kept beyond its time.
+
+    :raises TypeError: if it is not a duration
+    :raises ValueError: if it is not at least 0 and at most 100 years
+    """
+    return seconds("stale", stale, zero=True, maximum=MAX_TTL)
+
+
 def check_lease(ttl: float | timedelta) -> float:
     """Give the time to live of a lease in seconds: more than 0, at most 12 hours.
 

@@ -147,6 +147,13 @@ class TestClearTouchesLocks(BrokenStore):
             await self._records.clear(LOCKS, self._key_prefix)
 
 
+class TestOldValuesAreGiven(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def get(self, key: str, default: Any = None) -> Any:
+            entry = await self.get_entry(key, stale=True)
+            return default if entry is None else entry.value
+
+
 class TestNoneIsMissing(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
         async def get(self, key: str, default: Any = None) -> Any:

@@ -22,6 +22,9 @@ RULES = {
     "TestCancellationBecomesAnError": "test_cancelling_a_method_of_circuits_raises_nothing_else",
     "TestHalfOpenLetsTwoThrough": "test_at_most_the_limit_of_probes_is_under_way",
     "TestClearTouchesLocks": "test_clear_leaves_locks_and_circuits_alone",
+    "TestOldValuesAreGiven": (
+        "test_a_value_that_is_kept_beyond_its_time_is_given_only_to_who_asks_for_it"
+    ),
     "TestNoneIsMissing": "test_none_is_a_value_and_not_a_missing_key",
     "TestTupleIsAccepted": "test_a_value_that_is_not_json_shaped_is_refused_with_its_path",
     "TestValuesAreShared": ("test_what_was_got_or_set_may_be_changed_without_changing_the_cache"),

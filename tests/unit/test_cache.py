@@ -94,13 +94,13 @@ class FaultyStore(MemoryStore):
         if error := self.failures.get(name) or self.failures.get("*"):
             raise error
 
-    async def get_entry(self, key: str, *, latest: bool = False) -> CacheEntry | None:
+    async def get_entry(self, key: str, **options: bool) -> CacheEntry | None:
         await self._request("get_entry")
-        return await super().get_entry(key, latest=latest)
+        return await super().get_entry(key, **options)
 
-    async def set(self, key: str, value: Any, ttl: Any = None, *, if_absent: bool = False) -> bool:
+    async def set(self, key: str, *args: Any, **options: Any) -> bool:
         await self._request("set")
-        return await super().set(key, value, ttl, if_absent=if_absent)
+        return await super().set(key, *args, **options)
 
     async def delete(self, key: str) -> bool:
         await self._request("delete")

@@ -36,9 +36,9 @@ class CountingStore(MemoryStore):
         self.reads: Counter[str] = Counter()
         self._seconds = seconds
 
-    async def get_entry(self, key: str, *, latest: bool = False) -> CacheEntry | None:
+    async def get_entry(self, key: str, **options: bool) -> CacheEntry | None:
         self.reads[key] += 1
-        entry = await super().get_entry(key, latest=latest)
+        entry = await super().get_entry(key, **options)
         await anyio.sleep(self._seconds)
         return entry
 
@@ -211,7 +211,7 @@ def test_bad_bounds_are_refused() -> None:
 def test_reads_that_failed_leave_nothing_behind(run: Run) -> None:
     async def program() -> None:
         class Failing(CountingStore):
-            async def get_entry(self, key: str, *, latest: bool = False) -> CacheEntry | None:
+            async def get_entry(self, key: str, **options: bool) -> CacheEntry | None:
                 await anyio.lowlevel.checkpoint()
                 raise OSError("broken")
 

@@ -38,9 +38,9 @@ class Failing(MemoryStore):
         if name in self.failing:
             raise StoreConnectionError(f"{name} fails")
 
-    async def get_entry(self, key: str, *, latest: bool = False) -> CacheEntry | None:
+    async def get_entry(self, key: str, **options: bool) -> CacheEntry | None:
         self._request("get_entry")
-        return await super().get_entry(key, latest=latest)
+        return await super().get_entry(key, **options)
 
     async def set(self, *args: Any, **options: Any) -> bool:
         self._request("set")

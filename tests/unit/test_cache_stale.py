@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gogoscope import Cache, scope
+from gogoscope import Cache, LocalCache, scope
 from gogoscope.persistence.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
@@ -127,5 +127,34 @@ def test_who_waits_for_a_refresh_that_another_process_does_waits_for_its_value(r
             await anyio.sleep(5)
             await store.set("k", "theirs")
             assert (await waiting).unwrap() == "theirs"
+
+    run(program)
+
+
+def test_a_value_kept_for_later_is_none_of_the_caches_beyond_its_time(run: Run) -> None:
+    async def program() -> None:
+        cache = Cache(MemoryStore(), local=LocalCache(ttl=100))
+        await cache.get_or_set("k", load, 1, stale_if_error=3600, stale_while_revalidate=60)
+        assert await cache.get("k") == "old"
+        await anyio.sleep(2)
+        assert await cache.get("k", "gone") == "gone"
+        assert await cache.has("k") is False
+        assert await cache.get_many(["k"]) == {}
+        assert await outcome(partial(cache.get_or_set, "k", fail, 1)) is DOWN
+        assert await cache.get_or_set("k", fail, 1, stale_if_error=10) == "old"
+        assert await outcome(partial(cache.get_or_set, "k", fail, 1, stale_if_error=0.5)) is DOWN
+
+    run(program)
+
+
+def test_a_value_set_by_hand_is_fresh_for_its_own_time(run: Run) -> None:
+    async def program() -> None:
+        cache = Cache(MemoryStore())
+        get = partial(cache.get_or_set, "k", load, 1, stale_if_error=3600)
+        await cache.set("k", "by hand", 60)
+        await anyio.sleep(59)
+        assert await get() == "by hand"
+        await anyio.sleep(2)
+        assert await get() == "old"
 
     run(program)

@@ -65,6 +65,9 @@ class CacheSafetyRules(Conformance):
     ) -> None:
         with pytest.raises(error, match="ttl must be"):
             await store.set("k", 1, ttl)
+        if ttl != 0:
+            with pytest.raises(error, match="stale must be"):
+                await store.set("k", 1, 1, stale=ttl)
         assert await store.keys() == []
 
     async def test_a_value_may_last_100_years_and_no_longer(self, store: CacheProvider) -> None:

@@ -78,6 +78,58 @@ class CacheValueRules(Conformance):
         assert await store.has("k") is False
         assert await store.keys() == []
 
+    async def test_a_value_that_is_kept_beyond_its_time_is_given_only_to_who_asks_for_it(
+        self, store: CacheProvider, clock: ManualClock
+    ) -> None:
+        await store.set("k", [1], ttl=10, stale=5)
+        clock.now += 9.5
+        assert await store.get("k") == [1]
+        for stale in (False, True):
+            entry = await store.get_entry("k", stale=stale)
+            assert entry is not None
+            assert (entry.value, entry.until_ms) == ([1], 1_800_000_010_000)
+            assert entry.left == pytest.approx(0.5)
+        for seconds in (0.5, 4.499):
+            clock.now += seconds
+            assert await store.get("k", "gone") == "gone"
+            assert await store.get_entry("k") is None
+            assert await store.get_many(["k"]) == {}
+            assert await store.has("k") is False
+            assert await store.touch("k", 60) is False
+        for latest in (False, True):
+            entry = await store.get_entry("k", latest=latest, stale=True)
+            assert entry is not None
+            assert (entry.value, entry.until_ms) == ([1], 1_800_000_010_000)
+            assert entry.left == pytest.approx(-4.499)
+        clock.now += 0.501
+        assert await store.get_entry("k", stale=True) is None
+        assert await store.keys() == []
+
+    async def test_whatever_changes_a_value_ends_what_was_kept_beyond_its_time(
+        self, store: CacheProvider, clock: ManualClock
+    ) -> None:
+        for key in ("set", "absent", "many", "deleted", "all deleted", "touched"):
+            await store.set(key, "old", ttl=1, stale=60)
+        clock.now += 0.5
+        assert await store.touch("touched", 1) is True
+        clock.now += 1
+        await store.set("set", "new", ttl=1)
+        assert await store.set("absent", "new", ttl=1, if_absent=True) is True
+        await store.set_many({"many": "new"}, ttl=1)
+        assert await store.delete("deleted") is False
+        await store.delete_many(["all deleted"])
+        assert await store.get_many(["set", "absent", "many"]) == dict.fromkeys(
+            ("set", "absent", "many"), "new"
+        )
+        clock.now += 2
+        for key in ("set", "absent", "many", "deleted", "all deleted"):
+            assert await store.get_entry(key, stale=True) is None, key
+        await store.set("ever", 1, stale=60)
+        clock.now += 1_000_000
+        entry = await store.get_entry("ever", stale=True)
+        assert entry is not None
+        assert (entry.value, entry.until_ms, entry.left) == (1, None, math.inf)
+
     async def test_an_expired_value_cannot_be_deleted(
         self, store: CacheProvider, clock: ManualClock
     ) -> None:
