@@ -67,8 +67,8 @@ def cached(
 
 def _default_key_of(fn: Callable[..., object]) -> Callable[..., str]:
     inner: Any = fn
-    while isinstance(inner, FunctionType) and hasattr(inner, "__wrapped__"):
-        inner = inner.__wrapped__
+    while isinstance(inner, FunctionType) and (wrapped := getattr(inner, "__wrapped__", None)):
+        inner = wrapped
     if not isinstance(inner, FunctionType) or inner.__closure__ or inner.__name__ == "<lambda>":
         raise TypeError(
             f"the name of {fn!r} does not tell it from others, whose values it would get; "

@@ -46,9 +46,9 @@ class Failing(MemoryStore):
         self._request("set")
         return await super().set(*args, **options)
 
-    async def acquire(self, *args: Any) -> LockHandle | None:
+    async def acquire(self, key: str, ttl: Any, owner: str | None = None) -> LockHandle | None:
         self._request("acquire")
-        return await super().acquire(*args)
+        return await super().acquire(key, ttl, owner)
 
 
 class Source:

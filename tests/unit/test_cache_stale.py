@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gogoscope import Cache, LocalCache, scope
+from gogoscope import Cache, LocalCache, LockHandle, scope
 from gogoscope.persistence.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
@@ -24,12 +24,12 @@ def run(request: pytest.FixtureRequest) -> Run:
     return lambda program: VirtualClock(start=1_800_000_000.0).run(program, backend=request.param)
 
 
-async def load() -> str:
+async def load(*_: object) -> str:
     return "old"
 
 
-async def fail(seconds: float = 0) -> str:
-    await anyio.sleep(seconds)
+async def fail(*seconds: Any) -> str:
+    await anyio.sleep(sum(seconds))
     raise DOWN
 
 
@@ -110,9 +110,9 @@ def test_each_of_those_who_share_a_failed_load_has_its_own_old_value_or_none(run
 
 def test_who_waits_for_a_refresh_that_another_process_does_waits_for_its_value(run: Run) -> None:
     class Slow(MemoryStore):
-        async def acquire(self, *args: Any) -> Any:
+        async def acquire(self, key: str, ttl: Any, owner: str | None = None) -> LockHandle | None:
             await anyio.sleep(1)
-            return await super().acquire(*args)
+            return await super().acquire(key, ttl, owner)
 
     async def program() -> None:
         store = Slow()
