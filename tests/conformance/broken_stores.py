@@ -5,8 +5,9 @@ Its name keeps pytest from collecting it unless it is named on the command line.
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence import circuit_rules
 from gogoscope.persistence.memory import MemoryStore
 from gogoscope.persistence.protocols import CircuitBreakerState, LockClaim, LockRecord, LockReply
+from gogoscope.persistence.record_cache import CACHE
 from gogoscope.persistence.record_circuit_breakers import CIRCUITS
 from gogoscope.persistence.record_locks import LOCKS, RecordLocks
 from gogoscope.testing.conformance import (
@@ -103,6 +105,68 @@ class TestPrefixLeak(BrokenStore):
             store = super().with_prefix(key_prefix)
             store._key_prefix = store._key_prefix[:-1]
             return store
+
+
+def below(key_prefix: str, method: str) -> Callable[..., Any]:
+    """Give a method of a store as it is with another prefix."""
+
+    async def call(store: MemoryStore, *args: Any) -> Any:
+        other = copy.copy(store)
+        other._key_prefix = key_prefix
+        return await getattr(MemoryStore, method)(other, *args)
+
+    return call
+
+
+def here_and_above(method: str) -> Callable[..., Any]:
+    async def call(store: MemoryStore, *args: Any) -> Any:
+        if store._key_prefix:
+            await below("", method)(store, *args)
+        return await getattr(MemoryStore, method)(store, *args)
+
+    return call
+
+
+class TestExtendIgnoresThePrefix(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        extend = below("", "extend")
+
+
+class TestHolderIgnoresThePrefix(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        holder = below("", "holder")
+
+
+class TestForceReleaseIgnoresThePrefix(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        force_release = here_and_above("force_release")
+
+
+class TestSettingACircuitIgnoresThePrefix(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        set_state = here_and_above("set_state")
+
+
+class TestSuccessIgnoresThePrefix(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        record_success = here_and_above("record_success")
+
+
+class TestDeleteTakesWhatIsBelow(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def delete(self, key: str) -> bool:
+            found = await super().delete(key)
+            await self._records.clear(CACHE, f"{self._full_key(key)}:")
+            return found
+
+
+class TestDeleteManyTakesWhatStartsAlike(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def delete_many(self, keys: Iterable[str]) -> None:
+            keys = keys if isinstance(keys, str) else list(keys)
+            await super().delete_many(keys)
+            for key in keys:
+                await self._records.clear(CACHE, self._full_key(key))
 
 
 class TestTokenReuse(BrokenStore):

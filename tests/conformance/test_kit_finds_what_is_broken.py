@@ -17,6 +17,15 @@ RULES = {
     "TestValuesExpireInWholeSeconds": "test_a_value_ends_to_the_millisecond",
     "TestLeasesInWholeSeconds": "test_a_lock_of_half_a_second_is_held_to_the_millisecond",
     "TestPrefixLeak": "test_prefixes_keep_stores_apart_and_nest",
+    "TestExtendIgnoresThePrefix": "test_a_change_of_a_lock_leaves_those_beside_it_alone",
+    "TestHolderIgnoresThePrefix": "test_the_holder_is_that_of_the_lock_and_of_none_beside_it",
+    "TestForceReleaseIgnoresThePrefix": "test_a_change_of_a_lock_leaves_those_beside_it_alone",
+    "TestSettingACircuitIgnoresThePrefix": (
+        "test_a_change_of_a_circuit_leaves_those_beside_it_alone"
+    ),
+    "TestSuccessIgnoresThePrefix": "test_a_change_of_a_circuit_leaves_those_beside_it_alone",
+    "TestDeleteTakesWhatIsBelow": "test_a_change_of_a_value_leaves_those_beside_it_alone",
+    "TestDeleteManyTakesWhatStartsAlike": "test_a_change_of_a_value_leaves_those_beside_it_alone",
     "TestTokenReuse": "test_fencing_tokens_only_grow",
     "TestSwallowedCancellation": "test_a_cancelled_change_of_a_value_is_whole_or_not_there",
     "TestCancellationBecomesAnError": "test_cancelling_a_method_of_circuits_raises_nothing_else",

@@ -204,6 +204,23 @@ class Conformance:
                 await self._read(second)
             assert await self._read(first) is None
 
+    @pytest.fixture
+    async def beside(
+        self, open_store: OpenStore, clock: ManualClock
+    ) -> AsyncIterator[tuple[Any, list[tuple[Any, str]]]]:
+        """Give a store whose key ``k`` is to be changed, and stores with keys that are not.
+
+        Those keys are what a store touches that forgets its prefix, or where a key ends.
+        """
+        async with (
+            open_store("", clock) as above,
+            open_store("a:", clock) as store,
+            open_store("b:", clock) as other,
+            open_store("a:k:", clock) as below,
+        ):
+            near = [(store, key) for key in ("kk", "k:x", "k#k", "K")]
+            yield store, [(above, "k"), (other, "k"), (below, "k"), *near]
+
     async def _read(self, store: Any) -> object:
         return await READS[min(self.capabilities - {"processes"})](store)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -10,6 +11,15 @@ import pytest
 from gogoscope.persistence.protocols import CacheProvider
 from gogoscope.testing.conformance.base import Conformance, OpenStore
 from gogoscope.testing.conformance.samples import ODD_KEYS
+
+CHANGES: dict[str, Callable[[CacheProvider, str], Awaitable[object]]] = {
+    "set": lambda store, key: store.set(key, "new"),
+    "set if absent": lambda store, key: store.set(key, "new", if_absent=True),
+    "set_many": lambda store, key: store.set_many({key: "new"}),
+    "touch": lambda store, key: store.touch(key, 30),
+    "delete": lambda store, key: store.delete(key),
+    "delete_many": lambda store, key: store.delete_many([key]),
+}
 
 
 class CacheKeyRules(Conformance):
@@ -82,6 +92,35 @@ class CacheKeyRules(Conformance):
             assert sorted(await whole.keys()) == ["app2:k", "app:eu:k", "app:k"]
             await app.clear()
             assert await whole.keys() == ["app2:k"]
+
+    @pytest.mark.parametrize("name", CHANGES)
+    async def test_a_change_of_a_value_leaves_those_beside_it_alone(
+        self, beside: tuple[CacheProvider, list[tuple[CacheProvider, str]]], name: str
+    ) -> None:
+        store, others = beside
+        for key in ("as it should", "k"):
+            await store.set(key, "old", 60)
+        for number, (other, key) in enumerate(others):
+            await other.set(key, number, 60)
+        before = [await other.get_entry(key) for other, key in others]
+        await CHANGES[name](store, "as it should")
+        await CHANGES[name](store, "k")
+        assert await store.get_entry("k") == await store.get_entry("as it should")
+        assert [await other.get_entry(key) for other, key in others] == before
+
+    async def test_a_value_beside_a_key_is_not_found_under_it(
+        self, beside: tuple[CacheProvider, list[tuple[CacheProvider, str]]]
+    ) -> None:
+        store, others = beside
+        for other, key in others:
+            await other.set(key, "theirs", 60)
+        assert await store.get("k", "missing") == "missing"
+        assert await store.get_entry("k") is None
+        assert await store.get_many(["k"]) == {}
+        assert await store.has("k") is False
+        assert await store.touch("k", 30) is False
+        assert await store.delete("k") is False
+        assert await store.set("k", "mine", if_absent=True) is True
 
     async def test_clear_leaves_locks_and_circuits_alone(self, store: Any) -> None:
         await self._fill_beside(store, "k")

@@ -117,6 +117,23 @@ class CircuitSafetyRules(Conformance):
             assert set(await store.circuits("by?hand")) == {"by*hand"}
             assert await store.circuits("C*") == {}
 
+    @pytest.mark.parametrize("name", CHANGES)
+    async def test_a_change_of_a_circuit_leaves_those_beside_it_alone(
+        self,
+        beside: tuple[CircuitBreakerStateProvider, list[tuple[CircuitBreakerStateProvider, str]]],
+        clock: ManualClock,
+        name: str,
+    ) -> None:
+        store, others = beside
+        now_ms = int(clock.now * 1000)
+        for circuit, key in [(store, "as it should"), (store, "k"), *others]:
+            await _prepared(circuit, key, now_ms)
+        before = [await circuit.get_state(key) for circuit, key in others]
+        await CHANGES[name](store, "as it should")
+        await CHANGES[name](store, "k")
+        assert await _outline(store, "k") == await _outline(store, "as it should")
+        assert [await circuit.get_state(key) for circuit, key in others] == before
+
     async def test_every_method_of_circuits_refuses_a_bad_key(
         self, store: CircuitBreakerStateProvider
     ) -> None:

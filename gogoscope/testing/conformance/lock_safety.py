@@ -156,6 +156,32 @@ class LockSafetyRules(Conformance):
         await cancel_everywhere(attempt_at)
 
     @pytest.mark.parametrize("name", CHANGES)
+    async def test_a_change_of_a_lock_leaves_those_beside_it_alone(
+        self, beside: tuple[LockProvider, list[tuple[LockProvider, str]]], name: str
+    ) -> None:
+        store, others = beside
+        await CHANGES[name](store, "as it should", await _taken(store, "as it should"))
+        expected = await _outline(store, "as it should")
+        for other, key in others:
+            await _taken(other, key)
+        before = [await _outline(other, key) for other, key in others]
+        await CHANGES[name](store, "k", await _taken(store, "k"))
+        assert await _outline(store, "k") == expected
+        assert [await _outline(other, key) for other, key in others] == before
+
+    async def test_the_holder_is_that_of_the_lock_and_of_none_beside_it(
+        self, beside: tuple[LockProvider, list[tuple[LockProvider, str]]]
+    ) -> None:
+        store, others = beside
+        for other, key in others:
+            assert await other.acquire(key, 30, "another") is not None
+        assert await store.holder("k") is None
+        assert await store.acquire("k", 30, "me") is not None
+        holder = await store.holder("k")
+        assert holder is not None
+        assert holder.owner == "me"
+
+    @pytest.mark.parametrize("name", CHANGES)
     async def test_a_cancelled_change_of_a_lock_is_whole_or_not_there(
         self, store: LockProvider, clock: ManualClock, name: str
     ) -> None:
