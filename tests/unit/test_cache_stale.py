@@ -46,7 +46,7 @@ def test_a_refresh_that_meets_a_load_that_fails_leaves_its_scope_alone(
 ) -> None:
     async def program() -> None:
         async with scope(persistence=MemoryStore()) as s:
-            get = partial(s.cache.get_or_set, "k", fail, 1, seconds, stale_while_revalidate=60)
+            get: Any = partial(s.cache.get_or_set, "k", fail, 1, seconds, stale_while_revalidate=60)
             await s.cache.get_or_set("k", load, 1, stale_while_revalidate=60)
             await anyio.sleep(2)
             assert await get() == "old"
@@ -65,7 +65,7 @@ def test_who_has_no_old_value_gets_the_error_of_the_refresh_it_waits_for(
         store = MemoryStore()
         async with scope(persistence=store) as s:
             cache = s.cache if in_scope else Cache(store)
-            get = partial(cache.get_or_set, "k", fail, 1, 4, stale_while_revalidate=2)
+            get: Any = partial(cache.get_or_set, "k", fail, 1, 4, stale_while_revalidate=2)
             await cache.get_or_set("k", load, 1, stale_while_revalidate=2)
             await anyio.sleep(2)
             refreshing = s.task(outcome, get)
@@ -82,7 +82,7 @@ def test_who_has_no_old_value_gets_the_error_of_the_refresh_it_waits_for(
 def test_a_value_that_grew_too_old_while_the_function_ran_stands_in_for_nothing(run: Run) -> None:
     async def program() -> None:
         cache = Cache(MemoryStore())
-        get = partial(cache.get_or_set, "k", fail, 1, stale_if_error=4)
+        get: Any = partial(cache.get_or_set, "k", fail, 1, stale_if_error=4)
         for seconds, expected in ((1, "old"), (3.5, DOWN)):
             await cache.get_or_set("k", load, 1, stale_if_error=4)
             await anyio.sleep(2)
@@ -95,7 +95,7 @@ def test_a_value_that_grew_too_old_while_the_function_ran_stands_in_for_nothing(
 def test_each_of_those_who_share_a_failed_load_has_its_own_old_value_or_none(run: Run) -> None:
     async def program() -> None:
         cache = Cache(MemoryStore())
-        get = partial(cache.get_or_set, "k", fail, 1, 2, stale_if_error=60)
+        get: Any = partial(cache.get_or_set, "k", fail, 1, 2, stale_if_error=60)
         await cache.get_or_set("k", load, 1, stale_if_error=60)
         await anyio.sleep(2)
         async with scope() as s:
@@ -117,7 +117,7 @@ def test_who_waits_for_a_refresh_that_another_process_does_waits_for_its_value(r
     async def program() -> None:
         store = Slow()
         async with scope(persistence=store) as s:
-            get = partial(s.cache.get_or_set, "k", fail, 1, stale_while_revalidate=60)
+            get: Any = partial(s.cache.get_or_set, "k", fail, 1, stale_while_revalidate=60)
             await s.cache.get_or_set("k", load, 1, stale_while_revalidate=60)
             await anyio.sleep(2)
             assert await store.acquire("get_or_set:k", 600) is not None
@@ -150,7 +150,7 @@ def test_a_value_kept_for_later_is_none_of_the_caches_beyond_its_time(run: Run) 
 def test_a_value_set_by_hand_is_fresh_for_its_own_time(run: Run) -> None:
     async def program() -> None:
         cache = Cache(MemoryStore())
-        get = partial(cache.get_or_set, "k", load, 1, stale_if_error=3600)
+        get: Any = partial(cache.get_or_set, "k", load, 1, stale_if_error=3600)
         await cache.set("k", "by hand", 60)
         await anyio.sleep(59)
         assert await get() == "by hand"
