@@ -13,8 +13,9 @@ import anyio
 from gogoscope.cache_store import Answer, Outage, ask, state_of
 from gogoscope.clock import monotonic
 from gogoscope.exceptions import GogoscopeError
+from gogoscope.lock_release import release
 from gogoscope.observers import log_warning
-from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.single_flight import LeftToOthersError, slots_lent
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Loading:
                         answer = await self._acquire(locks)
         except BaseException:
             if answer is not None and answer.content is not None:
-                await _release(answer.content)  # cancelled while it waited for its slot
+                await release(answer.content)  # cancelled while it waited for its slot
             raise
         return None if answer is None else answer.content
 
@@ -150,7 +151,7 @@ class Loading:
                     failure = raised
                 group.cancel_scope.cancel()
         finally:
-            await _release(handle)
+            await release(handle)
         if failure is not None:
             raise failure
         return outcome
@@ -231,11 +232,3 @@ async def _renew(handle: LockHandle) -> None:
             await handle.extend()
         except GogoscopeError as error:
             log_warning("%r could not be renewed", handle, error=error)
-
-
-async def _release(handle: LockHandle) -> None:
-    with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
-        try:
-            await handle.release()
-        except GogoscopeError as error:
-            log_warning("%r could not be released; its lease will end", handle, error=error)

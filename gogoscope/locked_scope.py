@@ -12,10 +12,10 @@ from anyio.abc import TaskGroup
 from gogoscope.durations import seconds
 from gogoscope.events import LeaseLost
 from gogoscope.exceptions import LeaseLostError
+from gogoscope.lock_release import release
 from gogoscope.locks import Keeper, held, refuse_reentry, timeout_error
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.validation import check_key, check_lease, check_metadata
-from gogoscope.safety_nets import release
 from gogoscope.scope import Scope
 
 

@@ -37,6 +37,7 @@ LAYERS = [
     },
     {"gogoscope.task"},
     {"gogoscope.single_flight", "gogoscope.local_cache", "gogoscope.cache_policy"},
+    {"gogoscope.lock_release"},
     {"gogoscope.cache_store", "gogoscope.cache_types"},
     {"gogoscope.cache", "gogoscope.cache_loading"},
     {"gogoscope.cache_decorator"},

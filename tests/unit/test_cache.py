@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections import Counter
@@ -370,6 +371,22 @@ def test_when_every_caller_is_cancelled_nothing_is_left_behind(backend: Backend)
         assert "k" not in state_of(store).flights
 
     in_virtual_time(backend, program)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_asyncios_own_cancellation_at_any_time_leaves_no_lock() -> None:
+    for fails in (True, False):
+        for steps in range(40):
+            store, source = FaultyStore(), Source(0)
+            source.error = LookupError() if fails else None
+            call = Cache(store).get_or_set("k", source.load, 60)
+            task = asyncio.ensure_future(call)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert await no_lock_is_held(store), steps
 
 
 def test_a_load_longer_than_the_lease_is_still_the_only_one(backend: Backend) -> None:
