@@ -10,6 +10,8 @@ from gogoscope.exceptions import CorruptRecordError
 
 INT_DIGITS = 4300
 """The longest int, in decimal digits, that Python reads unless told otherwise."""
+DEEPEST = 200
+"""How deep lists and dicts may be nested, so that whoever reads them has the stack for it."""
 
 
 class Codec(Protocol):
@@ -41,10 +43,7 @@ class JSONCodec:
         :raises ValueError: if a part of it is a number or a structure that JSON cannot hold
         """
         check_value(value)
-        try:
-            return _encode(value)
-        except RecursionError:
-            raise ValueError(_TOO_DEEP) from None
+        return _encode(value)
 
     def loads(self, text: str) -> Any:
         """Give the value of a JSON text.
@@ -63,28 +62,25 @@ def check_value(value: Any) -> None:
     :raises TypeError: if a part of it is not; the message names its path
     :raises ValueError: if a part of it is a number or a structure that JSON cannot hold
     """
-    try:
-        _check(value, "value")
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
+    if type(value) not in _FAITHFUL:
+        _check(value, "value", DEEPEST)
 
 
 _FAITHFUL = (str, bool, type(None))
-_TOO_DEEP = "value is nested too deeply, or contains itself"
 _INT_LIMIT = 10**INT_DIGITS
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-def _check(value: Any, path: str) -> None:
+def _check(value: Any, path: str, levels: int) -> None:
     kind = type(value)
-    if kind in _FAITHFUL:
-        return
     if kind is int or kind is float:
         _check_number(value, path)
+    elif levels == 0 and kind in (list, dict):
+        raise ValueError(f"value is nested more than {DEEPEST} levels deep, or contains itself")
     elif kind is list:
         for index, item in enumerate(value):
             if type(item) not in _FAITHFUL:
-                _check(item, f"{path}[{index}]")
+                _check(item, f"{path}[{index}]", levels - 1)
     elif kind is dict:
         for key, item in value.items():
             if type(key) is not str:
@@ -92,7 +88,7 @@ def _check(value: Any, path: str) -> None:
                     f"{path} has the key {key!r} of type {type(key).__name__}; keys must be str"
                 )
             if type(item) not in _FAITHFUL:
-                _check(item, f"{path}[{key!r}]")
+                _check(item, f"{path}[{key!r}]", levels - 1)
     else:
         raise TypeError(
             f"{path} is of type {kind.__name__}, which cannot be stored faithfully; allowed are "

@@ -98,6 +98,23 @@ class CacheSafetyRules(Conformance):
             await store.set("k", value)
         assert await store.keys() == []
 
+    @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}])
+    async def test_a_value_may_be_nested_200_deep_and_no_deeper(
+        self, store: CacheProvider, wrap: Callable[[Any], Any]
+    ) -> None:
+        value: Any = 7
+        for _ in range(200):
+            value = wrap(value)
+        await store.set("k", value)
+        found = await store.get("k")
+        assert (found == value) is True  # or pytest would compare the two level by level
+        for deeper in (1, 500, 2_000):
+            for _ in range(deeper):
+                value = wrap(value)
+            with pytest.raises(ValueError, match="nested more than 200 levels deep"):
+                await store.set("k", value)
+        assert await store.keys() == ["k"]
+
     async def test_a_pattern_of_another_type_is_refused(self, store: CacheProvider) -> None:
         not_a_pattern: Any = 7
         with pytest.raises(TypeError, match="pattern must be a str or None, got 7"):
