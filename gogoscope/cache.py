@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
 
 from gogoscope.clock import monotonic
 from gogoscope.persistence.bundle import Persistence, unsupported
-from gogoscope.persistence.validation import check_key
+from gogoscope.persistence.validation import check_key, check_keys, check_mapping
 
 if TYPE_CHECKING:
     from gogoscope.cache_policy import CachePolicy
@@ -110,6 +110,7 @@ class Cache:
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
+        check_key(key)
         try:
             return await self.provider.set(key, value, ttl, if_absent=if_absent, stale=stale)
         finally:
@@ -123,16 +124,18 @@ class Cache:
         :raises TypeError: if a value cannot be stored faithfully; nothing is set then
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
+        keys = list(check_mapping(values))
         try:
             await self.provider.set_many(values, ttl)
         finally:
-            self._forget(values)
+            self._forget(keys)
 
     async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
         """Let the value of a key end ``ttl`` seconds from now, or never; ``False`` if it has none.
 
         :raises ValueError: if ``ttl`` is out of range
         """
+        check_key(key)
         try:
             return await self.provider.touch(key, ttl)
         finally:
@@ -140,6 +143,7 @@ class Cache:
 
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value."""
+        check_key(key)
         try:
             return await self.provider.delete(key)
         finally:
@@ -147,7 +151,7 @@ class Cache:
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove many keys, whether or not they have a value."""
-        keys = keys if isinstance(keys, str) else list(keys)
+        keys = check_keys(keys)
         try:
             await self.provider.delete_many(keys)
         finally:
@@ -215,8 +219,8 @@ class Cache:
             not at all; like any other value if left out
         :param lease: how long others wait for a process that died while it called, in seconds
         :raises Exception: what the function raised
-        :raises TypeError: if its result cannot be stored faithfully
-        :raises ValueError: likewise
+        :raises TypeError: if its result cannot be stored faithfully, or it is not async
+        :raises ValueError: if its result cannot be stored faithfully
         """
         if not callable(fn):
             raise TypeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from gogoscope.lock_release import release
 from gogoscope.observers import log_warning
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.single_flight import LeftToOthersError, slots_lent
+from gogoscope.task import NotAwaitableError, callable_name
 
 if TYPE_CHECKING:
     from gogoscope.cache import Cache
@@ -76,6 +78,8 @@ class Loading:
             return await self._state.flights.run(self._key, load)
         except LeftToOthersError:
             self._tell_stale(None)
+        except NotAwaitableError:
+            raise
         except Exception as error:
             if monotonic() >= ends_at:
                 raise
@@ -163,7 +167,13 @@ class Loading:
             return found.value
         began = time.monotonic()
         self._called = True
-        value = await self._call()
+        awaitable = self._call()
+        if not inspect.isawaitable(awaitable):
+            raise NotAwaitableError(
+                f"fn must be an async function, but {callable_name(self._call)} returned "
+                f"{awaitable!r}; run one that is not with anyio.to_thread.run_sync(fn, *args)"
+            )
+        value = await awaitable
         self._tell_loaded(time.monotonic() - began)
         cache, key = self._cache, self._key
         writes, ttl = self._state.writes, self._policy.time_to_live(value)

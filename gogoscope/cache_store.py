@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -64,18 +64,26 @@ class StoreState:
     locks: Outage = Factory(lambda: Outage("cannot lock; each process calls functions itself"))
 
 
-_states: RunVar[WeakKeyDictionary[object, StoreState]] = RunVar("gogoscope.cache_stores")
+_states: RunVar[dict[int, tuple[object, StoreState]]] = RunVar("gogoscope.cache_stores")
 
 
 def state_of(provider: CacheProvider | LockProvider) -> StoreState:
-    """Give what the running event loop knows of a store; it lives as long as the store."""
+    """Give what the running event loop knows of a store; it lives as long as the store.
+
+    If that cannot be told, as no weak reference to it can be made, it lives as long as the loop.
+    """
     states = _states.get(None)
     if states is None:
-        _states.set(states := WeakKeyDictionary())
-    state = states.get(provider)
-    if state is None:
-        state = states[provider] = StoreState()
-    return state
+        _states.set(states := {})
+    identity = id(provider)  # A store may be equal to another, and need not have a hash.
+    if identity not in states:
+        known: object
+        try:
+            known = weakref.ref(provider, lambda _: states.pop(identity, None))
+        except TypeError:
+            known = provider  # or another object might get its identity
+        states[identity] = (known, StoreState())
+    return states[identity][1]
 
 
 async def ask(

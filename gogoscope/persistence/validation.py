@@ -35,11 +35,15 @@ def check_key(key: str, name: str = "key") -> str:
 def check_keys(keys: Iterable[str]) -> list[str]:
     """Give valid keys, each once.
 
-    :raises TypeError: if one is not a ``str``, or if they are one ``str``
+    :raises TypeError: if one is not a ``str``, or if they are one ``str`` or no iterable
     :raises ValueError: if one is empty or cannot be encoded
     """
     if isinstance(keys, str):
         raise TypeError(f"keys must be an iterable of str, got the str {keys!r}; write [{keys!r}]")
+    if not isinstance(keys, Iterable):
+        raise TypeError(
+            f"keys must be an iterable of str, got {keys!r} of type {type(keys).__name__}"
+        )
     return list(dict.fromkeys(check_key(key) for key in keys))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -19,10 +21,12 @@ from gogoscope import (
     CapabilityNotSupportedError,
     ConfigurationError,
     CorruptRecordError,
+    LocalCache,
     LockHandle,
     Persistence,
     RecordTooLargeError,
     StoreConnectionError,
+    cached,
     scope,
 )
 from gogoscope.cache_store import OUTAGE_SECONDS, STORE_SECONDS, state_of
@@ -834,3 +838,96 @@ async def test_bad_arguments_are_named() -> None:
     with pytest.raises(TypeError, match="persistence must be a URL, a store"):
         Cache(not_a_store)
     assert await cache.keys() == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("in_scope", [True, False])
+async def test_a_function_that_is_not_async_is_an_error_and_no_value_stands_in_for_it(
+    in_scope: bool,
+) -> None:
+    def not_async(*args: Any) -> int:
+        return 7
+
+    fn: Any = not_async
+    store = MemoryStore()
+    words = r"fn must be an async function, but .*not_async returned 7; run one that is not with"
+    async with scope(persistence=store) as s:
+        cache = s.cache if in_scope else Cache(store)
+        with pytest.raises(TypeError, match=words):
+            await cache.get_or_set("k", fn, 60)
+        with pytest.raises(TypeError, match=words):
+            await cached(cache, 60, key=str)(fn)("k")
+        await store.set("k", "old", 1e-3, stale=60)
+        while await store.has("k"):
+            await anyio.sleep(1e-3)
+        with pytest.raises(TypeError, match=words):
+            await cache.get_or_set("k", fn, 60, stale_if_error=60)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("local", [True, False])
+async def test_what_is_no_key_and_no_mapping_is_named_with_a_layer_in_front_or_not(
+    local: bool,
+) -> None:
+    cache: Any = Cache(MemoryStore(), local=LocalCache() if local else None)
+    await cache.set("k", 1)
+    assert await cache.get("k") == 1
+    for call in (cache.get, cache.delete, cache.touch, partial(cache.set, value=1)):
+        with pytest.raises(TypeError, match=r"key must be a str, got \['a'\] of type list"):
+            await call(["a"])
+    for not_a_mapping in (None, 5, [("a", 1)]):
+        with pytest.raises(TypeError, match="values must be a mapping of keys to values, got"):
+            await cache.set_many(not_a_mapping)
+    for call in (cache.delete_many, cache.get_many):
+        for no_keys in (None, 5):
+            with pytest.raises(TypeError, match="keys must be an iterable of str, got"):
+                await call(no_keys)
+        with pytest.raises(TypeError, match=r"write \['k'\]"):
+            await call("k")
+    assert await cache.get("k") == 1
+
+
+def test_any_object_with_the_methods_of_a_cache_will_do(backend: Backend) -> None:
+    class Delegating:
+        """A store that cannot be hashed, is equal to others, and takes no weak references."""
+
+        __slots__ = ("inner",)
+        __hash__ = None  # type: ignore[assignment]
+
+        def __init__(self, inner: MemoryStore) -> None:
+            self.inner = inner
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+    class Referable(Delegating):
+        __slots__ = ("__weakref__",)
+
+    async def program() -> None:
+        for kind in (Delegating, Referable):
+            for number in range(3):
+                store: Any = kind(MemoryStore())
+                cache, source = Cache(Persistence(cache=store, locks=store)), Source()
+                async with anyio.create_task_group() as group:
+                    for _ in range(5):
+                        group.start_soon(cache.get_or_set, "k", source.load, 60, number)
+                assert source.loads == 1
+                assert await cache.get("k") == {"number": 1, "args": [number]}
+                assert state_of(store) is state_of(store)
+
+    in_virtual_time(backend, program)
+
+
+@pytest.mark.anyio
+async def test_what_is_known_of_a_store_goes_with_it() -> None:
+    async def use() -> weakref.ref[object]:
+        store = MemoryStore()
+        await Cache(store).get_or_set("k", Source(0).load, 60)
+        return weakref.ref(state_of(store))
+
+    state = await use()
+    gc.collect()
+    assert state() is None
