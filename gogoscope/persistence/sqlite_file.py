@@ -70,11 +70,12 @@ class SQLiteFile:
                 with anyio.CancelScope(shield=True):
                     await self._thread.run(self._disconnect)
             except ThreadGoneError:  # it is closed, or this is not the event loop that opened it
-                self._thread.end(self._disconnect)
+                pass
             except sqlite3.Error as error:
                 raise _translated(error, self.path) from error
             finally:
-                self._thread.end()
+                # Once more, for asyncio's own cancellation, which knows no shield.
+                self._thread.end(self._disconnect)
 
     async def run(
         self, work: Callable[[sqlite3.Connection], Result], *, urgent: bool = False

@@ -270,6 +270,32 @@ async def test_a_task_that_asyncio_itself_cancels_leaves_the_store_usable(
         assert await second == 2
 
 
+async def test_a_close_that_asyncio_itself_cancels_closes_when_the_thread_is_free(
+    path: Path, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("only asyncio cancels a task from outside its cancel scopes")
+    import asyncio
+
+    clock = HeldClock()
+    store = await SQLiteStore(path, clock=clock).__aenter__()
+    clock.holds = True
+    busy = asyncio.create_task(store.set("k", 1))
+    await clock.wait_until_reached()
+    closing_it = asyncio.create_task(store.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    closing_it.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing_it
+    clock.go_on.set()
+    await busy
+    with anyio.fail_after(10):
+        while open_files(path):
+            await anyio.sleep(0.001)
+    with pytest.raises(PersistenceError, match="is not open"):
+        await store.get("k")
+
+
 async def test_waiting_for_another_process_ends_when_it_is_done(path: Path) -> None:
     async with SQLiteStore(path) as store, anyio.create_task_group() as group:
         with another_writer(path) as other:
