@@ -219,6 +219,8 @@ class Cache:
             not at all; like any other value if left out
         :param lease: how long others wait for a process that died while it called, in seconds
         :raises Exception: what the function raised
+        :raises RuntimeError: if it waits for its own value, be it through the functions of other
+            keys; where those run in other processes, nobody can tell, and they wait for ever
         :raises TypeError: if its result cannot be stored faithfully, or it is not async
         :raises ValueError: if its result cannot be stored faithfully
         """

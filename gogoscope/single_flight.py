@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar
 
 import anyio
-from attrs import define
+from attrs import define, field
 
 from gogoscope.persistence.copies import copied
 from gogoscope.task import Task, current, lent_to
@@ -26,9 +26,11 @@ class _Flight:
     """A load under way, for whom it is, and how it ended.
 
     ``left`` is set when whoever flies it leaves, landed or not; ``None`` if nobody does.
+    ``waits_for`` are those that its load waits for just now.
     """
 
     left: anyio.Event | None = None
+    waits_for: list[_Flight] = field(factory=list)
     users: int = 0
     landed: bool = False
     value: Any = None
@@ -55,20 +57,19 @@ class Flights:
         waits runs its own; otherwise all get a copy of the value, or the same error. Who waits
         lends its slot to what the load may start.
 
-        :raises RuntimeError: if the load of a key waits for itself
+        :raises RuntimeError: if the load of a key waits for itself, be it through others
         """
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
-        elif flight in _aboard.get():
-            raise RuntimeError(f"the function that loads {key!r} waits for its own value")
         flight.users += 1
         try:
             while not flight.landed:
                 if flight.left is None:
                     return await self._fly(key, flight, load)
-                async with slots_lent():
-                    await flight.left.wait()
+                with _no_circle(key, flight):
+                    async with slots_lent():
+                        await flight.left.wait()
         finally:
             flight.users -= 1
             if not flight.users:
@@ -105,6 +106,26 @@ class Flights:
     def _forget(self, key: str, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
+
+
+@contextmanager
+def _no_circle(key: str, flight: _Flight) -> Iterator[None]:
+    """Note that the loads around the current task wait for a flight, unless that waits for them."""
+    aboard = _aboard.get()
+    seen: set[_Flight] = set()
+    unvisited = [flight]
+    while unvisited:
+        seen.add(found := unvisited.pop())
+        if found in aboard:
+            raise RuntimeError(f"the function that loads {key!r} waits for its own value")
+        unvisited += [next_one for next_one in found.waits_for if next_one not in seen]
+    for waiting in aboard:
+        waiting.waits_for.append(flight)
+    try:
+        yield
+    finally:
+        for waiting in aboard:
+            waiting.waits_for.remove(flight)
 
 
 @asynccontextmanager

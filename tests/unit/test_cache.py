@@ -480,6 +480,56 @@ def test_a_load_that_waits_for_itself_is_an_error_and_no_deadlock(backend: Backe
     in_virtual_time(backend, program)
 
 
+@pytest.mark.parametrize("ring", ["ab", "abc"])
+def test_loads_that_wait_for_each_other_are_an_error_and_no_deadlock(
+    backend: Backend, ring: str
+) -> None:
+    async def program() -> None:
+        cache = Cache(MemoryStore())
+        errors: list[str] = []
+
+        async def load(key: str) -> Any:
+            await anyio.sleep(1)
+            following = ring[(ring.index(key) + 1) % len(ring)]
+            async with scope() as s:
+                return (await s.task(cache.get_or_set, following, load, 60, following)).unwrap()
+
+        async def call(key: str) -> None:
+            with pytest.raises(RuntimeError, match="waits for its own value") as caught:
+                await cache.get_or_set(key, load, 60, key)
+            errors.append(str(caught.value))
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for key in ring:
+                    group.start_soon(call, key)
+        assert len(errors) == len(ring)
+        assert await cache.get_or_set("a", Source(0).load, 60) == {"number": 1, "args": []}
+
+    in_virtual_time(backend, program)
+
+
+def test_loads_that_wait_for_the_same_load_are_no_circle(backend: Backend) -> None:
+    async def program() -> None:
+        cache, source = Cache(MemoryStore()), Source(1)
+
+        async def half(key: str) -> Any:
+            await anyio.sleep(1)
+            return await cache.get_or_set("shared", source.load, 60)
+
+        async def whole() -> list[Any]:
+            async with scope() as s:
+                tasks = [s.task(cache.get_or_set, key, half, 60, key) for key in "abab"]
+                return [result.unwrap() for result in await s.all(*tasks)]
+
+        async with anyio.create_task_group() as group:
+            for key in "ab":
+                group.start_soon(cache.get_or_set, key, half, 60, key)
+            assert await cache.get_or_set("whole", whole, 60) == [{"number": 1, "args": []}] * 4
+
+    in_virtual_time(backend, program)
+
+
 def test_a_load_may_ask_for_other_keys(backend: Backend) -> None:
     async def program() -> None:
         cache, source = Cache(MemoryStore()), Source()
