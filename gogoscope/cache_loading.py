@@ -17,7 +17,7 @@ from gogoscope.exceptions import GogoscopeError
 from gogoscope.lock_release import release
 from gogoscope.observers import log_warning
 from gogoscope.persistence.lock_handle import LockHandle
-from gogoscope.single_flight import LeftToOthersError, slots_lent
+from gogoscope.single_flight import LeftToOthersError, leave_all, slots_lent
 from gogoscope.task import NotAwaitableError, callable_name
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class Loading:
         """Replace an old value in the background, which no error may reach."""
         if self._key in self._state.flights:
             return
+        leave_all()
         try:
             await self._state.flights.run(self._key, self._refresh)
         except LeftToOthersError:

@@ -158,3 +158,24 @@ def test_a_value_set_by_hand_is_fresh_for_its_own_time(run: Run) -> None:
         assert await get() == "old"
 
     run(program)
+
+
+def test_a_refresh_in_the_background_may_wait_for_the_load_that_began_it(run: Run) -> None:
+    async def program() -> None:
+        async with scope(persistence=MemoryStore()) as s:
+
+            async def inner() -> str:
+                return f"new, by {await s.cache.get_or_set('outer', outer, 60)}"
+
+            async def outer() -> str:
+                found = await s.cache.get_or_set("inner", inner, 1, stale_while_revalidate=60)
+                await anyio.sleep(1)
+                return f"outer with {found}"
+
+            await s.cache.set("inner", "old", 1, stale=60)
+            await anyio.sleep(2)
+            assert await s.cache.get_or_set("outer", outer, 60) == "outer with old"
+            await anyio.sleep(0.5)
+            assert await s.cache.get("inner") == "new, by outer with old"
+
+    run(program)
