@@ -200,8 +200,11 @@ class Scope(Combinators):
 
         :param key: the lock
         :param ttl: the lease in seconds, at most 12 hours
-        :param wait: seconds to wait for it; ``None`` waits for ever
+        :param wait: seconds to wait for it; ``None`` waits for ever. For the store's answer a wait
+            may last a second all the same; 0 asks once, and waits for that answer only
         :returns: a handle, itself an async context manager, or ``None`` if it was not free in time
+        :raises LockError: if it would wait for a block of the same task
+        :raises PersistenceError: if the store failed, or did not answer in time
         :raises ScopeClosedError: outside the scope's block
         """
         self.check_open()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
+KEYS_PER_PAGE = 1000
+
 Item = TypeVar("Item")
 
 

@@ -206,7 +206,7 @@ class CacheProvider(Protocol):
 
     Methods of many keys check all their arguments before they change anything. Each key is changed
     atomically. Whether the whole batch is depends on the store: in memory and on SQLite it is one
-    transaction, but for reads of more than a thousand keys on SQLite; on DynamoDB it is not, so
+    transaction, but for reads of more than a thousand keys; on DynamoDB it is not, so
     that others may see a part of it, and a part of it may be done when it fails or is cancelled.
     """
 

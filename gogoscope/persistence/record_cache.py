@@ -10,7 +10,7 @@ from typing import Any
 from attrs import frozen
 
 from gogoscope.exceptions import CorruptRecordError
-from gogoscope.persistence.paging import Pages
+from gogoscope.persistence.paging import KEYS_PER_PAGE, Pages
 from gogoscope.persistence.protocols import CacheEntry
 from gogoscope.persistence.records import Kind, RecordCapability
 from gogoscope.persistence.validation import (
@@ -94,14 +94,20 @@ class RecordCache(RecordCapability):
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Give the values of those keys that have one."""
-        full_keys = {self._key_prefix + key: key for key in check_keys(keys)}
-        found = await self._records.read_many(CACHE, list(full_keys))
-        now_ms = self._records.now_ms()
-        return {
-            full_keys[key]: self._codec.loads(record.content)
-            for key, record in found.items()
-            if record.is_live(now_ms)
-        }
+        wanted, values = check_keys(keys), dict[str, Any]()
+        for begin in range(0, len(wanted) or 1, KEYS_PER_PAGE):
+            # Page by page, since reading their values takes the event loop's time.
+            full_keys = {
+                self._key_prefix + key: key for key in wanted[begin : begin + KEYS_PER_PAGE]
+            }
+            found = await self._records.read_many(CACHE, list(full_keys))
+            now_ms = self._records.now_ms()
+            values |= {
+                full_keys[key]: self._codec.loads(record.content)
+                for key, record in found.items()
+                if record.is_live(now_ms)
+            }
+        return values
 
     async def set(
         self,

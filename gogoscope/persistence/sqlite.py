@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Self
 from gogoscope.clock import wall_time
 from gogoscope.durations import seconds
 from gogoscope.exceptions import CorruptRecordError, InvalidURLError
+from gogoscope.persistence.paging import KEYS_PER_PAGE
 from gogoscope.persistence.record_store import RecordStore
 from gogoscope.persistence.records import Answer, Change, Kind, Record, Records
 from gogoscope.persistence.registry import PersistenceURL
@@ -24,7 +24,6 @@ from gogoscope.persistence.values import Codec
 BUSY_TIMEOUT = 30.0
 WRITES_PER_SWEEP = 64
 ROWS_PER_SWEEP = 256
-KEYS_PER_PAGE = 1000
 LARGEST_INTEGER = 2**63 - 1
 
 
@@ -151,18 +150,14 @@ class _SQLiteRecords(Records):
         await self._file.run(work)
 
     async def read_many(self, kind: Kind[Record], keys: Sequence[str]) -> dict[str, Record]:
-        def work(connection: sqlite3.Connection, page: Sequence[str]) -> dict[str, Record]:
+        def work(connection: sqlite3.Connection) -> dict[str, Record]:
             connection.execute("BEGIN")
             now_ms = self.now_ms()
-            found = {key: self._find(connection, kind, key, now_ms) for key in page}
+            found = {key: self._find(connection, kind, key, now_ms) for key in keys}
             connection.execute("COMMIT")
             return {key: record for key, record in found.items() if record is not None}
 
-        found: dict[str, Record] = {}
-        for begin in range(0, len(keys) or 1, KEYS_PER_PAGE):
-            page = keys[begin : begin + KEYS_PER_PAGE]
-            found |= await self._file.run(functools.partial(work, page=page))
-        return found
+        return await self._file.run(work)
 
     async def write_many(
         self, kind: Kind[Record], keys: Sequence[str], make: Callable[[str, int], Record | None]

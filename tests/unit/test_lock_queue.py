@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from gogoscope import LockTimeoutError, StoreConnectionError, StoreTimeoutError, scope
+from gogoscope.lock_polling import RESERVE_AFTER_SECONDS
 from gogoscope.lock_queue import MOST_IN_A_ROW, _queues
 from gogoscope.persistence.memory import MemoryStore
 from gogoscope.testing import VirtualClock
@@ -325,10 +326,13 @@ async def test_another_process_that_waited_gets_the_next_turn(store: CountingSto
     elsewhere = another_process(store)
     got = anyio.Event()
 
+    # So long that the lock is handed on, and never free by luck, until the turn is reserved.
+    held_for = 2 * RESERVE_AFTER_SECONDS / MOST_IN_A_ROW
+
     async def keep_handing_over(s: Any) -> None:
         while not got.is_set():
             async with s.lock("job", ttl=LONG):
-                await anyio.sleep(0.005)
+                await anyio.sleep(held_for)
 
     with anyio.fail_after(10):
         async with (
