@@ -29,9 +29,10 @@ from gogoscope.local_cache import LocalCache
 from gogoscope.persistence.bundle import Persistence
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.registry import PersistenceURL, open_persistence
+from gogoscope.results import Err, Ok
 from gogoscope.retry import Retry, decorrelated, exponential, fixed, linear
 from gogoscope.scope import Scope, current_scope, scope
-from gogoscope.task import Err, Ok, Task
+from gogoscope.task import Task
 
 __all__ = [
     "AmbiguousBackendError",

@@ -17,8 +17,9 @@ from gogoscope.exceptions import GogoscopeError
 from gogoscope.lock_release import release
 from gogoscope.observers import log_warning
 from gogoscope.persistence.lock_handle import LockHandle
+from gogoscope.results import NotAwaitableError
 from gogoscope.single_flight import LeftToOthersError, leave_all, slots_lent
-from gogoscope.task import NotAwaitableError, callable_name
+from gogoscope.task import callable_name
 
 if TYPE_CHECKING:
     from gogoscope.cache import Cache

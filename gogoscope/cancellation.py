@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
 
 
 def split_cancellation(
@@ -53,6 +59,15 @@ async def checkpoint_if_cancelled() -> None:
     await anyio.lowlevel.checkpoint_if_cancelled()
 
 
+async def pending_cancellation() -> BaseException | None:
+    """Give the cancellation that the code around is about to get."""
+    try:
+        await checkpoint_if_cancelled()
+    except anyio.get_cancelled_exc_class() as cancelled:
+        return cancelled
+    return None
+
+
 def cancellation_requested() -> bool:
     """Tell whether anybody wants the current task to end."""
     return anyio.current_effective_deadline() == -math.inf or cancelled_natively()
@@ -69,3 +84,31 @@ def cancelled_natively() -> bool:
 def on_asyncio() -> bool:
     """Tell whether the event loop is asyncio's, whose own cancellation knows no cancel scopes."""
     return anyio.get_cancelled_exc_class().__module__.startswith("asyncio")
+
+
+def never_began(handle: TaskHandle[None]) -> bool:
+    """Tell whether a coroutine has not taken its first step, and see to it that it never does."""
+    if inspect.getcoroutinestate(handle.coro) != inspect.CORO_CREATED:
+        return False
+    handle.coro.close()
+    return True
+
+
+class Begins(Protocol):
+    """Something that is run from the next checkpoint on."""
+
+    def end_unless_begun(self) -> None:
+        """End it if its first step was never taken."""
+        ...
+
+
+async def end_what_never_began(works: Iterable[Begins]) -> None:
+    """End what asyncio itself cancelled before its first step, of which it tells nobody.
+
+    That is what happens to all tasks when a Ctrl-C, for example, ends the program.
+    """
+    if on_asyncio():
+        with anyio.CancelScope(shield=True):
+            await checkpoint()  # what is left to begin does so
+        for work in works:
+            work.end_unless_begun()

@@ -12,7 +12,8 @@ from attrs import frozen
 
 from gogoscope.circuit_home import here
 from gogoscope.circuit_policy import CircuitPolicy
-from gogoscope.task import NotAwaitableError, callable_name, current
+from gogoscope.results import NotAwaitableError
+from gogoscope.task import callable_name, current
 
 if TYPE_CHECKING:
     from gogoscope.circuit_link import Request

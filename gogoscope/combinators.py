@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import anyio
 
+from gogoscope.cancellation import end_what_never_began
 from gogoscope.clock import monotonic
 from gogoscope.durations import seconds
 from gogoscope.options import CircuitOption, RetryOption, check_function
 from gogoscope.persistence.validation import check_count
+from gogoscope.results import Err, Ok
 from gogoscope.starting import Starting
-from gogoscope.task import Err, Ok, Task, callable_name, lent_to
+from gogoscope.task import Task, callable_name, lent_to, let_interrupt_happen
 
 if TYPE_CHECKING:
-    from gogoscope.stream import Completed, Mapped, Stream
+    from gogoscope.mapped import Completed, Mapped
+    from gogoscope.stream import Stream
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -112,7 +115,7 @@ class Combinators(Starting):
         :param circuit_breaker: a policy, or ``False``
         :raises TypeError: if ``fn`` or ``items`` are not what they must be
         """
-        from gogoscope.stream import Mapped  # noqa: PLC0415 - loaded when first used
+        from gogoscope.mapped import Mapped  # noqa: PLC0415 - loaded when first used
 
         return Mapped(self._stream(fn, items, limit, timeout, retry, circuit_breaker, ordered=True))
 
@@ -131,7 +134,7 @@ class Combinators(Starting):
         Nothing starts before the loop does. Leaving it early cancels what runs. The parameters
         are those of :meth:`map`.
         """
-        from gogoscope.stream import Completed  # noqa: PLC0415 - loaded when first used
+        from gogoscope.mapped import Completed  # noqa: PLC0415 - loaded when first used
 
         return Completed(
             self._stream(fn, items, limit, timeout, retry, circuit_breaker, ordered=False)
@@ -198,6 +201,7 @@ async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:
     try:
         for task in tasks:
             await task.wait()
+        await let_interrupt_happen(*tasks)
         for task in tasks:
             task.refuse_wrong_function()
         abandoned = False
@@ -252,6 +256,7 @@ async def _first_of(
                 tasks.append(task)
                 due = monotonic() + pause
             settled = [task for task in tasks if task.done]
+            await let_interrupt_happen(*settled)
             for task in settled:
                 result = task.look()
                 if result.error is None or not succeeding:
@@ -267,6 +272,7 @@ async def _first_of(
     finally:
         for task in tasks:
             task.cancel("another function was first")
+        await end_what_never_began(tasks)
         with anyio.CancelScope(shield=True):
             for task in tasks:
                 await task.wait()

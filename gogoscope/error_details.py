@@ -12,7 +12,9 @@ from typing import Any
 
 def annotate(error: BaseException, note: str) -> None:
     """Add a note to an error, once."""
-    notes = getattr(error, "__notes__", None) or ()
+    notes = getattr(error, "__notes__", None)
+    if not isinstance(notes, list | tuple):
+        notes = ()
     if note not in notes:
         _set(error, "__notes__", [*notes, note])
 
@@ -44,6 +46,17 @@ def forget_own_frames(error: BaseException) -> None:
         unvisited += [raised.__cause__, raised.__context__]
 
 
+def first_of(*errors: BaseException | None) -> BaseException | None:
+    """Give the first that there is; an error may be false, as one with a length of 0 is."""
+    return next((error for error in errors if error is not None), None)
+
+
+def lead_to(error: BaseException, earlier: BaseException | None) -> None:
+    """Make an earlier error reachable from a later one through its contexts."""
+    if earlier is not None:
+        ErrorChain(earlier).add(error)
+
+
 class ErrorChain:
     """Makes the errors of one call's tries reachable from the last, each through its context."""
 
@@ -57,19 +70,18 @@ class ErrorChain:
     def add(self, error: BaseException) -> None:
         """Let the error of the next try lead to those of the tries before."""
         end = self._link(error)
-        if end is not None:
+        if end is not None:  # what it leads to besides, those before lead to as well
             _set(end, "__context__", self._last)
         self._last = error
 
     def _link(self, error: BaseException) -> BaseException | None:
-        """Give the end of an error's own contexts, unless one of them was linked before."""
-        while True:
-            if id(error) in self._linked:
-                return None
-            self._linked[id(error)] = error
-            if error.__context__ is None:
-                return error
-            error = error.__context__
+        """Give the last of an error's own contexts that was not linked before."""
+        end: BaseException | None = None
+        following: BaseException | None = error
+        while following is not None and id(following) not in self._linked:
+            self._linked[id(following)] = end = following
+            following = following.__context__
+        return end
 
 
 def _set(error: BaseException, name: str, value: Any) -> None:

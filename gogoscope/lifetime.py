@@ -13,14 +13,13 @@ import anyio
 
 from gogoscope.cancellation import (
     cancelled_natively,
-    checkpoint,
-    checkpoint_if_cancelled,
+    end_what_never_began,
     left_by,
-    on_asyncio,
+    pending_cancellation,
     split_cancellation,
     unwrapped,
 )
-from gogoscope.error_details import annotate, description
+from gogoscope.error_details import annotate, description, first_of, lead_to
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.observers import log_error, notify, subscribers
 from gogoscope.slots import Slot, Slots
@@ -81,7 +80,7 @@ class Lifetime:
         self._why: str | None = None
         self._fatal: Exception | None = None
         self._idle: anyio.Event | None = None
-        self._used = False
+        self._used = self._ended = False
         self._group: TaskGroup | None = None
         self._cancel_scope: anyio.CancelScope | None = None
         self._resources: AsyncExitStack | None = None
@@ -200,6 +199,7 @@ class Lifetime:
         elif self._cancel_on_exit:
             self._cancel("the block of its scope ended")
         outgoing = await self._end(exc)
+        self._ended = True
         errors, further = self.unseen_errors.take()
         if self._fatal is not None and outgoing is not self._fatal:
             errors.insert(0, self._fatal)
@@ -221,62 +221,75 @@ class Lifetime:
         leaving = exc
         try:
             async with lent_to(self.slots):
-                cancelled = await self._wait_for_tasks()
-                leaving = leaving or cancelled
+                leaving = first_of(leaving, await self._wait_for_tasks())
         except anyio.get_cancelled_exc_class() as cancelled_without_slot:
-            leaving = leaving or cancelled_without_slot
+            leaving = first_of(leaving, cancelled_without_slot)
         self._note_timeout()
         if self._resources is not None:
-            leaving = await _close(self._resources, leaving)
-            self._note_timeout()
-        cancelled = await self._shielded(self.nets.settle)
-        leaving = leaving or cancelled
+            leaving = await self._close(self._resources, leaving)
+            leaving = first_of(leaving, await self._wait_for_tasks())  # which the closing began
+        leaving = first_of(leaving, await self._shielded(self.nets.settle))
         leaving, interrupt = await self._leave_group(leaving)
         current.set(self.host)
         if self.host is not None:
             self.host.children.discard(self)
         # anyio may take a cancellation that knows no shield for one of its own, and swallow it
-        leaving = left_by(self._cancel_scope, leaving) or self._unshielded
-        if self._cancel_scope.cancelled_caught and not self._body_cancelled:
-            self._timed_out = True
-        if interrupt is not None and not isinstance(leaving, Exception):
-            # asyncio has let it out of its event loop already, and cancels all tasks natively
-            leaving = leaving if leaving is not None and cancelled_natively() else interrupt
+        leaving = first_of(left_by(self._cancel_scope, leaving), self._unshielded)
+        # asyncio has let an interrupt out of its event loop already, and cancels all tasks natively
+        if interrupt is not None and (leaving is None or not cancelled_natively()):
+            lead_to(interrupt, leaving)
+            leaving = interrupt
         if leaving is None:
-            leaving = await self._pending_cancellation() or self._own_error()
-        cancelled = await self._shielded(self.nets.close)
-        return leaving or cancelled
+            leaving = first_of(await pending_cancellation(), self._own_error())
+        return first_of(leaving, await self._shielded(self.nets.close))
 
     async def _wait_for_tasks(self) -> BaseException | None:
         """Wait until nothing runs; give a cancellation that came in the meantime."""
         cancelled: BaseException | None = None
         while True:
-            if not self.running:  # none is left that could take from a stream
+            if self._nothing_takes():
                 for stream in list(self.open_streams):
                     stream.close()
                 if not self.streams:
                     return cancelled
             self._idle = anyio.Event()
-            if not self.cancelling:
-                try:
-                    await self._idle.wait()
-                except anyio.get_cancelled_exc_class() as raised:
-                    self._note_timeout()
-                    self._cancel(_FROM_OUTSIDE)
-                    cancelled = raised
+            if self.cancelling:
+                await self._shielded(self._end_what_never_began)
+                cancelled = first_of(cancelled, await self._shielded(self._idle.wait))
                 continue
-            await self._shielded(self._end_what_never_began)
-            if self.running or self.streams:
-                raised_again = await self._shielded(self._idle.wait)
-                cancelled = cancelled or raised_again
+            try:
+                await self._idle.wait()
+            except anyio.get_cancelled_exc_class() as raised:
+                self._note_timeout()
+                self._cancel(_FROM_OUTSIDE)
+                cancelled = raised
 
     async def _end_what_never_began(self) -> None:
-        """End what asyncio itself cancelled before its first step, of which nobody is told."""
-        if not on_asyncio():
-            return
-        await checkpoint()  # what is left to begin does so
-        for work in self.unfinished():
-            work.end_unless_begun()
+        await end_what_never_began(self.unfinished())
+        self._wake_if_idle()
+
+    def _nothing_takes(self) -> bool:
+        """Whether nothing of the scope is left that could take from an open stream."""
+        return not self.running and self.streams <= self.open_streams
+
+    async def _close(
+        self, resources: AsyncExitStack, leaving: BaseException | None
+    ) -> BaseException | None:
+        """Leave the entered resources with an exception; give what is left of it."""
+        assert self._cancel_scope is not None
+        try:
+            if leaving is None:
+                await resources.aclose()
+            elif await resources.__aexit__(type(leaving), leaving, leaving.__traceback__):
+                leaving = None
+        except BaseException as raised:  # noqa: BLE001 - it is given back
+            cut_short = split_cancellation(raised)[1] is None
+            if cut_short and self._cancel_scope.cancel_called and not self._body_cancelled:
+                self._timed_out = True
+            if leaving is None or not cut_short:
+                leaving = raised
+        self._note_timeout()
+        return leaving
 
     async def _leave_group(
         self, leaving: BaseException | None
@@ -287,12 +300,12 @@ class Lifetime:
         if leaving is not None and split_cancellation(leaving)[1] is None:
             mere = leaving  # it may be the group's own, which only the group can tell
         try:
-            swallowed = await group.__aexit__(type(mere) if mere else None, mere, None)
+            swallowed = await group.__aexit__(None if mere is None else type(mere), mere, None)
         except BaseException as raised:  # noqa: BLE001 - judged by what it is
             cancellation, interrupt = split_cancellation(unwrapped(raised))
-            leaving = cancellation or mere if mere else leaving or cancellation
+            leaving = first_of(None if leaving is mere else leaving, cancellation, mere)
             return leaving, None if interrupt is None else unwrapped(interrupt)
-        return None if mere and swallowed else leaving, None
+        return None if mere is not None and swallowed else leaving, None
 
     async def _shielded(self, step: Callable[[], Awaitable[object]]) -> BaseException | None:
         """Take a step that the scope's end needs; give a cancellation that knows no shield.
@@ -311,14 +324,6 @@ class Lifetime:
                 break
         return cancelled
 
-    async def _pending_cancellation(self) -> BaseException | None:
-        """Give the cancellation that the code around the scope is about to get."""
-        try:
-            await checkpoint_if_cancelled()
-        except anyio.get_cancelled_exc_class() as cancelled:
-            return cancelled
-        return None
-
     def _own_error(self) -> Exception | None:
         if self._fatal is not None:
             return self._fatal
@@ -329,8 +334,11 @@ class Lifetime:
         return None
 
     def _note_timeout(self) -> None:
-        assert self._cancel_scope is not None
-        if self._cancel_scope.cancel_called and not self.cancelling:
+        if self.cancelling or self._timeout is None or self._cancel_scope is None:
+            return
+        # asyncio calls off a scope only when its event loop has its turn
+        late = anyio.current_time() >= self._cancel_scope.deadline
+        if late or self._cancel_scope.cancel_called:
             self._timed_out = True
             self._cancel(f"the timeout of its scope, {self._timeout:g} s, passed")
 
@@ -363,19 +371,25 @@ class Lifetime:
                 self.fail(error, f"task {task.name!r} of its scope failed")
             elif not looked_at:
                 self.unlooked(task, error)
-        if self._idle is not None and not self.running:
-            self._idle.set()
+        self._wake_if_idle()
 
     def stream_ended(self, stream: Stream[Any, Any]) -> None:
         """Note that nothing of a stream runs any more."""
         self.streams.discard(stream)
-        if self._idle is not None and not (self.running or self.streams):
+        self._wake_if_idle()
+
+    def _wake_if_idle(self) -> None:
+        if self._idle is not None and self._nothing_takes():
             self._idle.set()
 
     def unlooked(self, task: Task[Any], error: Exception) -> None:
         """Note that nobody looks at the error of a task that has ended."""
         on_error = task.on_error or self._on_error
-        if on_error is None or not notify(on_error, error):
+        if on_error is not None and notify(on_error, error):
+            return
+        if self._ended:
+            self._tell_unseen(error)
+        else:
             self.unseen_errors.add(task, error)
 
     def emit(self, event: Event) -> None:
@@ -387,8 +401,6 @@ class Lifetime:
     def _report_unseen(
         self, outgoing: BaseException, errors: list[Exception], further: int
     ) -> None:
-        from gogoscope.events import ErrorUnseen  # noqa: PLC0415 - only if something fails
-
         cancellation, _ = split_cancellation(outgoing)
         for error in errors:
             if error is outgoing:
@@ -396,20 +408,12 @@ class Lifetime:
             if cancellation is None:
                 unseen = f"unseen error of a task of scope {self.name!r}: {description(error)}"
                 annotate(outgoing, unseen)
-            log_error("an error of scope %r was not looked at", self.name, error=error)
-            self.emit(ErrorUnseen(self.name, error))
+            self._tell_unseen(error)
         if further:
             log_error("%d more errors of scope %r were not looked at", further, self.name)
 
+    def _tell_unseen(self, error: Exception) -> None:
+        from gogoscope.events import ErrorUnseen  # noqa: PLC0415 - only if something fails
 
-async def _close(resources: AsyncExitStack, leaving: BaseException | None) -> BaseException | None:
-    """Leave the entered resources with an exception; give what is left of it."""
-    try:
-        if leaving is None:
-            await resources.aclose()
-        elif await resources.__aexit__(type(leaving), leaving, leaving.__traceback__):
-            return None
-    except BaseException as raised:  # noqa: BLE001 - it is given back
-        if leaving is None or split_cancellation(raised)[1] is not None:
-            return raised
-    return leaving
+        log_error("an error of scope %r was not looked at", self.name, error=error)
+        self.emit(ErrorUnseen(self.name, error))

@@ -10,6 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gogoscope.durations import seconds
+from gogoscope.error_details import first_of
 from gogoscope.events import LeaseLost
 from gogoscope.exceptions import LeaseLostError
 from gogoscope.lock_release import release
@@ -129,13 +130,13 @@ class LockBlock:
             try:
                 await release(handle)
             except anyio.get_cancelled_exc_class() as cancelled:
-                outgoing = outgoing or cancelled
+                outgoing = first_of(outgoing, cancelled)
             else:
                 break
         try:
             await self._group.__aexit__(None, None, None)
         except anyio.get_cancelled_exc_class() as cancelled:
-            outgoing = outgoing or cancelled
+            outgoing = first_of(outgoing, cancelled)
         if outgoing is None and lost is not None:
             outgoing = LeaseLostError(self.key, lost)
         if outgoing is None or outgoing is exc:

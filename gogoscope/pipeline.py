@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from gogoscope.results import NotAwaitableError
 from gogoscope.retry import AttemptTimeoutError, Retry
 from gogoscope.slots import Slot
-from gogoscope.task import NotAwaitableError, Task
+from gogoscope.task import Task
 
 if TYPE_CHECKING:
     from gogoscope.circuit import Circuit

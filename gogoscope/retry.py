@@ -16,7 +16,7 @@ from gogoscope.error_details import ErrorChain
 from gogoscope.exceptions import CircuitOpenError
 from gogoscope.observers import notify
 from gogoscope.persistence.validation import check_count
-from gogoscope.task import NotAwaitableError
+from gogoscope.results import NotAwaitableError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -256,7 +256,8 @@ class Retry:
                         else (_checked("retry_on", hint))
                     )
                 except Exception as wrong:
-                    raise wrong from error
+                    chain.add(wrong)
+                    raise
                 if self._too_late(started, wait):
                     break
                 notify(self.on_retry, attempt, error, wait)

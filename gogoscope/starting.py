@@ -118,7 +118,7 @@ class Starting(Lifetime):
             task.end_cancelled(self._why)
         else:
             self.running.add(task)
-            task.handle = group.create_task(task.run(), name=task.name)
+            task.start(group)
         return task
 
     def thread(

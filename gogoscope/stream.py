@@ -23,13 +23,13 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
-from gogoscope.cancellation import checkpoint
+from gogoscope.cancellation import checkpoint, never_began
 from gogoscope.exceptions import TaskCancelled
-from gogoscope.task import Err, NotAwaitableError, Ok, Task, callable_name, lent_to, never_began
+from gogoscope.task import Task, callable_name, lent_to, let_interrupt_happen
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
@@ -106,6 +106,8 @@ class Stream(Generic[Item, T]):
 
     def close(self) -> None:
         """Cancel what runs. Errors that were not delivered are then errors that nobody saw."""
+        if self._out or self.coroutines or self._live:
+            self._complete = False
         self._exhausted = self._closed = True
         self._scope.open_streams.discard(self)
         self._report_failure()
@@ -118,8 +120,8 @@ class Stream(Generic[Item, T]):
 
     def give_up(self) -> None:
         """Cancel what runs: its only consumer does not want the rest."""
-        self._complete = True
         self.close()
+        self._complete = True
 
     def stop(self) -> None:
         """Cancel the workers."""
@@ -150,7 +152,10 @@ class Stream(Generic[Item, T]):
         self._room += 1
         if self._parked and self._room * 2 >= self._limit:
             self._more_hands()
-        return self._out.popleft()
+        taken = self._out.popleft()
+        if taken[1].interrupted:
+            await checkpoint()
+        return taken
 
     async def take_all(self) -> list[tuple[Item, Task[T]]]:
         """Wait until every item has been run; none counts as undelivered."""
@@ -160,6 +165,7 @@ class Stream(Generic[Item, T]):
         await self._end()
         taken = list(self._out)
         self._out.clear()
+        await let_interrupt_happen(*(task for _, task in taken))
         return taken
 
     async def _change(self) -> None:
@@ -232,7 +238,9 @@ class Stream(Generic[Item, T]):
             try:
                 item = await self._pull()
             except StopAsyncIteration:
-                self._complete = True
+                self._complete = not self._closed
+                return
+            if self._closed:
                 return
             await self._run(item)
             if turn % ITEMS_PER_CHECKPOINT == 0:
@@ -247,7 +255,7 @@ class Stream(Generic[Item, T]):
                 with anyio.CancelScope(shield=True):
                     await self._async_source.aclose()
         except Exception as error:  # noqa: BLE001 - raised by take, to who asked for the items
-            self._failure = self._failure or error
+            self._failure = error if self._failure is None else self._failure
 
     async def _park(self) -> None:
         room = anyio.Event()
@@ -322,94 +330,3 @@ def in_own_context(
             step, value = coroutine.throw, raised
         else:
             step = coroutine.send
-
-
-class Mapped(Generic[T]):
-    """The results of ``s.map``, in the order of the items.
-
-    ``await`` gives all of them as a list, ``async for`` one after the other as they come. Nothing
-    starts before. Leaving the loop early cancels what runs.
-    """
-
-    __slots__ = ("_stream", "_used")
-
-    def __init__(self, stream: Stream[Any, T]) -> None:
-        self._stream = stream
-        self._used = False
-
-    def __await__(self) -> Generator[Any, Any, list[Ok[T] | Err]]:
-        return self._collect().__await__()
-
-    async def _collect(self) -> list[Ok[T] | Err]:
-        self._begin()
-        try:
-            return _looked_at([task for _, task in await self._stream.take_all()])
-        finally:
-            self._stream.close()
-
-    def __aiter__(self) -> Self:
-        self._begin()
-        return self
-
-    async def __anext__(self) -> Ok[T] | Err:
-        taken = await self._stream.take()
-        if taken is None:
-            raise StopAsyncIteration
-        return taken[1].look()
-
-    async def aclose(self) -> None:
-        """Cancel what runs; the scope waits for it."""
-        self._stream.give_up()
-
-    def __del__(self) -> None:
-        self._stream.close()
-
-    def _begin(self) -> None:
-        if self._used:
-            raise RuntimeError("the results of s.map can be had only once")
-        self._used = True
-        self._stream.start()
-
-
-def _looked_at(tasks: list[Task[T]]) -> list[Ok[T] | Err]:
-    try:
-        for task in tasks:
-            task.refuse_wrong_function()
-    except NotAwaitableError:
-        for task in tasks:
-            task.detach(abandoned=True)
-        raise
-    return [task.look() for task in tasks]
-
-
-class Completed(Generic[Item, T]):
-    """The items and results of ``s.as_completed``, as they come.
-
-    Nothing starts before the loop does. Leaving it early cancels what runs.
-    """
-
-    __slots__ = ("_stream", "_used")
-
-    def __init__(self, stream: Stream[Item, T]) -> None:
-        self._stream = stream
-        self._used = False
-
-    def __aiter__(self) -> Self:
-        if self._used:
-            raise RuntimeError("the results of s.as_completed can be had only once")
-        self._used = True
-        self._stream.start()
-        return self
-
-    async def __anext__(self) -> tuple[Item, Ok[T] | Err]:
-        taken = await self._stream.take()
-        if taken is None:
-            raise StopAsyncIteration
-        return taken[0], taken[1].look()
-
-    async def aclose(self) -> None:
-        """Cancel what runs; the scope waits for it."""
-        self._stream.give_up()
-
-    def __del__(self) -> None:
-        self._stream.close()

@@ -9,15 +9,26 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from gogoscope.cancellation import cancellation_requested, checkpoint, split_cancellation
+import anyio
+
+from gogoscope.cancellation import (
+    cancellation_requested,
+    cancelled_natively,
+    checkpoint,
+    end_what_never_began,
+    never_began,
+    split_cancellation,
+)
 from gogoscope.error_details import annotate, forget_own_frames
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.observers import subscribers
+from gogoscope.results import Err, NotAwaitableError, Ok
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
+    from anyio.abc import TaskGroup
 
     from gogoscope.events import Event
     from gogoscope.lifetime import Lifetime
@@ -26,32 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-
-class Ok(NamedTuple, Generic[T]):
-    """The result of a task that succeeded: ``(None, value)``."""
-
-    error: None
-    value: T
-
-    def unwrap(self) -> T:
-        """Give the value."""
-        return self.value
-
-
-class Err(NamedTuple):
-    """The result of a task that failed: ``(error, None)``."""
-
-    error: Exception
-    value: Any
-
-    def unwrap(self) -> NoReturn:
-        """Raise the error."""
-        raise self.error
-
-
-class NotAwaitableError(TypeError):
-    """A function that was given to ``s.task`` did not return an awaitable."""
 
 
 current: ContextVar[Task[Any] | Lifetime | None] = ContextVar("current", default=None)
@@ -71,6 +56,7 @@ class Task(Generic[T_co]):
         "_awaiters",
         "_cancel_reason",
         "_children",
+        "_ended",
         "_fn",
         "_interrupted",
         "_looked_at",
@@ -88,8 +74,6 @@ class Task(Generic[T_co]):
         "unseen",
         "watcher",
     )
-
-    handle: TaskHandle[None]
 
     def __init__(
         self,
@@ -110,7 +94,9 @@ class Task(Generic[T_co]):
         self.cancel_requested = False
         self._cancel_reason: str | None = None
         self._children: set[Lifetime] | None = None
+        self._ended: anyio.Event | None = None
         self._interrupted = False
+        self.handle: TaskHandle[None] | None = None
         self._looked_at = False
         self._was_cancelled = False
         self.began: float | None = None
@@ -141,6 +127,11 @@ class Task(Generic[T_co]):
         return self._children
 
     @property
+    def interrupted(self) -> bool:
+        """Whether it was ended by what is no result, a ``KeyboardInterrupt`` for example."""
+        return self._interrupted
+
+    @property
     def done(self) -> bool:
         """Whether the task has a result."""
         return self._result is not None
@@ -160,7 +151,7 @@ class Task(Generic[T_co]):
         A function that has not started yet never will. Does nothing to a finished task.
         """
         if self.note_cancel(reason):
-            self.handle.cancel()
+            self.stop()
 
     def note_cancel(self, reason: str | None) -> bool:
         """Note why the task is about to be cancelled; ``False`` if that is of no use any more."""
@@ -170,13 +161,18 @@ class Task(Generic[T_co]):
         self._cancel_reason = reason
         return True
 
+    def start(self, group: TaskGroup) -> None:
+        """Run the task in a task group from the next checkpoint on."""
+        self.handle = group.create_task(self.run(), name=self.name)
+
     def stop(self) -> None:
-        """Cancel the task together with its scope."""
-        self.handle.cancel()
+        """Cancel the task's function, whatever for."""
+        if self.handle is not None:
+            self.handle.cancel()
 
     def end_unless_begun(self) -> None:
         """End the task as cancelled if its function's first step was never taken."""
-        if self._result is None and never_began(self.handle):
+        if self._result is None and self.handle is not None and never_began(self.handle):
             self._never_run()
 
     async def wait(self) -> None:
@@ -187,16 +183,19 @@ class Task(Generic[T_co]):
         """
         if self._result is None:
             self.refuse_circle()
+            if self.began is None and cancelled_natively():
+                await end_what_never_began([self])
             async with lent_to(self._scope.slots):
-                await self.handle.wait()
+                await self._end_of_it().wait()
 
     def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
         if self._result is None:
             self.refuse_circle()
             self.attach()
             try:
-                if self._scope.slots is None:
-                    yield from self.handle.wait().__await__()
+                direct = self.began is not None or not cancelled_natively()
+                if direct and self._scope.slots is None:
+                    yield from self._end_of_it().wait().__await__()
                 else:
                     yield from self.wait().__await__()
             except BaseException:
@@ -213,10 +212,15 @@ class Task(Generic[T_co]):
         waiter = current.get()
         while waiter is not None and not isinstance(waiter, Task):
             waiter = waiter.host
-        if waiter is not None and (waiter is self or waiter is self.follows):
+        if waiter is not None and (waiter is self or waiter is self.follows) and waiter.runs_now():
             if waiter is not self and not self._awaiters:
                 self.cancel("it waits for itself")
             raise RuntimeError(f"task {self.name!r} waits for itself, which would never end")
+
+    def runs_now(self) -> bool:
+        """Whether this is called from inside the task's function, not from a task that it began."""
+        coroutine = None if self.handle is None else self.handle.coro
+        return isinstance(coroutine, types.CoroutineType) and coroutine.cr_running
 
     def refuse_wrong_function(self) -> None:
         """Refuse a function that gave no awaitable.
@@ -239,7 +243,9 @@ class Task(Generic[T_co]):
         result = self._result
         if result is None:
             self.cancel("everything that awaited the task was cancelled")
-        elif result.error is not None and not (self._looked_at or self._was_cancelled):
+        elif result.error is not None and not (
+            self._looked_at or self._was_cancelled or self.unseen
+        ):
             self._scope.unlooked(self, result.error)
 
     def look(self) -> Ok[T_co] | Err:
@@ -255,8 +261,7 @@ class Task(Generic[T_co]):
         return result
 
     async def _look(self) -> Ok[T_co] | Err:
-        """Look when an interrupt that ended the task has had its chance to cancel us, too."""
-        await checkpoint()
+        await let_interrupt_happen(self)
         return self.look()
 
     async def run(self) -> None:
@@ -315,6 +320,13 @@ class Task(Generic[T_co]):
         self._result = result
         self._fn = self._pipeline = self._children = None
         self._args = ()
+        if self._ended is not None:
+            self._ended.set()
+
+    def _end_of_it(self) -> anyio.Event:
+        if self._ended is None:
+            self._ended = anyio.Event()
+        return self._ended
 
     def _settle(self, result: Ok[Any] | Err) -> None:
         self._end(result)
@@ -367,6 +379,12 @@ class Task(Generic[T_co]):
         return 0.0 if self.began is None else time.monotonic() - self.began
 
 
+async def let_interrupt_happen(*tasks: Task[Any]) -> None:
+    """Let an interrupt that ended one of the tasks have its chance to cancel the caller, too."""
+    if any(task.interrupted for task in tasks):
+        await checkpoint()
+
+
 def lent_to(slots: Slots | None) -> AbstractAsyncContextManager[None]:
     """Lend the slot of the current task, or of one around it, that is one of ``slots``."""
     holder = None if slots is None else current.get()
@@ -378,14 +396,6 @@ def lent_to(slots: Slots | None) -> AbstractAsyncContextManager[None]:
             break  # it runs without a slot; that of a task around it is in use
         holder = holder.scope if isinstance(holder, Task) else holder.host
     return nullcontext()
-
-
-def never_began(handle: TaskHandle[None]) -> bool:
-    """Tell whether a coroutine has not taken its first step, and see to it that it never does."""
-    if inspect.getcoroutinestate(handle.coro) != inspect.CORO_CREATED:
-        return False
-    handle.coro.close()
-    return True
 
 
 def callable_name(fn: object) -> str:

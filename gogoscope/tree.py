@@ -29,7 +29,7 @@ def _scope_lines(scope: Lifetime, indent: str) -> Iterator[str]:
     deeper = indent + "  "
     for work in sorted(scope.unfinished(), key=_beginning):
         if isinstance(work, Task):
-            handle = getattr(work, "handle", None)
+            handle = work.handle
             yield from _task_lines(work, None if handle is None else handle.coro, deeper)
         else:
             yield from _stream_lines(work, deeper)

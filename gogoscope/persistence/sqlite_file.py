@@ -74,8 +74,8 @@ class SQLiteFile:
             except sqlite3.Error as error:
                 raise _translated(error, self.path) from error
             finally:
-                # Once more, for asyncio's own cancellation, which knows no shield.
-                self._thread.end(self._disconnect)
+                # It is still open after asyncio's own cancellation, which knows no shield.
+                self._thread.end(None if self._connection is None else self._disconnect)
 
     async def run(
         self, work: Callable[[sqlite3.Connection], Result], *, urgent: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gogoscope import Scope, Task, scope
+from gogoscope import Err, Scope, Task, scope
 from tests.conftest import EVENT_LOOPS
 
 ON_ASYNCIO = [loop for loop in EVENT_LOOPS if loop.id != "trio"]  # only it cancels by itself
@@ -90,3 +90,110 @@ def test_rule_7_asyncio_cancelling_what_has_not_begun_leaves_nothing_that_waits(
     else:
         anyio.run(program, backend=backend, backend_options=options)
     assert tasks[0].state == "cancelled"
+
+
+@pytest.mark.parametrize("event_loop", EVENT_LOOPS)
+@pytest.mark.parametrize("waits_in", ["body", "task", "child"])
+def test_rule_7_an_interrupt_ends_a_race_that_has_not_begun(
+    event_loop: tuple[str, dict[str, Any]], waits_in: str
+) -> None:
+    async def race(s: Scope) -> None:
+        await s.race([anyio.sleep_forever, anyio.sleep_forever])
+
+    async def race_in_child(s: Scope) -> None:
+        async with s.child() as inner:
+            await race(inner)
+
+    async def interrupt() -> None:
+        raise SystemExit(3)
+
+    async def program() -> None:
+        async with scope() as s:
+            s.task(interrupt)
+            if waits_in == "body":
+                await race(s)
+            else:
+                s.task(race if waits_in == "task" else race_in_child, s)
+                await anyio.sleep_forever()
+
+    backend, options = event_loop
+    with pytest.raises(SystemExit):
+        anyio.run(program, backend=backend, backend_options=options)
+
+
+@pytest.mark.parametrize("event_loop", EVENT_LOOPS)
+@pytest.mark.parametrize("combine", ["all", "race", "any", "map", "async for"])
+def test_rule_7_an_interrupt_is_no_result_of_a_combinator(
+    event_loop: tuple[str, dict[str, Any]], combine: str
+) -> None:
+    seen: list[object] = []
+
+    async def work(item: int = 0) -> None:
+        await anyio.sleep(0)
+        raise KeyboardInterrupt
+
+    async def program() -> None:
+        async with scope() as s:
+            if combine == "all":
+                seen.append(await s.all(s.task(work)))
+            elif combine == "race":
+                seen.append(await s.race([work]))
+            elif combine == "any":
+                seen.append(await s.any([work]))
+            elif combine == "map":
+                seen.append(await s.map(work, [1]))
+            else:
+                async for result in s.map(work, [1]):
+                    seen.append(result)  # noqa: PERF401 - what is seen before the interrupt counts
+
+    backend, options = event_loop
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(program, backend=backend, backend_options=options)
+    assert not seen
+
+
+@pytest.mark.parametrize("event_loop", EVENT_LOOPS)
+def test_rule_7_an_interrupt_goes_before_what_the_body_raises_on_its_way_out(
+    event_loop: tuple[str, dict[str, Any]],
+) -> None:
+    async def interrupt() -> None:
+        raise SystemExit(3)
+
+    async def program() -> None:
+        async with scope() as s:
+            s.task(interrupt)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise ValueError("of the body")
+
+    backend, options = event_loop
+    with pytest.raises(SystemExit) as caught:
+        anyio.run(program, backend=backend, backend_options=options)
+    if backend == "trio":
+        assert isinstance(caught.value.__context__, ValueError)
+
+
+@pytest.mark.parametrize("event_loop", ON_ASYNCIO)
+def test_rule_7_who_waits_elsewhere_for_what_has_not_begun_is_told(
+    event_loop: tuple[str, dict[str, Any]],
+) -> None:
+    results: list[object] = []
+
+    async def program() -> None:
+        async with scope() as outer:
+
+            async def look() -> None:
+                results.append(await tasks[0])
+
+            async with scope() as inner:
+                before = asyncio.all_tasks()
+                tasks = [inner.task(anyio.sleep_forever)]
+                outer.task(look)
+                for task in asyncio.all_tasks() - before:
+                    if "sleep_forever" in task.get_name():
+                        task.cancel()
+
+    backend, options = event_loop
+    anyio.run(program, backend=backend, backend_options=options)
+    assert isinstance(results[0], Err)

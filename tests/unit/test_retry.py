@@ -94,7 +94,7 @@ async def test_errors_that_know_each_other_make_no_circle() -> None:
     while error is not None and len(numbers) < 9:
         numbers.append(error.args[0])
         error = error.__context__
-    assert numbers == [4, 1]
+    assert numbers == [4, 3, 2, 1]
 
 
 @anyio_test
@@ -138,7 +138,19 @@ async def test_a_policy_that_fails_keeps_the_error_of_the_try(
         err, _ = await s.task(Flaky(1), retry=Retry(3, **options))
     assert isinstance(err, kind)
     assert text in str(err)
-    assert isinstance(err.__cause__, ValueError)
+    assert isinstance(err.__context__, ValueError)
+
+
+@anyio_test
+async def test_a_predicate_that_raises_the_error_itself_changes_nothing() -> None:
+    def raise_it(error: Exception) -> bool:
+        raise error
+
+    async with scope() as s:
+        err, _ = await s.task(Flaky(1), retry=Retry(3, retry_on=raise_it))
+    assert isinstance(err, ValueError)
+    assert err.__cause__ is None
+    assert err.__context__ is None
 
 
 @anyio_test

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
@@ -182,3 +183,196 @@ async def test_two_tasks_may_take_from_one_map() -> None:
 
         one, two = await s.all(s.task(consume), s.task(consume))
     assert sorted([*one.unwrap(), *two.unwrap()]) == list(range(0, 40, 2))
+
+
+async def test_rule_2_a_map_in_the_clean_up_of_an_item_is_run_to_its_end() -> None:
+    undone: list[list[int]] = []
+
+    async def undo(number: int) -> int:
+        await anyio.sleep(0)
+        return number
+
+    async def work(item: int) -> None:
+        if item == 0:
+            return
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                undone.append([result.unwrap() for result in await s.map(undo, range(3))])
+                undone.append([result.unwrap() async for result in s.map(undo, range(3), 2)])
+
+    async with scope() as s:
+        async for _ in s.map(work, range(2), limit=2):
+            await anyio.wait_all_tasks_blocked()
+            break
+    assert undone == [[0, 1, 2], [0, 1, 2]]
+
+
+async def test_rule_2_a_cancel_ends_the_block_normally_though_clean_up_passes_the_timeout() -> None:
+    async def clean_up_slowly() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.1)
+
+    async with scope(timeout=0.05) as s:
+
+        async def stop() -> None:
+            s.cancel("enough")
+
+        s.task(clean_up_slowly)
+        await anyio.wait_all_tasks_blocked()
+        s.task(stop)
+    assert s.cancel_reason == "enough"
+
+
+async def test_a_map_that_its_scope_cuts_off_does_not_look_complete_to_others() -> None:
+    async def linger(item: int) -> None:
+        await anyio.sleep_forever()
+
+    async with scope() as outer:
+        async with scope() as inner:
+
+            async def collect() -> object:
+                return await inner.map(linger, range(2))
+
+            async def loop() -> object:
+                return [result async for result in inner.map(linger, range(2))]
+
+            tasks = [outer.task(collect), outer.task(loop)]
+            await anyio.wait_all_tasks_blocked()
+        for task in tasks:
+            assert isinstance((await task).error, TaskCancelled)
+
+
+class FalsyError(Exception):
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_rule_4_an_exception_that_is_false_is_an_exception_like_others() -> None:
+    with pytest.raises(FalsyError):
+        async with scope():
+            raise FalsyError
+    with pytest.raises(FalsyError):
+        async with scope() as s:
+
+            @asynccontextmanager
+            async def resource() -> AsyncIterator[None]:
+                yield
+                raise FalsyError
+
+            await s.enter(resource())
+    with pytest.raises(FalsyError):
+        async with scope(fail_fast=True) as s:
+            s.task(fail, FalsyError())
+
+
+async def test_rule_2_what_the_closing_of_a_resource_begins_ends_with_the_scope() -> None:
+    kept: list[object] = []
+    ended: list[str] = []
+
+    async def work(item: int) -> int:
+        return item
+
+    async def finish() -> None:
+        await anyio.sleep(0)
+        ended.append("task")
+
+    async with scope() as s:
+
+        @asynccontextmanager
+        async def resource() -> AsyncIterator[None]:
+            yield
+            results = aiter(s.map(work, range(1000), limit=2))
+            kept.append(results)
+            await anext(results)
+            s.task(finish)
+
+        await s.enter(resource())
+    assert ended == ["task"]
+
+
+async def test_rule_12_a_map_that_is_left_starts_no_further_item() -> None:
+    called: list[int] = []
+    going_on = anyio.Event()
+
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        with anyio.CancelScope(shield=True):
+            await going_on.wait()
+        yield 2
+
+    async def work(item: int) -> None:
+        called.append(item)
+
+    async with scope() as s:
+        results = s.map(work, source())
+        await anext(aiter(results))
+        await anyio.wait_all_tasks_blocked()
+        await results.aclose()
+        going_on.set()
+    assert called == [1]
+
+
+async def test_rule_12_an_iterator_of_a_map_may_be_looped_over() -> None:
+    async def work(item: int) -> int:
+        return item
+
+    async with scope() as s:
+        results = aiter(s.map(work, range(3)))
+        first = await anext(results)
+        assert [first.unwrap(), *[result.unwrap() async for result in results]] == [0, 1, 2]
+        completed = aiter(s.as_completed(work, range(3)))
+        one, _ = await anext(completed)
+        assert sorted([one, *[item async for item, _ in completed]]) == [0, 1, 2]
+
+
+async def test_rule_4_an_error_that_nobody_looks_at_after_the_block_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail_late() -> None:
+        await anyio.wait_all_tasks_blocked()
+        raise ValueError("late")
+
+    async with scope() as outer:
+        async with scope() as inner:
+            failing = inner.task(fail_late)
+            waiting = outer.task(outer.all, failing, outer.task(anyio.sleep_forever))
+            await failing.wait()
+        waiting.cancel()
+        outer.cancel()
+    assert "late" in caplog.text
+
+
+async def test_rule_5_a_timeout_that_passes_without_a_checkpoint_is_noted() -> None:
+    with pytest.raises(TimeoutError):
+        async with scope(timeout=0.001):
+            time.sleep(0.01)
+
+
+async def test_a_task_begun_elsewhere_may_wait_for_the_task_that_began_it() -> None:
+    seen: list[object] = []
+
+    async def watch() -> None:
+        seen.append(await tasks[0])
+
+    async with anyio.create_task_group() as group, scope() as s:
+
+        async def work() -> str:
+            group.start_soon(watch)
+            await anyio.sleep(0.001)
+            return "done"
+
+        tasks = [s.task(work)]
+    assert seen == [(None, "done")]
+
+
+async def test_rule_4_an_error_with_notes_of_another_kind_is_an_error_like_others() -> None:
+    error = ValueError("odd")
+    error.__notes__ = 5  # type: ignore[assignment]
+    async with scope() as s:
+        err, _ = await s.task(fail, error)
+    assert err is error

@@ -173,16 +173,17 @@ async def test_rule_2_a_finally_block_ends_before_the_scope_does() -> None:
 
 
 async def test_rule_2_a_worker_thread_is_waited_for() -> None:
-    release = threading.Event()
-    ended = threading.Event()
+    started, release, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
+        started.set()
         release.wait(5)
         ended.set()
 
     async with scope() as s:
         s.thread(work)
-        await anyio.sleep(0.01)
+        while not started.is_set():
+            await anyio.sleep(0.001)
         s.cancel()
         release.set()
     assert ended.is_set()
