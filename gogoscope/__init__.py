@@ -3,6 +3,7 @@
 from gogoscope.cache import Cache
 from gogoscope.cache_decorator import cached
 from gogoscope.circuit_breaker import CircuitBreaker
+from gogoscope.delays import decorrelated, exponential, fixed, linear
 from gogoscope.exceptions import (
     AmbiguousBackendError,
     BackendUnavailableError,
@@ -30,7 +31,7 @@ from gogoscope.persistence.bundle import Persistence
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.registry import PersistenceURL, open_persistence
 from gogoscope.results import Err, Ok
-from gogoscope.retry import Retry, decorrelated, exponential, fixed, linear
+from gogoscope.retry import Retry
 from gogoscope.scope import Scope, current_scope, scope
 from gogoscope.task import Task
 

@@ -1,16 +1,17 @@
-"""Trying again: the policy, the delays between tries, and the loop."""
+"""Trying again: the policy and the loop."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 import anyio
 from attrs import field, frozen
 
 from gogoscope.clock import monotonic
+from gogoscope.delays import Delay, exponential, fixed
 from gogoscope.durations import seconds
 from gogoscope.error_details import ErrorChain
 from gogoscope.exceptions import CircuitOpenError
@@ -21,15 +22,6 @@ from gogoscope.results import NotAwaitableError
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-
-class Delay(Protocol):
-    """How long to wait after a failed try."""
-
-    def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Give the seconds to wait after try number ``attempt`` (from 1), which gave ``error``."""
-        ...
-
-
 OnRetry = Callable[[int, Exception, float], object]
 RetryOn = (
     type[Exception]
@@ -38,102 +30,7 @@ RetryOn = (
 )
 
 
-def fixed(delay: float | timedelta) -> Delay:
-    """Wait the same time after every try.
-
-    :param delay: seconds, 0 or more
-    """
-    wait = seconds("delay", delay, zero=True)
-    return lambda attempt, error: wait
-
-
-def linear(
-    base: float | timedelta = 0.1,
-    step: float | timedelta | None = None,
-    maximum: float | timedelta = 30,
-) -> Delay:
-    """Wait ``base`` seconds after the first try and ``step`` longer after each further one.
-
-    :param base: seconds after the first try
-    :param step: seconds added each time; ``base`` if left out
-    :param maximum: the longest wait in seconds
-    """
-    first = seconds("base", base, zero=True)
-    increment = first if step is None else seconds("step", step, zero=True)
-    longest = seconds("maximum", maximum, infinite=True)
-    return lambda attempt, error: min(longest, first + increment * (attempt - 1))
-
-
-def exponential(
-    base: float | timedelta = 0.1,
-    factor: float = 2,
-    maximum: float | timedelta = 30,
-    *,
-    jitter: bool = True,
-) -> Delay:
-    """Wait exponentially longer, with full jitter.
-
-    The wait is drawn evenly between 0 and ``base * factor ** (attempt - 1)``, at most
-    ``maximum``: "Exponential Backoff And Jitter", Marc Brooker, AWS Architecture Blog, 2015.
-
-    :param base: the longest wait after the first try, in seconds
-    :param factor: by how much it grows each time, 1 or more
-    :param maximum: the longest wait of all, in seconds
-    :param jitter: ``False`` waits the longest time each time
-    """
-    first = seconds("base", base)
-    longest = seconds("maximum", maximum)
-    growth = _factor(factor)
-
-    def delay(attempt: int, error: Exception, /) -> float:
-        try:
-            ceiling = min(longest, first * growth ** (attempt - 1))
-        except OverflowError:
-            ceiling = longest
-        return _uniform(0, ceiling) if jitter else ceiling
-
-    return delay
-
-
-class decorrelated:  # noqa: N801 - used like its siblings, which are functions
-    """Wait with decorrelated jitter: each wait is drawn between ``base`` and thrice the last one.
-
-    "Exponential Backoff And Jitter", Marc Brooker, AWS Architecture Blog, 2015. Every call that is
-    retried starts anew; one policy may serve many calls at a time.
-
-    :param base: the shortest wait, in seconds
-    :param maximum: the longest wait, in seconds
-    """
-
-    __slots__ = ("_base", "_maximum")
-
-    def __init__(self, base: float | timedelta = 0.1, maximum: float | timedelta = 30) -> None:
-        self._base = seconds("base", base)
-        self._maximum = seconds("maximum", maximum)
-
-    def __repr__(self) -> str:
-        return f"decorrelated(base={self._base:g}, maximum={self._maximum:g})"
-
-    def start(self) -> Delay:
-        """Give the delays of one call, which remember the last wait."""
-        last = self._base
-
-        def delay(attempt: int, error: Exception, /) -> float:
-            nonlocal last
-            last = min(self._maximum, _uniform(self._base, last * 3))
-            return last
-
-        return delay
-
-    def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Give a wait as it would be after ``attempt`` tries of a call of its own."""
-        delay = self.start()
-        for number in range(1, attempt):
-            delay(number, error)
-        return delay(attempt, error)
-
-
-@frozen(kw_only=True, eq=False)
+@frozen(kw_only=True)
 class Retry:
     """When a failed call is tried again, and after how long.
 
@@ -158,6 +55,11 @@ class Retry:
 
     def __attrs_post_init__(self) -> None:
         check_count("attempts", self.attempts)
+        if isinstance(self.delay, type):
+            raise TypeError(
+                "delay must be a number of seconds or a function of (attempt, error), "
+                f"got the class {self.delay.__name__}; write {self.delay.__name__}(...)"
+            )
         if not callable(self.delay):
             object.__setattr__(self, "delay", fixed(self.delay))
         kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
@@ -309,17 +211,3 @@ class AttemptTimeoutError(TimeoutError):
 
 def _checked(giver: str, wait: float | timedelta) -> float:
     return seconds(f"the delay that {giver} gave", wait, zero=True)
-
-
-def _factor(factor: float) -> float:
-    if isinstance(factor, bool) or not isinstance(factor, int | float):
-        raise TypeError(f"factor must be a number, got {factor!r} of type {type(factor).__name__}")
-    if not 1 <= factor < float("inf"):
-        raise ValueError(f"factor must be 1 or more and finite, got {factor!r}")
-    return float(factor)
-
-
-def _uniform(low: float, high: float) -> float:
-    import random  # noqa: PLC0415 - only needed when something fails; costs much of our import
-
-    return random.uniform(low, high)  # noqa: S311 - jitter is no secret

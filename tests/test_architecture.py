@@ -30,6 +30,7 @@ LAYERS = [
     {"gogoscope.persistence", "gogoscope.persistence.shared"},
     {
         "gogoscope.events",
+        "gogoscope.delays",
         "gogoscope.error_details",
         "gogoscope.observers",
         "gogoscope.cancellation",

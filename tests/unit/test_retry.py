@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gogoscope
 from gogoscope import (
     CircuitOpenError,
     Retry,
@@ -313,6 +315,22 @@ def test_decorrelated_delays_depend_on_the_last_one_of_their_own_call(bounds: li
         last = wait
     assert base <= second(1, ERROR) <= min(maximum, base * 3)
     assert base <= policy(5, ERROR) <= maximum
+
+
+@pytest.mark.parametrize(
+    "delay", [fixed(1), linear(), exponential(0.2, jitter=False), decorrelated(maximum=5)]
+)
+def test_a_policy_is_data_that_can_be_printed_compared_and_pickled(delay: Any) -> None:
+    policy = Retry(4, delay=delay)
+    assert pickle.loads(pickle.dumps(policy)) == policy == Retry(4, delay=delay)
+    assert policy != Retry(5, delay=delay)
+    assert eval(repr(delay), dict(vars(gogoscope))) == delay
+    assert repr(delay) in repr(policy)
+
+
+def test_a_delay_that_was_not_called_is_told_at_once() -> None:
+    with pytest.raises(TypeError, match=r"got the class exponential; write exponential\(\.\.\.\)"):
+        Retry(delay=exponential)  # type: ignore[arg-type]
 
 
 @anyio_test
