@@ -27,10 +27,12 @@ def description(error: BaseException) -> str:
         return f"<{type(error).__name__}, whose repr fails>"
 
 
-def forget_own_frames(error: BaseException) -> None:
+def forget_own_frames(error: BaseException, caller: types.FrameType) -> None:
     """Take this package's frames off the tracebacks of an error and of those that led to it.
 
     They tell nothing about the caller's code, and would keep the scope for as long as the error.
+
+    :param caller: the frame whose call, which is over, raised the error
     """
     seen: set[int] = set()
     unvisited: list[BaseException | None] = [error]
@@ -43,7 +45,24 @@ def forget_own_frames(error: BaseException) -> None:
         while traceback is not None and _is_own(traceback.tb_frame):
             traceback = traceback.tb_next
         _set(raised, "__traceback__", traceback)
+        if traceback is not None:
+            _clear_callers(traceback.tb_frame, caller)
         unvisited += [raised.__cause__, raised.__context__]
+
+
+def _clear_callers(frame: types.FrameType, last: types.FrameType) -> None:
+    """Let go of what this package's frames between two frames hold; those have returned.
+
+    Since Python 3.12 the frame of a coroutine that failed keeps those that awaited it.
+    """
+    between: list[types.FrameType] = []
+    caller = frame.f_back
+    while caller is not None and caller is not last and _is_own(caller):
+        between.append(caller)
+        caller = caller.f_back
+    if caller is last:
+        for returned in between:
+            returned.clear()
 
 
 def first_of(*errors: BaseException | None) -> BaseException | None:

@@ -218,6 +218,7 @@ class Stream(Generic[Item, T]):
             if self._live == 1:
                 await self._close_source()
             self._worker_ended()
+            del self  # an error of a task keeps the frames that awaited it
 
     def _worker_ended(self) -> None:
         self._live -= 1
@@ -229,22 +230,25 @@ class Stream(Generic[Item, T]):
             self._scope.stream_ended(self)
 
     async def _take_turns(self) -> None:
-        for turn in itertools.count(1):
-            while self._room <= 0 and not self._exhausted:
-                await self._park()
-            if self._exhausted or self._scope.cancelling:
-                return
-            self._room -= 1
-            try:
-                item = await self._pull()
-            except StopAsyncIteration:
-                self._complete = not self._closed
-                return
-            if self._closed:
-                return
-            await self._run(item)
-            if turn % ITEMS_PER_CHECKPOINT == 0:
-                await checkpoint()
+        try:
+            for turn in itertools.count(1):
+                while self._room <= 0 and not self._exhausted:
+                    await self._park()
+                if self._exhausted or self._scope.cancelling:
+                    return
+                self._room -= 1
+                try:
+                    item = await self._pull()
+                except StopAsyncIteration:
+                    self._complete = not self._closed
+                    return
+                if self._closed:
+                    return
+                await self._run(item)
+                if turn % ITEMS_PER_CHECKPOINT == 0:
+                    await checkpoint()
+        finally:
+            del self
 
     async def _close_source(self) -> None:
         """Let a generator that items came from end, as leaving a loop over it would."""
@@ -301,6 +305,7 @@ class Stream(Generic[Item, T]):
                 self._out.append((item, task))
             if self._changed is not None:
                 self._changed.set()
+            del self, task, coroutine
 
 
 @types.coroutine
@@ -312,21 +317,24 @@ def in_own_context(
     step: Callable[[Any], Any] = coroutine.send
     value: Any = None
     suspended = False
-    while True:
-        try:
-            awaited = context.run(step, value)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        if not suspended:
-            suspended = True
-            on_suspension()
-        try:
-            value = yield awaited
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as raised:  # noqa: BLE001 - thrown into the coroutine
-            step, value = coroutine.throw, raised
-        else:
-            step = coroutine.send
+    try:
+        while True:
+            try:
+                awaited = context.run(step, value)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            if not suspended:
+                suspended = True
+                on_suspension()
+            try:
+                value = yield awaited
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as raised:  # noqa: BLE001 - thrown into the coroutine
+                step, value = coroutine.throw, raised
+            else:
+                step = coroutine.send
+    finally:
+        del coroutine, context, step, value, on_suspension

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import time
 import types
 from collections.abc import Awaitable, Callable, Generator
@@ -294,7 +295,7 @@ class Task(Generic[T_co]):
                 self._settle_cancelled()
                 raise
         finally:
-            del self
+            del self, scope
 
     def call(self) -> Awaitable[T_co]:
         """Call the function once.
@@ -334,7 +335,7 @@ class Task(Generic[T_co]):
         error = result.error
         try:
             if error is not None:
-                forget_own_frames(error)
+                forget_own_frames(error, sys._getframe(1))  # noqa: SLF001 - that of run()
                 annotate(error, f"in task {self._name!r} of scope {scope.name!r}")
             if scope.on_event is not None or subscribers:
                 self._tell_ended(error)
