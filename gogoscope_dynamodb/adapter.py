@@ -18,7 +18,7 @@ from gogoscope.persistence.values import Codec, JSONCodec
 from gogoscope_dynamodb.cache import Cache
 from gogoscope_dynamodb.capability import Settings
 from gogoscope_dynamodb.circuit_breakers import CircuitBreakers
-from gogoscope_dynamodb.client import DynamoDBClient, open_client
+from gogoscope_dynamodb.client import DynamoDBClient, check_client, open_client
 from gogoscope_dynamodb.locks import Locks
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.table import create_table
@@ -76,11 +76,8 @@ class DynamoDBAdapter(Locks, CircuitBreakers, Cache):
         endpoint_url: str | None = None,
         create: bool = False,
     ) -> None:
-        if client is not None and not hasattr(client, "update_item"):
-            raise TypeError(
-                f"client must be a low-level async DynamoDB client, got {client!r}; enter "
-                "Session().client('dynamodb') with 'async with' and pass what that gives"
-            )
+        if client is not None:
+            check_client(client)
         if client is not None and (region or endpoint_url or create):
             raise TypeError(
                 "region, endpoint_url and create are only for a store of its own client"

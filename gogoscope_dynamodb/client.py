@@ -85,6 +85,24 @@ class DynamoDBClient(Protocol):
         ...
 
 
+def check_client(client: object) -> None:
+    """Refuse what is no low-level async client, before it writes what nobody can await.
+
+    :raises TypeError: showing how to get one
+    """
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(client).__mro__}
+    synchronous = ("botocore", "BaseClient") in kinds and (
+        "aiobotocore",
+        "AioBaseClient",
+    ) not in kinds
+    resource = any(name == "ServiceResource" for _, name in kinds)
+    if synchronous or resource or not hasattr(client, "update_item"):
+        raise TypeError(
+            f"client must be a low-level async DynamoDB client, got {client!r}; enter "
+            "aioboto3.Session().client('dynamodb') with 'async with' and pass what that gives"
+        )
+
+
 @asynccontextmanager
 async def open_client(
     region: str | None = None, endpoint_url: str | None = None

@@ -275,7 +275,8 @@ class Table:
         if error_code(cause) == TABLE_MISSING:
             return ConfigurationError(
                 f"there is no table {self.name!r} in region {region_of(self.client)}; create it "
-                f"with: await gogoscope_dynamodb.create_table(client, {self.name!r})"
+                f"with: await gogoscope_dynamodb.create_table(client, {self.name!r}), "
+                "or open it with the option create=true in its URL"
             )
         kind = failure.error
         if failure.retry and in_doubt and operation not in _READS:

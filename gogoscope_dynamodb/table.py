@@ -7,7 +7,13 @@ from typing import Any
 import anyio
 
 from gogoscope.exceptions import ConfigurationError, StoreTimeoutError
-from gogoscope_dynamodb.client import INVALID_REQUEST, TABLE_BUSY, TABLE_MISSING, DynamoDBClient
+from gogoscope_dynamodb.client import (
+    INVALID_REQUEST,
+    TABLE_BUSY,
+    TABLE_MISSING,
+    DynamoDBClient,
+    check_client,
+)
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import KEYS, TTL_ATTRIBUTE, check_keys
 
@@ -27,6 +33,7 @@ async def create_table(client: DynamoDBClient, name: str) -> None:
         another attribute
     :raises StoreTimeoutError: if the table is not active after two minutes
     """
+    check_client(client)
     table = Table(name, client, ADMIN_TIMEOUT)
     with anyio.move_on_after(ACTIVE_SECONDS):
         description = await _describe(table) or await _create(table)

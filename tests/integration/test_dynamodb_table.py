@@ -147,7 +147,7 @@ async def test_a_missing_table_is_named_with_its_region_and_how_to_make_it(
     with pytest.raises(ConfigurationError) as caught:
         await call(DynamoDBAdapter(dynamodb_client, name))
     message = str(caught.value)
-    for words in (repr(name), "region us-east-1", f"create_table(client, {name!r})"):
+    for words in (repr(name), "region us-east-1", f"create_table(client, {name!r})", "create=true"):
         assert words in message
     assert caught.value.__cause__ is not None
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
+import boto3  # type: ignore[import-untyped]
 import pytest
 
 from gogoscope.exceptions import (
@@ -24,7 +25,7 @@ from gogoscope.persistence.protocols import (
     LockProvider,
 )
 from gogoscope.persistence.registry import PersistenceURL
-from gogoscope_dynamodb import DynamoDBAdapter, from_url
+from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
 from tests.dynamodb_faults import FaultyClient, answer
 
 ARN = "arn:aws:dynamodb:eu-west-1:123456789012:table/my-table"
@@ -197,6 +198,19 @@ async def test_a_store_of_its_own_client_says_how_to_open_it() -> None:
     adapter = parse("dynamodb://t?region=us-east-1")
     with pytest.raises(PersistenceError, match="'t' is not open: enter it first"):
         await adapter.get("k")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["client", "resource"])
+async def test_a_client_that_is_not_async_is_refused_before_it_writes(kind: str) -> None:
+    client = getattr(boto3, kind)("dynamodb", region_name="us-east-1")
+    if kind == "resource":
+        client = client.Table("t")
+    refused = "client must be a low-level async DynamoDB client, got .*aioboto3"
+    with pytest.raises(TypeError, match=refused):
+        DynamoDBAdapter(client, "t")
+    with pytest.raises(TypeError, match=refused):
+        await create_table(client, "t")
 
 
 @pytest.mark.anyio
