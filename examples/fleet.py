@@ -27,7 +27,7 @@ from fleet_parts.display import open_display, summary
 from fleet_parts.journal import JournalReader, read_facts
 from fleet_parts.orders import Order, read_orders
 from fleet_parts.payment_service import Weather
-from fleet_parts.processes import WorkerProcess, payment_service
+from fleet_parts.processes import PaymentService, WorkerProcess, payment_service
 from fleet_parts.progress import Progress
 from fleet_parts.store import for_one_run, sqlite_url
 from fleet_parts.verdict import judge
@@ -97,15 +97,18 @@ class Fleet:
             outage_after=len(self.options.orders) // 3,
             outage_seconds=OUTAGE,
         )
-        with payment_service(self.folder / LEDGER, weather) as port, ExitStack() as at_the_end:
+        with payment_service(self.folder / LEDGER, weather) as service, ExitStack() as at_the_end:
             for number in range(1, self.options.workers + 1):
-                worker = WorkerProcess(self.work(f"worker-{number}", port))
+                worker = WorkerProcess(self.work(f"worker-{number}", service.port))
                 at_the_end.callback(worker.stop)
                 self.workers.append(worker)
             with anyio.move_on_after(DEADLINE) as deadline:
-                await self.watch()
+                await self.watch(service)
+            alive = service.alive
         self.ledger.close()
-        if deadline.cancelled_caught:
+        if not alive:
+            print("stopped: the payment service has died")
+        elif deadline.cancelled_caught:
             print(f"stopped: the workers were not done within {DEADLINE:g} s")
         return await self.judge()
 
@@ -120,11 +123,11 @@ class Fleet:
             without_lock=self.options.without_lock,
         )
 
-    async def watch(self) -> None:
-        """Show the progress until no worker is left; kill one in the middle if told to."""
+    async def watch(self, service: PaymentService) -> None:
+        """Show the progress until no worker or no service is left; kill a worker if told to."""
         began = time.monotonic()
         with open_display() as show:
-            while self.progress.workers:
+            while self.progress.workers and service.alive:
                 await anyio.sleep(LOOK_EVERY)
                 self.progress.workers = sum(worker.alive for worker in self.workers)
                 self.read_journals()
@@ -207,7 +210,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
         parser.error("--kill needs locks, and another worker to take over: --workers 2 or more")
     if given.kill and not hasattr(signal, "SIGSTOP"):
         parser.error("--kill freezes a worker for a look at its locks, which this system cannot")
-    if (given.persistence or "").startswith("memory:"):
+    if (given.persistence or "").lower().startswith("memory:"):
         parser.error("--persistence memory: is one process's own; the workers need a shared store")
     return Options(
         orders=orders[: given.orders],

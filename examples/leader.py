@@ -76,6 +76,7 @@ def _ticks(output: IO[str], names: dict[int, str]) -> Iterator[tuple[int, int]]:
         _, pid, token = line.split()
         print(f"{names[int(pid)]} runs the job, fencing token {token}", flush=True)
         yield int(pid), int(token)
+    raise RuntimeError("every process has ended; what it said stands above")
 
 
 if __name__ == "__main__":
@@ -85,6 +86,10 @@ if __name__ == "__main__":
     parser.add_argument("--ttl", type=float, default=2)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.processes < 2:
+        parser.error(f"--processes must be 2 or more, one to take over, got {options.processes}")
+    if (options.persistence or "").lower().startswith("memory:"):
+        parser.error("--persistence memory: is one process's own; the fleet needs a shared store")
     if options.work:
         anyio.run(work, options.persistence, options.ttl)
     elif options.persistence:

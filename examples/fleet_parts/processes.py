@@ -18,9 +18,28 @@ from .worker import Work, run_worker
 START_SECONDS = 30.0
 
 
+class PaymentService:
+    """The running payment service."""
+
+    def __init__(self, process: BaseProcess, port: int) -> None:
+        self._process = process
+        self.port = port
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers."""
+        return self._process.is_alive()
+
+
 @contextmanager
-def payment_service(ledger: Path, weather: Weather) -> Iterator[int]:
-    """Run the payment service for the length of a block; give its port."""
+def payment_service(ledger: Path, weather: Weather) -> Iterator[PaymentService]:
+    """Run the payment service for the length of a block."""
     ours, theirs = multiprocessing.Pipe()
     process = start("payment-service", serve, ledger, weather, theirs)
     theirs.close()
@@ -28,7 +47,7 @@ def payment_service(ledger: Path, weather: Weather) -> Iterator[int]:
         with ours:
             if not ours.poll(START_SECONDS):
                 raise RuntimeError("the payment service did not start")
-            yield ours.recv()
+            yield PaymentService(process, ours.recv())
         process.join(10 * LONGEST_EXECUTION)
     finally:
         stop(process)

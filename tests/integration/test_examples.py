@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -71,10 +72,56 @@ def test_the_fleet_pays_every_order_once_though_a_worker_is_killed_holding_a_loc
     assert re.search(killed, output, re.MULTILINE)
 
 
-def test_the_fleet_pays_every_order_once_on_dynamodb(atomic_dynamodb_url: str) -> None:
+@pytest.mark.parametrize("kill", [[], ["--kill"]])
+def test_the_fleet_pays_every_order_once_on_dynamodb(
+    kill: list[str], atomic_dynamodb_url: str
+) -> None:
     store = ("--persistence", atomic_dynamodb_url)
-    output = run_example("fleet.py", "--orders", "40", "--workers", "2", *store)
+    output = run_example("fleet.py", "--orders", "40", "--workers", "2", *store, *kill)
     assert_paid_once(output, 40)
+    assert ("was killed while it held the lock" in output) is bool(kill)
+    assert int(figure(output, "circuit opened").split()[0]) > 0
+    assert int(figure(output, "calls spared")) > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_the_fleet_shows_its_progress_as_a_table_in_a_terminal() -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(EXAMPLES / "fleet.py"), "--orders", "20"]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    with subprocess.Popen(command, stdout=theirs, stdin=theirs, env=environment) as fleet:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # a terminal whose last writer has ended
+            while piece := os.read(ours, 65536):
+                shown += piece
+        os.close(ours)
+    assert fleet.returncode == 0
+    text = shown.decode()
+    assert "the fleet at work" in text
+    assert "charged" in text
+    assert "\x1b[" in text, "nothing was ever drawn over"
+    assert text.rstrip().endswith("every order was paid once, by one worker at a time")
+
+
+def test_a_payment_service_that_dies_ends_the_fleet_at_once_with_what_was_lost() -> None:
+    command = [sys.executable, str(EXAMPLES / "fleet.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as fleet:
+        assert fleet.stdout is not None
+        shown = [fleet.stdout.readline(), fleet.stdout.readline()]
+        listening = [
+            child
+            for child in psutil.Process(fleet.pid).children()
+            if any(c.status == psutil.CONN_LISTEN for c in child.net_connections("tcp"))
+        ]
+        assert len(listening) == 1
+        listening[0].kill()
+        output = "".join(shown) + fleet.stdout.read()
+    assert fleet.returncode == 1
+    assert "stopped: the payment service has died" in output
+    assert int(figure(output, "lost").split()[0]) > 0
 
 
 def test_without_the_lock_the_ledger_shows_overlaps_and_double_charges() -> None:
@@ -108,6 +155,8 @@ PAID = [STARTED, CHARGED, ENDED]
         (PAID, {**RECEIPT, "cents": 1}, ["lost"]),
         ([*PAID, *PAID], RECEIPT, ["charged_twice"]),
         ([STARTED, STARTED, ENDED, CHARGED, ENDED], RECEIPT, ["overlapped"]),
+        ([STARTED], None, ["lost"]),
+        ([*PAID, STARTED], RECEIPT, ["lost"]),
     ],
 )
 def test_the_judge_tells_what_is_wrong(
@@ -128,6 +177,7 @@ def test_the_judge_tells_what_is_wrong(
         (["--workers", "0"], "--workers must be between 1 and 64, got 0"),
         (["--kill", "--workers", "1"], "--kill needs"),
         (["--persistence", "memory:"], "shared store"),
+        (["--persistence", "MEMORY:"], "shared store"),
         (["--persistence", "nosuch://x"], "no backend is registered for the scheme 'nosuch'"),
     ],
 )
