@@ -12,6 +12,7 @@ from attrs import frozen
 
 from gogoscope.circuit_home import here
 from gogoscope.circuit_policy import CircuitPolicy
+from gogoscope.functions import refusal
 from gogoscope.results import NotAwaitableError
 from gogoscope.task import callable_name, current
 
@@ -74,6 +75,7 @@ class CircuitBreaker(CircuitPolicy):
         :param fn: an async function, or any that returns an awaitable
         :param args: its positional arguments
         :raises CircuitOpenError: if the circuit is open; ``fn`` is not called
+        :raises TypeError: if ``fn`` is no function; that counts as no failure
         :raises Exception: what ``fn`` raised
         """
         circuit = here.circuits.get(self)
@@ -91,6 +93,9 @@ class CircuitBreaker(CircuitPolicy):
             awaitable = fn(*args)
             value: T = await awaitable
         except Exception as error:
+            if not callable(fn):
+                circuit.abandoned(permit)
+                raise refusal(fn, "breaker.call") from None
             if not (awaitable is _NOT_CALLED or inspect.isawaitable(awaitable)):
                 circuit.abandoned(permit)
                 raise _not_awaitable(fn, awaitable) from None

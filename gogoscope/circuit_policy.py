@@ -50,8 +50,8 @@ class CircuitPolicy:
     quorum: int = 1
     refresh_interval: float = field(default=1.0, converter=_refresh_interval)
     on_state_change: Callable[[str, str, str], object] | None = None
-    judges_rates: bool = field(init=False, default=False)
-    plain: bool = field(init=False, default=True)
+    judges_rates: bool = field(init=False, default=False, repr=False)
+    plain: bool = field(init=False, default=True, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if self.name is not None:

@@ -12,7 +12,8 @@ import anyio
 from gogoscope.cancellation import end_what_never_began
 from gogoscope.clock import monotonic
 from gogoscope.durations import seconds
-from gogoscope.options import CircuitOption, RetryOption, check_function
+from gogoscope.functions import check_function
+from gogoscope.options import CircuitOption, RetryOption
 from gogoscope.persistence.validation import check_count
 from gogoscope.results import Err, Ok
 from gogoscope.starting import Starting

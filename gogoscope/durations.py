@@ -35,7 +35,10 @@ def seconds(
         if value == math.inf and not infinite:
             raise ValueError(f"{name} must be a finite number of seconds, got {value!r}")
         if maximum is not None and value > maximum:
-            raise ValueError(f"{name} must be at most {maximum:g} seconds, got {value!r}")
+            raise ValueError(
+                f"{name} must be at most {maximum:g} seconds, got {value!r}; "
+                "durations are in seconds, not milliseconds"
+            )
         return float(value)
     allowed = "0 or more" if zero else "more than 0"
     raise ValueError(f"{name} must be {allowed} seconds, got {value!r}")

@@ -117,9 +117,8 @@ def timeout_error(
     key: str, wait: float | timedelta | None, record: LockRecord | None
 ) -> LockTimeoutError:
     """Give the error of a lock that was not free in time, which tells who holds it."""
+    found = f"lock {key!r} was not free" + (f" within {wait} s" if wait else "")
     if record is None or record.owner is None:
-        return LockTimeoutError(f"lock {key!r} was not free within {wait} s")
+        return LockTimeoutError(found)
     place = ", ".join(f"{name} {value}" for name, value in record.metadata.items())
-    return LockTimeoutError(
-        f"lock {key!r} was not free within {wait} s: held by {record.owner!r} ({place})"
-    )
+    return LockTimeoutError(f"{found}: held by {record.owner!r} ({place})")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from gogoscope.cancellation import checkpoint_if_cancelled
 from gogoscope.circuit_breaker import CircuitBreaker
 from gogoscope.retry import Retry
-from gogoscope.task import callable_name
 
 if TYPE_CHECKING:
     from gogoscope.events import Event
@@ -73,46 +71,6 @@ def check_priority(priority: float) -> None:
         raise TypeError(f"priority must be a number, got {priority!r} of type {kind}")
     if math.isnan(priority):
         raise ValueError(f"priority must be a number that compares, got {priority!r}")
-
-
-def check_function(fn: object) -> None:
-    """Refuse what cannot be a task's function.
-
-    :raises TypeError: showing what can
-    """
-    if not callable(fn) or surely_not_awaitable(fn):
-        raise refusal(fn)
-
-
-def surely_not_awaitable(fn: Callable[..., object]) -> bool:
-    """Tell whether a function can be known, without calling it, to give no awaitable."""
-    return isinstance(fn, types.FunctionType) and (
-        inspect.isasyncgenfunction(fn)
-        or (
-            inspect.isgeneratorfunction(fn)
-            and not fn.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE
-        )
-    )
-
-
-def refusal(fn: object) -> TypeError:
-    """Give the error for what cannot be a task's function, which shows what can."""
-    if inspect.iscoroutine(fn):
-        name = fn.__name__
-        fn.close()
-        return TypeError(
-            f"s.task takes a function and its arguments, got a coroutine object of {name!r}; "
-            f"write s.task({name}, *args)"
-        )
-    if callable(fn):
-        return TypeError(
-            f"{callable_name(fn)} is a generator function, which gives no awaitable; "
-            "run a function that is not async with s.thread(fn, *args)"
-        )
-    return TypeError(
-        f"s.task takes a function and its arguments, got {fn!r} of type {type(fn).__name__}; "
-        "write s.task(fn, *args)"
-    )
 
 
 async def call_in_thread(fn: Callable[..., T], *args: Any) -> T:

@@ -15,6 +15,7 @@ from gogoscope.delays import Delay, exponential, fixed
 from gogoscope.durations import seconds
 from gogoscope.error_details import ErrorChain
 from gogoscope.exceptions import CircuitOpenError
+from gogoscope.functions import refusal
 from gogoscope.observers import notify
 from gogoscope.persistence.validation import check_count
 from gogoscope.results import NotAwaitableError
@@ -90,8 +91,11 @@ class Retry:
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Call a function, again if it fails, and give its value.
 
+        :raises TypeError: if ``fn`` is no function
         :raises Exception: the error of the last try
         """
+        if not callable(fn):
+            raise refusal(fn, "retry.call")
         if self.attempt_timeout is not None:
             return await self.repeat(None, self.bounded, fn, *args)
         # What repeat does, without the cost of one more coroutine for each call.

@@ -10,13 +10,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from gogoscope.durations import seconds
+from gogoscope.functions import check_function
 from gogoscope.lifetime import Lifetime
 from gogoscope.options import (
     CircuitOption,
     OnError,
     RetryOption,
     call_in_thread,
-    check_function,
     check_name,
     check_observer,
     check_priority,

@@ -38,6 +38,7 @@ LAYERS = [
         "gogoscope.slots",
     },
     {"gogoscope.task"},
+    {"gogoscope.functions"},
     {"gogoscope.single_flight", "gogoscope.local_cache", "gogoscope.cache_policy"},
     {"gogoscope.lock_release"},
     {"gogoscope.cache_store", "gogoscope.cache_types"},

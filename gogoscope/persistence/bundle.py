@@ -49,6 +49,11 @@ class Persistence:
             cache=store if isinstance(store, CacheProvider) else None,
         )
         if bundle == cls():
+            if hasattr(store, "__aenter__"):
+                raise TypeError(
+                    f"persistence must be an open store, got {store!r}; enter it first: "
+                    "async with open_persistence(url) as store"
+                )
             raise TypeError(
                 "persistence must be a URL, a store, or a Persistence bundle of stores, "
                 f"got {store!r} of type {type(store).__name__}"

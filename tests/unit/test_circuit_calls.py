@@ -132,6 +132,16 @@ async def test_a_function_that_gives_nothing_to_await_is_no_failure(name: str) -
     assert await breaker.call(fine) == 1
 
 
+async def test_what_is_no_function_is_refused_and_is_no_failure(name: str) -> None:
+    breaker = CircuitBreaker(name, failure_threshold=1)
+    wrong: list[tuple[Any, str]] = [(fine(), r"write breaker\.call\(fine, \*args\)"), (3, "got 3")]
+    for fn, words in wrong:
+        with pytest.raises(TypeError, match=words):
+            await breaker.call(fn)
+    assert (await breaker.state()).state == "closed"
+    assert await breaker.call(fine) == 1
+
+
 async def test_a_cancelled_call_counts_as_nothing(name: str) -> None:
     breaker = CircuitBreaker(name, failure_threshold=1)
     for _ in range(3):

@@ -164,7 +164,10 @@ async def test_who_waits_for_a_lock_held_here_sends_nothing(store: CountingStore
         with pytest.raises(LockTimeoutError, match=f"held by '{handle.owner}' .*pid"):
             async with s.lock("job", wait=0.1):
                 pass
-    assert store.calls["claim"] <= 1
+        assert store.calls["claim"] <= 1
+        with pytest.raises(LockTimeoutError, match="lock 'job' was not free: held by"):
+            async with s.lock("job", wait=0):
+                pass
     assert queues() == 0
 
 

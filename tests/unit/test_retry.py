@@ -328,6 +328,15 @@ def test_a_policy_is_data_that_can_be_printed_compared_and_pickled(delay: Any) -
     assert repr(delay) in repr(policy)
 
 
+@anyio_test
+async def test_what_is_no_function_is_refused_and_not_retried() -> None:
+    flaky = Flaky(0)
+    with pytest.raises(TypeError, match=r"coroutine object of '.*'; write retry\.call\("):
+        await Retry(3, delay=1000).call(flaky())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got 3 of type int; write retry\.call\(fn, \*args\)"):
+        await Retry(3, delay=1000).call(3)  # type: ignore[arg-type]
+
+
 def test_a_delay_that_was_not_called_is_told_at_once() -> None:
     with pytest.raises(TypeError, match=r"got the class exponential; write exponential\(\.\.\.\)"):
         Retry(delay=exponential)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from gogoscope import (
     Task,
     TaskCancelled,
     current_scope,
+    open_persistence,
     scope,
 )
 from gogoscope.events import ErrorUnseen, Event
@@ -930,6 +931,7 @@ async def test_rule_10_awaiting_oneself_does_not_cancel_oneself() -> None:
         ("circuit_breaker", "x", TypeError, "circuit_breaker must be"),
         ("on_exit", "stop", ValueError, "on_exit must be 'wait' or 'cancel'"),
         ("persistence", 3, TypeError, "persistence must be a URL"),
+        ("persistence", open_persistence("memory:"), TypeError, "enter it first: async with"),
         ("name", 5, TypeError, "name must be a str"),
         ("on_error", 5, TypeError, "on_error must be a function that is not async"),
         ("on_error", give, TypeError, "on_error must be a function that is not async"),

@@ -93,6 +93,28 @@ class CacheKeyRules(Conformance):
             await app.clear()
             assert await whole.keys() == ["app2:k"]
 
+    @pytest.mark.parametrize(
+        ("prefix", "beside"),
+        [
+            ("a.p:", "axp:"),
+            ("(a|b)+.*[x]:", "abx:"),
+            ("a*:", "aa:"),
+            ("a?|", "ab|"),
+            ("%_/", "ab/"),
+        ],
+    )
+    async def test_the_characters_of_a_prefix_are_themselves(
+        self, prefix: str, beside: str, open_store: OpenStore
+    ) -> None:
+        async with open_store(prefix) as store, open_store(beside) as other:
+            await store.set("user:1", "mine")
+            await other.set("user:1", "theirs")
+            assert await store.keys("user:*") == ["user:1"]
+            assert await store.get("user:1") == "mine"
+            await store.clear()
+            assert await store.keys() == []
+            assert await other.keys() == ["user:1"]
+
     @pytest.mark.parametrize("name", CHANGES)
     async def test_a_change_of_a_value_leaves_those_beside_it_alone(
         self, beside: tuple[CacheProvider, list[tuple[CacheProvider, str]]], name: str
