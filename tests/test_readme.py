@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gogoscope import Scope, Task, scope
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import DynamoDBClient
 from gogoscope_dynamodb.schema import KEYS
@@ -47,8 +49,29 @@ def test_the_first_program_has_ten_lines_of_code_and_gives_a_receipt(tmp_path: P
     assert (tmp_path / "shop.db").exists()
 
 
+def test_the_program_about_scopes_runs(tmp_path: Path) -> None:
+    assert run_program(blocks("python")[1], tmp_path).splitlines() == [
+        "home from a and prices from b",
+        "one from a",
+        "two from a",
+        "three from a",
+        "Ok(error=None, value='news from a')",
+    ]
+
+
+def test_the_table_about_scopes_names_what_there_is() -> None:
+    about = README.split("## A scope")[1].split("## Stores")[0]
+    methods = re.findall(r"`s\.(\w+)", about)
+    assert len(methods) == 14
+    assert [name for name in methods if not hasattr(scope(), name)] == []
+    assert [name for name in re.findall(r"`task\.(\w+)", about) if not hasattr(Task, name)] == []
+    known = {*signature(scope).parameters, *signature(Scope.task).parameters, "stagger", "limit"}
+    options = re.findall(r"`(\w+)`|[`(](\w+)=", about)
+    assert {name for pair in options for name in pair if name} <= known
+
+
 def test_the_program_about_stores_runs(tmp_path: Path) -> None:
-    assert run_program(blocks("python")[1], tmp_path) == "{'name': 'John'}\n"
+    assert run_program(blocks("python")[2], tmp_path) == "{'name': 'John'}\n"
 
 
 def test_the_program_that_makes_a_table_runs_and_may_run_again(
@@ -58,11 +81,11 @@ def test_the_program_that_makes_a_table_runs_and_may_run_again(
         pytest.skip("its table is called my-table, which on a real endpoint may be somebody's")
     environ = {**os.environ, "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_engine.endpoint_url}
     for _ in range(2):
-        run_program(blocks("python")[2], tmp_path, environ)
+        run_program(blocks("python")[3], tmp_path, environ)
 
 
 def test_no_program_is_left_out() -> None:
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
 
 
 def test_the_table_for_the_aws_cli_is_the_one_that_create_table_makes() -> None:
