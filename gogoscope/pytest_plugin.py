@@ -1,4 +1,4 @@
-"""Fixtures for programs that use scopes; nothing is imported before one of them is used."""
+"""Fixtures for programs that use scopes; what they need is imported when one of them is used."""
 
 from __future__ import annotations
 
