@@ -273,6 +273,8 @@ class Cache(Capability):
 
         async def read(following: Item | None) -> tuple[list[str], Item | None]:
             items, following = await self._scan_page(parameters, following)
+            if not items and following is None:
+                await self._table.found_nothing()
             return matching(items), following
 
         return Pages(read)
@@ -360,11 +362,15 @@ class Cache(Capability):
         """Pass every page of cache items whose key begins with ``start`` to ``use``."""
         parameters = self._scan_parameters(start, consistent=consistent)
 
+        found = False
+
         async def scan_segment(segment: int) -> None:
+            nonlocal found
             part = {**parameters, "TotalSegments": SEGMENTS, "Segment": segment}
             following: Item | None = None
             while True:
                 items, following = await self._scan_page(part, following)
+                found = found or bool(items)
                 await use(items)
                 if following is None:
                     return
@@ -372,6 +378,8 @@ class Cache(Capability):
         async with side_by_side(SEGMENTS) as begin:
             for segment in range(SEGMENTS):
                 await begin(partial(scan_segment, segment))
+        if not found:
+            await self._table.found_nothing()
 
 
 def _deletion(item: Item) -> Item:

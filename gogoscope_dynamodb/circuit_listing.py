@@ -35,5 +35,7 @@ async def list_circuits(
             if matches(key):
                 found[key] = decode_circuit(item)
         if (last := answer.response.get("LastEvaluatedKey")) is None:
+            if not found:
+                await table.found_nothing()
             return found
         parameters["ExclusiveStartKey"] = last

@@ -35,13 +35,15 @@ from gogoscope_dynamodb.client import (
     region_of,
     retried,
 )
-from gogoscope_dynamodb.schema import Item, check_keys
+from gogoscope_dynamodb.schema import CACHE, SORT_KEY, Item, check_keys, text
 
 MOST_TRIES = 6
 PATIENCE_IN_TIMEOUTS = 3
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 1.0
 CONNECTIONS_PER_URGENT_ONE = 5
+NO_ITEM: Item = {"pk": text(CACHE), "sk": text(SORT_KEY)}
+"""The key of an item that cannot be, as no key is empty."""
 
 Values = Mapping[str, Mapping[str, Any]]
 
@@ -112,6 +114,7 @@ class Table:
         self._closed = False
         self._process = os.getpid()
         self._room: anyio.Semaphore | None = None
+        self._keys_checked = False
 
     @property
     def client(self) -> DynamoDBClient:
@@ -246,6 +249,17 @@ class Table:
         if failure is INVALID:
             await self._check_keys()
         raise self._error(operation, failure, tried, in_doubt, cause) from cause
+
+    async def found_nothing(self) -> None:
+        """Make sure, the first time that a scan finds nothing, that the table has the right keys.
+
+        A scan of one with other keys is no error; a read of any item is.
+
+        :raises ConfigurationError: if it has others
+        """
+        if not self._keys_checked:
+            await self.send("get_item", {"TableName": self.name, "Key": NO_ITEM})
+            self._keys_checked = True
 
     def _room_for(self, urgent: bool) -> AbstractAsyncContextManager[object]:
         """Give what a try waits for: nothing, or that fewer others use the client's pool."""

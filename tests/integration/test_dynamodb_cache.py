@@ -130,8 +130,9 @@ async def test_reads_are_consistent_when_asked_for(
     faulty_client: FaultyClient, dynamodb_table: str
 ) -> None:
     for consistent in (False, True):
-        faulty_client.calls.clear()
         store = DynamoDBAdapter(faulty_client, dynamodb_table, consistent_reads=consistent)
+        await store.set("k", 1)
+        faulty_client.calls.clear()
         await store.get("k")
         await store.has("k")
         await store.keys()
@@ -274,7 +275,9 @@ async def test_clearing_thousands_of_keys_leaves_none_and_touches_no_lock_and_no
     faulty_client.calls.clear()
     await store.clear()
     assert await store.keys() == []
-    assert set(faulty_client.operations) == {"scan", "batch_write_item"}
+    # Finding nothing, the store reads an item that cannot be, once: are the table's keys right?
+    assert faulty_client.operations.count("get_item") == 1
+    assert set(faulty_client.operations) == {"scan", "batch_write_item", "get_item"}
     assert await handle.is_valid()
     state = await store.get_state("circuit")
     assert state is not None
