@@ -258,7 +258,8 @@ class Table:
         :raises ConfigurationError: if it has others
         """
         if not self._keys_checked:
-            await self.send("get_item", {"TableName": self.name, "Key": NO_ITEM})
+            key = {"TableName": self.name, "Key": NO_ITEM}
+            await self.send("get_item", key, refusals=frozenset({ACCESS_DENIED}))
             self._keys_checked = True
 
     def _room_for(self, urgent: bool) -> AbstractAsyncContextManager[object]:

@@ -221,6 +221,16 @@ async def test_an_invalid_request_is_shown_though_the_table_cannot_be_described(
     assert client.operations == ["update_item", "describe_table"]
 
 
+@pytest.mark.parametrize("reply", [answer({}), refuse("AccessDeniedException")])
+async def test_an_empty_table_is_asked_for_its_keys_once_if_that_is_allowed(
+    client: FaultyClient, table: Table, reply: Any
+) -> None:
+    client.faults.append(reply)
+    for _ in range(2):
+        await table.found_nothing()
+    assert client.operations == ["get_item"]
+
+
 async def test_an_error_that_is_none_of_the_clients_goes_out_as_it_is(
     client: FaultyClient, table: Table
 ) -> None:
