@@ -20,7 +20,7 @@ from gogoscope.cancellation import (
     unwrapped,
 )
 from gogoscope.error_details import annotate, description, first_of, lead_to
-from gogoscope.exceptions import ScopeClosedError
+from gogoscope.exceptions import ScopeClosedError, TaskCancelled
 from gogoscope.observers import log_error, notify, subscribers
 from gogoscope.slots import Slot, Slots
 from gogoscope.task import Task, current, lent_to
@@ -192,13 +192,14 @@ class Lifetime:
     ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
         self._body = 0
         self._note_timeout()
-        if exc is not None:
+        unwrapped_own = isinstance(exc, TaskCancelled) and self.cancelling
+        if exc is not None and not unwrapped_own:
             cancelled = split_cancellation(exc)[1] is None
             why = f"the block of its scope ended with {type(exc).__name__}"
             self._cancel(_FROM_OUTSIDE if cancelled else why)
         elif self._cancel_on_exit:
             self._cancel("the block of its scope ended")
-        outgoing = await self._end(exc)
+        outgoing = await self._end(None if unwrapped_own else exc)
         self._ended = True
         errors, further = self.unseen_errors.take()
         if self._fatal is not None and outgoing is not self._fatal:

@@ -11,7 +11,7 @@ import anyio
 from attrs import frozen
 
 from gogoscope.clock import monotonic
-from gogoscope.exceptions import PersistenceError, StoreTimeoutError
+from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
 from gogoscope.persistence.lock_handle import LockHandle, Spawn, claim_handle
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Poller:
             with anyio.move_on_after(GIVE_BACK_SECONDS, shield=True):
                 try:
                     await self._provider.reserve_lock(self._key, self._turn, 0)
-                except PersistenceError:
+                except GogoscopeError:
                     return  # It ends by itself, soon.
 
     def _may_reserve(self) -> bool:

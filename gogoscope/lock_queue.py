@@ -16,7 +16,7 @@ import anyio
 from anyio.lowlevel import RunVar
 
 from gogoscope.clock import monotonic
-from gogoscope.exceptions import PersistenceError
+from gogoscope.exceptions import GogoscopeError
 from gogoscope.lock_polling import (
     FIRST_POLL_SECONDS,
     LONGEST_POLL_SECONDS,
@@ -223,7 +223,7 @@ class LockQueue:
         try:
             with anyio.move_on_after(deadline - FREEING_SECONDS - monotonic(), shield=True):
                 return await self._provider.hand_over_lock(self._key, giver.nonce, claim)
-        except PersistenceError:
+        except GogoscopeError:
             return None
         except BaseException:  # such as a cancellation that knows no shield
             await self._take_back(giver.nonce, deadline)
@@ -296,5 +296,5 @@ async def _let_go(handle: LockHandle) -> None:
     with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
         try:
             await handle.release()
-        except PersistenceError:
+        except GogoscopeError:
             return  # Its lease ends it.

@@ -104,7 +104,7 @@ class LockBlock:
         except BaseException:
             await release(answer)
             raise
-        self._held_before = held.get()
+        self._mark, self._held_before = mark, held.get()
         held.set((*self._held_before, mark))
         return self._locked
 
@@ -114,6 +114,7 @@ class LockBlock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
+        self._mark.open = False
         held.set(self._held_before)
         handle = self._locked.handle
         outgoing = exc

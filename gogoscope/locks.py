@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import anyio
+from attrs import define
 
 from gogoscope.clock import monotonic
 from gogoscope.durations import seconds
@@ -99,18 +100,34 @@ class Keeper:
         return handle.lease / RENEWALS_PER_LEASE
 
 
-held: ContextVar[tuple[tuple[int, str, int], ...]] = ContextVar("held", default=())
+@define(eq=False)
+class Mark:
+    """Says that a task holds a lock, for as long as its block is open.
+
+    Tasks inherit it, and the id of an ended task may be given to a new one.
+    """
+
+    provider: int
+    key: str
+    task: int
+    open: bool = True
 
 
-def refuse_reentry(provider: LockProvider, key: str) -> tuple[int, str, int]:
+held: ContextVar[tuple[Mark, ...]] = ContextVar("held", default=())
+
+
+def refuse_reentry(provider: LockProvider, key: str) -> Mark:
     """Raise if the current task holds the lock already; give what marks that it does.
 
     :raises LockError: waiting for it would never end
     """
-    mark = (id(provider), key, anyio.get_current_task().id)
-    if mark in held.get():
-        raise LockError(f"this task holds the lock {key!r} already; waiting for it would never end")
-    return mark
+    task = anyio.get_current_task().id
+    for mark in held.get():
+        if mark.open and (mark.provider, mark.key, mark.task) == (id(provider), key, task):
+            raise LockError(
+                f"this task holds the lock {key!r} already; waiting for it would never end"
+            )
+    return Mark(id(provider), key, task)
 
 
 def timeout_error(

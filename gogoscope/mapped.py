@@ -53,7 +53,7 @@ class Mapped(Generic[T]):
         self._stream.give_up()
 
     def __del__(self) -> None:
-        self._stream.close()
+        self._stream.forgotten()
 
     def _begin(self) -> None:
         if self._used:
@@ -102,4 +102,4 @@ class Completed(Generic[Item, T]):
         self._stream.give_up()
 
     def __del__(self) -> None:
-        self._stream.close()
+        self._stream.forgotten()

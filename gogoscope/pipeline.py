@@ -85,7 +85,8 @@ class Pipeline:
             circuit.raised(permit, error)
             raise
         except BaseException:
-            if deadline is not None and deadline.cancel_called:
+            cancelled = task.cancel_requested or task.scope.cancelling
+            if deadline is not None and deadline.cancel_called and not cancelled:
                 circuit.failed(permit)
             else:
                 circuit.abandoned(permit)

@@ -118,7 +118,11 @@ class Starting(Lifetime):
             task.end_cancelled(self._why)
         else:
             self.running.add(task)
-            task.start(group)
+            try:
+                task.start(group)
+            except BaseException:
+                self.running.discard(task)
+                raise
         return task
 
     def thread(

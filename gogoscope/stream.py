@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import itertools
 import sys
+import threading
 import types
 from collections import deque
 from collections.abc import (
@@ -86,6 +87,7 @@ class Stream(Generic[Item, T]):
         self._out: deque[tuple[Item, Task[T]]] = deque()
         self._workers: list[TaskHandle[None]] = []
         self._live = 0
+        self._thread = threading.get_ident()
         self._parked: list[anyio.Event] = []
         self._exhausted = False
         self._closed = False
@@ -117,6 +119,14 @@ class Stream(Generic[Item, T]):
             task.note_cancel("its results were not wanted any more")
             task.detach(abandoned=True)
         self.stop()
+
+    def forgotten(self) -> None:
+        """Close it as nobody can take any more; the scope's end does that for another thread.
+
+        Garbage is collected in whichever thread happens to need memory.
+        """
+        if threading.get_ident() == self._thread:
+            self.close()
 
     def give_up(self) -> None:
         """Cancel what runs: its only consumer does not want the rest."""

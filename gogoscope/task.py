@@ -164,7 +164,12 @@ class Task(Generic[T_co]):
 
     def start(self, group: TaskGroup) -> None:
         """Run the task in a task group from the next checkpoint on."""
-        self.handle = group.create_task(self.run(), name=self.name)
+        coroutine = self.run()
+        try:
+            self.handle = group.create_task(coroutine, name=self.name)
+        except BaseException:
+            coroutine.close()  # there is no event loop here: this is another thread
+            raise
 
     def stop(self) -> None:
         """Cancel the task's function, whatever for."""
@@ -281,7 +286,10 @@ class Task(Generic[T_co]):
             else:
                 self._settle(Ok(None, await self._pipeline(self)))
         except Exception as error:  # noqa: BLE001 - every error of the function is a value
-            self._settle(Err(error, None))
+            if isinstance(error, TaskCancelled) and cancellation_requested():
+                self._settle_cancelled()  # it unwrapped a task that was cancelled as it is itself
+            else:
+                self._settle(Err(error, None))
         except BaseException as raised:
             cancellation, rest = split_cancellation(raised)
             if isinstance(rest, Exception):

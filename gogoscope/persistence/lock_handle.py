@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 
 from gogoscope.clock import monotonic
-from gogoscope.exceptions import LeaseLostError, PersistenceError, StoreTimeoutError
+from gogoscope.exceptions import GogoscopeError, LeaseLostError, StoreTimeoutError
 from gogoscope.persistence.validation import TOLD_BY_EVERY_LOCK, check_key, check_lease
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ async def take_back(
     with anyio.move_on_after(patience, shield=True):
         try:
             return await provider.release_lock(key, nonce, in_time=True)
-        except PersistenceError:
+        except GogoscopeError:
             return False
     return False
 

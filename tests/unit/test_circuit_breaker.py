@@ -318,6 +318,24 @@ async def test_a_probe_whose_claim_is_cancelled_gives_its_turn_back(
 
 
 @anyio_test
+async def test_a_call_that_is_cancelled_is_nothing_though_its_timeout_passes_as_it_ends() -> None:
+    async def slow_to_end() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.1)
+
+    breaker = CircuitBreaker("slow to end", failure_threshold=1)
+    async with scope(persistence=MemoryStore(), circuit_breaker=breaker) as s:
+        task = s.task(slow_to_end, timeout=0.05)
+        await anyio.sleep(0.01)
+        task.cancel("not needed")
+        await task.wait()
+        assert (await breaker.state()).state == "closed"
+
+
+@anyio_test
 async def test_a_timeout_of_the_task_is_a_failure_and_a_cancellation_is_nothing(
     store: ObservedStore,
 ) -> None:

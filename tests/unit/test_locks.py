@@ -22,6 +22,7 @@ from gogoscope import (
     scope,
 )
 from gogoscope.events import Event, LeaseLost, LockReleased
+from gogoscope.exceptions import ConfigurationError
 from gogoscope.lock_queue import _queues
 from gogoscope.persistence.memory import MemoryStore
 from gogoscope.persistence.protocols import LockClaim
@@ -423,6 +424,43 @@ async def test_waiting_for_a_handle_of_a_lock_that_the_same_task_holds_is_an_err
             for at_once in (0, timedelta(0)):
                 assert await s.acquire_lock("order", 5, at_once) is None
         assert await s.acquire_lock("order", 5, wait) is not None
+
+
+async def test_a_task_with_the_id_of_one_that_held_a_lock_is_not_refused() -> None:
+    taken = 0
+    async with scope() as s:
+
+        async def take() -> None:
+            nonlocal taken
+            async with s.lock("report"):
+                taken += 1
+
+        async def follow_up() -> None:
+            await anyio.sleep(0.005)  # the lock that this was begun under is free again
+            for _ in range(20):
+                (await s.task(take)).unwrap()
+
+        async def request() -> None:
+            async with s.lock("report"):
+                s.task(follow_up)
+
+        for _ in range(5):
+            (await s.task(request)).unwrap()
+            await anyio.sleep(0.02)
+    assert taken == 100
+
+
+async def test_a_cancelled_acquire_stays_cancelled_though_taking_it_back_is_refused() -> None:
+    class Refusing(MemoryStore):
+        async def claim_lock(self, *args: Any, **options: Any) -> Any:
+            await anyio.sleep_forever()
+
+        async def release_lock(self, *args: Any, **options: Any) -> bool:
+            raise ConfigurationError("no permission any more")
+
+    with anyio.move_on_after(0.05) as limit:
+        await Refusing().acquire("order", 30)
+    assert limit.cancelled_caught
 
 
 async def test_a_block_that_cannot_have_its_lock_in_time_says_who_has_it(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -376,3 +376,79 @@ async def test_rule_4_an_error_with_notes_of_another_kind_is_an_error_like_other
     async with scope() as s:
         err, _ = await s.task(fail, error)
     assert err is error
+
+
+async def leaf() -> None:
+    await anyio.sleep(0)
+
+
+async def test_rule_2_after_cancel_a_body_that_unwraps_a_task_ends_without_an_exception() -> None:
+    resource = Closing()
+    async with scope() as s:
+        await s.enter(resource)
+        s.cancel("stop")
+        (await s.task(leaf)).unwrap()
+    assert s.cancel_reason == "stop"
+    assert resource.seen == [None]
+
+
+async def test_rule_2_after_cancel_a_task_that_unwraps_another_is_cancelled_too() -> None:
+    async with scope() as s:
+
+        async def stop_and_ask() -> None:
+            s.cancel("stop")
+            (await s.task(leaf)).unwrap()
+
+        task = s.task(stop_and_ask)
+    assert task.state == "cancelled"
+    assert repr((await task).error) == repr(TaskCancelled("stop"))
+
+
+async def test_rule_2_a_ticker_that_is_cancelled_between_its_ticks_is_no_error() -> None:
+    for _ in range(30):
+        async with scope(on_exit="cancel") as s:
+            s.every(0.0005, leaf)
+            await anyio.sleep(0.002)
+
+
+async def test_a_task_of_one_that_was_cancelled_by_itself_is_an_error_as_before() -> None:
+    async with scope() as s:
+        cancelled = s.task(anyio.sleep_forever)
+        cancelled.cancel("not needed")
+
+        async def ask() -> None:
+            (await cancelled).unwrap()
+
+        err, _ = await s.task(ask)
+        assert isinstance(err, TaskCancelled)
+
+
+async def test_starting_a_task_in_another_thread_fails_and_the_block_ends() -> None:
+    async with scope() as s:
+        err, _ = await s.thread(lambda: s.task(leaf))
+        assert err is not None
+
+
+async def test_a_stream_that_is_forgotten_in_another_thread_is_closed_by_its_block() -> None:
+    import gc
+    import threading
+
+    async def endless() -> AsyncIterator[int]:
+        while True:
+            await anyio.sleep(0)
+            yield 1
+
+    async def number(value: int) -> int:
+        return value
+
+    def forget(those: list[object]) -> None:
+        those.clear()
+        gc.collect()
+
+    with anyio.fail_after(5):
+        async with scope() as s:
+            completed: list[Any] = [s.as_completed(number, endless(), limit=3)]
+            await anext(aiter(completed[0]))
+            thread = threading.Thread(target=forget, args=[completed])
+            thread.start()
+            thread.join()
