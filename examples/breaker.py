@@ -12,7 +12,7 @@ from attrs import frozen
 
 from gogoscope import CircuitBreaker, CircuitOpenError, Retry
 from gogoscope.events import CircuitStateChanged, Event, subscribe
-from gogoscope.persistence.memory import process_store
+from gogoscope.stores.memory import process_store
 
 stock = CircuitBreaker("stock", failure_threshold=3, reset_timeout=0.2)
 search = CircuitBreaker("search", slow_call=0.02, slow_rate=0.5, minimum_calls=4)

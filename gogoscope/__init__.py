@@ -1,39 +1,45 @@
 """Structured concurrency whose safety nets are shared by the whole fleet."""
 
-from gogoscope.cache import Cache
-from gogoscope.cache_decorator import cached
-from gogoscope.circuit_breaker import CircuitBreaker
-from gogoscope.delays import decorrelated, exponential, fixed, linear
-from gogoscope.exceptions import (
-    AmbiguousBackendError,
-    BackendUnavailableError,
-    CapabilityNotSupportedError,
-    CircuitOpenError,
-    ConfigurationError,
-    CorruptRecordError,
-    GogoscopeError,
-    InvalidURLError,
-    LeaseLostError,
-    LockError,
-    LockTimeoutError,
-    PersistenceError,
-    RecordTooLargeError,
-    ScopeClosedError,
-    StoreConnectionError,
-    StoreTimeoutError,
-    TaskCancelled,
-    ThrottledError,
-    UnknownBackendError,
-    UnsupportedEventLoopError,
-)
-from gogoscope.local_cache import LocalCache
-from gogoscope.persistence.bundle import Persistence
-from gogoscope.persistence.lock_handle import LockHandle
-from gogoscope.persistence.registry import PersistenceURL, open_persistence
-from gogoscope.results import Err, Ok
-from gogoscope.retry import Retry
-from gogoscope.scope import Scope, current_scope, scope
-from gogoscope.task import Task
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gogoscope._core.faces import face
+
+if TYPE_CHECKING:
+    from gogoscope.cache.cache import Cache
+    from gogoscope.cache.decorator import cached
+    from gogoscope.cache.local import LocalCache
+    from gogoscope.circuit_breakers.breaker import CircuitBreaker
+    from gogoscope.exceptions import (
+        AmbiguousBackendError,
+        BackendUnavailableError,
+        CapabilityNotSupportedError,
+        CircuitOpenError,
+        ConfigurationError,
+        CorruptRecordError,
+        GogoscopeError,
+        InvalidURLError,
+        LeaseLostError,
+        LockError,
+        LockTimeoutError,
+        PersistenceError,
+        RecordTooLargeError,
+        ScopeClosedError,
+        StoreConnectionError,
+        StoreTimeoutError,
+        TaskCancelled,
+        ThrottledError,
+        UnknownBackendError,
+        UnsupportedEventLoopError,
+    )
+    from gogoscope.persistence.bundle import Persistence
+    from gogoscope.persistence.lock_handle import LockHandle
+    from gogoscope.persistence.registry import PersistenceURL, open_persistence
+    from gogoscope.retry import Retry, decorrelated, exponential, fixed, linear
+    from gogoscope.scopes.results import Err, Ok
+    from gogoscope.scopes.scope import Scope, current_scope, scope
+    from gogoscope.scopes.task import Task
 
 __all__ = [
     "AmbiguousBackendError",
@@ -76,3 +82,44 @@ __all__ = [
     "open_persistence",
     "scope",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(
+        __name__,
+        {
+            "gogoscope.cache.cache": ("Cache",),
+            "gogoscope.cache.decorator": ("cached",),
+            "gogoscope.cache.local": ("LocalCache",),
+            "gogoscope.circuit_breakers.breaker": ("CircuitBreaker",),
+            "gogoscope.exceptions": (
+                "AmbiguousBackendError",
+                "BackendUnavailableError",
+                "CapabilityNotSupportedError",
+                "CircuitOpenError",
+                "ConfigurationError",
+                "CorruptRecordError",
+                "GogoscopeError",
+                "InvalidURLError",
+                "LeaseLostError",
+                "LockError",
+                "LockTimeoutError",
+                "PersistenceError",
+                "RecordTooLargeError",
+                "ScopeClosedError",
+                "StoreConnectionError",
+                "StoreTimeoutError",
+                "TaskCancelled",
+                "ThrottledError",
+                "UnknownBackendError",
+                "UnsupportedEventLoopError",
+            ),
+            "gogoscope.persistence.bundle": ("Persistence",),
+            "gogoscope.persistence.lock_handle": ("LockHandle",),
+            "gogoscope.persistence.registry": ("PersistenceURL", "open_persistence"),
+            "gogoscope.retry": ("Retry", "decorrelated", "exponential", "fixed", "linear"),
+            "gogoscope.scopes.results": ("Err", "Ok"),
+            "gogoscope.scopes.scope": ("Scope", "current_scope", "scope"),
+            "gogoscope.scopes.task": ("Task",),
+        },
+        modules=("events", "exceptions", "persistence", "stores", "testing"),
+    )

@@ -1,35 +1,81 @@
-"""What scopes tell their observers: frozen events, and who may listen."""
+"""What happened in scopes, tasks, locks, circuits and caches, and who is told of it.
+
+An event is frozen, and can be compared, hashed, pickled and matched. Its class has no generated
+code: for all events that would cost as much to import as the rest of the package.
+"""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
-
-from attrs import asdict, field, frozen
-
-from gogoscope.observers import subscribers
+from types import CoroutineType
+from typing import Any, ClassVar, dataclass_transform
 
 
-@frozen
-class Event:
+@dataclass_transform(frozen_default=True)
+class _Frozen:
+    """A record whose fields are the annotations of its class, in order."""
+
+    __match_args__: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        own = inspect.get_annotations(cls)
+        cls.__match_args__ = (*cls.__match_args__, *own)  # type: ignore[misc] # once a class
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        names = self.__match_args__
+        given = dict(zip(names, values, strict=False))
+        repeated = given.keys() & named.keys()
+        given.update(named)
+        if len(values) > len(names) or repeated or given.keys() != set(names):
+            raise TypeError(f"{type(self).__name__} takes {', '.join(names)}, each once")
+        self.__dict__.update(given)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} cannot be changed")
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
+        return f"{type(self).__name__}({fields})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self._values()))
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.__match_args__)
+
+
+class Event(_Frozen):
     """Something that happened in the scope named ``scope``."""
 
     scope: str
 
 
-@frozen
+subscribers: list[Callable[[Event], object]] = []
+
+OnEvent = Callable[[Event], object]
+OnError = Callable[[Exception], object]
+
+
 class ScopeStarted(Event):
     """The block of a scope began."""
 
 
-@frozen
 class ScopeCancelled(Event):
     """A scope cancels its block and its tasks; ``reason`` says why."""
 
     reason: str | None
 
 
-@frozen
 class ScopeEnded(Event):
     """The block of a scope ended after ``seconds``; ``error`` leaves it, or ``None``."""
 
@@ -37,14 +83,12 @@ class ScopeEnded(Event):
     seconds: float
 
 
-@frozen
 class TaskStarted(Event):
     """The function of ``task`` is about to be called."""
 
     task: str
 
 
-@frozen
 class TaskSucceeded(Event):
     """The function of ``task`` gave its value, ``seconds`` after it started."""
 
@@ -52,7 +96,6 @@ class TaskSucceeded(Event):
     seconds: float
 
 
-@frozen
 class TaskFailed(Event):
     """The result of ``task`` is ``error``."""
 
@@ -61,7 +104,6 @@ class TaskFailed(Event):
     error: Exception
 
 
-@frozen
 class TaskTimedOut(Event):
     """``task`` took longer than its ``timeout`` seconds; ``TaskFailed`` follows."""
 
@@ -69,7 +111,6 @@ class TaskTimedOut(Event):
     timeout: float
 
 
-@frozen
 class TaskStopped(Event):
     """``task`` was cancelled; ``reason`` says why."""
 
@@ -78,7 +119,6 @@ class TaskStopped(Event):
     reason: str | None
 
 
-@frozen
 class RetryScheduled(Event):
     """Try number ``attempt`` of ``task`` gave ``error``; the next starts in ``delay`` seconds."""
 
@@ -88,14 +128,12 @@ class RetryScheduled(Event):
     delay: float
 
 
-@frozen
 class ErrorUnseen(Event):
     """Another exception left the scope, so that this error of a task is not raised."""
 
     error: Exception
 
 
-@frozen
 class CircuitEvent(Event):
     """Something that happened to the circuit breaker ``circuit``.
 
@@ -105,7 +143,6 @@ class CircuitEvent(Event):
     circuit: str
 
 
-@frozen
 class CircuitStateChanged(CircuitEvent):
     """A circuit breaker went from ``old`` to ``new`` as far as this process knows."""
 
@@ -113,38 +150,32 @@ class CircuitStateChanged(CircuitEvent):
     new: str
 
 
-@frozen
 class CircuitCallRejected(CircuitEvent):
     """A call was rejected uncalled; one may be let through in ``retry_after`` seconds."""
 
     retry_after: float
 
 
-@frozen
 class CircuitProbeStarted(CircuitEvent):
     """A call was let through a half-open circuit, to see whether what it calls works again."""
 
 
-@frozen
 class CircuitProbeEnded(CircuitEvent):
     """A probe ended; ``succeeded`` is ``None`` if it says nothing and gave its turn back."""
 
     succeeded: bool | None
 
 
-@frozen
 class CircuitStoreFailed(CircuitEvent):
     """The store of a circuit breaker failed; a local breaker guards until it is back."""
 
     error: Exception
 
 
-@frozen
 class CircuitStoreRecovered(CircuitEvent):
     """The store of a circuit breaker answers again."""
 
 
-@frozen
 class LockAcquired(Event):
     """A lock was taken, with its fencing token, after ``seconds`` of waiting."""
 
@@ -153,7 +184,6 @@ class LockAcquired(Event):
     seconds: float
 
 
-@frozen
 class LockReleased(Event):
     """A lock was given back; ``freed`` is false if it was lost before."""
 
@@ -161,7 +191,6 @@ class LockReleased(Event):
     freed: bool
 
 
-@frozen
 class LeaseLost(Event):
     """The lease of a lock was lost while its block ran."""
 
@@ -169,7 +198,6 @@ class LeaseLost(Event):
     reason: str
 
 
-@frozen
 class CacheLoaded(Event):
     """The function that loads ``key`` was called and gave its value in ``seconds``."""
 
@@ -177,7 +205,6 @@ class CacheLoaded(Event):
     seconds: float
 
 
-@frozen
 class CacheStaleGiven(Event):
     """The old value of ``key`` was given: instead of ``error``, or while it is refreshed."""
 
@@ -185,7 +212,6 @@ class CacheStaleGiven(Event):
     error: Exception | None
 
 
-@frozen
 class CacheStoreFailed(Event):
     """The store of a cache failed to read, to write or to lock; ``get_or_set`` does without that.
 
@@ -195,7 +221,6 @@ class CacheStoreFailed(Event):
     error: Exception
 
 
-@frozen
 class CacheStoreRecovered(Event):
     """The store of a cache does again what it failed to do."""
 
@@ -218,21 +243,19 @@ def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
     return unsubscribe
 
 
-@frozen
 class _Log:
     """Writes events to a logger: what failed as warnings, the rest at ``level``."""
 
-    logger: logging.Logger
-    level: int
-    failures: tuple[type[Event], ...] = field(
-        default=(TaskFailed, TaskTimedOut, CircuitStoreFailed, LeaseLost, CacheStoreFailed)
-    )
+    failures = (TaskFailed, TaskTimedOut, CircuitStoreFailed, LeaseLost, CacheStoreFailed)
+
+    def __init__(self, logger: logging.Logger, level: int) -> None:
+        self.logger = logger
+        self.level = level
 
     def __call__(self, event: Event) -> None:
         level = max(self.level, logging.WARNING) if isinstance(event, self.failures) else self.level
         if self.logger.isEnabledFor(level):
-            details = asdict(event, recurse=False)
-            text = " ".join(f"{name}={value!r}" for name, value in details.items())
+            text = " ".join(f"{name}={getattr(event, name)!r}" for name in event.__match_args__)
             self.logger.log(level, "%s %s", type(event).__name__, text, extra={"event": event})
 
 
@@ -247,3 +270,38 @@ def log_events(
     """
     target = logging.getLogger(logger) if isinstance(logger, str) else logger
     return subscribe(_Log(target, level))
+
+
+def notify(observer: Callable[..., object] | None, *arguments: object) -> bool:
+    """Call an observer; its exception is logged and disturbs nobody.
+
+    :returns: whether there is one, and it did not fail
+    """
+    if observer is None:
+        return False
+    try:
+        answer = observer(*arguments)
+    except Exception as error:  # noqa: BLE001 - logged; what is observed must go on
+        log_error("an observer failed on %r", arguments, error=error)
+        return False
+    if type(answer) is CoroutineType:
+        answer.close()
+        log_error("an observer is called, not awaited; %r is async", observer)
+        return False
+    return True
+
+
+def log_error(message: str, *arguments: object, error: BaseException | None = None) -> None:
+    """Log what would be lost otherwise."""
+    _log(logging.ERROR, message, arguments, error)
+
+
+def log_warning(message: str, *arguments: object, error: BaseException | None = None) -> None:
+    """Log what goes on, but not as it should."""
+    _log(logging.WARNING, message, arguments, error)
+
+
+def _log(
+    level: int, message: str, arguments: tuple[object, ...], error: BaseException | None
+) -> None:
+    logging.getLogger("gogoscope").log(level, message, *arguments, exc_info=error, stacklevel=3)

@@ -9,15 +9,15 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from gogoscope.clock import wall_time
-from gogoscope.durations import seconds
+from gogoscope._core.clock import wall_time
+from gogoscope._core.durations import seconds
 from gogoscope.exceptions import InvalidURLError
 from gogoscope.persistence.registry import PersistenceURL
 from gogoscope.persistence.validation import check_key_prefix
 from gogoscope.persistence.values import Codec, JSONCodec
 from gogoscope_dynamodb.cache import Cache
 from gogoscope_dynamodb.capability import Settings
-from gogoscope_dynamodb.circuit_breakers import CircuitBreakers
+from gogoscope_dynamodb.circuit_breakers.counting import CircuitBreakers
 from gogoscope_dynamodb.client import DynamoDBClient, check_client, open_client
 from gogoscope_dynamodb.locks import Locks
 from gogoscope_dynamodb.requests import Table

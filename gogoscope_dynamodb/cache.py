@@ -11,7 +11,7 @@ from typing import Any
 
 from gogoscope.exceptions import RecordTooLargeError
 from gogoscope.persistence.paging import Pages
-from gogoscope.persistence.protocols import CacheEntry
+from gogoscope.persistence.protocols.cache import CacheEntry
 from gogoscope.persistence.validation import (
     check_keys,
     check_mapping,

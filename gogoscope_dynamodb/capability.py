@@ -7,8 +7,8 @@ from datetime import timedelta
 
 from attrs import field, frozen
 
-from gogoscope.clock import wall_time
-from gogoscope.durations import seconds
+from gogoscope._core.clock import wall_time
+from gogoscope._core.durations import seconds
 from gogoscope.persistence.validation import check_key_prefix
 from gogoscope.persistence.values import Codec, JSONCodec
 from gogoscope_dynamodb import schema

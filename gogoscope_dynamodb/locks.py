@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from gogoscope.persistence.lock_handle import LockHandle, claim_handle, describe_holder
-from gogoscope.persistence.protocols import LockClaim, LockHolder, LockRecord, LockReply
+from gogoscope.persistence.lock_records import LockClaim, LockHolder, LockRecord, LockReply
 from gogoscope.persistence.validation import check_key, check_lease
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.capability import Capability

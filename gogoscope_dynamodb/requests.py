@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 from attrs import Factory, field, frozen
 
-from gogoscope.clock import monotonic
+from gogoscope._core.clock import monotonic
 from gogoscope.exceptions import ConfigurationError, PersistenceError, StoreTimeoutError
 from gogoscope_dynamodb.client import (
     ACCESS_DENIED,

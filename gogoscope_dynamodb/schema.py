@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 from gogoscope.exceptions import ConfigurationError, CorruptRecordError
-from gogoscope.persistence.protocols import (
+from gogoscope.persistence.lock_records import LockClaim, LockRecord
+from gogoscope.persistence.protocols.circuit_breakers import (
     DEFAULT_OPEN_MS,
     CircuitBreakerState,
     CircuitState,
-    LockClaim,
-    LockRecord,
 )
 from gogoscope.persistence.validation import check_key
 from gogoscope.persistence.values import Codec

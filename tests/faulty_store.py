@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 
 from gogoscope import Scope, StoreConnectionError, ThrottledError
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.records import Kind, Record
+from gogoscope.persistence.records.place import Kind, Record
+from gogoscope.stores.memory import MemoryStore
 
 ADDED_SECONDS = 0.005
 

@@ -11,8 +11,8 @@ import anyio.lowlevel
 from attrs import Factory, define, frozen
 
 from gogoscope import CircuitBreaker, Err, Ok, Retry, Scope
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.protocols import CircuitBreakerState
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+from gogoscope.stores.memory import MemoryStore
 
 checkpoint = anyio.lowlevel.checkpoint
 

@@ -64,8 +64,8 @@ def test_the_own_backends_are_registered_like_anybodys() -> None:
         if point.dist is not None and point.dist.name == "gogoscope"
     }
     assert registered == {
-        "memory": "gogoscope.persistence.memory:from_url",
-        "sqlite": "gogoscope.persistence.sqlite:from_url",
+        "memory": "gogoscope.stores.memory:from_url",
+        "sqlite": "gogoscope.stores.sqlite.store:from_url",
         "dynamodb": "gogoscope_dynamodb:from_url",
     }
 
@@ -82,8 +82,8 @@ def test_import_gogoscope_loads_nothing_heavy() -> None:
         "anyio._backends._asyncio",
         "asyncio",
         "botocore",
-        "gogoscope.persistence.memory",
-        "gogoscope.persistence.sqlite",
+        "gogoscope.stores.memory",
+        "gogoscope.stores.sqlite",
         "gogoscope_dynamodb",
         "importlib.metadata",
         "multiprocessing",
@@ -92,8 +92,7 @@ def test_import_gogoscope_loads_nothing_heavy() -> None:
         "sqlite3",
         "trio",
     }
-    loaded = set(run_python("import sys, gogoscope; print(*sys.modules)").split())
-    assert "gogoscope.scope" in loaded
+    loaded = set(run_python("import sys; from gogoscope import scope; print(*sys.modules)").split())
     assert not heavy & loaded
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 from attrs import field, mutable
 
-from gogoscope.persistence.protocols import CircuitBreakerState
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 
 from .journal import Fact
 

@@ -19,9 +19,9 @@ import anyio
 import anyio.to_thread
 
 from gogoscope import InvalidURLError, PersistenceError, PersistenceURL
-from gogoscope.clock import wall_time
-from gogoscope.persistence.record_store import RecordStore
-from gogoscope.persistence.records import Answer, Change, Kind, Record, Records
+from gogoscope._core.clock import wall_time
+from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
+from gogoscope.persistence.records.store import RecordStore
 from gogoscope.persistence.validation import check_key_prefix
 
 Result = TypeVar("Result")

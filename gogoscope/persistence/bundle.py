@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from attrs import frozen
 
 from gogoscope.exceptions import CapabilityNotSupportedError
-
-if TYPE_CHECKING:
-    from gogoscope.persistence.protocols import (
-        CacheProvider,
-        CircuitBreakerStateProvider,
-        LockProvider,
-    )
+from gogoscope.persistence.protocols.cache import CacheProvider
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
+from gogoscope.persistence.protocols.locks import LockProvider
 
 
 @frozen
@@ -35,12 +29,6 @@ class Persistence:
 
         :raises TypeError: if it has none
         """
-        from gogoscope.persistence.protocols import (  # noqa: PLC0415 - a tenth of our import
-            CacheProvider,
-            CircuitBreakerStateProvider,
-            LockProvider,
-        )
-
         if isinstance(store, Persistence):
             return store
         bundle = cls(

@@ -8,22 +8,20 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import anyio
 
-from gogoscope.clock import monotonic
+from gogoscope._core.clock import monotonic
 from gogoscope.exceptions import GogoscopeError, LeaseLostError, StoreTimeoutError
+from gogoscope.persistence.lock_records import (
+    LeaseStore,
+    LockClaim,
+    LockHolder,
+    LockRecord,
+    LockReply,
+)
 from gogoscope.persistence.validation import TOLD_BY_EVERY_LOCK, check_key, check_lease
-
-if TYPE_CHECKING:
-    from gogoscope.persistence.protocols import (
-        LockClaim,
-        LockHolder,
-        LockProvider,
-        LockRecord,
-        LockReply,
-    )
 
 CLEAN_UP_SECONDS = 5.0
 
@@ -55,7 +53,7 @@ class LockHandle:
     )
 
     def __init__(
-        self, provider: LockProvider, key: str, record: LockRecord, sent: float, lease: float
+        self, provider: LeaseStore, key: str, record: LockRecord, sent: float, lease: float
     ) -> None:
         self.key = key
         self._provider = provider
@@ -221,7 +219,7 @@ class LockHandle:
 
 
 async def claim_handle(
-    provider: LockProvider,
+    provider: LeaseStore,
     key: str,
     ttl: float | timedelta,
     owner: str | None = None,
@@ -240,8 +238,6 @@ async def claim_handle(
     :param spawn: runs in the background what is left to do when the store did not answer by then
     :raises StoreTimeoutError: if it did not
     """
-    from gogoscope.persistence.protocols import LockReply  # noqa: PLC0415 - a tenth of what importing us costs
-
     check_key(key)
     lease = check_lease(ttl)
     if owner is not None:
@@ -281,8 +277,6 @@ def new_claim(
 
     :param lease: in seconds
     """
-    from gogoscope.persistence.protocols import LockClaim  # noqa: PLC0415 - a tenth of what importing us costs
-
     nonce = os.urandom(8).hex()
     return LockClaim(
         nonce=nonce,
@@ -294,7 +288,7 @@ def new_claim(
 
 
 async def take_back(
-    provider: LockProvider, key: str, nonce: str, patience: float = CLEAN_UP_SECONDS
+    provider: LeaseStore, key: str, nonce: str, patience: float = CLEAN_UP_SECONDS
 ) -> bool:
     """Free what ``nonce`` may hold, shielded and bounded; its lease ends it if this fails.
 
@@ -310,8 +304,6 @@ async def take_back(
 
 def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None:
     """Give what people want to know about a lock's holder, or ``None`` if it is free."""
-    from gogoscope.persistence.protocols import LockHolder  # noqa: PLC0415 - a tenth of what importing us costs
-
     if record is None or record.owner is None:
         return None
     pid = record.metadata.get("pid", "")

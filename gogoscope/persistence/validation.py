@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from gogoscope.durations import seconds
+from gogoscope._core.durations import seconds
 
 PREFIX_SEPARATORS = ":/.|#"
 MAX_LEASE = 12 * 3600.0
@@ -130,19 +130,6 @@ def check_lease(ttl: float | timedelta) -> float:
     :raises ValueError: if it is out of range
     """
     return seconds("ttl", ttl, maximum=MAX_LEASE)
-
-
-def check_count(name: str, value: int, minimum: int = 1) -> int:
-    """Give back an integer of at least ``minimum``.
-
-    :raises TypeError: if it is not an ``int``
-    :raises ValueError: if it is too small
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
-    if value < minimum:
-        raise ValueError(f"{name} must be {minimum} or more, got {value!r}")
-    return value
 
 
 def literal_start(pattern: str) -> str:

@@ -102,3 +102,18 @@ def _check_number(value: float, path: str) -> None:
             raise ValueError(f"{path} is {value!r}, which JSON cannot hold")
     elif not -_INT_LIMIT < value < _INT_LIMIT:
         raise ValueError(f"{path} is an int of more than {INT_DIGITS} digits")
+
+
+def copied(value: Any) -> Any:
+    """Copy the lists and dicts that a value is made of; what cannot change is shared."""
+    kind = type(value)
+    if kind is dict:
+        return {
+            key: copied(part) if type(part) in _CONTAINERS else part for key, part in value.items()
+        }
+    if kind is list:
+        return [copied(part) if type(part) in _CONTAINERS else part for part in value]
+    return value
+
+
+_CONTAINERS = (dict, list)

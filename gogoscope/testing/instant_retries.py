@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gogoscope import retry
-from gogoscope.cancellation import checkpoint
+from gogoscope._core.cancellation import checkpoint
 
 
 @contextmanager

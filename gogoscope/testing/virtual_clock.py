@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, TypeVarTuple
 
 import anyio
 
-from gogoscope.clock import wall_clock
+from gogoscope._core.clock import wall_clock
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -23,8 +23,8 @@ import anyio
 from attrs import frozen
 
 from gogoscope import CircuitBreaker, CircuitOpenError, Retry, scope
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.protocols import CircuitBreakerState, FailureReport
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
+from gogoscope.stores.memory import MemoryStore
 
 CALLS = 2_000
 LIMIT = 8.0

@@ -30,7 +30,7 @@ import trio
 from attrs import Factory, define
 
 from gogoscope import Retry, scope
-from gogoscope.observers import subscribers
+from gogoscope.events import subscribers
 
 SEQUENTIAL = 2_000
 FAN_OUT = 10_000

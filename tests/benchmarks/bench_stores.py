@@ -35,8 +35,8 @@ import anyio.to_thread
 from attrs import frozen
 
 from gogoscope import Cache, LocalCache
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.memory import MemoryStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
 from tests.dynamodb_faults import FaultyClient, Perform

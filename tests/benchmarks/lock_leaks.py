@@ -20,7 +20,7 @@ import psutil
 from attrs import frozen
 
 from gogoscope import scope
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from tests.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 

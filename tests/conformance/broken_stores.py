@@ -17,15 +17,16 @@ import anyio.lowlevel
 import pytest
 from attrs import evolve
 
-from gogoscope.clock import wall_time
-from gogoscope.durations import seconds
+from gogoscope._core.clock import wall_time
+from gogoscope._core.durations import seconds
 from gogoscope.exceptions import PersistenceError
-from gogoscope.persistence import circuit_rules
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.protocols import CircuitBreakerState, LockClaim, LockRecord, LockReply
-from gogoscope.persistence.record_cache import CACHE
-from gogoscope.persistence.record_circuit_breakers import CIRCUITS
-from gogoscope.persistence.record_locks import LOCKS, RecordLocks
+from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+from gogoscope.persistence.records.cache import CACHE
+from gogoscope.persistence.records.circuit_breakers import CIRCUITS
+from gogoscope.persistence.records.locks import LOCKS, RecordLocks
+from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing.conformance import (
     CacheConformance,
     CircuitBreakerConformance,

@@ -8,10 +8,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from gogoscope.clock import wall_time
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope._core.clock import wall_time
 from gogoscope.persistence.registry import PersistenceURL
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.memory import MemoryStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 
 

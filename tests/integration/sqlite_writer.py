@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio
 
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 
 CIRCUITS = 5
 

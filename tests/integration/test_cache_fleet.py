@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from gogoscope import Cache, open_persistence
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 
 WORKER = Path(__file__).with_name("cache_worker.py")
 LEASE = 2.0

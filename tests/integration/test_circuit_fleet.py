@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from gogoscope import open_persistence
-from gogoscope.persistence.protocols import CircuitBreakerState
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from tests.engines import Tables
 
 WORKER = Path(__file__).parent / "circuit_fleet_worker.py"

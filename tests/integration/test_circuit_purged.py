@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, CircuitOpenError, Scope, open_persistence, scope
-from gogoscope.persistence.record_circuit_breakers import CIRCUITS
+from gogoscope.persistence.records.circuit_breakers import CIRCUITS
 from gogoscope_dynamodb import DynamoDBAdapter
 
 pytestmark = pytest.mark.anyio

@@ -9,9 +9,10 @@ import anyio
 import pytest
 from attrs import evolve
 
-from gogoscope.persistence import circuit_rules
-from gogoscope.persistence.protocols import CircuitBreakerState, FailureReport
-from gogoscope_dynamodb import DynamoDBAdapter, circuit_items
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
+from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope_dynamodb import DynamoDBAdapter
+from gogoscope_dynamodb.circuit_breakers import items as circuit_items
 from gogoscope_dynamodb.schema import FIRST_VERSION
 from tests.dynamodb_faults import FaultyClient
 from tests.engines import Engine

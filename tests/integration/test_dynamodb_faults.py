@@ -14,7 +14,8 @@ import pytest
 from anyio.abc import TaskGroup
 
 from gogoscope.exceptions import StoreConnectionError, StoreTimeoutError, ThrottledError
-from gogoscope.persistence.protocols import CircuitBreakerState, FailureReport, LockClaim
+from gogoscope.persistence.lock_records import LockClaim
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import open_client
 from tests.dynamodb_faults import (

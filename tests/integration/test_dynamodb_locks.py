@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from gogoscope.persistence.lock_handle import LockHandle
-from gogoscope.persistence.protocols import LockClaim
+from gogoscope.persistence.lock_records import LockClaim
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.schema import FIRST_VERSION
 from tests.dynamodb_faults import FaultyClient

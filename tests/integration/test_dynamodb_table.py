@@ -12,7 +12,7 @@ import pytest
 
 from gogoscope.exceptions import ConfigurationError, PersistenceError
 from gogoscope.persistence import open_persistence
-from gogoscope.persistence.protocols import CircuitBreakerState
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import DynamoDBClient, open_client
 from tests.dynamodb_faults import FaultyClient, answer, refuse

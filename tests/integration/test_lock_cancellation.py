@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from gogoscope import open_persistence, scope
-from gogoscope.lock_queue import _queues
+from gogoscope.locks.queue import _queues
 
 pytestmark = pytest.mark.anyio
 
@@ -70,4 +70,4 @@ async def test_random_cancellation_stalls_nobody_and_leaves_nothing(
                 pass
     assert got > 0
     assert await stores[0].holder("job") is None
-    assert not any(queues for queues in (_queues.get(None) or {}).values())
+    assert not any(_queues.all())

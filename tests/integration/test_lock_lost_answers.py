@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from gogoscope import StoreConnectionError, StoreTimeoutError, scope
-from gogoscope.persistence.protocols import LockClaim
+from gogoscope.persistence.lock_records import LockClaim
 from gogoscope_dynamodb import DynamoDBAdapter
 from tests.dynamodb_faults import (
     Fault,

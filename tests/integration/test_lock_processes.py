@@ -17,7 +17,7 @@ import anyio.to_thread
 import pytest
 
 from gogoscope import LeaseLostError, open_persistence, scope
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import open_client
 from tests.benchmarks.lock_leaks import growth

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from gogoscope import StoreTimeoutError, scope
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import POOL_SIZE
 from tests.engines import Engine

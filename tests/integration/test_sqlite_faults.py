@@ -16,7 +16,7 @@ from gogoscope.exceptions import (
     RecordTooLargeError,
     StoreConnectionError,
 )
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 
 pytestmark = pytest.mark.anyio
 

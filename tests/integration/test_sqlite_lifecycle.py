@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from gogoscope.exceptions import PersistenceError, StoreTimeoutError
-from gogoscope.persistence.protocols import LockClaim
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.persistence.lock_records import LockClaim
+from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
 
 pytestmark = pytest.mark.anyio

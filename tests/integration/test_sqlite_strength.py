@@ -19,8 +19,8 @@ import anyio
 import pytest
 
 from gogoscope.exceptions import PersistenceError
-from gogoscope.persistence import sqlite_schema
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.sqlite import schema as sqlite_schema
+from gogoscope.stores.sqlite.store import SQLiteStore
 
 WRITER = Path(__file__).with_name("sqlite_writer.py")
 LOAD_SECONDS = float(os.environ.get("GOGOSCOPE_TEST_LOAD_SECONDS", "2"))

@@ -14,10 +14,10 @@ import pytest
 
 from gogoscope import open_persistence, scope
 from gogoscope.exceptions import StoreConnectionError
-from gogoscope.persistence.memory import MemoryStore
 from gogoscope.persistence.registry import PersistenceURL
-from gogoscope.persistence.shared import SharedStore, _stores
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.persistence.sharing import SharedStore, _stores
+from gogoscope.stores.memory import MemoryStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 
 pytestmark = pytest.mark.anyio
 

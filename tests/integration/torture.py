@@ -28,7 +28,7 @@ import anyio
 import anyio.to_thread
 from attrs import define, field
 
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
 from tests.engines import DUMMY_CREDENTIALS, new_table_name, running_engine

@@ -21,13 +21,13 @@ from gogoscope import (
     open_persistence,
     scope,
 )
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.protocols import (
-    CacheProvider,
+from gogoscope.persistence.protocols.cache import CacheProvider
+from gogoscope.persistence.protocols.circuit_breakers import (
     CircuitBreakerState,
     CircuitBreakerStateProvider,
-    LockProvider,
 )
+from gogoscope.persistence.protocols.locks import LockProvider
+from gogoscope.stores.memory import MemoryStore
 from gogoscope_dynamodb import DynamoDBAdapter
 
 

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from gogoscope import CircuitBreaker, CircuitOpenError, TaskCancelled, scope
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

@@ -29,7 +29,7 @@ from gogoscope import (
     cached,
     scope,
 )
-from gogoscope.cache_store import OUTAGE_SECONDS, STORE_SECONDS, state_of
+from gogoscope.cache.outages import OUTAGE_SECONDS, STORE_SECONDS, state_of
 from gogoscope.events import (
     CacheLoaded,
     CacheStaleGiven,
@@ -37,8 +37,8 @@ from gogoscope.events import (
     CacheStoreRecovered,
     Event,
 )
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.protocols import CacheEntry, CacheProvider
+from gogoscope.persistence.protocols.cache import CacheEntry, CacheProvider
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
 

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from gogoscope import Cache, cached, scope
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -217,7 +217,7 @@ def test_functions_of_two_scripts_have_different_keys(tmp_path: Path) -> None:
     script.write_text(
         "import anyio\n"
         "from gogoscope import cached\n"
-        "from gogoscope.persistence.memory import MemoryStore\n"
+        "from gogoscope.stores import MemoryStore\n"
         "store = MemoryStore()\n"
         "@cached(store, 60)\n"
         "async def load(number): return number\n"

@@ -12,8 +12,8 @@ import anyio.lowlevel
 import pytest
 
 from gogoscope import Cache, LocalCache, Persistence, scope
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.protocols import CacheEntry
+from gogoscope.persistence.protocols.cache import CacheEntry
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
 Backend = Literal["asyncio", "trio"]

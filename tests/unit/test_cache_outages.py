@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from gogoscope import Cache, LockHandle, Persistence, StoreConnectionError
-from gogoscope.cache_store import OUTAGE_SECONDS
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.protocols import CacheEntry
+from gogoscope.cache.outages import OUTAGE_SECONDS
+from gogoscope.persistence.protocols.cache import CacheEntry
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from gogoscope import Cache, Scope, scope
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
 Backend = Literal["asyncio", "trio"]

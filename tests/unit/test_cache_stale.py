@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from gogoscope import Cache, LocalCache, LockHandle, scope
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]

@@ -105,7 +105,8 @@ class Run:
         if lost := ledger.lost():
             found.append(f"nobody saw {lost}")
         if s is not None:
-            if left := [*s.running, *s.streams, *s.children, *s.leaders]:
+            left: list[object] = [*s.running, *s.streams, *s.children, *s.leaders]
+            if left:
                 found.append(f"the scope still has {left}")
             if s.slots is not None and (s.slots._free != s.slots.limit or s.slots._waiting):
                 found.append(f"{s.slots._free} of {s.slots.limit} slots are free")

@@ -11,8 +11,8 @@ import pytest
 
 from gogoscope import CircuitBreaker, CircuitOpenError, Retry, StoreConnectionError, scope
 from gogoscope.events import CircuitStateChanged, CircuitStoreFailed, CircuitStoreRecovered, Event
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.protocols import CircuitBreakerState
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+from gogoscope.stores.memory import MemoryStore
 
 anyio_test = pytest.mark.anyio
 
@@ -22,9 +22,9 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_800_000_000.0
-        monkeypatch.setattr("gogoscope.circuit.clock_here", lambda: self)
-        for module in ("circuit_link", "circuit_view"):
-            monkeypatch.setattr(f"gogoscope.{module}.wall_time", self)
+        monkeypatch.setattr("gogoscope.circuit_breakers.circuit.clock_here", lambda: self)
+        for module in ("sync", "view"):
+            monkeypatch.setattr(f"gogoscope.circuit_breakers.{module}.wall_time", self)
 
     def __call__(self) -> float:
         return self.now

@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 
 from gogoscope import CircuitBreaker, CircuitOpenError, Persistence, Retry, scope
-from gogoscope.circuit_home import here
+from gogoscope.circuit_breakers.registry import here
 from gogoscope.events import (
     CircuitCallRejected,
     CircuitProbeEnded,
@@ -23,8 +23,8 @@ from gogoscope.events import (
     Event,
     subscribe,
 )
-from gogoscope.persistence.memory import MemoryStore, process_store
-from gogoscope.persistence.protocols import CircuitBreakerState
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+from gogoscope.stores.memory import MemoryStore, process_store
 
 pytestmark = pytest.mark.anyio
 
@@ -176,7 +176,7 @@ async def test_a_predicate_that_fails_is_no_failure_and_holds_no_probe(name: str
 async def test_policies_made_on_the_fly_are_not_kept_for_ever(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gogoscope.circuit_making.REMEMBERED", 5)
+    monkeypatch.setattr("gogoscope.circuit_breakers.registry.REMEMBERED", 5)
     for _ in range(20):
         await CircuitBreaker(name).call(fine)
     assert len(here.circuits) <= 5
@@ -394,8 +394,8 @@ async def test_no_event_is_made_when_nobody_listens(
         raise AssertionError("made for nobody")
 
     for event in ("CircuitCallRejected", "CircuitProbeEnded", "CircuitProbeStarted"):
-        monkeypatch.setattr(f"gogoscope.circuit.{event}", refuse)
-    monkeypatch.setattr("gogoscope.circuit_view.CircuitStateChanged", refuse)
+        monkeypatch.setattr(f"gogoscope.circuit_breakers.circuit.{event}", refuse)
+    monkeypatch.setattr("gogoscope.circuit_breakers.view.CircuitStateChanged", refuse)
     breaker = CircuitBreaker(name, failure_threshold=1, reset_timeout=0.01)
     await trip(breaker)
     with pytest.raises(CircuitOpenError):

@@ -11,7 +11,7 @@ import pytest
 from attrs import define
 
 from gogoscope import CircuitBreaker, CircuitOpenError, Scope, scope
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
 PROCESSES = 20

@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gogoscope.persistence import circuit_rules
-from gogoscope.persistence.protocols import CircuitBreakerState, FailureReport
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
+from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 
 START_MS = 1_800_000_000_000
 OPEN_MS = 10_000

@@ -9,9 +9,10 @@ import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, CircuitOpenError, scope
+from gogoscope.circuit_breakers.registry import Circuits
 from gogoscope.events import CircuitStoreFailed, CircuitStoreRecovered, Event
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.protocols import CircuitBreakerState
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 from tests.faulty_store import (
     ADDED_SECONDS,
@@ -227,7 +228,7 @@ def test_a_circuit_that_opens_again_and_again_looks_ahead_once_at_a_time() -> No
                 await store.record_failure("payments", 1)
                 await breaker.state()
                 await breaker.reset()
-            assert len(s.nets._services) <= 2
+            assert len(s.services._work) <= 2
             await store.record_failure("payments", 1)
             await breaker.state()
             store.requests = 0
@@ -408,7 +409,7 @@ def test_the_end_of_a_scope_waits_once_for_all_that_a_circuit_has_to_tell(
         breaker = CircuitBreaker("service", failure_threshold=100, half_open_probes=9)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             assert (await s.task(service)).error is None
-            circuit = s.nets.circuit(breaker)
+            circuit = Circuits.of(s).circuit(breaker)
             store.fault = takes_its_time
             for number in range(9):
                 circuit.link.note_verdict(f"probe {number}", succeeded=None)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gogoscope import CircuitBreaker, CircuitOpenError, scope
-from gogoscope.circuit_rates import BUCKETS, RateWindow
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope.circuit_breakers.rates import BUCKETS, RateWindow
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
 calls = st.lists(st.tuples(st.floats(0, 20), st.booleans(), st.booleans()), max_size=200)
@@ -195,7 +195,7 @@ def test_the_quorum_holds_for_rates_and_each_process_reports_again() -> None:
 
 
 def _another_process() -> Any:
-    from gogoscope.persistence.protocols import FailureReport
+    from gogoscope.persistence.protocols.circuit_breakers import FailureReport
 
     return FailureReport("another", 5, threshold=1, open_ms=30_000, window_ms=60_000, quorum=2)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from gogoscope.persistence import circuit_rules
-from gogoscope.persistence.protocols import CircuitBreakerState, FailureReport
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
+from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 
 NOW = 1_800_000_000_000
 

@@ -25,7 +25,7 @@ from gogoscope import (
     current_scope,
     scope,
 )
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

@@ -19,11 +19,9 @@ from gogoscope.exceptions import (
     PersistenceError,
     UnsupportedEventLoopError,
 )
-from gogoscope.persistence.protocols import (
-    CacheProvider,
-    CircuitBreakerStateProvider,
-    LockProvider,
-)
+from gogoscope.persistence.protocols.cache import CacheProvider
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
+from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.persistence.registry import PersistenceURL
 from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
 from tests.dynamodb_faults import FaultyClient, answer

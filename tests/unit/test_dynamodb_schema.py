@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gogoscope.exceptions import CorruptRecordError
-from gogoscope.persistence.protocols import CircuitBreakerState
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.schema import (
     decode_circuit,

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from gogoscope import LockError, PersistenceError, StoreConnectionError, scope
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

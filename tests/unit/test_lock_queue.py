@@ -10,9 +10,9 @@ import anyio
 import pytest
 
 from gogoscope import LockTimeoutError, StoreConnectionError, StoreTimeoutError, scope
-from gogoscope.lock_polling import RESERVE_AFTER_SECONDS
-from gogoscope.lock_queue import MOST_IN_A_ROW, _queues
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope.locks.polling import RESERVE_AFTER_SECONDS
+from gogoscope.locks.queue import MOST_IN_A_ROW, _queues
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -76,7 +76,7 @@ def another_process(store: CountingStore) -> CountingStore:
 
 
 def queues() -> int:
-    return sum(len(queues) for queues in (_queues.get(None) or {}).values())
+    return sum(len(queues) for queues in _queues.all())
 
 
 async def settled() -> None:

@@ -8,8 +8,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gogoscope.persistence import lock_rules
-from gogoscope.persistence.protocols import LockClaim, LockRecord
+from gogoscope.persistence.lock_records import LockClaim, LockRecord
+from gogoscope.persistence.rules import locks as lock_rules
 
 NOW = 1_800_000_000_000
 

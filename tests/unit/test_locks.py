@@ -23,9 +23,10 @@ from gogoscope import (
 )
 from gogoscope.events import Event, LeaseLost, LockReleased
 from gogoscope.exceptions import ConfigurationError
-from gogoscope.lock_queue import _queues
-from gogoscope.persistence.memory import MemoryStore
-from gogoscope.persistence.protocols import LockClaim
+from gogoscope.locks.acquire import Locks
+from gogoscope.locks.queue import _queues
+from gogoscope.persistence.lock_records import LockClaim
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +127,7 @@ def test_the_end_of_a_scope_waits_once_for_all_its_locks_and_not_for_lost_ones(
             for number in range(4):
                 assert await s.acquire_lock(f"order {number}", ttl) is not None
             await anyio.sleep(1)
-        assert not any((_queues.get(None) or {}).values()) or longest
+        assert not any(_queues.all()) or longest
 
     virtual_clock.run(program, backend=backend)
     assert virtual_clock.elapsed() == pytest.approx(1 + longest, abs=0.1)
@@ -151,7 +152,7 @@ async def test_a_scope_that_lives_long_keeps_no_released_handles(store: FaultySt
             handle = await s.acquire_lock("order", 5)
             assert handle is not None
             await handle.release()
-        assert not s.nets._handles
+        assert not Locks.of(s)._handles
 
 
 async def test_extend_moves_the_end_of_the_lease(store: FaultyStore) -> None:

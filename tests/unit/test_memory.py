@@ -12,8 +12,9 @@ import anyio
 import pytest
 
 from gogoscope.persistence import PersistenceURL, open_persistence
-from gogoscope.persistence.memory import MemoryStore, from_url, process_store
-from gogoscope.persistence.protocols import CircuitBreakerState, FailureReport, LockClaim
+from gogoscope.persistence.lock_records import LockClaim
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
+from gogoscope.stores.memory import MemoryStore, from_url, process_store
 
 
 class Clock:
@@ -136,7 +137,7 @@ async def test_entering_a_store_gives_it_and_leaving_keeps_it() -> None:
 def test_a_fork_gets_a_store_of_its_own() -> None:
     script = """if True:
         import os, anyio
-        from gogoscope.persistence.memory import process_store
+        from gogoscope.stores.memory import process_store
 
         async def main():
             store = process_store()

@@ -16,9 +16,9 @@ from gogoscope.exceptions import (
     UnknownBackendError,
 )
 from gogoscope.persistence import PersistenceURL, open_persistence
-from gogoscope.persistence.memory import MemoryStore
 from gogoscope.persistence.registry import find_opener
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores.memory import MemoryStore
+from gogoscope.stores.sqlite.store import SQLiteStore
 
 RECORDING_BACKEND = """
     from contextlib import asynccontextmanager

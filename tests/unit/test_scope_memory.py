@@ -13,8 +13,9 @@ import anyio.lowlevel
 import pytest
 
 from gogoscope import CircuitBreaker, Retry, Scope, Task, scope
-from gogoscope.circuit_snapshot import REMEMBERED, Snapshot, snapshot_of
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope.circuit_breakers.registry import Circuits
+from gogoscope.circuit_breakers.snapshot import REMEMBERED, Snapshot, snapshot_of
+from gogoscope.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -305,10 +306,10 @@ async def test_what_is_known_of_circuits_is_kept_for_those_in_use_and_those_used
     async def use(name: str) -> None:
         async with scope(persistence=store, circuit_breaker=breaker, name=name) as s:
             (await s.task(number, 1)).unwrap()
-            made.append(weakref.ref(s.nets.circuit(breaker).snapshot))
+            made.append(weakref.ref(Circuits.of(s).circuit(breaker).snapshot))
 
     async with scope(persistence=store, circuit_breaker=breaker, name="in use") as s:
-        in_use = s.nets.circuit(breaker).snapshot
+        in_use = Circuits.of(s).circuit(breaker).snapshot
         for order in range(REMEMBERED + 500):
             await use(f"order {order}")
             await use("used again and again")

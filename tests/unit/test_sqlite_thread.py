@@ -13,7 +13,7 @@ from functools import partial
 import anyio
 import pytest
 
-from gogoscope.persistence.sqlite_thread import ThreadGoneError, WorkerThread, _Call
+from gogoscope.stores.sqlite.thread import ThreadGoneError, WorkerThread, _Call
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ import pytest
 
 from gogoscope.exceptions import InvalidURLError
 from gogoscope.persistence import PersistenceURL
-from gogoscope.persistence.sqlite import SQLiteStore, from_url
+from gogoscope.stores.sqlite.store import SQLiteStore, from_url
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, CircuitOpenError, LeaseLostError, Retry, scope
-from gogoscope.clock import wall_time
-from gogoscope.persistence.memory import MemoryStore
+from gogoscope._core.clock import wall_time
+from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock, instant_retries
 
 Backend = Literal["asyncio", "trio"]
@@ -145,7 +145,7 @@ async def test_retries_are_instant_with_the_fixture(instant_retries: None) -> No
 
 def test_the_pytest_plugin_imports_nothing_of_the_aids_until_they_are_used() -> None:
     code = (
-        "import sys, gogoscope.pytest_plugin as plugin;"
+        "import sys, gogoscope.testing.pytest_plugin as plugin;"
         "print([name for name in ('asyncio', 'trio', 'gogoscope.testing.virtual_clock')"
         " if name in sys.modules])"
     )

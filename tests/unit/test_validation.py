@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gogoscope._core.arguments import check_count
 from gogoscope.persistence.validation import (
-    check_count,
     check_key,
     check_key_prefix,
     check_lease,

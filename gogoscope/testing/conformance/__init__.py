@@ -46,9 +46,9 @@ from gogoscope.testing.conformance.base import Capability as Capability  # noqa:
 from gogoscope.testing.conformance.base import Conformance as Conformance  # noqa: E402
 from gogoscope.testing.conformance.base import ManualClock as ManualClock  # noqa: E402
 from gogoscope.testing.conformance.base import OpenStore as OpenStore  # noqa: E402
-from gogoscope.testing.conformance.caches import CacheConformance  # noqa: E402
-from gogoscope.testing.conformance.circuits import CircuitBreakerConformance  # noqa: E402
-from gogoscope.testing.conformance.locks import LockConformance  # noqa: E402
+from gogoscope.testing.conformance.cache.rules import CacheConformance  # noqa: E402
+from gogoscope.testing.conformance.circuit_breakers.rules import CircuitBreakerConformance  # noqa: E402
+from gogoscope.testing.conformance.locks.rules import LockConformance  # noqa: E402
 
 __all__ = [
     "CacheConformance",

@@ -11,13 +11,11 @@ import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, scope
-from gogoscope.clock import wall_time
+from gogoscope._core.clock import wall_time
 from gogoscope.exceptions import CapabilityNotSupportedError, PersistenceError
-from gogoscope.persistence.protocols import (
-    CacheProvider,
-    CircuitBreakerStateProvider,
-    LockProvider,
-)
+from gogoscope.persistence.protocols.cache import CacheProvider
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
+from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.persistence.registry import open_persistence
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
 

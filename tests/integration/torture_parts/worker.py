@@ -15,7 +15,8 @@ from typing import Any
 import anyio
 
 from gogoscope import LeaseLostError, LockTimeoutError, PersistenceError, scope
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.locks.acquire import locks_of
+from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from tests.integration.torture_parts.plan import (
     CLOCK_ERRORS,
@@ -51,7 +52,7 @@ class Resource:
 
 
 def store_of(s: Any) -> Any:
-    return s.nets.locks
+    return locks_of(s)
 
 
 class Worker:

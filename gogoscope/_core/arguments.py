@@ -1,0 +1,53 @@
+"""Checks of arguments, with errors that say what is allowed."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+
+def check_observer(name: str, observer: object) -> None:
+    """Refuse what cannot be called as an observer, or would have to be awaited.
+
+    :raises TypeError: naming the argument
+    """
+    if observer is not None and (not callable(observer) or inspect.iscoroutinefunction(observer)):
+        raise TypeError(
+            f"{name} must be a function that is not async, or None, got {observer!r} "
+            f"of type {type(observer).__name__}"
+        )
+
+
+def check_name(name: object) -> None:
+    """Refuse a name that is no text.
+
+    :raises TypeError: naming the argument
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, got {name!r} of type {type(name).__name__}")
+
+
+def check_priority(priority: float) -> None:
+    """Refuse a priority that cannot be compared.
+
+    :raises TypeError: if it is no number
+    :raises ValueError: if it is not a number (NaN)
+    """
+    if not isinstance(priority, int | float):
+        kind = type(priority).__name__
+        raise TypeError(f"priority must be a number, got {priority!r} of type {kind}")
+    if math.isnan(priority):
+        raise ValueError(f"priority must be a number that compares, got {priority!r}")
+
+
+def check_count(name: str, value: int, minimum: int = 1) -> int:
+    """Give back an integer of at least ``minimum``.
+
+    :raises TypeError: if it is not an ``int``
+    :raises ValueError: if it is too small
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+    if value < minimum:
+        raise ValueError(f"{name} must be {minimum} or more, got {value!r}")
+    return value

@@ -1,0 +1,111 @@
+"""Telling cancellation apart from everything else, on every event loop."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+import anyio.lowlevel
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
+
+
+def split_cancellation(
+    raised: BaseException,
+) -> tuple[BaseException | None, BaseException | None]:
+    """Give the cancellation inside an exception, and the rest; either may be ``None``."""
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(raised, cancelled):
+        return raised, None
+    if isinstance(raised, BaseExceptionGroup):
+        return raised.split(cancelled)
+    return None, raised
+
+
+def unwrapped(raised: BaseException) -> BaseException:
+    """Give the only exception of a group, as a task's KeyboardInterrupt comes out of one."""
+    while isinstance(raised, BaseExceptionGroup) and len(raised.exceptions) == 1:
+        raised = raised.exceptions[0]
+    return raised
+
+
+def left_by(scope: anyio.CancelScope, leaving: BaseException | None) -> BaseException | None:
+    """Leave a cancel scope with an exception; give what is left of it."""
+    try:
+        if leaving is None:
+            scope.__exit__(None, None, None)
+        elif scope.__exit__(type(leaving), leaving, leaving.__traceback__):
+            return None
+    except BaseException as rest:  # noqa: BLE001 - it is given back
+        return rest
+    return leaving
+
+
+async def checkpoint() -> None:
+    """Let others run, and a cancellation that is under way happen here."""
+    await anyio.lowlevel.checkpoint()
+
+
+async def checkpoint_if_cancelled() -> None:
+    """Let a cancellation that is under way happen here; else go on at once."""
+    await anyio.lowlevel.checkpoint_if_cancelled()
+
+
+async def pending_cancellation() -> BaseException | None:
+    """Give the cancellation that the code around is about to get."""
+    try:
+        await checkpoint_if_cancelled()
+    except anyio.get_cancelled_exc_class() as cancelled:
+        return cancelled
+    return None
+
+
+def cancellation_requested() -> bool:
+    """Tell whether anybody wants the current task to end."""
+    return anyio.current_effective_deadline() == -math.inf or cancelled_natively()
+
+
+def cancelled_natively() -> bool:
+    """Tell whether asyncio's own ``Task.cancel()``, which knows no cancel scopes, was called."""
+    if not on_asyncio():
+        return False
+    task = sys.modules["asyncio"].current_task()  # loaded, since it runs us
+    return task is not None and task.cancelling() > 0
+
+
+def on_asyncio() -> bool:
+    """Tell whether the event loop is asyncio's, whose own cancellation knows no cancel scopes."""
+    return anyio.get_cancelled_exc_class().__module__.startswith("asyncio")
+
+
+def never_began(handle: TaskHandle[None]) -> bool:
+    """Tell whether a coroutine has not taken its first step, and see to it that it never does."""
+    if inspect.getcoroutinestate(handle.coro) != inspect.CORO_CREATED:
+        return False
+    handle.coro.close()
+    return True
+
+
+class Begins(Protocol):
+    """Something that is run from the next checkpoint on."""
+
+    def end_unless_begun(self) -> None:
+        """End it if its first step was never taken."""
+        ...
+
+
+async def end_what_never_began(works: Iterable[Begins]) -> None:
+    """End what asyncio itself cancelled before its first step, of which it tells nobody.
+
+    That is what happens to all tasks when a Ctrl-C, for example, ends the program.
+    """
+    if on_asyncio():
+        with anyio.CancelScope(shield=True):
+            await checkpoint()  # what is left to begin does so
+        for work in works:
+            work.end_unless_begun()

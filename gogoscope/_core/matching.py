@@ -1,0 +1,32 @@
+"""Matching errors: by exception types, or by a predicate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
+
+ErrorTypes = type[Exception] | tuple[type[Exception], ...]
+Errors = ErrorTypes | Callable[[Exception], bool]
+
+
+def check_errors(name: str, errors: object) -> None:
+    """Refuse what can match no error.
+
+    :raises TypeError: naming the argument
+    """
+    if callable(errors) and not isinstance(errors, type):
+        return
+    for kind in errors if isinstance(errors, tuple) else (errors,):
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise TypeError(
+                f"{name} must be exception types or a function of the error, got {errors!r}"
+            )
+
+
+def matches(errors: ErrorTypes | Callable[[Exception], Answer], error: Exception) -> Answer | bool:
+    """Return whether an error is of one of the types, or what the predicate says of it."""
+    if isinstance(errors, type | tuple):
+        return isinstance(error, errors)
+    return errors(error)

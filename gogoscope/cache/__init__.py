@@ -1,0 +1,1 @@
+"""The cache, and one load for many callers."""

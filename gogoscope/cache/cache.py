@@ -1,0 +1,279 @@
+"""The cache: a store's, and on top of it one load for the many callers of a whole fleet."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
+
+from gogoscope._core.background import run_nothing
+from gogoscope._core.clock import monotonic
+from gogoscope.persistence.bundle import Persistence, unsupported
+from gogoscope.persistence.validation import check_key, check_keys, check_mapping
+
+if TYPE_CHECKING:
+    from gogoscope._core.background import Home, Observer, Spawn
+    from gogoscope.cache.local import LocalCache
+    from gogoscope.cache.policy import CachePolicy
+    from gogoscope.persistence.protocols.cache import CacheEntry, CacheProvider
+    from gogoscope.persistence.protocols.locks import LockProvider
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Cache:
+    """A cache on a store; ``s.cache`` is the one of a scope, and it works outside of scopes, too.
+
+    Its plain methods are those of the store: they raise what the store raises.
+    :meth:`get_or_set` calls a function where there is no value, and never fails because of the
+    store.
+
+    :param store: keeps the values; if it keeps locks as well, or is a bundle with a store that
+        does, one process of the fleet loads a value for all, else one for each process
+    :param local: a layer in front, in the memory of this process, which bounds how stale it is
+    """
+
+    def __init__(
+        self, store: CacheProvider | Persistence, *, local: LocalCache | None = None
+    ) -> None:
+        bundle = Persistence.of(store)
+        if bundle.cache is None:
+            raise unsupported("cache", store)
+        self.provider: CacheProvider = bundle.cache
+        self.locks: LockProvider | None = bundle.locks
+        self.local = local
+        self.host: Observer | None = None
+        self.spawn: Spawn = run_nothing
+
+    def __repr__(self) -> str:
+        return f"<Cache on {self.provider!r}>"
+
+    def hosted_by(self, host: Observer, spawn: Spawn) -> Self:
+        """Give this cache as a scope uses it.
+
+        :param host: gets the events
+        :param spawn: runs refreshes, which raise no errors, in the background
+        """
+        cache = copy.copy(self)
+        cache.host = host
+        cache.spawn = spawn
+        return cache
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """Give the value of a key, or ``default`` if it has none."""
+        if self.local is None:
+            return await self.provider.get(key, default)
+        entry = await self.get_entry(key)
+        return default if entry is None else entry.value
+
+    async def get_entry(
+        self, key: str, *, latest: bool = False, stale: bool = False
+    ) -> CacheEntry | None:
+        """Give the value of a key with its end, or ``None`` if it has none.
+
+        :param latest: whether to see every write that was completed before, also where ``get``
+            may miss the last ones
+        :param stale: whether to give a value that is kept beyond its time, too
+        """
+        local = self.local
+        if local is None:
+            return await self.provider.get_entry(key, latest=latest, stale=stale)
+        found = None if latest else local.find(check_key(key))
+        if found is not None:
+            return found
+        reading, read_at = local.begin(key), monotonic()
+        entry = await self.provider.get_entry(key, latest=latest, stale=stale)
+        if entry is not None and entry.left > 0:
+            local.keep(key, reading, entry, read_at)
+        return entry
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Give the values of those keys that have one, as the store has them."""
+        return await self.provider.get_many(keys)
+
+    async def set(
+        self,
+        key: str,
+        value: Any,
+        ttl: float | timedelta | None = None,
+        *,
+        if_absent: bool = False,
+        stale: float | timedelta = 0,
+    ) -> bool:
+        """Set the value of a key, for ``ttl`` seconds or for ever.
+
+        :param if_absent: whether to leave a key alone that has a value, in one atomic step
+        :param stale: for how many seconds after its time ``get_entry`` gives it to who asks for old
+            values; nothing else does, but its key may still be listed
+        :returns: whether the value was set; without ``if_absent`` it always is
+        :raises TypeError: if the value cannot be stored faithfully; the message names the path
+        :raises ValueError: likewise, or if ``ttl`` is out of range
+        """
+        check_key(key)
+        try:
+            return await self.provider.set(key, value, ttl, if_absent=if_absent, stale=stale)
+        finally:
+            self._forget([key])
+
+    async def set_many(
+        self, values: Mapping[str, Any], ttl: float | timedelta | None = None
+    ) -> None:
+        """Set the values of many keys, each for ``ttl`` seconds or for ever.
+
+        :raises TypeError: if a value cannot be stored faithfully; nothing is set then
+        :raises ValueError: likewise, or if ``ttl`` is out of range
+        """
+        keys = list(check_mapping(values))
+        try:
+            await self.provider.set_many(values, ttl)
+        finally:
+            self._forget(keys)
+
+    async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
+        """Let the value of a key end ``ttl`` seconds from now, or never; ``False`` if it has none.
+
+        :raises ValueError: if ``ttl`` is out of range
+        """
+        check_key(key)
+        try:
+            return await self.provider.touch(key, ttl)
+        finally:
+            self._forget([key])
+
+    async def delete(self, key: str) -> bool:
+        """Remove a key; ``False`` if it had no value."""
+        check_key(key)
+        try:
+            return await self.provider.delete(key)
+        finally:
+            self._forget([key])
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove many keys, whether or not they have a value."""
+        keys = check_keys(keys)
+        try:
+            await self.provider.delete_many(keys)
+        finally:
+            self._forget(keys)
+
+    async def has(self, key: str) -> bool:
+        """Tell whether a key has a value in the store, ``None`` included."""
+        return await self.provider.has(key)
+
+    async def clear(self) -> None:
+        """Remove every key below the store's prefix; touches no lock and no circuit."""
+        try:
+            await self.provider.clear()
+        finally:
+            if self.local is not None:
+                self.local.clear()
+
+    async def keys(self, pattern: str | None = None) -> list[str]:
+        """List the keys that have a value, without the store's prefix, in no particular order.
+
+        :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
+            ``?`` any one, every other character itself
+        """
+        return await self.provider.keys(pattern)
+
+    def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
+        """Give the keys that have a value one by one, read page by page: ``async for``.
+
+        :param pattern: as in :meth:`keys`
+        """
+        return self.provider.iterate_keys(pattern)
+
+    async def get_or_set(
+        self,
+        key: str,
+        fn: Callable[[*Ts], Awaitable[T]],
+        ttl: float | timedelta | None,
+        *args: *Ts,
+        stale_while_revalidate: float | timedelta = 0,
+        stale_if_error: float | timedelta = 0,
+        negative_ttl: float | timedelta | None = None,
+        lease: float | timedelta = 10,
+    ) -> T:
+        """Give the value of a key, or what ``fn(*args)`` gives, and keep that for ``ttl`` seconds.
+
+        Of all callers in the fleet one calls the function, holding a lock that is renewed
+        meanwhile; the others wait and find its value. If that caller is cancelled, another one
+        calls its function; if its process dies, another one does when the lease is over. An error
+        of the function is raised for all who waited for it in this process, and is not kept.
+
+        It never fails because of the store: while that is down, it calls the function, one call at
+        a time for each key and process, and says so with an event and in the log. Where only its
+        writes or its locks fail, values that it has are still found.
+
+        :param key: the key; the lock is called ``get_or_set:`` and the key
+        :param fn: an async function; pass keyword arguments with ``functools.partial``
+        :param ttl: how long its result is fresh, in seconds; ``None`` for ever
+        :param args: its positional arguments
+        :param stale_while_revalidate: how many seconds longer an old value is given at once, while
+            it is refreshed: in the background of the scope, or else by one of the callers, who
+            waits for that; a refresh that fails is logged and raises nothing
+        :param stale_if_error: how many seconds longer an old value is given when the function
+            fails, counted at the time when it has failed
+        :param negative_ttl: how long a result that is ``None`` is fresh, in seconds; 0 keeps it
+            not at all; like any other value if left out
+        :param lease: how long others wait for a process that died while it called, in seconds
+        :raises Exception: what the function raised
+        :raises RuntimeError: if it waits for its own value, be it through the functions of other
+            keys; where those run in other processes, nobody can tell, and they wait for ever
+        :raises TypeError: if its result cannot be stored faithfully, or it is not async
+        :raises ValueError: if its result cannot be stored faithfully
+        """
+        if not callable(fn):
+            raise TypeError(
+                f"get_or_set takes a function to call, got {fn!r}; "
+                "write get_or_set(key, fn, ttl, *args)"
+            )
+        from gogoscope.cache.policy import policy_of  # noqa: PLC0415 - loaded when first used
+
+        policy = policy_of(ttl, stale_while_revalidate, stale_if_error, negative_ttl, lease)
+        return await self.load(key, partial(fn, *args), policy)
+
+    async def load(self, key: str, call: Callable[[], Awaitable[T]], policy: CachePolicy) -> T:
+        """Do what :meth:`get_or_set` does, with options that were checked before."""
+        if self.local is not None:
+            found = self.local.find(check_key(key))
+            if found is not None:
+                kept: T = found.value
+                return kept
+        from gogoscope.cache.loading import Loading  # noqa: PLC0415 - loaded when first used
+
+        value: T = await Loading(self, check_key(key), call, policy).value()
+        return value
+
+    def _forget(self, keys: Iterable[str]) -> None:
+        if self.local is not None:
+            for key in keys:
+                self.local.forget(key)
+
+
+def cache_of(home: Home) -> Cache:
+    """Return the cache on a scope's store.
+
+    :raises CapabilityNotSupportedError: if the store has none
+    """
+    return home.attach(HomeCache, HomeCache).cache
+
+
+class HomeCache:
+    """The cache of one scope; attached to it."""
+
+    patience = 1.0
+    """Seconds that the scope's end waits for refreshes."""
+
+    def __init__(self, home: Home) -> None:
+        stores = Persistence.of(home.store())
+        if stores.cache is None:
+            raise unsupported("cache", home.store())
+        cache = stores.cache if isinstance(stores.cache, Cache) else Cache(stores)
+        self.cache = cache.hosted_by(home, home.spawn)
+
+    async def settle(self) -> None:
+        """Do nothing: what a cache does in the background is brief."""

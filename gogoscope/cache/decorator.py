@@ -1,0 +1,100 @@
+"""A decorator that keeps the results of a function in a cache."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+
+from gogoscope._core.callables import stable_name
+from gogoscope.cache.cache import Cache
+
+if TYPE_CHECKING:
+    from gogoscope.persistence.bundle import Persistence
+    from gogoscope.persistence.protocols.cache import CacheProvider
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class CachedDecorator(Protocol):
+    """Gives a function that takes the same arguments and gives the same, from the cache."""
+
+    def __call__(self, fn: Callable[P, Awaitable[T]], /) -> Callable[P, Coroutine[Any, Any, T]]:
+        """Decorate an async function."""
+        ...
+
+
+def cached(
+    cache: Cache | CacheProvider | Persistence,
+    ttl: float | timedelta | None,
+    *,
+    key: Callable[..., str] | None = None,
+    stale_while_revalidate: float | timedelta = 0,
+    stale_if_error: float | timedelta = 0,
+    negative_ttl: float | timedelta | None = None,
+    lease: float | timedelta = 10,
+) -> CachedDecorator:
+    """Keep the results of an async function in a cache: ``@cached(store, 60)``.
+
+    Calling the function is then ``get_or_set`` with a key made from its arguments; the options
+    are those of :meth:`gogoscope.Cache.get_or_set`.
+
+    :param cache: a cache, or a store to make one on
+    :param ttl: how long a result is fresh, in seconds; ``None`` for ever
+    :param key: makes the key from the function's arguments; if left out, the key is the module and
+        qualified name of the function and its arguments as they are passed, each of which must
+        then be None or a bool, an int, a float or a str. Where that name does not tell the
+        function from others, it is needed: for a lambda, a partial, a bound method, a callable
+        object, and a function that uses local variables of the one around it.
+    :raises TypeError: when decorating a function that needs a ``key`` without one
+    """
+    from gogoscope.cache.policy import CachePolicy  # noqa: PLC0415 - loaded when first used
+
+    if key is not None and not callable(key):
+        raise TypeError(f"key must be a function of the arguments, got {key!r}")
+    store = cache if isinstance(cache, Cache) else Cache(cache)
+    policy = CachePolicy(ttl, stale_while_revalidate, stale_if_error, negative_ttl, lease)
+
+    def decorate(fn: Callable[P, Awaitable[T]], /) -> Callable[P, Coroutine[Any, Any, T]]:
+        make_key = _default_key_of(fn) if key is None else key
+
+        @functools.wraps(fn)
+        async def from_cache(*args: P.args, **kwargs: P.kwargs) -> T:
+            call = functools.partial(fn, *args, **kwargs)
+            return await store.load(make_key(*args, **kwargs), call, policy)
+
+        return from_cache
+
+    return decorate
+
+
+def _default_key_of(fn: Callable[..., object]) -> Callable[..., str]:
+    inner: Any = fn
+    while isinstance(inner, FunctionType) and (wrapped := getattr(inner, "__wrapped__", None)):
+        inner = wrapped
+    if not isinstance(inner, FunctionType) or inner.__closure__ or inner.__name__ == "<lambda>":
+        raise TypeError(
+            f"the name of {fn!r} does not tell it from others, whose values it would get; "
+            "pass cached(..., key=...), a function of the arguments that gives a str"
+        )
+    return functools.partial(_default_key, fn)
+
+
+def _default_key(fn: Callable[..., object], *args: object, **kwargs: object) -> str:
+    named = [(f"argument {position}", arg) for position, arg in enumerate(args, 1)]
+    for name, arg in [*named, *kwargs.items()]:
+        if type(arg) not in _PLAIN:
+            raise TypeError(
+                f"{name} of {stable_name(fn)} is of type {type(arg).__name__}, from which no key "
+                "can be made that is the same in every process; pass cached(..., key=...), a "
+                "function of the arguments that returns a str"
+            )
+    parts = [repr(arg) for arg in args]
+    parts += [f"{name}={arg!r}" for name, arg in sorted(kwargs.items())]
+    return f"{stable_name(fn)}({', '.join(parts)})"
+
+
+_PLAIN = (type(None), bool, int, float, str)

@@ -1,0 +1,167 @@
+"""Circuit breakers as the public API has them: a policy, and what can be done with its circuit."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, cast
+
+from attrs import frozen
+
+from gogoscope._core.callables import NotAwaitableError, callable_name, refusal
+from gogoscope._core.context import current
+from gogoscope.circuit_breakers.policy import CircuitPolicy
+from gogoscope.circuit_breakers.registry import circuit_for, circuit_in, here
+
+if TYPE_CHECKING:
+    from gogoscope.circuit_breakers.sync import Request
+    from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+
+
+# What a call through a closed circuit needs, without looking it up in a module each time.
+_scope_here = current.get
+_monotonic = time.monotonic
+
+
+@frozen(eq=False)
+class CircuitBreaker(CircuitPolicy):
+    """Stops calling what keeps failing, in the whole fleet: a frozen policy with a shared state.
+
+    Make one for each dependency, at module level, and pass it to scopes or tasks; or guard a
+    function with it by ``@breaker`` or ``await breaker.call(fn, *args)``. The state lives in the
+    scope's store under ``name``, outside of any scope in the memory of the process; what is counted
+    there is counted for every process that shares the store.
+
+    :param name: the circuit; if left out, the name of the scope that uses the policy, or that of
+        the function that ``call`` and ``@breaker`` guard
+    :param failure_threshold: failures that open the circuit: in a row (a success sets the count
+        to 0), or within ``window``
+    :param reset_timeout: seconds that the circuit stays open before it is half-open
+    :param success_threshold: probes that must succeed, while half-open, to close the circuit
+    :param window: seconds within which failures count; ``None`` counts failures in a row, and is
+        60 seconds for rates
+    :param failure_rate: the share of failures, more than 0 and at most 1, among the calls of one
+        process within ``window`` that opens the circuit, for all; instead of ``failure_threshold``
+    :param slow_call: seconds after which a call is slow, whether or not it fails
+    :param slow_rate: the share of slow calls that opens the circuit, as ``failure_rate`` does
+    :param minimum_calls: calls of one process within ``window`` before it judges a rate
+    :param half_open_probes: calls let through at a time, in the whole fleet, while half-open
+    :param record: errors that are failures: exception types, or a predicate of the error. Timeouts
+        of the task and of a try always are; cancellation never is.
+    :param ignore: errors that count as nothing, though ``record`` covers them
+    :param record_result: a predicate of the value of a call: ``True`` counts it as a failure. The
+        caller gets the value all the same.
+    :param max_reset_timeout: the longest open time; each time a probe fails the open time doubles
+        up to it. ``None`` keeps it at ``reset_timeout``.
+    :param quorum: processes that must have reported failures before the circuit opens
+    :param refresh_interval: seconds after which a process looks in the background at what the
+        others did
+    :param on_state_change: called as ``on_state_change(name, old, new)``
+    """
+
+    async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
+        """Call a function through the circuit and give its value.
+
+        Inside a scope the circuit is in the scope's store, else in the memory of the process. A
+        cancellation counts as nothing, so bound a call that may hang inside of ``fn``.
+
+        :param fn: an async function, or any that returns an awaitable
+        :param args: its positional arguments
+        :raises CircuitOpenError: if the circuit is open; ``fn`` is not called
+        :raises TypeError: if ``fn`` is no function; that counts as no failure
+        :raises Exception: what ``fn`` raised
+        """
+        circuit = here.circuits.get(self)
+        if circuit is None or _monotonic() >= circuit.fresh_until or _scope_here() is not None:
+            circuit = circuit_for(self, fn)
+            permit = circuit.admit_now() or await circuit.admit()
+        elif circuit.plain and circuit.snapshot.calm:
+            permit = circuit.snapshot.permit
+        else:
+            permit = circuit.admit_now() or await circuit.admit()
+        awaitable: Any = _NOT_CALLED
+        try:
+            awaitable = fn(*args)
+            value: T = await awaitable
+        except Exception as error:
+            if not callable(fn):
+                circuit.abandoned(permit)
+                raise refusal(fn, "breaker.call") from None
+            if not (awaitable is _NOT_CALLED or inspect.isawaitable(awaitable)):
+                circuit.abandoned(permit)
+                raise _not_awaitable(fn, awaitable) from None
+            circuit.raised(permit, error)
+            raise
+        except BaseException:
+            circuit.abandoned(permit)
+            raise
+        if not (circuit.plain and circuit.snapshot.calm):
+            circuit.returned(permit, value)
+        return value
+
+    def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        """Guard an async function: what ``@breaker`` does; each call is as by :meth:`call`.
+
+        :raises TypeError: if ``fn`` is not an async function
+        """
+        if not (inspect.iscoroutinefunction(fn) or _has_async_call(fn)):
+            raise TypeError(f"a circuit breaker guards async functions, got {fn!r}")
+        call = cast("Callable[..., Awaitable[T]]", self.call)
+        unbound = cast("Callable[..., Awaitable[T]]", fn)
+
+        @functools.wraps(fn)
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await call(functools.partial(unbound, **kwargs) if kwargs else unbound, *args)
+
+        return guarded
+
+    async def state(self, store: object = None) -> CircuitBreakerState:
+        """Give the circuit's state as the store has it; one read.
+
+        :param store: an open store, or a bundle of stores; that of the scope around the call if
+            left out, else the memory of the process
+        :raises PersistenceError: if the store fails
+        """
+        return await self._by_hand(store, "get_state")
+
+    async def force_open(self, store: object = None) -> CircuitBreakerState:
+        """Reject every call, in the whole fleet, until :meth:`force_close`; give the new state.
+
+        Other processes follow within their ``refresh_interval``. The parameters are those of
+        :meth:`state`.
+        """
+        return await self._by_hand(store, "force_open")
+
+    async def force_close(self, store: object = None) -> CircuitBreakerState:
+        """Close the circuit, also one that is forced open, with a clean count; give the new state.
+
+        It opens again if calls fail. The parameters are those of :meth:`state`.
+        """
+        return await self._by_hand(store, "force_close")
+
+    async def reset(self, store: object = None) -> CircuitBreakerState:
+        """Forget what happened: close the circuit unless it is forced open; give the new state.
+
+        The parameters are those of :meth:`state`.
+        """
+        return await self._by_hand(store, "reset_circuit")
+
+    async def _by_hand(self, store: object, request: Request) -> CircuitBreakerState:
+        return await circuit_in(self, store).link.ask(request)
+
+
+def _has_async_call(fn: object) -> bool:
+    return inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - how, not if
+
+
+def _not_awaitable(fn: object, value: object) -> NotAwaitableError:
+    return NotAwaitableError(f"{callable_name(fn)} returned {value!r}, which cannot be awaited")
+
+
+_NOT_CALLED = object()

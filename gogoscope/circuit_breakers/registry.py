@@ -1,0 +1,173 @@
+"""Which circuit a policy is at work on, for the place where it is used.
+
+Inside a scope the circuit is in the scope's store, and ends with the scope (:class:`Circuits`).
+Outside of any scope it is in the memory store of the process: one for each policy and thread, since
+finding out which event loop runs costs as much as a whole call. That store never suspends, so an
+event loop finds the circuits of an earlier one of its thread as good as its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from gogoscope._core.background import Home, ProcessObserver, run_nothing
+from gogoscope._core.callables import stable_name
+from gogoscope._core.context import current
+from gogoscope.circuit_breakers.circuit import Circuit
+from gogoscope.circuit_breakers.policy import CircuitPolicy
+from gogoscope.circuit_breakers.snapshot import snapshot_of
+from gogoscope.circuit_breakers.sync import CircuitLink
+from gogoscope.persistence.bundle import Persistence, unsupported
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
+from gogoscope.stores.memory import process_store
+
+REMEMBERED = 1024
+SETTLE_SECONDS = 1.0
+"""How long the end of a scope waits for a store to be told what it does not know."""
+RECOVERY_SECONDS = 0.05
+"""How long it waits for a store that failed, to learn whether it is back."""
+
+
+class Circuits:
+    """The circuits of one scope; attached to it, and settled at its end."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._circuits: dict[tuple[CircuitPolicy, str], Circuit] = {}
+
+    @classmethod
+    def of(cls, home: Home) -> Circuits:
+        """Return the circuits of a scope."""
+        return home.attach(cls, cls)
+
+    def circuit(self, policy: CircuitPolicy, name: str | None = None) -> Circuit:
+        """Return the circuit of a policy in the scope's store.
+
+        :param name: the circuit of a policy that has no name; the scope's name if left out
+        :raises CapabilityNotSupportedError: if the store keeps no circuit breakers
+        """
+        name = policy.name or name or self._home.name
+        circuit = self._circuits.get((policy, name))
+        if circuit is None:
+            provider = _circuit_breakers_of(self._home.store())
+            snapshot = snapshot_of(provider, name)
+            link = CircuitLink(policy, name, provider, snapshot, self._home.spawn, self._home)
+            circuit = self._circuits[policy, name] = Circuit(link)
+        return circuit
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the scope's end waits for what the circuits do in the background."""
+        return SETTLE_SECONDS if self._healthy() or not self._circuits else RECOVERY_SECONDS
+
+    async def settle(self) -> None:
+        """Tell the store what it does not know; never raises for a store that fails."""
+        healthy = self._healthy()
+        if len(healthy) == 1:
+            await healthy[0].finish(SETTLE_SECONDS)
+        elif healthy:
+            async with anyio.create_task_group() as group:
+                for circuit in healthy:
+                    group.start_soon(circuit.finish, SETTLE_SECONDS)
+
+    def _healthy(self) -> list[Circuit]:
+        return [circuit for circuit in self._circuits.values() if not circuit.store_failed]
+
+
+class Here(threading.local):
+    """The circuits that code outside of any scope uses in the current thread.
+
+    A policy without a name has its circuits under itself and the name of the function.
+    """
+
+    def __init__(self) -> None:
+        self.circuits: dict[CircuitPolicy | tuple[CircuitPolicy, str], Circuit] = {}
+
+
+here = Here()
+
+
+def circuit_for(policy: CircuitPolicy, fn: Callable[..., object]) -> Circuit:
+    """Return the circuit that guards a function: its policy's, else one named after it."""
+    frame = current.get()
+    name = policy.name or stable_name(fn)
+    return _in_process_store(policy, name) if frame is None else _in_scope(frame.home, policy, name)
+
+
+def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
+    """Return the circuit that a policy names, for looking at it and for setting it by hand.
+
+    :param store: an open store or a bundle; if ``None`` that of the scope around, else the
+        process-wide one
+    :raises ValueError: if the policy has no name, and there is no scope that has one
+    """
+    frame = current.get()
+    name = policy.name or (None if frame is None else frame.home.name)
+    if name is None:
+        raise ValueError(
+            "this circuit breaker has no name, so nobody can tell which circuit is meant; give it "
+            "one: CircuitBreaker(name=...)"
+        )
+    if store is not None:
+        provider = _circuit_breakers_of(store)
+        snapshot = snapshot_of(provider, name)
+        link = CircuitLink(policy, name, provider, snapshot, run_nothing, ProcessObserver())
+        return Circuit(link)
+    return _in_process_store(policy, name) if frame is None else _in_scope(frame.home, policy, name)
+
+
+def _in_scope(home: Home, policy: CircuitPolicy, name: str) -> Circuit:
+    return Circuits.of(home).circuit(policy, name)
+
+
+def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
+    _forget_after_fork()
+    key = policy if policy.name is not None else (policy, name)
+    circuit = here.circuits.get(key)
+    store = process_store()
+    # Another event loop of this thread has its own, which the scopes of that loop share.
+    if circuit is None or circuit.snapshot is not snapshot_of(store, name):
+        if len(here.circuits) >= REMEMBERED:
+            # Policies that are made for a single call would be kept for ever.
+            here.circuits.clear()
+        snapshot = snapshot_of(store, name)
+        link = CircuitLink(policy, name, store, snapshot, _run_now, ProcessObserver())
+        circuit = here.circuits[key] = Circuit(link, lasting=True)
+    return circuit
+
+
+def _circuit_breakers_of(store: object) -> CircuitBreakerStateProvider:
+    provider = Persistence.of(store).circuit_breakers
+    if provider is None:
+        raise unsupported("circuit_breakers", store)
+    return provider
+
+
+def _run_now(work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bool:
+    """Do at once what other stores do in the background: the memory store never suspends.
+
+    What is not brief is for stores that fail, which it never does either.
+    """
+    if not brief:
+        return False
+    try:
+        work().__await__().send(None)
+    except StopIteration:
+        return True
+    raise RuntimeError("the memory store of this process suspended, which it never does")
+
+
+@functools.cache
+def _forget_after_fork() -> None:
+    """Let a forked process, which has a store of its own, not use the circuits of its parent."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget_all)
+
+
+def _forget_all() -> None:
+    here.circuits.clear()

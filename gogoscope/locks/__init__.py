@@ -1,0 +1,1 @@
+"""Locks for the fleet: waiting for one, holding it for a block, leading."""

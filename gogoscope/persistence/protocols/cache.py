@@ -1,0 +1,124 @@
+"""What a store can do for a cache."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Protocol, runtime_checkable
+
+from attrs import frozen
+
+
+@frozen
+class CacheEntry:
+    """A cached value and when it ends.
+
+    ``until_ms`` is its end by the store's clock, ``None`` for never; ``left`` are the seconds that
+    were left of it when it was read, ``math.inf`` for ever. Of a value that is kept beyond its time
+    they are 0 or less: minus the seconds since then.
+    """
+
+    value: Any
+    until_ms: int | None
+    left: float
+
+
+@runtime_checkable
+class CacheProvider(Protocol):
+    """Keeps JSON-shaped values under keys, for ever or for a time.
+
+    Methods of many keys check all their arguments before they change anything. Each key is changed
+    atomically. Whether the whole batch is depends on the store: in memory and on SQLite it is one
+    transaction, but for reads of more than a thousand keys; on DynamoDB it is not, so
+    that others may see a part of it, and a part of it may be done when it fails or is cancelled.
+    """
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """Give the value of a key, or ``default`` if it has none."""
+        ...
+
+    async def get_entry(
+        self, key: str, *, latest: bool = False, stale: bool = False
+    ) -> CacheEntry | None:
+        """Give the value of a key with its end, or ``None`` if it has none.
+
+        :param latest: whether to see every write that was completed before, also where ``get``
+            may miss the last ones, as on DynamoDB
+        :param stale: whether to give a value that is kept beyond its time, too
+        """
+        ...
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Give the values of those keys that have one."""
+        ...
+
+    async def set(
+        self,
+        key: str,
+        value: Any,
+        ttl: float | timedelta | None = None,
+        *,
+        if_absent: bool = False,
+        stale: float | timedelta = 0,
+    ) -> bool:
+        """Set the value of a key, for ``ttl`` seconds or for ever.
+
+        :param if_absent: whether to leave a key alone that has a value, in one atomic step
+        :param stale: for how many seconds after its time ``get_entry`` gives it to who asks for old
+            values; nothing else does, but its key may still be listed
+        :returns: whether the value was set; without ``if_absent`` it always is
+        :raises TypeError: if the value cannot be stored faithfully; the message names the path
+        :raises ValueError: likewise, or if ``ttl`` is out of range
+        """
+        ...
+
+    async def set_many(
+        self, values: Mapping[str, Any], ttl: float | timedelta | None = None
+    ) -> None:
+        """Set the values of many keys, each for ``ttl`` seconds or for ever.
+
+        :raises TypeError: if a value cannot be stored faithfully; nothing is set then
+        :raises ValueError: likewise, or if ``ttl`` is out of range
+        """
+        ...
+
+    async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
+        """Let the value of a key end ``ttl`` seconds from now, or never; ``False`` if it has none.
+
+        :raises ValueError: if ``ttl`` is out of range
+        """
+        ...
+
+    async def delete(self, key: str) -> bool:
+        """Remove a key; ``False`` if it had no value."""
+        ...
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove many keys, whether or not they have a value."""
+        ...
+
+    async def has(self, key: str) -> bool:
+        """Tell whether a key has a value, ``None`` included."""
+        ...
+
+    async def clear(self) -> None:
+        """Remove every key below the store's prefix; touches no lock and no circuit."""
+        ...
+
+    async def keys(self, pattern: str | None = None) -> list[str]:
+        """List the keys that have a value, without the store's prefix, in no particular order.
+
+        :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
+            ``?`` any one, every other character itself
+        """
+        ...
+
+    def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
+        """Give the keys that have a value one by one, read page by page: ``async for``.
+
+        A key that has a value all the time is given once; one that is set or removed meanwhile
+        may or may not be. The iteration may be left at any time.
+
+        :param pattern: as in ``keys``
+        """
+        ...

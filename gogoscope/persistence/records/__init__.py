@@ -1,0 +1,1 @@
+"""A whole store over any place that keeps records."""

@@ -1,0 +1,104 @@
+"""Locks over any place for records."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+from gogoscope.persistence.lock_handle import LockHandle, claim_handle, describe_holder
+from gogoscope.persistence.lock_records import LockClaim, LockHolder, LockRecord, LockReply
+from gogoscope.persistence.records.place import RecordCapability, json_kind
+from gogoscope.persistence.rules import locks as lock_rules
+from gogoscope.persistence.validation import check_key, check_lease
+
+LOCKS = json_kind("lock", LockRecord, lock_rules.purge_at_ms, urgent=True)
+
+
+class RecordLocks(RecordCapability):
+    """A ``LockProvider``: every method is one transaction on one record."""
+
+    async def acquire(
+        self, key: str, ttl: float | timedelta, owner: str | None = None
+    ) -> LockHandle | None:
+        """Take a lock for ``ttl`` seconds, or give ``None`` if somebody holds it.
+
+        :param key: the lock
+        :param ttl: the lease in seconds, at most 12 hours
+        :param owner: a name for ``extend``; the acquisition's nonce if left out
+        """
+        outcome = await claim_handle(self, key, ttl, owner)
+        return outcome if isinstance(outcome, LockHandle) else None
+
+    async def extend(self, key: str, ttl: float | timedelta, owner: str) -> bool:
+        """Let the lease of an owner last ``ttl`` more seconds; ``False`` if it has none.
+
+        One that lasts longer is left as it is: only its holder can end it earlier.
+        """
+        full_key = self._full_key(key)
+        lease_ms = math.ceil(check_lease(ttl) * 1000)
+        check_key(owner, "owner")
+        return await self._records.transact(
+            LOCKS,
+            full_key,
+            lambda record, now_ms: lock_rules.extend(record, owner, lease_ms, now_ms),
+        )
+
+    async def force_release(self, key: str) -> bool:
+        """Free a lock, whoever holds it; ``False`` if nobody did."""
+        return await self._records.transact(
+            LOCKS, self._full_key(key), lambda record, now_ms: lock_rules.force_release(record)
+        )
+
+    async def holder(self, key: str) -> LockHolder | None:
+        """Tell who holds a lock, or ``None`` if nobody does."""
+        return describe_holder(await self.read_lock(key), self._records.now_ms())
+
+    async def claim_lock(
+        self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
+    ) -> LockReply:
+        """Take a lock in one write, or learn from the refusal who has it."""
+        return await self._records.transact(
+            LOCKS,
+            self._full_key(key),
+            lambda record, now_ms: lock_rules.claim(
+                record, claim, now_ms, skew_ms=self._skew_ms, seen=seen
+            ),
+        )
+
+    async def renew_lock(
+        self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
+    ) -> LockReply:
+        """Let the lease of ``nonce``, still held at ``version``, last until ``until_ms``."""
+        return await self._records.transact(
+            LOCKS,
+            self._full_key(key),
+            lambda record, now_ms: lock_rules.renew(record, nonce, version, lease_ms, until_ms),
+        )
+
+    async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
+        """Free the lock that ``nonce`` holds, keeping its version; ``False`` if it was lost."""
+        return await self._records.transact(
+            LOCKS, self._full_key(key), lambda record, now_ms: lock_rules.release(record, nonce)
+        )
+
+    async def hand_over_lock(self, key: str, nonce: str, claim: LockClaim) -> LockReply:
+        """Pass the lock that ``nonce`` holds on to a claim, in one write."""
+        return await self._records.transact(
+            LOCKS,
+            self._full_key(key),
+            lambda record, now_ms: lock_rules.hand_over(record, nonce, claim, now_ms),
+        )
+
+    async def reserve_lock(self, key: str, turn: str, duration_ms: int) -> LockReply:
+        """Reserve the next turn of a lock that is held, for ``duration_ms`` from now."""
+        return await self._records.transact(
+            LOCKS,
+            self._full_key(key),
+            lambda record, now_ms: lock_rules.reserve(
+                record, turn, duration_ms, now_ms, skew_ms=self._skew_ms
+            ),
+        )
+
+    async def read_lock(self, key: str) -> LockRecord | None:
+        """Give a lock as the newest completed write left it."""
+        return await self._records.read(LOCKS, self._full_key(key))

@@ -1,0 +1,199 @@
+"""The seam below a store: a place that reads one record, changes it and writes it, atomically.
+
+How a record changes is a pure function, so a place that can :meth:`~Records.transact` gets locks,
+circuit breakers and a cache from it: derive it from :class:`Records`, then pass it to
+:class:`~gogoscope.persistence.record_store.RecordStore`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Generic, Protocol, TypeVar
+
+from attrs import fields, frozen
+
+from gogoscope._core.durations import seconds
+from gogoscope.exceptions import CorruptRecordError
+from gogoscope.persistence.validation import check_key, check_key_prefix
+from gogoscope.persistence.values import Codec, JSONCodec
+
+Record = TypeVar("Record")
+Answer = TypeVar("Answer")
+
+Change = Callable[[Record | None, int], tuple[Record | None, Answer]]
+"""A pure function of a record (``None`` if there is none) and the time in milliseconds.
+
+It gives the new record and an answer for the caller. The very record that was passed means that
+nothing is to be written; ``None`` that the record is to be removed.
+"""
+
+
+@frozen(eq=False)
+class Kind(Generic[Record]):
+    """A kind of record: its name, how it becomes text and a record again, and when it is gone.
+
+    ``purge_at_ms(record, now_ms)`` is the time from which nobody needs the record, ``None`` for
+    never. ``load`` takes the text that ``dump`` gave, and that time. What is done with one that is
+    ``urgent`` must not wait behind other kinds, where they wait for one another.
+    """
+
+    name: str
+    dump: Callable[[Record], str]
+    load: Callable[[str, int | None], Record]
+    purge_at_ms: Callable[[Record, int], int | None]
+    urgent: bool = False
+
+
+class Records(Protocol):
+    """A place for records, each under a kind and a key.
+
+    From its purge time on a record is gone, whether or not the place has removed it by then. A
+    place fails with a :class:`~gogoscope.exceptions.PersistenceError`.
+    """
+
+    def now_ms(self) -> int:
+        """Give the place's wall clock in milliseconds since the Unix epoch."""
+        ...
+
+    async def read(self, kind: Kind[Record], key: str) -> Record | None:
+        """Give a record as the newest completed write left it."""
+        ...
+
+    async def transact(
+        self, kind: Kind[Record], key: str, change: Change[Record, Answer]
+    ) -> Answer:
+        """Read a record, apply ``change`` to it, write the outcome, and give the answer.
+
+        ``change`` may be applied again, to a newer record, where a place finds out at the end
+        that it was overtaken.
+        """
+        ...
+
+    async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
+        """Replace a record, whatever it was, by what ``make`` gives for the time."""
+        ...
+
+    async def keys(self, kind: Kind[Any], prefix: str) -> list[str]:
+        """List the keys of a kind that start with ``prefix``."""
+        ...
+
+    async def clear(self, kind: Kind[Any], prefix: str) -> None:
+        """Remove every record of a kind whose key starts with ``prefix``."""
+        ...
+
+    async def read_many(self, kind: Kind[Record], keys: Sequence[str]) -> dict[str, Record]:
+        """Give the records of those keys that have one.
+
+        A place that can reads all of them at once; this one, which a place inherits from here,
+        reads one by one.
+        """
+        found: dict[str, Record] = {}
+        for key in keys:
+            record = await self.read(kind, key)
+            if record is not None:
+                found[key] = record
+        return found
+
+    async def write_many(
+        self, kind: Kind[Record], keys: Sequence[str], make: Callable[[str, int], Record | None]
+    ) -> None:
+        """Replace records by what ``make`` gives for key and time; ``None`` removes one.
+
+        A place that can writes all of them in one transaction; this one, which a place inherits
+        from here, writes one by one.
+        """
+
+        def change(key: str) -> Change[Record, None]:
+            return lambda record, now_ms: (make(key, now_ms), None)
+
+        for key in keys:
+            await self.transact(kind, key, change(key))
+
+    async def keys_after(
+        self, kind: Kind[Any], prefix: str, after: str | None
+    ) -> tuple[list[str], str | None]:
+        """List a page of the keys that start with ``prefix``, and say after which key to go on.
+
+        :param after: what the page before said; ``None`` for the first page
+        :returns: the page, and ``None`` after the last one. This method, which a place inherits
+            from here, gives all keys in one page.
+        """
+        return await self.keys(kind, prefix), None
+
+
+class RecordCapability:
+    """What the capabilities over a place for records have in common.
+
+    :param records: the place
+    :param key_prefix: stands before every key; ends with one of ``: / . | #``
+    :param codec: turns cached values into text and back; JSON if left out
+    :param max_clock_skew: the largest difference between two clocks of those who share the
+        place, in seconds; a lock whose holder died is taken over that much later
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        *,
+        key_prefix: str = "",
+        codec: Codec | None = None,
+        max_clock_skew: float | timedelta = 0.0,
+    ) -> None:
+        self._records = records
+        self._key_prefix = check_key_prefix(key_prefix)
+        self._codec = JSONCodec() if codec is None else codec
+        self._skew_ms = math.ceil(seconds("max_clock_skew", max_clock_skew, zero=True) * 1000)
+
+    def _full_key(self, key: str) -> str:
+        return self._key_prefix + check_key(key)
+
+
+def json_kind(
+    name: str,
+    record_type: type[Record],
+    purge_at_ms: Callable[[Record, int], int | None],
+    *,
+    urgent: bool = False,
+) -> Kind[Record]:
+    """Give the kind of an attrs class of JSON-shaped fields; those at their default are left out.
+
+    :param name: what the kind is called in a store
+    :param record_type: the class
+    :param purge_at_ms: as in :class:`Kind`
+    :param urgent: likewise
+    """
+    defaults = _defaults(record_type)
+
+    def dump(record: Record) -> str:
+        return _encode(
+            {
+                field: value
+                for field, default in defaults
+                if (value := getattr(record, field)) != default
+            }
+        )
+
+    def load(text: str, purge_at_ms: int | None) -> Record:
+        try:
+            return record_type(**_decode(text))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CorruptRecordError(
+                f"a stored {record_type.__name__} cannot be understood: {text[:80]!r}"
+            ) from error
+
+    return Kind(name, dump, load, purge_at_ms, urgent)
+
+
+def _defaults(record_type: type) -> list[tuple[str, object]]:
+    defaults = []
+    for part in fields(record_type):
+        factory = getattr(part.default, "factory", None)
+        defaults.append((part.name, part.default if factory is None else factory()))
+    return defaults
+
+
+_decode = json.JSONDecoder().decode
+_encode = json.JSONEncoder(separators=(",", ":")).encode

@@ -1,0 +1,1 @@
+"""How what is stored changes: pure functions."""

@@ -1,0 +1,1 @@
+"""The scope, its tasks, and what ends with its block."""

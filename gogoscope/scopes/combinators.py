@@ -1,0 +1,304 @@
+"""Ways to put tasks together: all of them, the first of them, one for each item, one for ever."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import anyio
+
+from gogoscope._core.arguments import check_count
+from gogoscope._core.callables import callable_name, check_function
+from gogoscope._core.cancellation import end_what_never_began
+from gogoscope._core.clock import monotonic
+from gogoscope._core.context import lent_to
+from gogoscope._core.durations import seconds
+from gogoscope.scopes.mapping import Completed, Mapped
+from gogoscope.scopes.options import CircuitOption, RetryOption
+from gogoscope.scopes.results import Err, Ok
+from gogoscope.scopes.starting import Starting
+from gogoscope.scopes.task import Task, let_interrupt_happen
+from gogoscope.scopes.workers import DEFAULT_LIMIT, Stream
+
+if TYPE_CHECKING:
+    from gogoscope.scopes.mapping import Completed, Mapped
+    from gogoscope.scopes.workers import Stream
+
+T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+Item = TypeVar("Item")
+
+
+class Combinators(Starting):
+    """The methods of a scope that put tasks together."""
+
+    @overload
+    async def all(self, first: Task[T1], /) -> tuple[Ok[T1] | Err]: ...
+
+    @overload
+    async def all(
+        self, first: Task[T1], second: Task[T2], /
+    ) -> tuple[Ok[T1] | Err, Ok[T2] | Err]: ...
+
+    @overload
+    async def all(
+        self, first: Task[T1], second: Task[T2], third: Task[T3], /
+    ) -> tuple[Ok[T1] | Err, Ok[T2] | Err, Ok[T3] | Err]: ...
+
+    @overload
+    async def all(
+        self, first: Task[T1], second: Task[T2], third: Task[T3], fourth: Task[T4], /
+    ) -> tuple[Ok[T1] | Err, Ok[T2] | Err, Ok[T3] | Err, Ok[T4] | Err]: ...
+
+    @overload
+    async def all(self, *tasks: Task[T]) -> tuple[Ok[T] | Err, ...]: ...
+
+    async def all(self, *tasks: Task[Any]) -> tuple[Ok[Any] | Err, ...]:
+        """Wait for all tasks, and give their results in the same order."""
+        return await _join_all(tasks)
+
+    async def race(
+        self,
+        fns: Iterable[Callable[[], Awaitable[T]]],
+        *,
+        stagger: float | timedelta | None = None,
+    ) -> Ok[T] | Err:
+        """Run functions side by side, and give the result of the first to settle.
+
+        The others are cancelled, and have ended when this returns.
+
+        :param fns: async functions without arguments (``functools.partial`` gives them some)
+        :param stagger: seconds after which the next function starts, too; all at once if left out
+        :raises ValueError: if there is none
+        """
+        return await _first(self, fns, stagger, succeeding=False)
+
+    async def any(
+        self,
+        fns: Iterable[Callable[[], Awaitable[T]]],
+        *,
+        stagger: float | timedelta | None = None,
+    ) -> Ok[T] | Err:
+        """Run functions side by side, and give the result of the first to succeed.
+
+        The others are cancelled, and have ended when this returns. If all fail, the result is
+        an ``ExceptionGroup`` of their errors.
+
+        :param fns: async functions without arguments (``functools.partial`` gives them some)
+        :param stagger: seconds after which the next function starts, too, unless the ones before
+            have failed by then (hedging); all at once if left out
+        :raises ValueError: if there is none
+        """
+        return await _first(self, fns, stagger, succeeding=True)
+
+    def map(
+        self,
+        fn: Callable[[Item], Awaitable[T]],
+        items: Iterable[Item] | AsyncIterable[Item],
+        limit: int | None = None,
+        *,
+        timeout: float | timedelta | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+    ) -> Mapped[T]:
+        """Run a function on each item, and give the results in the order of the items.
+
+        ``await`` gives all results as a list, ``async for`` one after the other as they come.
+        Nothing starts before. Leaving the loop early cancels what runs.
+
+        :param fn: an async function of one item
+        :param items: any iterable or async iterable, taken from only as far as needed
+        :param limit: how many items may run, or wait to be delivered, at a time; 100 if left out
+        :param timeout: seconds for all tries of one item together
+        :param retry: a policy, a number of attempts, or ``False``
+        :param circuit_breaker: a policy, or ``False``
+        :raises TypeError: if ``fn`` or ``items`` are not what they must be
+        """
+        return Mapped(self._stream(fn, items, limit, timeout, retry, circuit_breaker, ordered=True))
+
+    def as_completed(
+        self,
+        fn: Callable[[Item], Awaitable[T]],
+        items: Iterable[Item] | AsyncIterable[Item],
+        limit: int | None = None,
+        *,
+        timeout: float | timedelta | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+    ) -> Completed[Item, T]:
+        """Run a function on each item, and give ``(item, result)`` as they come: ``async for``.
+
+        Nothing starts before the loop does. Leaving it early cancels what runs. The parameters
+        are those of :meth:`map`.
+        """
+        return Completed(
+            self._stream(fn, items, limit, timeout, retry, circuit_breaker, ordered=False)
+        )
+
+    def every(self, interval: float | timedelta, fn: Callable[[], Awaitable[object]]) -> Task[None]:
+        """Run a function at once and then at a fixed rate, until it fails or is cancelled.
+
+        Ticks that would overlap with the last one are skipped. An error ends it, and is the
+        result of the task that this returns. Each tick has the scope's retry and circuit breaker.
+
+        :param interval: seconds from the start of one tick to the start of the next
+        :param fn: an async function without arguments
+        """
+        pause = seconds("interval", interval)
+        check_function(fn)
+        name = f"every {pause:g} s: {callable_name(fn)}"
+        # Without a slot, which it would hold between the ticks; each tick has one.
+        ticking: Task[None] = Task(self, _tick, (self, pause, fn), name, None, None)
+        return self.start(ticking, self.check_open())
+
+    def _stream(
+        self,
+        fn: Callable[[Item], Awaitable[T]],
+        items: Iterable[Item] | AsyncIterable[Item],
+        limit: int | None,
+        timeout: float | timedelta | None,
+        retry: RetryOption,
+        circuit_breaker: CircuitOption,
+        *,
+        ordered: bool,
+    ) -> Stream[Item, T]:
+        self.check_open()
+        check_function(fn)
+        if not isinstance(items, Iterable | AsyncIterable):
+            raise TypeError(f"items must be iterable, got {items!r} of type {type(items).__name__}")
+        options = (timeout, retry, circuit_breaker)
+        plain = not self.needs_pipeline and options == (None, None, None)
+        return Stream(
+            self,
+            fn,
+            items,
+            DEFAULT_LIMIT if limit is None else check_count("limit", limit),
+            (lambda: None) if plain else self.pipelines(*options),
+            ordered=ordered,
+        )
+
+
+async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:
+    """Wait for all tasks, and give their results."""
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise TypeError(
+                f"s.all takes tasks, got {task!r} of type {type(task).__name__}; "
+                "start functions with s.task first"
+            )
+    for task in tasks:
+        task.refuse_circle()
+    for task in tasks:
+        task.attach()
+    abandoned = True
+    try:
+        for task in tasks:
+            await task.wait()
+        await let_interrupt_happen(*tasks)
+        for task in tasks:
+            task.refuse_wrong_function()
+        abandoned = False
+    finally:
+        for task in tasks:
+            task.detach(abandoned=abandoned)
+    return tuple([task.look() for task in tasks])
+
+
+async def _first(
+    scope: Starting,
+    fns: Iterable[Callable[[], Awaitable[T]]],
+    stagger: float | timedelta | None,
+    *,
+    succeeding: bool,
+) -> Ok[T] | Err:
+    """Run functions side by side, and give the result of the first that settles, or succeeds.
+
+    The others are cancelled, and have ended when this returns.
+
+    :param stagger: seconds that each function is given before the next one starts, too; a failure
+        starts the next at once when only a success counts
+    """
+    waiting = list(fns)[::-1]
+    for fn in waiting:
+        check_function(fn)
+    if not waiting:
+        name = "any" if succeeding else "race"
+        raise ValueError(f"s.{name} needs at least one function, got none")
+    pause = 0.0 if stagger is None else seconds("stagger", stagger, zero=True)
+    # Lent until the losers have ended, since one of them may have the slot that this task lent.
+    async with lent_to(scope.slots):
+        return await _first_of(scope, waiting, pause, succeeding=succeeding)
+
+
+async def _first_of(
+    scope: Starting,
+    waiting: list[Callable[[], Awaitable[T]]],
+    pause: float,
+    *,
+    succeeding: bool,
+) -> Ok[T] | Err:
+    tasks: list[Task[T]] = []
+    failed: list[Exception] = []
+    bell = _Bell()
+    due = monotonic()
+    try:
+        while True:
+            while waiting and (monotonic() >= due or (succeeding and len(failed) == len(tasks))):
+                task = scope.task(waiting.pop(), on_error=_seen)
+                task.watcher = bell.ring
+                tasks.append(task)
+                due = monotonic() + pause
+            settled = [task for task in tasks if task.done]
+            await let_interrupt_happen(*settled)
+            for task in settled:
+                result = task.look()
+                if result.error is None or not succeeding:
+                    return result
+            failed = [result.error for task in settled if (result := task.look()).error is not None]
+            if not waiting and len(failed) == len(tasks):
+                return Err(ExceptionGroup("none of the functions succeeded", failed), None)
+            if len(failed) == len(tasks):
+                continue
+            patience = max(0.0, due - monotonic()) if waiting else None
+            with anyio.move_on_after(patience):
+                await bell.wait()
+    finally:
+        for task in tasks:
+            task.cancel("another function was first")
+        await end_what_never_began(tasks)
+        with anyio.CancelScope(shield=True):
+            for task in tasks:
+                await task.wait()
+
+
+class _Bell:
+    """Wakes whoever waits when it rang since the last wait."""
+
+    def __init__(self) -> None:
+        self._rang = anyio.Event()
+
+    def ring(self) -> None:
+        self._rang.set()
+
+    async def wait(self) -> None:
+        await self._rang.wait()
+        self._rang = anyio.Event()
+
+
+async def _tick(scope: Starting, interval: float, fn: Callable[[], Awaitable[object]]) -> None:
+    """Run a function at a fixed rate until it fails, skipping the ticks that it is late for."""
+    began = monotonic()
+    number = 0
+    while True:
+        (await scope.task(fn)).unwrap()
+        number = max(number + 1, math.floor((monotonic() - began) / interval) + 1)
+        await anyio.sleep(max(0.0, began + number * interval - monotonic()))
+
+
+def _seen(error: Exception) -> None:
+    """Look at the error of a task that lost: whoever asked for the first does not want it."""

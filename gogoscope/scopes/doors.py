@@ -1,0 +1,110 @@
+"""The doors from a scope to the rooms that many programs never enter, loaded when first used.
+
+Besides the faces of the packages, only here does a function import anything of this package.
+"""
+# ruff: noqa: PLC0415 - that is what this module is for
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from gogoscope._core.background import Home
+    from gogoscope.cache.cache import Cache
+    from gogoscope.cache.decorator import CachedDecorator
+    from gogoscope.circuit_breakers.breaker import CircuitBreaker
+    from gogoscope.circuit_breakers.circuit import Circuit
+    from gogoscope.locks.block import Held, LockBlock
+    from gogoscope.locks.leader import Campaign
+    from gogoscope.persistence.lock_handle import LockHandle
+    from gogoscope.persistence.sharing import SharedStore
+
+    B = TypeVar("B", bound=Held)
+
+
+def process_store() -> object:
+    """Return the store that all scopes of this process share unless they name another."""
+    from gogoscope.stores.memory import process_store
+
+    return process_store()
+
+
+def shared_store(url: str) -> SharedStore:
+    """Return what opens the store of a URL, once for all scopes that name it."""
+    from gogoscope.persistence.sharing import SharedStore
+
+    return SharedStore(url)
+
+
+def circuit(home: Home, policy: CircuitBreaker) -> Circuit:
+    """Return the circuit of a policy in a scope's store."""
+    from gogoscope.circuit_breakers.registry import Circuits
+
+    return Circuits.of(home).circuit(policy)
+
+
+def check_circuit_breaker(option: object) -> CircuitBreaker:
+    """Return a policy that is one.
+
+    :raises TypeError: if it is not
+    """
+    from gogoscope.circuit_breakers.breaker import CircuitBreaker
+
+    if not isinstance(option, CircuitBreaker):
+        raise TypeError(
+            "circuit_breaker must be a CircuitBreaker, or False to switch it off, "
+            f"got {option!r} of type {type(option).__name__}"
+        )
+    return option
+
+
+def cache(home: Home) -> Cache:
+    """Return the cache on a scope's store."""
+    from gogoscope.cache.cache import cache_of
+
+    return cache_of(home)
+
+
+async def acquire_lock(
+    home: Home, key: str, ttl: float | timedelta, wait: float | timedelta | None
+) -> LockHandle | None:
+    """Take a lock that is released with a scope."""
+    from gogoscope.locks.acquire import Locks
+
+    return await Locks.of(home).acquire(key, ttl, wait)
+
+
+def lock_block(
+    home: Home,
+    open_block: Callable[[LockHandle], B],
+    key: str,
+    ttl: float | timedelta,
+    wait: float | timedelta | None,
+    metadata: Mapping[str, str] | None,
+) -> LockBlock[B]:
+    """Return what holds a lock for a block."""
+    from gogoscope.locks.block import LockBlock
+
+    return LockBlock(home, open_block, key, ttl, wait, metadata)
+
+
+def campaign(
+    home: Home,
+    open_block: Callable[[LockHandle], B],
+    key: str,
+    ttl: float | timedelta,
+    metadata: Mapping[str, str] | None,
+) -> Campaign[B]:
+    """Return what leads the fleet for a block."""
+    from gogoscope.locks.leader import Campaign
+
+    return Campaign(home, open_block, key, ttl, metadata)
+
+
+def cached(cache: Cache, ttl: float | timedelta | None, **options: Any) -> CachedDecorator:
+    """Return what keeps the results of a function in a cache."""
+    from gogoscope.cache.decorator import cached
+
+    return cached(cache, ttl, **options)

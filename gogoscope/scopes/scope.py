@@ -1,0 +1,355 @@
+"""The scope: a task group whose tasks give results and whose safety nets the fleet shares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Self, cast
+
+from gogoscope._core.arguments import check_count, check_name, check_observer
+from gogoscope._core.callables import name_of_code
+from gogoscope._core.context import current
+from gogoscope._core.durations import seconds
+from gogoscope._core.slots import Slots
+from gogoscope.events import OnError, OnEvent
+from gogoscope.exceptions import LeaseLostError
+from gogoscope.persistence.lock_handle import LockHandle
+from gogoscope.scopes import doors
+from gogoscope.scopes.combinators import Combinators
+from gogoscope.scopes.options import CircuitOption, RetryOption, circuit_option, retry_option
+from gogoscope.scopes.services import Services
+from gogoscope.scopes.signals import stop_on_signals
+from gogoscope.scopes.tree import draw
+
+if TYPE_CHECKING:
+    from signal import Signals
+
+    from gogoscope.cache.cache import Cache
+    from gogoscope.cache.decorator import CachedDecorator
+    from gogoscope.locks.block import LockBlock
+    from gogoscope.locks.leader import Campaign
+
+
+class Scope(Combinators):
+    """A block whose tasks end with it; made by :func:`scope`."""
+
+    def __init__(
+        self,
+        *,
+        name: str | Callable[[], str],
+        timeout: float | timedelta | None = None,
+        concurrency: int | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+        persistence: object = None,
+        fail_fast: bool = False,
+        on_exit: Literal["wait", "cancel"] = "wait",
+        on_error: OnError | None = None,
+        on_event: OnEvent | None = None,
+        parent: Scope | None = None,
+    ) -> None:
+        if on_exit not in ("wait", "cancel"):
+            raise ValueError(f"on_exit must be 'wait' or 'cancel', got {on_exit!r}")
+        if not callable(name):
+            check_name(name)
+        check_observer("on_error", on_error)
+        check_observer("on_event", on_event)
+        self.slots = None if concurrency is None else Slots(check_count("concurrency", concurrency))
+        self.retry = retry_option(retry)
+        self.circuit_breaker = circuit_option(circuit_breaker)
+        if parent is not None:
+            self.slots = self.slots or parent.slots
+            self.retry = parent.retry if retry is None else self.retry
+            if circuit_breaker is None:
+                self.circuit_breaker = parent.circuit_breaker
+            on_event = on_event or parent.on_event
+            persistence = parent.services.inherited if persistence is None else persistence
+        super().__init__(
+            name=name,
+            timeout=None if timeout is None else seconds("timeout", timeout, infinite=True),
+            fail_fast=fail_fast,
+            cancel_on_exit=on_exit == "cancel",
+            on_error=on_error,
+            on_event=on_event,
+            stopping=None if parent is None else parent.stopping,
+        )
+        self.services = Services(persistence)
+        nets = (self.slots, self.retry, self.circuit_breaker)
+        self.needs_pipeline = nets != (None, None, None)
+        self.leaders = {}
+        self._inside: Scope | None = None
+
+    async def __aenter__(self) -> Self:
+        inside, self._inside = self._inside, None
+        if inside is not None:
+            inside.check_open()
+        return await super().__aenter__()
+
+    @property
+    def cache(self) -> Cache:
+        """The cache on the scope's store.
+
+        :raises CapabilityNotSupportedError: if the store has none
+        """
+        return doors.cache(self)
+
+    def cached(
+        self,
+        ttl: float | timedelta | None,
+        *,
+        key: Callable[..., str] | None = None,
+        stale_while_revalidate: float | timedelta = 0,
+        stale_if_error: float | timedelta = 0,
+        negative_ttl: float | timedelta | None = None,
+        lease: float | timedelta = 10,
+    ) -> CachedDecorator:
+        """Keep the results of an async function in the scope's cache: ``@s.cached(60)``.
+
+        The options are those of :func:`gogoscope.cached` and of ``s.cache.get_or_set``.
+        """
+        return doors.cached(
+            self.cache,
+            ttl,
+            key=key,
+            stale_while_revalidate=stale_while_revalidate,
+            stale_if_error=stale_if_error,
+            negative_ttl=negative_ttl,
+            lease=lease,
+        )
+
+    def child(
+        self,
+        *,
+        name: str | None = None,
+        timeout: float | timedelta | None = None,
+        concurrency: int | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+        persistence: object = None,
+        fail_fast: bool = False,
+        on_exit: Literal["wait", "cancel"] = "wait",
+        on_error: OnError | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Scope:
+        """Make a scope inside this one: ``async with s.child() as inner``.
+
+        It inherits store, circuit breaker, retry and observer, and shares the slots, unless it is
+        given its own. The options are those of :func:`scope`.
+        """
+        self.check_open()
+        frame = sys._getframe(1)  # noqa: SLF001 - as in scope()
+        child = Scope(
+            name=name or partial(name_of_code, frame.f_code, frame.f_globals),
+            timeout=timeout,
+            concurrency=concurrency,
+            retry=retry,
+            circuit_breaker=circuit_breaker,
+            persistence=persistence,
+            fail_fast=fail_fast,
+            on_exit=on_exit,
+            on_error=on_error,
+            on_event=on_event,
+            parent=self,
+        )
+        child._inside = self
+        return child
+
+    def stop_on_signals(
+        self,
+        *,
+        grace: float | timedelta = 10,
+        signals: Iterable[Signals] | None = None,
+    ) -> None:
+        """Stop gracefully when the operating system asks for it.
+
+        Call it at the beginning of the block, in the main thread. On the first signal
+        ``stopping`` is set, and the block has ``grace`` seconds to end; then, or on a second
+        signal, the scope is cancelled with the signal's name as its reason.
+
+        :param grace: seconds between setting ``stopping`` and cancelling, 0 or more
+        :param signals: the signals; ``SIGTERM`` and ``SIGINT`` if left out
+        :raises ScopeClosedError: outside the block
+        """
+        stop_on_signals(self, grace, signals)
+
+    def tree(self) -> str:
+        """Draw the scope, its tasks and the scopes inside as text.
+
+        Each line has a name, a state, an age, and what it waits for. It may be called from a
+        signal handler.
+        """
+        return draw(self)
+
+    async def acquire_lock(
+        self, key: str, ttl: float | timedelta, wait: float | timedelta | None = 0
+    ) -> LockHandle | None:
+        """Take a lock that is not renewed; it is released at the scope's end at the latest.
+
+        :param key: the lock
+        :param ttl: the lease in seconds, at most 12 hours
+        :param wait: seconds to wait for it; ``None`` waits for ever. For the store's answer a wait
+            may last a second all the same; 0 asks once, and waits for that answer only
+        :returns: a handle, itself an async context manager, or ``None`` if it was not free in time
+        :raises LockError: if it would wait for a block of the same task
+        :raises PersistenceError: if the store failed, or did not answer in time
+        :raises ScopeClosedError: outside the scope's block
+        """
+        self.check_open()
+        return await doors.acquire_lock(self, key, ttl, wait)
+
+    def lock(
+        self,
+        key: str,
+        ttl: float | timedelta = 30,
+        wait: float | timedelta | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> LockBlock[LockedScope]:
+        """Hold a lock for a block: ``async with s.lock(key) as locked``.
+
+        The lock is renewed at a third of its lease until the block and the tasks started with
+        ``locked.task`` have ended; then it is released. If the lease is lost, block and tasks are
+        cancelled and the block raises ``LeaseLostError``.
+
+        :param key: the lock
+        :param ttl: the lease in seconds, at most 12 hours: how long a dead holder blocks others
+        :param wait: seconds to wait for it; ``None`` waits for ever
+        :param metadata: what to tell people about the holder, besides host, pid and scope
+        :raises LockTimeoutError: on entering, if it was not free in time
+        :raises LockError: on entering, if this task holds it already
+        """
+        return doors.lock_block(self, partial(LockedScope, self), key, ttl, wait, metadata)
+
+    def leader(
+        self,
+        key: str,
+        ttl: float | timedelta = 15,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Campaign[LockedScope]:
+        """Lead the fleet for a block; written in a loop that campaigns again.
+
+        ::
+
+            while not s.stopping.is_set():
+                async with s.leader("billing") as term:
+                    term.every(60, send_bills)
+
+        Entering waits until no other process leads, through failures of the store as well. The
+        term is a lock that is renewed, and its block a scope, as with :meth:`lock`. A lost term
+        cancels the block and its tasks and raises nothing: the code after the block runs, and the
+        loop campaigns again. Leaving the block resigns, and the next process leads at once.
+
+        :param key: what is led; a lock of that name
+        :param ttl: the lease in seconds, at most 12 hours: how long a dead leader is waited for
+        :param metadata: what to tell people about the leader, besides host, pid and scope
+        :raises LockError: on entering, if this task leads already
+        :raises PersistenceError: on entering, if the store fails for good
+        """
+        return doors.campaign(self, partial(LockedScope, self), key, ttl, metadata)
+
+
+class LockedScope(Scope):
+    """The block of a lock: a scope whose tasks end when the lease is lost; made by ``s.lock``.
+
+    Its tasks may count on the lock until they end: it is renewed, and released after the last.
+    """
+
+    def __init__(self, parent: Scope, handle: LockHandle) -> None:
+        super().__init__(name=lambda: f"{parent.name} holding {handle.key}", parent=parent)
+        self.handle = handle
+
+    @property
+    def key(self) -> str:
+        """The lock."""
+        return self.handle.key
+
+    @property
+    def owner(self) -> str:
+        """The name that ``extend(key, ttl, owner)`` takes."""
+        return self.handle.owner
+
+    @property
+    def fencing_token(self) -> int:
+        """A number that is higher than that of every earlier holder of this lock."""
+        return self.handle.fencing_token
+
+    @property
+    def expires_at(self) -> float:
+        """When the lease ends unless renewed, in seconds since the Unix epoch."""
+        return self.handle.expires_at
+
+    def raised_by_body(self, loss: LeaseLostError) -> None:
+        """Note that the body raises the loss of the lease itself, so that it is told only once."""
+        self._fatal = loss
+
+    def lease_lost(self, loss: LeaseLostError) -> None:
+        """Cancel the block, which then raises the loss."""
+        self.fail(loss, f"the lease of its lock was lost: {loss.reason}")
+
+    def ensure(self) -> None:
+        """Raise if the lease is over; makes no request. Call it before each outside write.
+
+        :raises LeaseLostError: if the lock is not held any more
+        """
+        self.handle.ensure()
+
+    async def is_valid(self) -> bool:
+        """Ask the store whether this block still holds the lock."""
+        return await self.handle.is_valid()
+
+    async def extend(self, ttl: float | timedelta) -> bool:
+        """Let the lease end ``ttl`` seconds from now, and renew it for as long from then on."""
+        return await self.handle.extend(ttl)
+
+
+def scope(
+    *,
+    name: str | None = None,
+    timeout: float | timedelta | None = None,
+    concurrency: int | None = None,
+    retry: RetryOption = None,
+    circuit_breaker: CircuitOption = None,
+    persistence: object = None,
+    fail_fast: bool = False,
+    on_exit: Literal["wait", "cancel"] = "wait",
+    on_error: OnError | None = None,
+    on_event: OnEvent | None = None,
+) -> Scope:
+    """Make a scope for ``async with``.
+
+    :param name: names it in errors, and its circuit; module and qualified name of the calling
+        function if left out (the script's name for ``__main__``), the same in every process
+    :param timeout: seconds after which block and tasks are cancelled and ``TimeoutError`` raised
+    :param concurrency: how many of its tasks run at a time
+    :param retry: what its tasks inherit: a policy, or a number of attempts
+    :param circuit_breaker: what its tasks inherit
+    :param persistence: where locks, circuits and cached values live: a URL, which opens a store
+        for the block, or an open store, or a bundle of stores; the memory of this process if left
+        out
+    :param fail_fast: whether the first error of a task cancels the scope and is raised
+    :param on_exit: ``"cancel"`` cancels the tasks that still run when the block ends normally
+    :param on_error: gets the errors of tasks that end with nobody awaiting them
+    :param on_event: gets the scope's events
+    :raises TypeError: if an option is of the wrong type
+    :raises ValueError: if an option is out of range
+    """
+    frame = sys._getframe(1)  # noqa: SLF001 - the standard library offers no other way this fast
+    return Scope(
+        name=name or partial(name_of_code, frame.f_code, frame.f_globals),
+        timeout=timeout,
+        concurrency=concurrency,
+        retry=retry,
+        circuit_breaker=circuit_breaker,
+        persistence=persistence,
+        fail_fast=fail_fast,
+        on_exit=on_exit,
+        on_error=on_error,
+        on_event=on_event,
+    )
+
+
+def current_scope() -> Scope | None:
+    """Give the innermost scope around the calling code, or ``None``."""
+    frame = current.get()
+    return None if frame is None else cast("Scope", frame.home)

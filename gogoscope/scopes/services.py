@@ -1,0 +1,138 @@
+"""The store of a scope, what runs in its background, and what is settled with it at the end.
+
+Capabilities attach what they have to finish (:class:`~gogoscope._core.background.Service`); nothing
+here knows what that is. The order at the end of a scope, when its last task has ended:
+
+1. background work that is brief is given a moment to finish by itself,
+2. every service settles: all of them side by side, each within a bound of its own,
+3. what still runs in the background is cancelled,
+4. the store is closed, if the scope opened it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+from gogoscope._core.background import Home, Service
+from gogoscope.persistence.bundle import Persistence
+from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS
+from gogoscope.scopes import doors
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
+    from anyio.abc import TaskGroup
+
+    from gogoscope.persistence.sharing import SharedStore
+
+S = TypeVar("S", bound=Service)
+
+BRIEF_SECONDS = 1.0
+"""How long the end of a scope waits for brief background work."""
+
+
+class Services:
+    """What one scope has of its store.
+
+    :param persistence: a URL, a store, a bundle of stores, or ``None`` for the default one
+    """
+
+    __slots__ = ("_attached", "_bundle", "_group", "_persistence", "_shared", "_work")
+
+    def __init__(self, persistence: object) -> None:
+        self._persistence = persistence
+        self._shared: SharedStore | None = None
+        self._bundle: Persistence | None = None
+        self._group: TaskGroup | None = None
+        self._work: dict[TaskHandle[None], bool] = {}
+        self._attached: dict[type[Any], Any] = {}
+        if not isinstance(persistence, str | None):
+            self._bundle = Persistence.of(persistence)
+
+    @property
+    def inherited(self) -> object:
+        """What a scope inside is given as its store: the open one, if there is one by now."""
+        return self._persistence if self._bundle is None else self._bundle
+
+    def store(self) -> Persistence:
+        """Return the open store."""
+        if self._bundle is None:
+            self._bundle = Persistence.of(doors.process_store())
+        return self._bundle
+
+    def attach(self, home: Home, kind: type[S], make: Callable[[Home], S]) -> S:
+        """Return the only service of a kind, made when it is first asked for."""
+        service: S | None = self._attached.get(kind)
+        if service is None:
+            service = self._attached[kind] = make(home)
+        return service
+
+    async def open(self) -> None:
+        """Open the store, if it was given as a URL."""
+        if isinstance(self._persistence, str):
+            shared = doors.shared_store(self._persistence)
+            store = await shared.__aenter__()
+            self._shared = shared
+            try:
+                self._bundle = Persistence.of(store)
+            except TypeError:
+                await self.close()
+                raise
+
+    def start(self, group: TaskGroup) -> None:
+        """Name the task group that carries the work in the background."""
+        self._group = group
+
+    def spawn(self, work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bool:
+        """Run something in the background, beside the scope's tasks.
+
+        :param brief: whether the end of the scope gives it a moment to finish by itself
+        :returns: ``False`` if the scope has ended, and nothing is run
+        """
+        if self._group is None:
+            return False
+        handle: TaskHandle[None] = self._group.create_task(
+            self._serve(work), name="gogoscope background"
+        )
+        self._work[handle] = brief
+        return True
+
+    async def settle(self) -> None:
+        """Let the store know everything, bounded, and release the locks; the tasks have ended."""
+        attached = list(self._attached.values())
+        try:
+            if any(self._work.values()):
+                patience = min((service.patience for service in attached), default=BRIEF_SECONDS)
+                with anyio.move_on_after(min(patience, BRIEF_SECONDS), shield=True):
+                    for work in [work for work, brief in self._work.items() if brief]:
+                        await work.wait()
+        finally:
+            try:
+                await _settle_all(attached)
+            finally:
+                for work in self._work:
+                    work.cancel()
+                self._group = None
+
+    async def close(self) -> None:
+        """Close the store, if this scope opened it."""
+        if self._shared is not None:
+            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+                await self._shared.__aexit__(None, None, None)
+
+    async def _serve(self, work: Callable[[], Awaitable[object]]) -> None:
+        await work()
+        self._work = {
+            work: brief for work, brief in self._work.items() if work.status.name == "PENDING"
+        }
+
+
+async def _settle_all(services: list[Service]) -> None:
+    if len(services) == 1:
+        await services[0].settle()
+    elif services:
+        async with anyio.create_task_group() as group:
+            for service in services:
+                group.start_soon(service.settle)

@@ -1,0 +1,122 @@
+"""Drawing what runs: scopes, their tasks, and what each waits for."""
+
+from __future__ import annotations
+
+import inspect
+import os.path
+import time
+from collections.abc import Coroutine, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
+
+from gogoscope.scopes.task import Task
+
+if TYPE_CHECKING:
+    from gogoscope._core.background import Home
+    from gogoscope.scopes.block import Lifetime
+    from gogoscope.scopes.workers import Stream
+
+_LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+
+
+def draw(scope: Lifetime) -> str:
+    """Draw a scope as text, one line for each scope and task."""
+    return "\n".join(_scope_lines(scope, ""))
+
+
+def _scope_lines(scope: Lifetime, indent: str) -> Iterator[str]:
+    state = "cancelling" if scope.cancelling else "open"
+    yield f"{indent}scope {scope.name} [{state}, {_age(scope.began)}]"
+    deeper = indent + "  "
+    for work in sorted(scope.unfinished(), key=_beginning):
+        if isinstance(work, Task):
+            handle = work.handle
+            yield from _task_lines(work, None if handle is None else handle.coro, deeper)
+        else:
+            yield from _stream_lines(work, deeper)
+    yield from _child_lines(scope.children, deeper)
+
+
+def _child_lines(children: set[Home], indent: str) -> Iterator[str]:
+    scopes = cast("set[Lifetime]", children)
+    for scope in sorted(scopes, key=lambda scope: scope.began):
+        yield from _scope_lines(scope, indent)
+
+
+def _task_lines(
+    task: Task[Any], coroutine: Coroutine[Any, Any, Any] | None, indent: str
+) -> Iterator[str]:
+    place = "" if coroutine is None else _waits_for(coroutine)
+    age = "" if task.began is None else f", {_age(task.began)}"
+    yield f"{indent}task {task.name} [{task.state}{age}]{place}"
+    yield from _child_lines(task.children, indent + "  ")
+
+
+def _stream_lines(stream: Stream[Any, Any], indent: str) -> Iterator[str]:
+    running = dict(stream.coroutines)
+    yield f"{indent}map {stream.name} [{len(running)} running, {stream.finished} finished]"
+    for task, coroutine in running.items():
+        yield from _task_lines(task, coroutine, indent + "  ")
+
+
+def _waits_for(coroutine: Coroutine[Any, Any, Any]) -> str:
+    """Tell what a suspended coroutine waits for: one of our own waits, or a place in a file."""
+    own_wait = own_code = library_code = ""
+    outer: FrameType | None = None
+    for frame in _frames(coroutine):
+        path = frame.f_code.co_filename
+        place = f" at {frame.f_code.co_name} ({os.path.basename(path)}:{frame.f_lineno})"  # noqa: PTH119
+        if path.startswith(_PACKAGE):
+            known = _known_wait(frame, outer)
+            own_wait = own_wait if known is None else f" waits for {known}"
+        elif path.startswith((_LIBRARY, "<")) or "site-packages" in path:
+            library_code = place
+        else:
+            own_wait, own_code = "", place
+        outer = frame
+    return own_wait or own_code or library_code
+
+
+def _known_wait(frame: FrameType, outer: FrameType | None) -> str | None:
+    names = frame.f_locals
+    match frame.f_code.co_qualname:
+        case "Slot.hold":
+            return "a slot"
+        case "acquire" if "key" in names:
+            return f"lock {names['key']!r}"
+        case "Task.__await__" | "Task.wait":
+            return f"task {names['self'].name}"
+        case "Lifetime._end":
+            return f"the tasks of {names['self'].name}"
+        case "Circuit.admit":
+            return f"circuit {names['self'].name!r}"
+        case "_tick":
+            return "the next tick"
+        case "pause" if outer is not None and "attempt" in outer.f_locals:
+            return f"try {outer.f_locals['attempt'] + 1} after {outer.f_locals['error']!r}"
+    return None
+
+
+def _frames(awaitable: Any) -> Iterator[FrameType]:
+    """Follow what a coroutine awaits, from the outermost frame to the innermost."""
+    while awaitable is not None:
+        if inspect.iscoroutine(awaitable):
+            frame, awaitable = awaitable.cr_frame, awaitable.cr_await
+        elif inspect.isgenerator(awaitable):
+            frame, awaitable = awaitable.gi_frame, awaitable.gi_yieldfrom
+        elif inspect.isasyncgen(awaitable):
+            frame, awaitable = awaitable.ag_frame, awaitable.ag_await
+        else:
+            return
+        if frame is not None:
+            yield frame
+
+
+def _beginning(work: Task[Any] | Stream[Any, Any]) -> float:
+    began = work.began if isinstance(work, Task) else None
+    return float("inf") if began is None else began
+
+
+def _age(began: float) -> str:
+    return f"{time.monotonic() - began:.1f} s"

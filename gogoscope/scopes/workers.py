@@ -1,0 +1,352 @@
+"""Running one function on many items with bounded memory: what ``s.map`` and kin are made of.
+
+A few workers take the items one after the other, so that an item costs no task of the event loop
+and nothing grows with their number. Every item is a task all the same: it has its own context
+variables, safety nets and result.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import sys
+import threading
+import types
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+)
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+
+from gogoscope._core.callables import callable_name
+from gogoscope._core.cancellation import checkpoint, never_began
+from gogoscope._core.context import lent_to
+from gogoscope.exceptions import TaskCancelled
+from gogoscope.scopes.task import Task, let_interrupt_happen
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
+
+    from gogoscope.scopes.block import Lifetime
+    from gogoscope.scopes.pipeline import Pipeline
+
+Item = TypeVar("Item")
+T = TypeVar("T")
+
+DEFAULT_LIMIT = 100
+ITEMS_PER_CHECKPOINT = 64
+
+
+class Stream(Generic[Item, T]):
+    """The workers that run a function on items, for one consumer.
+
+    At most ``limit`` items are out at a time: running, or finished and not delivered.
+
+    :param scope: the scope that the workers end with
+    :param fn: the function
+    :param items: what it is called with, one by one
+    :param limit: how many items may be out
+    :param pipeline: gives the safety nets of one item
+    :param ordered: whether results are delivered in the order of the items
+    """
+
+    def __init__(
+        self,
+        scope: Lifetime,
+        fn: Callable[[Item], Awaitable[T]],
+        items: Iterable[Item] | AsyncIterable[Item],
+        limit: int,
+        pipeline: Callable[[], Pipeline | None],
+        *,
+        ordered: bool,
+    ) -> None:
+        self.name = callable_name(fn)
+        self.coroutines: dict[Task[T], Coroutine[Any, Any, None]] = {}
+        self.finished = 0
+        self._scope = scope
+        self._fn = fn
+        self._pipeline = pipeline
+        self._ordered = ordered
+        self._limit = limit
+        self._room = limit
+        self._source: Iterator[Item] | None = None
+        self._async_source: AsyncIterator[Item] | None = None
+        if isinstance(items, AsyncIterable):
+            self._async_source = aiter(items)
+        else:
+            self._source = iter(items)
+        self._pulling = anyio.Lock()
+        self._out: deque[tuple[Item, Task[T]]] = deque()
+        self._workers: list[TaskHandle[None]] = []
+        self._live = 0
+        self._thread = threading.get_ident()
+        self._parked: list[anyio.Event] = []
+        self._exhausted = False
+        self._closed = False
+        self._complete = False
+        self._failure: Exception | None = None
+        self._changed: anyio.Event | None = None
+
+    def start(self) -> None:
+        """Begin to take items.
+
+        :raises ScopeClosedError: outside the scope's block
+        """
+        self._scope.check_open()
+        if not self._scope.cancelling:
+            self._scope.streams.add(self)
+            self._scope.open_streams.add(self)
+            self._add_worker()
+
+    def close(self) -> None:
+        """Cancel what runs. Errors that were not delivered are then errors that nobody saw."""
+        if self._out or self.coroutines or self._live:
+            self._complete = False
+        self._exhausted = self._closed = True
+        self._scope.open_streams.discard(self)
+        self._report_failure()
+        unwanted = {*self.coroutines, *(task for _, task in self._out)}
+        self._out.clear()
+        for task in unwanted:
+            task.note_cancel("its results were not wanted any more")
+            task.detach(abandoned=True)
+        self.stop()
+
+    def forgotten(self) -> None:
+        """Close it as nobody can take any more; the scope's end does that for another thread.
+
+        Garbage is collected in whichever thread happens to need memory.
+        """
+        if threading.get_ident() == self._thread:
+            self.close()
+
+    def give_up(self) -> None:
+        """Cancel what runs: its only consumer does not want the rest."""
+        self.close()
+        self._complete = True
+
+    def stop(self) -> None:
+        """Cancel the workers."""
+        if self._live:
+            for worker in self._workers:
+                worker.cancel()
+
+    def end_unless_begun(self) -> None:
+        """Count out the workers whose first step was never taken."""
+        for worker in self._workers:
+            if self._live and never_began(worker):
+                self._exhausted = True
+                if self._live == 1 and isinstance(self._source, Generator):
+                    self._source.close()
+                self._worker_ended()
+
+    async def take(self) -> tuple[Item, Task[T]] | None:
+        """Wait for the next finished task and its item; ``None`` after the last.
+
+        :raises Exception: what taking an item from their source raised
+        """
+        while not (self._out and self._out[0][1].done):
+            if not self._live:
+                await self._end()
+                return None
+            self._more_hands()
+            await self._change()
+        self._room += 1
+        if self._parked and self._room * 2 >= self._limit:
+            self._more_hands()
+        taken = self._out.popleft()
+        if taken[1].interrupted:
+            await checkpoint()
+        return taken
+
+    async def take_all(self) -> list[tuple[Item, Task[T]]]:
+        """Wait until every item has been run; none counts as undelivered."""
+        self._room = sys.maxsize
+        while self._live:
+            await self._change()
+        await self._end()
+        taken = list(self._out)
+        self._out.clear()
+        await let_interrupt_happen(*(task for _, task in taken))
+        return taken
+
+    async def _change(self) -> None:
+        if self._changed is None or self._changed.is_set():
+            self._changed = anyio.Event()
+        async with lent_to(self._scope.slots):
+            await self._changed.wait()
+
+    async def _end(self) -> None:
+        """Raise what kept the source from being run to its end."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self.give_up()
+            raise failure
+        if not self._complete:
+            await checkpoint()  # whoever is cancelled with the scope must not see it as an error
+            raise TaskCancelled(self._scope.why_cancelled())
+        self._scope.open_streams.discard(self)
+
+    def _report_failure(self) -> None:
+        """Hand an error of the source, which no consumer will get, to the scope."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            name = f"source of {self.name}"
+            self._scope.unlooked(Task(self._scope, self._fn, (), name, None, None), failure)
+
+    def _more_hands(self) -> None:
+        """Let one more worker work, if there may be anything for it to do."""
+        if self._exhausted or self._room <= 0 or self._scope.cancelling:
+            return
+        if self._parked:
+            self._parked.pop().set()
+        elif self._live < self._limit:
+            self._add_worker()
+
+    def _add_worker(self) -> None:
+        group = self._scope.check_open()
+        self._live += 1
+        self._workers.append(group.create_task(self._work(), name=f"map {self.name}"))
+
+    async def _work(self) -> None:
+        try:
+            await self._take_turns()
+        except Exception as error:  # noqa: BLE001 - raised by take, to who asked for the items
+            self._failure = error
+        finally:
+            self._exhausted = True
+            while self._parked:
+                self._parked.pop().set()
+            if self._live == 1:
+                await self._close_source()
+            self._worker_ended()
+            del self  # an error of a task keeps the frames that awaited it
+
+    def _worker_ended(self) -> None:
+        self._live -= 1
+        if self._closed:
+            self._report_failure()
+        if self._changed is not None:
+            self._changed.set()
+        if not self._live:
+            self._scope.stream_ended(self)
+
+    async def _take_turns(self) -> None:
+        try:
+            for turn in itertools.count(1):
+                while self._room <= 0 and not self._exhausted:
+                    await self._park()
+                if self._exhausted or self._scope.cancelling:
+                    return
+                self._room -= 1
+                try:
+                    item = await self._pull()
+                except StopAsyncIteration:
+                    self._complete = not self._closed
+                    return
+                if self._closed:
+                    return
+                await self._run(item)
+                if turn % ITEMS_PER_CHECKPOINT == 0:
+                    await checkpoint()
+        finally:
+            del self
+
+    async def _close_source(self) -> None:
+        """Let a generator that items came from end, as leaving a loop over it would."""
+        try:
+            if isinstance(self._source, Generator):
+                self._source.close()
+            elif isinstance(self._async_source, AsyncGenerator):
+                with anyio.CancelScope(shield=True):
+                    await self._async_source.aclose()
+        except Exception as error:  # noqa: BLE001 - raised by take, to who asked for the items
+            self._failure = error if self._failure is None else self._failure
+
+    async def _park(self) -> None:
+        room = anyio.Event()
+        self._parked.append(room)
+        try:
+            await room.wait()
+        except BaseException:
+            if room in self._parked:
+                self._parked.remove(room)
+            else:
+                self._more_hands()
+            raise
+
+    async def _pull(self) -> Item:
+        if self._source is not None:
+            try:
+                return next(self._source)
+            except StopIteration:
+                raise StopAsyncIteration from None
+        assert self._async_source is not None
+        async with self._pulling:
+            if self._exhausted:
+                raise StopAsyncIteration
+            try:
+                return await anext(self._async_source)
+            except StopAsyncIteration:
+                self._exhausted = True
+                raise
+
+    async def _run(self, item: Item) -> None:
+        task: Task[T] = Task(self._scope, self._fn, (item,), self.name, self._pipeline(), None)
+        task.attach()
+        coroutine = task.run()
+        self.coroutines[task] = coroutine
+        if self._ordered:
+            self._out.append((item, task))
+        try:
+            await in_own_context(coroutine, self._more_hands)
+        finally:
+            del self.coroutines[task]
+            self.finished += 1
+            if not self._ordered and not self._closed:
+                self._out.append((item, task))
+            if self._changed is not None:
+                self._changed.set()
+            del self, task, coroutine
+
+
+@types.coroutine
+def in_own_context(
+    coroutine: Coroutine[Any, Any, T], on_suspension: Callable[[], object]
+) -> Generator[Any, Any, T]:
+    """Await a coroutine in a copy of the context variables; tell when it suspends."""
+    context = contextvars.copy_context()
+    step: Callable[[Any], Any] = coroutine.send
+    value: Any = None
+    suspended = False
+    try:
+        while True:
+            try:
+                awaited = context.run(step, value)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            if not suspended:
+                suspended = True
+                on_suspension()
+            try:
+                value = yield awaited
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as raised:  # noqa: BLE001 - thrown into the coroutine
+                step, value = coroutine.throw, raised
+            else:
+                step = coroutine.send
+    finally:
+        del coroutine, context, step, value, on_suspension

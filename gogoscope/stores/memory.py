@@ -1,0 +1,245 @@
+"""A store in the memory of this process: needs no set-up, and ends with the process."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from gogoscope._core.clock import wall_time
+from gogoscope.persistence.records.cache import CACHE
+from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
+from gogoscope.persistence.records.store import RecordStore
+from gogoscope.persistence.registry import PersistenceURL
+from gogoscope.persistence.validation import check_key_prefix
+from gogoscope.persistence.values import Codec, check_value, copied
+
+SWEPT_PER_WRITE = 4
+
+
+class MemoryRecords(Records):
+    """Records in dicts, one for each kind; every thread may use them.
+
+    No method suspends, so none is a checkpoint. Each write also looks at a few other records and
+    drops those that are gone, so that memory holds little more than what is alive.
+
+    :param clock: gives the seconds since the Unix epoch
+    """
+
+    def __init__(self, clock: Callable[[], float] = wall_time) -> None:
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._tables: defaultdict[str, dict[str, tuple[Any, float]]] = defaultdict(dict)
+        self._unswept: Iterator[tuple[str, str]] = iter(())
+
+    def table(self, kind: Kind[Any]) -> Mapping[str, tuple[Any, float]]:
+        """Give the records of a kind with their purge times, for reading one."""
+        return self._tables[kind.name]
+
+    def now_ms(self) -> int:
+        """Give the clock in milliseconds since the Unix epoch."""
+        return int(self._clock() * 1000)
+
+    async def read(self, kind: Kind[Record], key: str) -> Record | None:
+        """Give a record as the newest completed write left it."""
+        return self._find(kind, key, self.now_ms())
+
+    async def transact(
+        self, kind: Kind[Record], key: str, change: Change[Record, Answer]
+    ) -> Answer:
+        """Read a record, apply ``change`` to it, write the outcome, and give the answer."""
+        with self._guard:
+            now_ms = self.now_ms()
+            record = self._find(kind, key, now_ms)
+            changed, answer = change(record, now_ms)
+            if changed is None:
+                self._tables[kind.name].pop(key, None)
+            elif changed is not record:
+                self._put(kind, key, changed, now_ms)
+            return answer
+
+    async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
+        """Replace a record, whatever it was, by what ``make`` gives for the time."""
+        with self._guard:
+            now_ms = self.now_ms()
+            self._put(kind, key, make(now_ms), now_ms)
+
+    async def read_many(self, kind: Kind[Record], keys: Sequence[str]) -> dict[str, Record]:
+        """Give the records of those keys that have one, as they are at one time."""
+        with self._guard:
+            now_ms = self.now_ms()
+            found = {key: self._find(kind, key, now_ms) for key in keys}
+            return {key: record for key, record in found.items() if record is not None}
+
+    async def write_many(
+        self, kind: Kind[Record], keys: Sequence[str], make: Callable[[str, int], Record | None]
+    ) -> None:
+        """Replace records, all at once, by what ``make`` gives; ``None`` removes one."""
+        with self._guard:
+            now_ms = self.now_ms()
+            for key, record in [(key, make(key, now_ms)) for key in keys]:
+                if record is None:
+                    self._tables[kind.name].pop(key, None)
+                else:
+                    self._put(kind, key, record, now_ms)
+
+    async def keys(self, kind: Kind[Any], prefix: str) -> list[str]:
+        """List the keys of a kind that start with ``prefix``."""
+        with self._guard:
+            now_ms = self.now_ms()
+            return [
+                key
+                for key, (_, purge_at_ms) in self._tables[kind.name].items()
+                if purge_at_ms > now_ms and key.startswith(prefix)
+            ]
+
+    async def clear(self, kind: Kind[Any], prefix: str) -> None:
+        """Remove every record of a kind whose key starts with ``prefix``."""
+        with self._guard:
+            table = self._tables[kind.name]
+            for key in [key for key in table if key.startswith(prefix)]:
+                del table[key]
+
+    def _find(self, kind: Kind[Record], key: str, now_ms: int) -> Record | None:
+        record: Record
+        record, purge_at_ms = self._tables[kind.name].get(key, _ABSENT)
+        return record if purge_at_ms > now_ms else None
+
+    def _put(self, kind: Kind[Record], key: str, record: Record, now_ms: int) -> None:
+        purge_at_ms = kind.purge_at_ms(record, now_ms)
+        self._tables[kind.name][key] = (
+            record,
+            math.inf if purge_at_ms is None else purge_at_ms,
+        )
+        self._sweep(now_ms)
+
+    def _sweep(self, now_ms: int) -> None:
+        looked_at = 0
+        for name, key in itertools.islice(self._unswept, SWEPT_PER_WRITE):
+            looked_at += 1
+            if self._tables[name].get(key, _ABSENT)[1] <= now_ms:
+                self._tables[name].pop(key, None)
+        if looked_at < SWEPT_PER_WRITE:
+            self._unswept = iter(
+                [(name, key) for name, table in self._tables.items() for key in table]
+            )
+
+
+class SnapshotCodec:
+    """Keeps a copy of each value, and gives copies of that, so that no caller shares a value."""
+
+    def dumps(self, value: Any) -> Any:
+        """Give what is kept of a value.
+
+        :raises TypeError: if a part of it is not JSON-shaped; the message names its path
+        :raises ValueError: if a part of it is a number or a structure that JSON cannot hold
+        """
+        check_value(value)
+        return copied(value)
+
+    def loads(self, text: Any) -> Any:
+        """Give the value again, for the caller to change as it likes."""
+        return copied(text)
+
+
+class MemoryStore(RecordStore):
+    """Locks, circuit breakers and a cache in the memory of this process.
+
+    It may be made and used by any thread and event loop. No operation suspends, so none is a
+    checkpoint. As an async context manager it does nothing: there is nothing to open or close.
+
+    :param key_prefix: stands before every key; ends with one of ``: / . | #``
+    :param clock: gives the seconds since the Unix epoch
+    :param codec: turns cached values into text and back; what JSON can hold if left out
+    :param max_clock_skew: how much later than its lease a dead holder's lock is taken over, in
+        seconds; only for rehearsing a fleet
+    """
+
+    def __init__(
+        self,
+        *,
+        key_prefix: str = "",
+        clock: Callable[[], float] = wall_time,
+        codec: Codec | None = None,
+        max_clock_skew: float | timedelta = 0.0,
+    ) -> None:
+        records = MemoryRecords(clock)
+        self._clock = clock
+        self._cached = records.table(CACHE)
+        super().__init__(
+            records,
+            key_prefix=key_prefix,
+            codec=SnapshotCodec() if codec is None else codec,
+            max_clock_skew=max_clock_skew,
+        )
+
+    def with_prefix(self, key_prefix: str) -> MemoryStore:
+        """Give a store on the same records whose keys stand below ``key_prefix`` in this one.
+
+        :param key_prefix: ends with one of ``: / . | #``
+        """
+        store = copy.copy(self)
+        store._key_prefix = self._key_prefix + check_key_prefix(key_prefix)  # noqa: SLF001 - own
+        return store
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """Give the value of a key, or ``default`` if it has none."""
+        # The shortest way for a hit; whatever else there is to say is said by the long one.
+        try:
+            record, purge_at_ms = self._cached[self._key_prefix + key]
+        except (KeyError, TypeError):
+            return await super().get(key, default)
+        if key and purge_at_ms - record.stale_ms > self._clock() * 1000:
+            return self._codec.loads(record.content)
+        return await super().get(key, default)
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore key_prefix={self._key_prefix!r} at {id(self):#x}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return
+
+
+def process_store() -> MemoryStore:
+    """Give the store that all scopes of this process share unless they name another.
+
+    A process that was forked gets its own, empty one: locks are not shared with its parent.
+    """
+    return _named_store("")
+
+
+def from_url(url: PersistenceURL) -> MemoryStore:
+    """Give the store of ``memory:``, the process-wide one, or of ``memory://name``.
+
+    There is one for each name and process; all with the same name share it.
+
+    :raises InvalidURLError: for an option other than ``key_prefix``
+    """
+    options = url.convert_options(key_prefix=check_key_prefix)
+    store = _named_store(url.location)
+    return store.with_prefix(options["key_prefix"]) if options else store
+
+
+def _named_store(name: str) -> MemoryStore:
+    process_and_name = (os.getpid(), name)
+    # setdefault, since two threads that come first at once must get the same store.
+    return _stores.get(process_and_name) or _stores.setdefault(process_and_name, MemoryStore())
+
+
+_stores: dict[tuple[int, str], MemoryStore] = {}
+_ABSENT: tuple[Any, float] = (None, -math.inf)

@@ -1,0 +1,187 @@
+"""A SQLite file that coroutines use: in a worker thread, beside other processes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sqlite3
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio
+
+from gogoscope._core.clock import monotonic
+from gogoscope._core.jitter import jittered
+from gogoscope.exceptions import (
+    CorruptRecordError,
+    PersistenceError,
+    RecordTooLargeError,
+    StoreConnectionError,
+    StoreTimeoutError,
+)
+from gogoscope.stores.sqlite.thread import ThreadGoneError, WorkerThread
+
+FIRST_PAUSE = 0.001
+LONGEST_PAUSE = 0.05
+
+Result = TypeVar("Result")
+SetUp = Callable[[sqlite3.Connection, str], None]
+
+
+class SQLiteFile:
+    """One connection to a file, used by one worker thread at a time.
+
+    The event loop never waits for the disk. When another process has the file, the operation
+    waits on the event loop and tries again, so that cancelling it takes effect at once.
+
+    :param path: the file
+    :param busy_timeout: how long to wait for other processes, in seconds
+    :param set_up: makes a fresh connection to the path ready
+    """
+
+    _pid: int
+    _poller: anyio.Lock
+    _thread: WorkerThread
+
+    def __init__(self, path: str, busy_timeout: float, set_up: SetUp) -> None:
+        self.path = path
+        self._busy_timeout = busy_timeout
+        self._set_up = set_up
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        """Open the file and set it up."""
+        if self._connection is not None:
+            raise PersistenceError(f"the SQLite store {self.path!r} is open already")
+        self._pid = os.getpid()
+        self._poller = anyio.Lock()
+        self._thread = WorkerThread(f"gogoscope SQLite {self.path}")
+        try:
+            await self._poll(self._connect)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close the file once the running operation has ended; shielded from cancellation."""
+        # SQLite forbids a fork even to close the connection of its parent.
+        if self._pid == os.getpid():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._thread.run(self._disconnect)
+            except ThreadGoneError:  # it is closed, or this is not the event loop that opened it
+                pass
+            except sqlite3.Error as error:
+                raise _translated(error, self.path) from error
+            finally:
+                # It is still open after asyncio's own cancellation, which knows no shield.
+                self._thread.end(None if self._connection is None else self._disconnect)
+
+    async def run(
+        self, work: Callable[[sqlite3.Connection], Result], *, urgent: bool = False
+    ) -> Result:
+        """Run ``work`` in the thread, as often as it takes for no other process to be in its way.
+
+        :param urgent: whether it goes before others that wait for the thread
+        :raises PersistenceError: if it failed, or no try succeeded within the busy timeout
+        """
+        self._opened()
+        return await self._poll(functools.partial(self._use, work), urgent=urgent)
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise PersistenceError(
+                f"the SQLite store {self.path!r} is not open; use it inside 'async with'"
+            )
+        if self._pid != os.getpid():
+            raise PersistenceError(
+                f"the SQLite store {self.path!r} was opened by process {self._pid}, of which this "
+                "one is a fork; open a store of its own here"
+            )
+        return self._connection
+
+    async def _poll(self, attempt: Callable[[], Result], *, urgent: bool = False) -> Result:
+        try:
+            return await self._in_thread(attempt, urgent)
+        except _BusyError:
+            deadline = monotonic() + self._busy_timeout
+        pause = FIRST_PAUSE
+        # One task of this process polls for all, so that the file is not stormed.
+        async with self._poller:
+            while True:
+                try:
+                    return await self._in_thread(attempt, urgent)
+                except _BusyError as error:
+                    if monotonic() >= deadline:
+                        raise StoreTimeoutError(
+                            f"other processes kept the SQLite store {self.path!r} busy for "
+                            f"{self._busy_timeout:g} s; nothing was done"
+                        ) from error.__cause__
+                await anyio.sleep(jittered(pause))
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _in_thread(self, attempt: Callable[[], Result], urgent: bool) -> Result:
+        try:
+            return await self._thread.run(attempt, urgent=urgent)
+        except sqlite3.Error as error:
+            raise _translated(error, self.path) from error
+        except ThreadGoneError:
+            self._opened()
+            raise PersistenceError(
+                f"the SQLite store {self.path!r} was opened in another event loop"
+            ) from None
+
+    def _use(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        connection = self._opened()
+        try:
+            return work(connection)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _connect(self) -> None:
+        connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+        try:
+            self._set_up(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class _BusyError(PersistenceError):
+    """Another process has the file just now."""
+
+
+def _translated(error: sqlite3.Error, path: str) -> PersistenceError:
+    # The low byte is the primary code; errors of the Python module itself have none.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    kinds: dict[int, type[PersistenceError]] = {
+        sqlite3.SQLITE_BUSY: _BusyError,
+        sqlite3.SQLITE_LOCKED: _BusyError,
+        sqlite3.SQLITE_PROTOCOL: _BusyError,
+        sqlite3.SQLITE_CORRUPT: CorruptRecordError,
+        sqlite3.SQLITE_NOTADB: CorruptRecordError,
+        sqlite3.SQLITE_CANTOPEN: StoreConnectionError,
+        sqlite3.SQLITE_IOERR: StoreConnectionError,
+        sqlite3.SQLITE_TOOBIG: RecordTooLargeError,
+    }
+    kind = kinds.get(code, PersistenceError)
+    hint = f"; {_HINTS[code]}" if code in _HINTS else ""
+    return kind(f"the SQLite store {path!r} failed: {error}{hint}")
+
+
+_HINTS = {
+    sqlite3.SQLITE_FULL: "free some space and try again",
+    sqlite3.SQLITE_IOERR: "the disk may be full, gone or broken",
+    sqlite3.SQLITE_READONLY: "this process may not write to the file or to its folder",
+    sqlite3.SQLITE_CANTOPEN: "its folder must exist and let this process write",
+    sqlite3.SQLITE_CORRUPT: "restore the file from a copy, or move it away to begin anew",
+    sqlite3.SQLITE_NOTADB: "name another file, or move this one away to begin anew",
+}

@@ -1,0 +1,1 @@
+"""What every store of circuit breakers must do."""

@@ -1,0 +1,91 @@
+"""Setting circuits by hand, and listing them."""
+
+from __future__ import annotations
+
+from gogoscope.persistence.protocols.circuit_breakers import DEFAULT_OPEN_MS
+from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.circuit_breakers import updates as updates
+from gogoscope_dynamodb.circuit_breakers.items import (
+    MOST_ROUNDS,
+    CircuitItems,
+    State,
+    purge_time,
+    restless,
+)
+from gogoscope_dynamodb.circuit_breakers.listing import list_circuits
+from gogoscope_dynamodb.schema import CIRCUIT, number
+
+
+class CircuitControl(CircuitItems):
+    """The methods of a ``CircuitBreakerStateProvider`` that people use."""
+
+    async def set_state(self, key: str, state: State) -> None:
+        """Replace a circuit's state, whatever it was; ``version`` is ignored and grows."""
+        if not isinstance(state, State):
+            raise TypeError(
+                f"state must be a CircuitBreakerState, got {state!r} of type {type(state).__name__}"
+            )
+        if state.state not in schema.STATES:
+            raise ValueError(
+                f"state.state must be one of {', '.join(schema.STATES)}, got {state.state!r}"
+            )
+        await self._replace(key, state, self._now_ms())
+
+    async def force_open(self, key: str) -> State:
+        """Open a circuit, whatever it was, until ``force_close``; give the new state; one write."""
+        now_ms = self._now_ms()
+        return await self._replace(key, circuit_rules.set_by_hand("forced-open", now_ms), now_ms)
+
+    async def force_close(self, key: str) -> State:
+        """Close a circuit, whatever it was, with a clean count; give the new state; one write."""
+        now_ms = self._now_ms()
+        return await self._replace(key, circuit_rules.set_by_hand("closed", now_ms), now_ms)
+
+    async def reset_circuit(self, key: str) -> State:
+        """Forget what happened to a circuit, unless it is forced open; give the state as it is.
+
+        One write.
+        """
+        item_key = self._key(CIRCUIT, key)
+        now_ms = self._now_ms()
+        fresh = circuit_rules.set_by_hand("closed", now_ms)
+        values = {":state": schema.encode_circuit(fresh), ":ttl": purge_time(fresh, now_ms)}
+        for _ in range(MOST_ROUNDS):
+            answer = await self._write(item_key, updates.RESET_BY_HAND, values)
+            if (found := answer.item) is None:
+                return State()
+            if answer.granted or not schema.is_original(found):
+                return self._seen(key, found)
+            await self._adopt(item_key, found, DEFAULT_OPEN_MS)
+        raise restless(key)
+
+    async def circuits(self, pattern: str | None = None) -> dict[str, State]:
+        """List the circuits below the store's prefix, each with its state, in no particular order.
+
+        It reads the whole table, page by page, and is charged for that, whatever the pattern is
+        and whatever else the table holds: a tool for people, not for every request.
+
+        :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
+            ``?`` any one, every other character itself
+        """
+        return await list_circuits(self._table, self._settings.key_prefix, pattern)
+
+    async def _replace(self, key: str, state: State, now_ms: int) -> State:
+        """Write a whole state, and give it as it is stored."""
+        item_key = self._key(CIRCUIT, key)
+        values = {
+            ":state": schema.encode_circuit(state),
+            ":ttl": purge_time(state, now_ms),
+            ":floor": number(now_ms * 1000),
+            ":first": number(schema.FIRST_VERSION),
+        }
+        update = updates.REPLACE_FOR_EVER if state.state == "forced-open" else updates.REPLACE
+        for _ in range(MOST_ROUNDS):
+            answer = await self._write(item_key, update, values)
+            if (found := answer.item) is None:
+                continue
+            if answer.granted:
+                return self._seen(key, found)
+            await self._adopt(item_key, found, DEFAULT_OPEN_MS)
+        raise restless(key)

@@ -1,0 +1,202 @@
+"""Circuit breakers in a DynamoDB table: every step of a circuit is one conditional write."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from gogoscope._core.arguments import check_count
+from gogoscope.persistence.protocols.circuit_breakers import DEFAULT_OPEN_MS, FailureReport
+from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.circuit_breakers import updates as updates
+from gogoscope_dynamodb.circuit_breakers.control import CircuitControl
+from gogoscope_dynamodb.circuit_breakers.items import (
+    MOST_ROUNDS,
+    State,
+    may_probe,
+    opening,
+    purge_time,
+    restless,
+    times,
+)
+from gogoscope_dynamodb.circuit_breakers.probes import CircuitProbes
+from gogoscope_dynamodb.requests import Answer, Update
+from gogoscope_dynamodb.schema import CIRCUIT, Item, decode_circuit, number, numbers
+
+
+class CircuitBreakers(CircuitProbes, CircuitControl):
+    """A ``CircuitBreakerStateProvider`` on a table."""
+
+    async def get_state(self, key: str) -> State | None:
+        """Give a circuit's state, or ``None`` if nothing was ever recorded; a consistent read."""
+        found = await self._table.read(self._key(CIRCUIT, key), consistent=True)
+        return None if found is None else self._seen(key, found)
+
+    async def record_failure(self, key: str, max_failures: int) -> int:
+        """Count one failure, open the circuit at the maximum, and give the count.
+
+        One write, two for a circuit's first failure and for the one that opens it.
+        """
+        maximum = check_count("max_failures", max_failures)
+        report = FailureReport(self._reporter, 1, maximum, DEFAULT_OPEN_MS)
+        async with self._turns.turn(key) as name:
+            counted = await self._count(key, report, name, edge_ms=-1, late=True)
+            await self._trip(key, report, counted, edge_ms=-1)
+        return counted.failure_count
+
+    async def count_failures(self, key: str, report: FailureReport) -> State:
+        """Count failures and trip the circuit when they reach threshold and quorum.
+
+        One write, two for a circuit's first failure and for a trip that no earlier reply foretold.
+        """
+        async with self._turns.turn(key) as name:
+            edge_ms = 0 if report.window_ms is None else name - report.window_ms
+            counted = await self._count(key, report, name, edge_ms=edge_ms, late=False)
+            return await self._trip(key, report, counted, edge_ms=edge_ms)
+
+    async def record_success(self, key: str) -> None:
+        """Note a success: clear the failures of a closed circuit, close one whose time is over.
+
+        One consistent read, and a write if there is something to change.
+        """
+        item_key = self._key(CIRCUIT, key)
+        found = await self._table.read(item_key, consistent=True)
+        for _ in range(MOST_ROUNDS):
+            if found is None:
+                return
+            state = decode_circuit(found)
+            now_ms = self._now_ms()
+            if state.state == "closed":
+                update, needed = updates.RESET, state.failure_count > 0
+            else:
+                update, needed = updates.CLOSE_SEEN, may_probe(state, now_ms)
+            if not needed:
+                return
+            if schema.is_original(found):
+                await self._adopt(item_key, found, DEFAULT_OPEN_MS)
+                found = await self._table.read(item_key, consistent=True)
+                continue
+            values = {":seenVersion": number(state.version), **times(now_ms)}
+            answer = await self._write(item_key, update, values)
+            if answer.granted:
+                return
+            found = answer.item
+        raise restless(key)
+
+    async def reset_failures(self, key: str, version: int) -> State | None:
+        """Set the count of a closed circuit to 0 if its version is still the one given."""
+        values = {":seenVersion": number(version), **times(self._now_ms())}
+        answer = await self._write(self._key(CIRCUIT, key), updates.RESET, values)
+        if (found := answer.item) is None:
+            return None
+        state = self._seen(key, found)
+        landed = answer.in_doubt and state.version == version + 1
+        clear = state.state == "closed" and not state.failure_count
+        return state if answer.granted or (clear and (landed or state.version == version)) else None
+
+    async def _count(
+        self, key: str, report: FailureReport, name: int, *, edge_ms: int, late: bool
+    ) -> State:
+        """Count the failures of a report exactly once, and give the circuit as that left it.
+
+        :param edge_ms: a window that began by then is over
+        :param late: whether failures of a circuit that is not closed count too
+        """
+        in_doubt = False
+        update = updates.COUNT
+        if not late and _would_trip(self._last_seen.get(key, State()), report):
+            update = updates.COUNT_AND_TRIP
+        for _ in range(MOST_ROUNDS):
+            answer = await self._add(self._key(CIRCUIT, key), update, report, name, edge_ms)
+            in_doubt = in_doubt or answer.in_doubt
+            if (found := answer.item) is None:
+                continue
+            state = self._seen(key, found, report.open_ms)
+            named_alike = state.reporters.get(report.reporter) == name
+            if answer.granted or (named_alike and in_doubt):
+                return state
+            if named_alike:
+                # Another store of this process gave its write the same name.
+                name += 1
+            elif schema.is_original(found):
+                await self._adopt(self._key(CIRCUIT, key), found, report.open_ms)
+            elif state.state != "closed" and not late:
+                return state
+            else:
+                update = _fitting(state, edge_ms)
+        raise restless(key)
+
+    async def _add(
+        self, item_key: Item, update: Update, report: FailureReport, name: int, edge_ms: int
+    ) -> Answer:
+        """Write failures into a circuit, or make one of them."""
+        values = {
+            ":n": number(report.count),
+            ":windowEdge": number(edge_ms),
+            ":reporters": numbers({report.reporter: name}),
+            ":thresholdLessN": number(report.threshold - report.count),
+            ":quorum": number(report.quorum),
+            ":quorumLess1": number(report.quorum - 1),
+            **times(name),
+            **opening(name, report.open_ms),
+        }
+        answer = await self._write(item_key, update, values, {"#me": report.reporter})
+        if answer.item is not None:
+            return answer
+        created = await self._create(item_key, _first_failure(report, name), name)
+        return evolve(created, in_doubt=created.in_doubt or answer.in_doubt)
+
+    async def _trip(
+        self, key: str, report: FailureReport, counted: State, *, edge_ms: int
+    ) -> State:
+        reached = (
+            counted.failure_count >= report.threshold and len(counted.reporters) >= report.quorum
+        )
+        if counted.state != "closed" or not reached:
+            return counted
+        now_ms = self._now_ms()
+        values = {
+            ":windowEdge": number(edge_ms),
+            ":threshold": number(report.threshold),
+            ":quorum": number(report.quorum),
+            **opening(now_ms, report.open_ms),
+            **times(now_ms),
+        }
+        answer = await self._write(self._key(CIRCUIT, key), updates.TRIP, values)
+        return counted if answer.item is None else self._seen(key, answer.item)
+
+    async def _create(self, item_key: Item, state: State, now_ms: int) -> Answer:
+        """Write a new circuit; the answer has its item either way."""
+        item = {
+            **item_key,
+            "version": number(now_ms * 1000),
+            "data": schema.encode_circuit(state),
+            "expiresAt": purge_time(state, now_ms),
+        }
+        answer = await self._table.put(item, if_absent=True)
+        return evolve(answer, response={"Attributes": item}) if answer.granted else answer
+
+
+def _first_failure(report: FailureReport, now_ms: int) -> State:
+    state = State(
+        failure_count=report.count,
+        last_failure_ms=now_ms,
+        window_start_ms=now_ms,
+        reporters={report.reporter: now_ms},
+    )
+    if report.count < report.threshold or report.quorum > 1:
+        return state
+    return circuit_rules.trip(state, report.open_ms, now_ms)
+
+
+def _would_trip(state: State, report: FailureReport) -> bool:
+    return (
+        state.failure_count + report.count >= report.threshold
+        and len({*state.reporters, report.reporter}) >= report.quorum
+    )
+
+
+def _fitting(state: State, edge_ms: int) -> Update:
+    if state.state != "closed":
+        return updates.COUNT_LATE
+    return updates.COUNT if state.window_start_ms > edge_ms else updates.COUNT_IN_NEW_WINDOW

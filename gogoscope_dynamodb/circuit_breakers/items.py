@@ -1,0 +1,93 @@
+"""The item of a circuit, and what every step of a circuit does with it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from gogoscope.exceptions import ThrottledError
+from gogoscope.persistence.protocols.circuit_breakers import DEFAULT_OPEN_MS, CircuitBreakerState
+from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.capability import Capability, Settings
+from gogoscope_dynamodb.circuit_breakers import updates as updates
+from gogoscope_dynamodb.requests import Answer, Table, Update
+from gogoscope_dynamodb.schema import Item, decode_circuit, number
+from gogoscope_dynamodb.turns import Turns
+
+MOST_ROUNDS = 16
+REMEMBERED = 1024
+
+State = CircuitBreakerState
+
+
+class CircuitItems(Capability):
+    """Writes circuits, adopts those of the original, and remembers what was last seen."""
+
+    def __init__(self, table: Table, settings: Settings) -> None:
+        super().__init__(table, settings)
+        self._reporter = os.urandom(8).hex()
+        self._turns = Turns(self._now_ms)
+        self._last_seen: dict[str, State] = {}
+
+    async def _adopt(self, item_key: Item, found: Item, open_ms: int) -> None:
+        """Turn an item of the TypeScript original into one of ours, unless it changed meanwhile."""
+        state = decode_circuit(found, open_ms)
+        now_ms = self._now_ms()
+        await self._write(
+            item_key,
+            updates.ADOPT,
+            {
+                ":floor": number(now_ms * 1000),
+                ":state": schema.encode_circuit(state),
+                ":ttl": purge_time(state, now_ms),
+                ":seenVersion": number(state.version),
+                ":seenState": found["data"]["M"]["state"],
+                ":seenCount": number(state.failure_count),
+            },
+        )
+
+    async def _write(
+        self,
+        item_key: Item,
+        update: Update,
+        values: dict[str, Any],
+        aliases: dict[str, str] | None = None,
+    ) -> Answer:
+        return await self._table.update(item_key, update, updates.STATES | values, aliases=aliases)
+
+    def _seen(self, key: str, found: Item, open_ms: int = DEFAULT_OPEN_MS) -> State:
+        """Decode a circuit and keep it in mind, to foretell which failure will trip it."""
+        state = decode_circuit(found, open_ms)
+        self._last_seen.pop(key, None)
+        self._last_seen[key] = state
+        if len(self._last_seen) > REMEMBERED:
+            del self._last_seen[next(iter(self._last_seen))]
+        return state
+
+
+def may_probe(state: State, now_ms: int) -> bool:
+    """Tell whether a circuit lets probes through."""
+    return state.state == "half-open" or (
+        state.state == "open" and (state.open_until_ms or 0) <= now_ms
+    )
+
+
+def times(now_ms: int, until_ms: int = 0) -> dict[str, Any]:
+    """Give the values of a write: its time, and when the item is of no use any more."""
+    return {":now": number(now_ms), ":ttl": schema.purge_time(max(now_ms, until_ms))}
+
+
+def opening(now_ms: int, open_ms: int) -> dict[str, Any]:
+    """Give the values of a write that opens a circuit."""
+    until_ms = now_ms + open_ms
+    return {":openUntil": number(until_ms), ":openTtl": schema.purge_time(until_ms)}
+
+
+def purge_time(state: State, now_ms: int) -> dict[str, str]:
+    """Give ``expiresAt`` of a whole state."""
+    return schema.purge_time(max(now_ms, state.open_until_ms or 0, *state.probes.values()))
+
+
+def restless(key: str) -> ThrottledError:
+    """Give the error for a circuit that others change all the time."""
+    return ThrottledError(f"circuit {key!r} changed {MOST_ROUNDS} times while it was written")
