@@ -31,7 +31,7 @@ class Delay(Protocol):
     """
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Give the seconds to wait after try number ``attempt`` (from 1), which gave ``error``."""
+        """Return the seconds to wait after try ``attempt`` (from 1), which raised ``error``."""
         ...
 
 
@@ -77,7 +77,7 @@ class fixed:  # noqa: N801 - written like a function: delay=fixed(1)
     delay: float = field(converter=_delay_or_zero)
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Give the wait, which is always the same."""
+        """Return the wait, which is always the same."""
         return self.delay
 
 
@@ -95,7 +95,7 @@ class linear:  # noqa: N801 - likewise
     maximum: float = field(default=30.0, converter=_maximum_or_endless)
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Give the wait after try number ``attempt``."""
+        """Return the wait after try number ``attempt``."""
         step = self.base if self.step is None else self.step
         return min(self.maximum, self.base + step * (attempt - 1))
 
@@ -119,7 +119,7 @@ class exponential:  # noqa: N801 - likewise
     jitter: bool = field(default=True, kw_only=True)
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Give a wait after try number ``attempt``."""
+        """Return a wait after try number ``attempt``."""
         try:
             longest = min(self.maximum, self.base * self.factor ** (attempt - 1))
         except OverflowError:
@@ -142,7 +142,7 @@ class decorrelated:  # noqa: N801 - likewise
     maximum: float = field(default=30.0, converter=_maximum)
 
     def start(self) -> Delay:
-        """Give the delays of one call, which remember the last wait."""
+        """Return the delays of one call, which remember the last wait."""
         last = self.base
 
         def delay(attempt: int, error: Exception, /) -> float:
@@ -153,7 +153,7 @@ class decorrelated:  # noqa: N801 - likewise
         return delay
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Give a wait as it would be after ``attempt`` tries of a call of its own."""
+        """Return a wait as it would be after ``attempt`` tries of a call of its own."""
         delay = self.start()
         for number in range(1, attempt):
             delay(number, error)
@@ -215,7 +215,7 @@ class Retry:
 
     @classmethod
     def of(cls, option: Retry | int) -> Retry:
-        """Give the policy for an option ``retry=``: itself, or a number of attempts."""
+        """Return the policy for an option ``retry=``: itself, or a number of attempts."""
         if isinstance(option, Retry):
             return option
         if isinstance(option, bool) or not isinstance(option, int):

@@ -128,7 +128,7 @@ class DynamoDBAdapter(Locks, CircuitBreakers, Cache):
 
 
 def from_url(url: PersistenceURL) -> DynamoDBAdapter:
-    """Give the store of a URL like ``dynamodb://my-table?region=us-east-1&key_prefix=myapp:``.
+    """Return the store of a URL like ``dynamodb://my-table?region=us-east-1&key_prefix=myapp:``.
 
     Enter it with ``async with`` to open it. The table may be an ARN. The options are those of
     :class:`DynamoDBAdapter` with the same names.

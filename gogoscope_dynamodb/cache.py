@@ -61,7 +61,7 @@ class Cache(Capability):
     """
 
     async def get(self, key: str, default: Any = None) -> Any:
-        """Give the value of a key, or ``default`` if it has none; one read."""
+        """Return the value of a key, or ``default`` if it has none; one read."""
         found = await self._table.read(
             self._key(CACHE, key), consistent=self._settings.consistent_reads
         )
@@ -72,7 +72,7 @@ class Cache(Capability):
     async def get_entry(
         self, key: str, *, latest: bool = False, stale: bool = False
     ) -> CacheEntry | None:
-        """Give the value of a key with its end, or ``None`` if it has none; one read.
+        """Return the value of a key with its end, or ``None`` if it has none; one read.
 
         :param latest: whether to see every write that was completed before, at twice the price
         :param stale: whether to give a value that is kept beyond its time, too
@@ -88,7 +88,7 @@ class Cache(Capability):
         return CacheEntry(schema.decode_value(found, self._settings.codec), until_ms, left)
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Give the values of those keys that have one; one read for each 100 keys."""
+        """Return the values of those keys that have one; one read for each 100 keys."""
         items = [self._key(CACHE, key) for key in check_keys(keys)]
         found: dict[str, Any] = {}
 
@@ -209,7 +209,7 @@ class Cache(Capability):
         )
 
     async def has(self, key: str) -> bool:
-        """Tell whether a key has a value, ``None`` included; one read."""
+        """Return whether a key has a value, ``None`` included; one read."""
         found = await self._table.read(
             self._key(CACHE, key),
             consistent=self._settings.consistent_reads,
@@ -259,7 +259,7 @@ class Cache(Capability):
         return listed
 
     def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
-        """Give the keys that have a value one by one, read page by page: ``async for``.
+        """Return the keys that have a value one by one, read page by page: ``async for``.
 
         It reads the whole table and is charged for that, as far as it goes; one page after the
         other, so it takes longer than ``keys``.
@@ -285,7 +285,7 @@ class Cache(Capability):
     def _item(
         self, key: str, value: Any, until_ms: int | None, now_ms: int, stale_ms: int = 0
     ) -> Item:
-        """Give the item of a value.
+        """Return the item of a value.
 
         :raises RecordTooLargeError: if it is larger than DynamoDB holds
         """
@@ -350,7 +350,7 @@ class Cache(Capability):
     async def _scan_page(
         self, parameters: Mapping[str, Any], following: Item | None
     ) -> tuple[list[Item], Item | None]:
-        """Give the items of a page, and what the next one begins with, ``None`` after the last."""
+        """Return the items of a page, and where the next one begins, ``None`` after the last."""
         if following is not None:
             parameters = {**parameters, "ExclusiveStartKey": following}
         answer = await self._table.send("scan", parameters, timeout=SCAN_TIMEOUT)

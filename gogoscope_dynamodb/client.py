@@ -155,12 +155,12 @@ async def open_client(
 
 
 def region_of(client: object) -> str:
-    """Give the region that a client speaks to, for messages."""
+    """Return the region that a client speaks to, for messages."""
     return getattr(getattr(client, "meta", None), "region_name", None) or "unknown"
 
 
 def pool_size(client: object) -> int | None:
-    """Give how many connections a client keeps at most, or ``None`` if it does not tell."""
+    """Return how many connections a client keeps at most, or ``None`` if it does not tell."""
     config = getattr(getattr(client, "meta", None), "config", None)
     size = getattr(config, "max_pool_connections", None)
     return size if isinstance(size, int) else None
@@ -267,19 +267,19 @@ def classify(error: Exception) -> Failure | None:
 
 
 def error_code(error: Exception | None) -> str | None:
-    """Give the code of an error that the server answered with, or ``None``."""
+    """Return the code of an error that the server answered with, or ``None``."""
     code = error_response(error).get("Error", {}).get("Code")
     return None if code is None else str(code)
 
 
 def error_response(error: Exception | None) -> Mapping[str, Any]:
-    """Give the answer that came with an error, empty if there is none."""
+    """Return the answer that came with an error, empty if there is none."""
     response = getattr(error, "response", None)
     return response if isinstance(response, Mapping) else {}
 
 
 def retried(response: Mapping[str, Any]) -> bool:
-    """Tell whether a client that retries by itself sent the request more than once."""
+    """Return whether a client that retries by itself sent the request more than once."""
     return bool(response.get("ResponseMetadata", {}).get("RetryAttempts"))
 
 

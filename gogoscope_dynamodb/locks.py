@@ -275,7 +275,7 @@ class Locks(Capability):
         return False
 
     async def read_lock(self, key: str) -> LockRecord | None:
-        """Give a lock as the newest completed write left it; one consistent read."""
+        """Return a lock as the newest completed write left it; one consistent read."""
         found = await self._table.read(self._key(LOCK, key), consistent=True)
         return None if found is None else schema.decode_lock(found)
 
@@ -308,7 +308,7 @@ class Locks(Capability):
         return schema.milliseconds(self._settings.max_clock_skew)
 
     def _lease_timeout(self, lease_ms: int) -> float:
-        """Give the time for one try: a quarter of the lease, so that three fit in it."""
+        """Return the time for one try: a quarter of the lease, so that three fit in it."""
         return min(self._table.timeout, max(SHORTEST_TIMEOUT, lease_ms / 4000))
 
 

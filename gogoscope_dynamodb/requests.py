@@ -154,7 +154,7 @@ class Table:
         self._closed = True
 
     async def read(self, key: Item, *, consistent: bool, **more: Any) -> Item | None:
-        """Give an item, or ``None`` if there is none."""
+        """Return an item, or ``None`` if there is none."""
         answer = await self.send(
             "get_item", {"TableName": self.name, "Key": key, "ConsistentRead": consistent, **more}
         )
@@ -263,7 +263,7 @@ class Table:
             self._keys_checked = True
 
     def _room_for(self, urgent: bool) -> AbstractAsyncContextManager[object]:
-        """Give what a try waits for: nothing, or that fewer others use the client's pool."""
+        """Return what a try waits for: nothing, or that fewer others use the client's pool."""
         if urgent:
             return _NO_WAIT
         if self._room is None:
@@ -303,6 +303,6 @@ class Table:
 
 
 def backoff(tried: int) -> float:
-    """Give how long to wait after so many tries, in seconds, with full jitter."""
+    """Return how long to wait after so many tries, in seconds, with full jitter."""
     longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (tried - 1))
     return random.uniform(0, longest)  # noqa: S311 - jitter, not a secret

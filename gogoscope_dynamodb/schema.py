@@ -63,7 +63,7 @@ def check_keys(name: str, description: Mapping[str, Any]) -> None:
 
 
 def item_key(kind: str, prefix: str, key: str) -> Item:
-    """Give the primary key of an item.
+    """Return the primary key of an item.
 
     :raises TypeError: if ``key`` is not a ``str``
     :raises ValueError: if it is empty, or too long with its prefix
@@ -77,17 +77,17 @@ def item_key(kind: str, prefix: str, key: str) -> Item:
 
 
 def text(value: str) -> dict[str, str]:
-    """Give the attribute value of a text."""
+    """Return the attribute value of a text."""
     return {"S": value}
 
 
 def number(value: int) -> dict[str, str]:
-    """Give the attribute value of an integer."""
+    """Return the attribute value of an integer."""
     return {"N": str(value)}
 
 
 def numbers(values: Mapping[str, int]) -> dict[str, Any]:
-    """Give the attribute value of a map of integers."""
+    """Return the attribute value of a map of integers."""
     return {"M": {name: number(value) for name, value in values.items()}}
 
 
@@ -105,12 +105,12 @@ def whole_seconds(time_ms: int) -> int:
 
 
 def milliseconds(duration: float) -> int:
-    """Give seconds as milliseconds, rounded up."""
+    """Return seconds as milliseconds, rounded up."""
     return math.ceil(duration * 1000)
 
 
 def version_of(item: Item) -> int:
-    """Give the version of an item, 0 if it has none.
+    """Return the version of an item, 0 if it has none.
 
     :raises CorruptRecordError: if it is not an integer
     """
@@ -119,12 +119,12 @@ def version_of(item: Item) -> int:
 
 
 def is_original(item: Item) -> bool:
-    """Tell whether an item was written by the TypeScript original."""
+    """Return whether an item was written by the TypeScript original."""
     return version_of(item) < FIRST_VERSION
 
 
 def encode_lease(claim: LockClaim, now_ms: int) -> dict[str, Any]:
-    """Give the ``data`` of a lock that is held from now on."""
+    """Return the ``data`` of a lock that is held from now on."""
     return {
         "M": {
             "nonce": text(claim.nonce),
@@ -138,7 +138,7 @@ def encode_lease(claim: LockClaim, now_ms: int) -> dict[str, Any]:
 
 
 def decode_lock(item: Item) -> LockRecord:
-    """Give the lock of an item.
+    """Return the lock of an item.
 
     :raises CorruptRecordError: if the item cannot be understood
     """
@@ -171,7 +171,7 @@ def decode_lock(item: Item) -> LockRecord:
 
 
 def encode_circuit(state: CircuitBreakerState) -> dict[str, Any]:
-    """Give the ``data`` of a circuit; the maps that later writes go into are always there."""
+    """Return the ``data`` of a circuit; the maps that later writes go into are always there."""
     optional = {
         "lastFailureTime": state.last_failure_ms,
         "lastSuccessTime": state.last_success_ms,
@@ -193,7 +193,7 @@ def encode_circuit(state: CircuitBreakerState) -> dict[str, Any]:
 
 
 def decode_circuit(item: Item, open_ms: int = DEFAULT_OPEN_MS) -> CircuitBreakerState:
-    """Give the circuit of an item.
+    """Return the circuit of an item.
 
     :param open_ms: how long one that the original opened is open, as it did not store that
     :raises CorruptRecordError: if the item cannot be understood
@@ -225,7 +225,7 @@ def decode_circuit(item: Item, open_ms: int = DEFAULT_OPEN_MS) -> CircuitBreaker
 
 
 def end_of(item: Item) -> int | None:
-    """Give the time in milliseconds at which the value of a cache item ends, ``None`` for never.
+    """Return the time in milliseconds at which the value of a cache item ends, ``None`` for never.
 
     :raises CorruptRecordError: if the item cannot be understood
     """
@@ -237,7 +237,7 @@ def end_of(item: Item) -> int | None:
 
 
 def is_live(item: Item, now_ms: int) -> bool:
-    """Tell whether the value of a cache item has not expired.
+    """Return whether the value of a cache item has not expired.
 
     :raises CorruptRecordError: if the item cannot be understood
     """
@@ -246,7 +246,7 @@ def is_live(item: Item, now_ms: int) -> bool:
 
 
 def is_kept(item: Item, now_ms: int) -> bool:
-    """Tell whether the value of a cache item has not expired, or is kept beyond its time.
+    """Return whether the value of a cache item has not expired, or is kept beyond its time.
 
     :raises CorruptRecordError: if the item cannot be understood
     """
@@ -256,7 +256,7 @@ def is_kept(item: Item, now_ms: int) -> bool:
 
 
 def decode_value(item: Item, codec: Codec) -> Any:
-    """Give the value of a cache item.
+    """Return the value of a cache item.
 
     :raises CorruptRecordError: if the item cannot be understood
     """
@@ -268,7 +268,7 @@ def decode_value(item: Item, codec: Codec) -> Any:
 
 
 def writer_of(item: Item | None) -> str | None:
-    """Give the nonce of the write that a cache item comes from; ``None`` if it has none."""
+    """Return the nonce of the write that a cache item comes from; ``None`` if it has none."""
     if item is None or is_original(item):
         return None
     with _understanding(item):
@@ -277,7 +277,7 @@ def writer_of(item: Item | None) -> str | None:
 
 
 def cached_key(item: Item, prefix: str) -> str:
-    """Give the key of a cache item without the store's prefix."""
+    """Return the key of a cache item without the store's prefix."""
     partition: str = item["pk"]["S"]
     return partition[len(CACHE) + len(prefix) :]
 
@@ -315,7 +315,7 @@ def _understanding(item: Item) -> Iterator[None]:
 
 
 def _plain(attribute: Mapping[str, Any]) -> Any:
-    """Give the JSON-shaped value of an attribute that holds it natively, as the original did."""
+    """Return the JSON-shaped value of an attribute that holds it natively, as the original did."""
     ((kind, value),) = attribute.items()
     return _PLAIN[kind](value)
 

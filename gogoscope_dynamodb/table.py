@@ -47,7 +47,7 @@ async def create_table(client: DynamoDBClient, name: str) -> None:
 
 
 async def _describe(table: Table) -> dict[str, Any]:
-    """Give the description of a table, empty if there is none."""
+    """Return the description of a table, empty if there is none."""
     answer = await table.send(
         "describe_table", {"TableName": table.name}, refusals=frozenset({TABLE_MISSING})
     )

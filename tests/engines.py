@@ -130,7 +130,7 @@ def _moto_server() -> Iterator[str]:
 
 
 def new_table_name() -> str:
-    """Give a name that no table has."""
+    """Return a name that no table has."""
     return f"gogoscope-test-{secrets.token_hex(6)}"
 
 

@@ -36,7 +36,7 @@ class Ledger:
     seen: list[BaseException] = Factory(list)
 
     def error(self) -> PlannedError:
-        """Give a new error, which somebody must see."""
+        """Return a new error, which somebody must see."""
         self.raised.append(PlannedError(f"number {len(self.raised)}"))
         return self.raised[-1]
 
@@ -110,7 +110,7 @@ class Ledger:
         raise self.error()
 
     def lost(self) -> list[PlannedError]:
-        """Give the errors that nobody saw."""
+        """Return the errors that nobody saw."""
         reached: set[int] = set()
         unread: list[BaseException | None] = [*self.seen]
         while unread:

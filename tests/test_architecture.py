@@ -102,7 +102,7 @@ def modules(package: str) -> list[tuple[str, Path]]:
 
 
 def imported(path: Path) -> set[str]:
-    """Give what a module imports when it runs: not what only type checkers see."""
+    """Return what a module imports when it runs: not what only type checkers see."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):

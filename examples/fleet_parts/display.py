@@ -20,7 +20,7 @@ Show = Callable[[Progress], None]
 
 @contextmanager
 def open_display() -> Iterator[Show]:
-    """Give a function that shows the progress as often as it is called."""
+    """Return a function that shows the progress as often as it is called."""
     if not sys.stdout.isatty():
         yield Lines().show
         return
@@ -61,7 +61,7 @@ def table(progress: Progress) -> Table:
 
 
 def rows(progress: Progress) -> list[tuple[str, str]]:
-    """Give what there is to see while the fleet works."""
+    """Return what there is to see while the fleet works."""
     return [
         ("seconds", f"{progress.seconds:.1f}"),
         ("charged", f"{len(progress.charged)}/{progress.orders}"),
@@ -74,7 +74,7 @@ def rows(progress: Progress) -> list[tuple[str, str]]:
 
 
 def summary(progress: Progress, verdict: Verdict) -> str:
-    """Give the result of a run, one figure a line."""
+    """Return the result of a run, one figure a line."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(progress.failures.items()))
     figures = {
         "orders paid": f"{len(verdict.paid)} of {progress.orders}",

@@ -43,7 +43,7 @@ class JournalReader:
         self._begun = ""
 
     def new_facts(self) -> Iterator[Fact]:
-        """Give each fact that has been written whole."""
+        """Return each fact that has been written whole."""
         while line := self._file.readline():
             self._begun += line
             if line.endswith("\n"):

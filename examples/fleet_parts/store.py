@@ -10,7 +10,7 @@ from gogoscope import PersistenceURL
 
 
 def sqlite_url(folder: Path) -> str:
-    """Give the URL of a new SQLite file in a folder."""
+    """Return the URL of a new SQLite file in a folder."""
     return f"sqlite:///{quote(str(folder / 'fleet.db'))}"
 
 

@@ -97,7 +97,7 @@ class Worker:
                 await anyio.sleep(PAUSE)
 
     def unpaid(self) -> list[Order]:
-        """Give the orders that are not known to be paid."""
+        """Return the orders that are not known to be paid."""
         return [order for order in self.work.orders if order.number not in self.paid]
 
     async def settle(self, s: Scope, order: Order) -> bool:
@@ -147,14 +147,14 @@ class Worker:
 
 
 def when_to_retry(error: Exception) -> bool | float:
-    """Tell whether to try again after an error, or in how many seconds."""
+    """Return whether to try again after an error, or in how many seconds."""
     if isinstance(error, CircuitOpenError):
         return error.retry_after
     return isinstance(error, PaymentError | TimeoutError)
 
 
 def fleet_lives() -> bool:
-    """Tell whether the process that started this one still runs."""
+    """Return whether the process that started this one still runs."""
     fleet = multiprocessing.parent_process()
     return fleet is not None and fleet.is_alive()
 

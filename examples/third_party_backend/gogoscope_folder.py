@@ -49,7 +49,7 @@ class FolderStore(RecordStore):
 
 
 def from_url(url: PersistenceURL) -> FolderStore:
-    """Give the store of ``folder:///absolute/path``; it takes the option ``key_prefix``."""
+    """Return the store of ``folder:///absolute/path``; it takes the option ``key_prefix``."""
     options = url.convert_options(key_prefix=check_key_prefix)
     if not url.location.startswith("/"):
         raise InvalidURLError(f"{url.url!r} is not folder:///absolute/path")

@@ -27,7 +27,7 @@ def check_function(fn: object) -> None:
 
 
 def surely_not_awaitable(fn: Callable[..., object]) -> bool:
-    """Tell whether a function can be known, without calling it, to give no awaitable."""
+    """Return whether a function can be known, without calling it, to give no awaitable."""
     return isinstance(fn, types.FunctionType) and (
         inspect.isasyncgenfunction(fn)
         or (
@@ -38,7 +38,7 @@ def surely_not_awaitable(fn: Callable[..., object]) -> bool:
 
 
 def refusal(fn: object, taker: str) -> TypeError:
-    """Give the error for what is no async function, which shows what to write.
+    """Return the error for what is no async function, which shows what to write.
 
     :param fn: what was given; a coroutine object is closed
     :param taker: the method that it was given to
@@ -62,7 +62,7 @@ def refusal(fn: object, taker: str) -> TypeError:
 
 
 def callable_name(fn: object) -> str:
-    """Give the name of a function, of what a partial wraps, or of a callable's type."""
+    """Return the name of a function, of what a partial wraps, or of a callable's type."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     name = getattr(fn, "__qualname__", None)

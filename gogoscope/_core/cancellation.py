@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def split_cancellation(
     raised: BaseException,
 ) -> tuple[BaseException | None, BaseException | None]:
-    """Give the cancellation inside an exception, and the rest; either may be ``None``."""
+    """Return the cancellation inside an exception, and the rest; either may be ``None``."""
     cancelled = anyio.get_cancelled_exc_class()
     if isinstance(raised, cancelled):
         return raised, None
@@ -28,7 +28,7 @@ def split_cancellation(
 
 
 def unwrapped(raised: BaseException) -> BaseException:
-    """Give the only exception of a group, as a task's KeyboardInterrupt comes out of one."""
+    """Return the only exception of a group, as a task's KeyboardInterrupt comes out of one."""
     while isinstance(raised, BaseExceptionGroup) and len(raised.exceptions) == 1:
         raised = raised.exceptions[0]
     return raised
@@ -57,7 +57,7 @@ async def checkpoint_if_cancelled() -> None:
 
 
 async def pending_cancellation() -> BaseException | None:
-    """Give the cancellation that the code around is about to get."""
+    """Return the cancellation that the code around is about to get."""
     try:
         await checkpoint_if_cancelled()
     except anyio.get_cancelled_exc_class() as cancelled:
@@ -66,12 +66,12 @@ async def pending_cancellation() -> BaseException | None:
 
 
 def cancellation_requested() -> bool:
-    """Tell whether anybody wants the current task to end."""
+    """Return whether anybody wants the current task to end."""
     return anyio.current_effective_deadline() == -math.inf or cancelled_natively()
 
 
 def cancelled_natively() -> bool:
-    """Tell whether asyncio's own ``Task.cancel()``, which knows no cancel scopes, was called."""
+    """Return whether asyncio's own ``Task.cancel()``, which knows no cancel scopes, was called."""
     if not on_asyncio():
         return False
     task = sys.modules["asyncio"].current_task()  # loaded, since it runs us
@@ -79,12 +79,12 @@ def cancelled_natively() -> bool:
 
 
 def on_asyncio() -> bool:
-    """Tell whether the event loop is asyncio's, whose own cancellation knows no cancel scopes."""
+    """Return whether the event loop is asyncio's, whose own cancellation knows no cancel scopes."""
     return anyio.get_cancelled_exc_class().__module__.startswith("asyncio")
 
 
 def never_began(handle: TaskHandle[None]) -> bool:
-    """Tell whether a coroutine has not taken its first step, and see to it that it never does."""
+    """Return whether a coroutine has not taken its first step, and see to it that it never does."""
     if inspect.getcoroutinestate(handle.coro) != inspect.CORO_CREATED:
         return False
     handle.coro.close()

@@ -16,10 +16,10 @@ wall_clock: ContextVar[Callable[[], float]] = ContextVar("wall_clock", default=t
 
 
 def monotonic() -> float:
-    """Give the current event loop's clock in seconds; only differences of it mean anything."""
+    """Return the current event loop's clock in seconds; only differences of it mean anything."""
     return anyio.current_time()
 
 
 def wall_time() -> float:
-    """Give the seconds since the Unix epoch."""
+    """Return the seconds since the Unix epoch."""
     return wall_clock.get()()

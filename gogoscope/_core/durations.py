@@ -14,7 +14,7 @@ def seconds(
     infinite: bool = False,
     maximum: float | None = None,
 ) -> float:
-    """Give a duration as a ``float`` of seconds, or raise an error that names the argument.
+    """Return a duration as a ``float`` of seconds, or raise an error that names the argument.
 
     :param name: the argument's name, for the error
     :param value: seconds, or a ``timedelta``

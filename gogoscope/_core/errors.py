@@ -20,7 +20,7 @@ def annotate(error: BaseException, note: str) -> None:
 
 
 def description(error: BaseException) -> str:
-    """Give the ``repr`` of an error, also if that fails."""
+    """Return the ``repr`` of an error, also if that fails."""
     try:
         return repr(error)
     except Exception:  # noqa: BLE001 - the error is described all the same
@@ -66,7 +66,7 @@ def _clear_callers(frame: types.FrameType, last: types.FrameType) -> None:
 
 
 def first_of(*errors: BaseException | None) -> BaseException | None:
-    """Give the first that there is; an error may be false, as one with a length of 0 is."""
+    """Return the first that there is; an error may be false, as one with a length of 0 is."""
     return next((error for error in errors if error is not None), None)
 
 
@@ -94,7 +94,7 @@ class ErrorChain:
         self._last = error
 
     def _link(self, error: BaseException) -> BaseException | None:
-        """Give the last of an error's own contexts that was not linked before."""
+        """Return the last of an error's own contexts that was not linked before."""
         end: BaseException | None = None
         following: BaseException | None = error
         while following is not None and id(following) not in self._linked:

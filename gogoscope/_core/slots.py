@@ -23,7 +23,7 @@ class Slots:
         self._arrivals = itertools.count()
 
     def line_up(self, slot: Slot, priority: float) -> None:
-        """Give a slot its turn, at once if one is free."""
+        """Return a slot its turn, at once if one is free."""
         heapq.heappush(self._waiting, (-priority, next(self._arrivals), slot))
         self._grant()
 

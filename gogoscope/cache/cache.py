@@ -52,7 +52,7 @@ class Cache:
         return f"<Cache on {self.provider!r}>"
 
     def hosted_by(self, host: Observer, spawn: Spawn) -> Self:
-        """Give this cache as a scope uses it.
+        """Return this cache as a scope uses it.
 
         :param host: gets the events
         :param spawn: runs refreshes, which raise no errors, in the background
@@ -63,7 +63,7 @@ class Cache:
         return cache
 
     async def get(self, key: str, default: Any = None) -> Any:
-        """Give the value of a key, or ``default`` if it has none."""
+        """Return the value of a key, or ``default`` if it has none."""
         if self.local is None:
             return await self.provider.get(key, default)
         entry = await self.get_entry(key)
@@ -72,7 +72,7 @@ class Cache:
     async def get_entry(
         self, key: str, *, latest: bool = False, stale: bool = False
     ) -> CacheEntry | None:
-        """Give the value of a key with its end, or ``None`` if it has none.
+        """Return the value of a key with its end, or ``None`` if it has none.
 
         :param latest: whether to see every write that was completed before, also where ``get``
             may miss the last ones
@@ -91,7 +91,7 @@ class Cache:
         return entry
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Give the values of those keys that have one, as the store has them."""
+        """Return the values of those keys that have one, as the store has them."""
         return await self.provider.get_many(keys)
 
     async def set(
@@ -160,7 +160,7 @@ class Cache:
             self._forget(keys)
 
     async def has(self, key: str) -> bool:
-        """Tell whether a key has a value in the store, ``None`` included."""
+        """Return whether a key has a value in the store, ``None`` included."""
         return await self.provider.has(key)
 
     async def clear(self) -> None:
@@ -180,7 +180,7 @@ class Cache:
         return await self.provider.keys(pattern)
 
     def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
-        """Give the keys that have a value one by one, read page by page: ``async for``.
+        """Return the keys that have a value one by one, read page by page: ``async for``.
 
         :param pattern: as in :meth:`keys`
         """
@@ -197,7 +197,7 @@ class Cache:
         negative_ttl: float | timedelta | None = None,
         lease: float | timedelta = 10,
     ) -> T:
-        """Give the value of a key, or what ``fn(*args)`` gives, and keep that for ``ttl`` seconds.
+        """Return the value of a key, or what ``fn(*args)`` returns, kept for ``ttl`` seconds.
 
         Of all callers in the fleet one calls the function, holding a lock that is renewed
         meanwhile; the others wait and find its value. If that caller is cancelled, another one

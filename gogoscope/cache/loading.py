@@ -55,7 +55,7 @@ class Loading:
         self._state = state_of(cache.provider)
 
     async def value(self) -> Any:
-        """Give the value.
+        """Return the value.
 
         :raises Exception: what loading it raised
         """

@@ -47,7 +47,7 @@ class LocalCache:
         return f"<LocalCache max_items={self._max_items} ttl={self._ttl:g}>"
 
     def find(self, key: str) -> CacheEntry | None:
-        """Give a value that is fresh enough, with what is left of it now, or ``None``.
+        """Return a value that is fresh enough, with what is left of it now, or ``None``.
 
         The caller may change the value.
         """

@@ -45,7 +45,7 @@ class Outage:
     ask_at: float = -math.inf
 
     def lasts(self) -> bool:
-        """Tell whether the store is to be left alone."""
+        """Return whether the store is to be left alone."""
         return self.failed and monotonic() < self.ask_at
 
 

@@ -46,20 +46,20 @@ class CachePolicy:
         return max(self.stale_while_revalidate, self.stale_if_error)
 
     def may_wait_for_refresh(self, left: float) -> bool:
-        """Tell whether a value with so many seconds left may be given while it is refreshed."""
+        """Return whether a value with so many seconds left may be given while it is refreshed."""
         return left > -self.stale_while_revalidate
 
     def stores(self, value: Any) -> bool:
-        """Tell whether a loaded value is to be stored at all."""
+        """Return whether a loaded value is to be stored at all."""
         return value is not None or self.negative_ttl != 0
 
     def time_to_live(self, value: Any) -> float | None:
-        """Give how long a loaded value is fresh, ``None`` for ever."""
+        """Return how long a loaded value is fresh, ``None`` for ever."""
         return self.negative_ttl if value is None and self.negative_ttl is not None else self.ttl
 
 
 def policy_of(*options: Any) -> CachePolicy:
-    """Give the policy of these options, checked when they are first used.
+    """Return the policy of these options, checked when they are first used.
 
     :raises TypeError: if one is of the wrong type
     :raises ValueError: if one is out of range

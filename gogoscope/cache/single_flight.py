@@ -51,7 +51,7 @@ class Flights:
         return key in self._flights
 
     async def run(self, key: str, load: Callable[[], Awaitable[T]]) -> T:
-        """Give the outcome of the load of a key that is under way, or else of ``load``.
+        """Return the outcome of the load of a key that is under way, or else of ``load``.
 
         It runs in the task of the first caller. If that is cancelled or gives up, the next one who
         waits runs its own; otherwise all get a copy of the value, or the same error. Who waits

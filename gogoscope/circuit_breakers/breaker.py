@@ -122,7 +122,7 @@ class CircuitBreaker(CircuitPolicy):
         return guarded
 
     async def state(self, store: object = None) -> CircuitBreakerState:
-        """Give the circuit's state as the store has it; one read.
+        """Return the circuit's state as the store has it; one read.
 
         :param store: an open store, or a bundle of stores; that of the scope around the call if
             left out, else the memory of the process

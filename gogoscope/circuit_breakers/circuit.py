@@ -215,7 +215,7 @@ class Circuit:
         return Permit(self.snapshot.permit.era, began, claim.nonce)
 
     def _rejected(self, retry_after: float) -> CircuitOpenError:
-        """Give the error of a call that is not made, and tell that it is not."""
+        """Return the error of a call that is not made, and tell that it is not."""
         host = self.link.host
         self.snapshot.rejected_ms = now_ms()
         if host.observed:

@@ -83,22 +83,22 @@ class CircuitPolicy:
         self._set("plain", not self.judges_rates and self.record_result is None)
 
     def counts(self, error: Exception) -> bool:
-        """Tell whether an error of a call is a failure of what was called."""
+        """Return whether an error of a call is a failure of what was called."""
         return matches(self.record, error) and not matches(self.ignore, error)
 
     def open_ms(self, open_count: int) -> int:
-        """Give how long the circuit opens after it opened ``open_count`` times in a row, in ms."""
+        """Return how long the circuit opens after ``open_count`` times in a row, in ms."""
         if self.max_reset_timeout is None:
             return round(self.reset_timeout * 1000)
         doubled = self.reset_timeout * 2.0 ** min(open_count, 30)
         return round(min(self._longest_open(), doubled) * 1000)
 
     def window_ms(self) -> int | None:
-        """Give the window in milliseconds, or ``None`` for failures in a row."""
+        """Return the window in milliseconds, or ``None`` for failures in a row."""
         return None if self.window is None else round(self.window_seconds() * 1000)
 
     def window_seconds(self) -> float:
-        """Give the window of a policy that has one."""
+        """Return the window of a policy that has one."""
         assert isinstance(self.window, float)
         return self.window
 
@@ -111,7 +111,7 @@ class CircuitPolicy:
         return 1 if self.judges_rates else self.failure_threshold
 
     def is_slow(self, took: float) -> bool:
-        """Tell whether a call took too long, in seconds."""
+        """Return whether a call took too long, in seconds."""
         if self.slow_call is None:
             return False
         assert isinstance(self.slow_call, float)

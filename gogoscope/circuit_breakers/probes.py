@@ -39,7 +39,7 @@ class ProbePlaces:
         self._link = link
 
     def take_kept(self, lease: float) -> ProbeClaim | None:
-        """Give a place that was granted when nobody waited for it any more, if it is still good.
+        """Return a place that was granted when nobody waited for it any more, if it is still good.
 
         :param lease: how long it is needed, in seconds
         """
@@ -92,7 +92,7 @@ class ProbePlaces:
         return claim
 
     def _is_busy(self) -> bool:
-        """Tell whether the next call will be here so soon that it can have the place."""
+        """Return whether the next call will be here so soon that it can have the place."""
         snapshot = self._link.snapshot
         wasted, snapshot.wasted = snapshot.wasted, False
         return not wasted and now_ms() - snapshot.rejected_ms <= BUSY_SECONDS * 1000

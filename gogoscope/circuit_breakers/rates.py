@@ -52,7 +52,7 @@ class RateWindow:
     def excess(
         self, minimum_calls: int, failure_rate: float | None, slow_rate: float | None
     ) -> int:
-        """Give how many calls failed or were slow if that is too many of them, else 0.
+        """Return how many calls failed or were slow if that is too many of them, else 0.
 
         :param minimum_calls: with fewer calls no rate is judged
         :param failure_rate: the share of failures that is too high, or ``None``

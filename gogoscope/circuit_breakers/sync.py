@@ -198,7 +198,7 @@ class CircuitLink(CircuitView):
         return state or CircuitBreakerState()
 
     def store_is_slow(self) -> bool:
-        """Tell whether the store is known to fail, or lets a request wait for long."""
+        """Return whether the store is known to fail, or lets a request wait for long."""
         snapshot = self.snapshot
         return snapshot.store_failed or monotonic() - snapshot.waiting_since > SLOW_SECONDS
 

@@ -67,14 +67,14 @@ class CircuitView:
             notify(self.policy.on_state_change, self.name, old, state.state)
 
     def counted(self, state: CircuitBreakerState, count: int) -> CircuitBreakerState:
-        """Give a state with more failures counted as far as this process can tell."""
+        """Return a state with more failures counted as far as this process can tell."""
         # Alone with a store that fails, nobody else can confirm what this process sees.
         quorum = 1 if self.snapshot.store_failed else self.policy.quorum
         report = self.report(count, state.open_count, quorum)
         return circuit_rules.count_failures(state, report, now_ms())
 
     def report(self, count: int, open_count: int, quorum: int) -> FailureReport:
-        """Give what the store is told of failures."""
+        """Return what the store is told of failures."""
         return FailureReport(
             reporter=self.snapshot.reporter,
             count=count,
@@ -104,5 +104,5 @@ class CircuitView:
 
 
 def now_ms() -> int:
-    """Give the wall clock in milliseconds."""
+    """Return the wall clock in milliseconds."""
     return math.floor(wall_time() * 1000)

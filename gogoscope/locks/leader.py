@@ -65,7 +65,7 @@ class Campaign(LockBlock[B]):
         raise rest from rest.__cause__
 
     def _without_loss(self, error: BaseException | None) -> BaseException | None:
-        """Give what is left of an error, in which the loss of the term may be."""
+        """Return what is left of an error, in which the loss of the term may be."""
         if isinstance(error, ExceptionGroup):
             return error.split(lambda part: self._is_loss(part))[1]  # noqa: PLW0108 - no method will do
         return None if error is None or self._is_loss(error) else error

@@ -98,7 +98,7 @@ class Poller:
         return None
 
     def pause(self) -> float:
-        """Give the seconds until it makes sense to ask again."""
+        """Return the seconds until it makes sense to ask again."""
         now = monotonic()
         pause = jittered(self._interval)
         if self._may_reserve_at > now:
@@ -115,7 +115,7 @@ class Poller:
         self._dead_at = math.inf
 
     async def give_back_turn(self) -> None:
-        """Give a reservation back, shielded and bounded, since nobody waits here any more."""
+        """Return a reservation back, shielded and bounded, since nobody waits here any more."""
         if self._reserved_until > monotonic():
             self._reserved_until = -math.inf
             with anyio.move_on_after(GIVE_BACK_SECONDS, shield=True):
@@ -193,7 +193,7 @@ class Watched:
             self._reserved_since = now
 
     def dead(self) -> LockRecord | None:
-        """Give the lock if who has it, or has its next turn, is dead."""
+        """Return the lock if who has it, or has its next turn, is dead."""
         return self._record if monotonic() >= self.dead_at() else None
 
     def dead_at(self) -> float:

@@ -138,7 +138,7 @@ class LockQueue:
             waiter.asking = False
 
     def _pause(self) -> float:
-        """Give the seconds until the first in the queue asks, unless it is woken."""
+        """Return the seconds until the first in the queue asks, unless it is woken."""
         now = monotonic()
         if (holder := self._held_here()) is not None:
             # Its release wakes; this is for a lock that was freed by force.

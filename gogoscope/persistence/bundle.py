@@ -25,7 +25,7 @@ class Persistence:
 
     @classmethod
     def of(cls, store: object) -> Persistence:
-        """Give the capabilities of any store object, itself a bundle or not.
+        """Return the capabilities of any store object, itself a bundle or not.
 
         :raises TypeError: if it has none
         """
@@ -50,5 +50,5 @@ class Persistence:
 
 
 def unsupported(capability: str, store: object) -> CapabilityNotSupportedError:
-    """Give the error for a capability that a store lacks."""
+    """Return the error for a capability that a store lacks."""
     return CapabilityNotSupportedError(capability, type(store).__name__)

@@ -273,7 +273,7 @@ def new_claim(
     metadata: Mapping[str, str] | None = None,
     turn: str | None = None,
 ) -> LockClaim:
-    """Give a claim of this process that was never sent.
+    """Return a claim of this process that was never sent.
 
     :param lease: in seconds
     """
@@ -303,7 +303,7 @@ async def take_back(
 
 
 def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None:
-    """Give what people want to know about a lock's holder, or ``None`` if it is free."""
+    """Return what people want to know about a lock's holder, or ``None`` if it is free."""
     if record is None or record.owner is None:
         return None
     pid = record.metadata.get("pid", "")

@@ -117,5 +117,5 @@ class LeaseStore(Protocol):
         ...
 
     async def read_lock(self, key: str) -> LockRecord | None:
-        """Give a lock as the newest completed write left it."""
+        """Return a lock as the newest completed write left it."""
         ...

@@ -66,7 +66,7 @@ class PersistenceURL:
         return cls(url, parts.scheme, location, options)
 
     def convert_options(self, **known: Callable[[str], Any]) -> dict[str, Any]:
-        """Give the options as Python values.
+        """Return the options as Python values.
 
         :param known: each option that the backend knows, with what converts it from a ``str``
         :raises InvalidURLError: for an unknown option or a value that its converter refuses

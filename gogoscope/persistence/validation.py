@@ -16,7 +16,7 @@ TOLD_BY_EVERY_LOCK = ("host", "pid", "scope")
 
 
 def check_key(key: str, name: str = "key") -> str:
-    """Give back a valid key.
+    """Return a valid key.
 
     :raises TypeError: if it is not a ``str``
     :raises ValueError: if it is empty or holds a lone surrogate, which no store can encode
@@ -33,7 +33,7 @@ def check_key(key: str, name: str = "key") -> str:
 
 
 def check_keys(keys: Iterable[str]) -> list[str]:
-    """Give valid keys, each once.
+    """Return valid keys, each once.
 
     :raises TypeError: if one is not a ``str``, or if they are one ``str`` or no iterable
     :raises ValueError: if one is empty or cannot be encoded
@@ -61,7 +61,7 @@ def check_mapping(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Give a copy of what a lock is to tell people about its holder.
+    """Return a copy of what a lock is to tell people about its holder.
 
     :raises TypeError: if it is no mapping of texts to texts
     :raises ValueError: if it names what every lock tells
@@ -88,7 +88,7 @@ def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_key_prefix(prefix: str) -> str:
-    """Give back a valid key prefix: empty, or ending with a separator so that prefixes nest.
+    """Return a valid key prefix: empty, or ending with a separator so that prefixes nest.
 
     :raises TypeError: if it is not a ``str``
     :raises ValueError: if it does not end with one of ``: / . | #``
@@ -106,7 +106,7 @@ def check_key_prefix(prefix: str) -> str:
 
 
 def check_ttl(ttl: float | timedelta) -> float:
-    """Give a time to live in seconds.
+    """Return a time to live in seconds.
 
     :raises TypeError: if it is not a duration
     :raises ValueError: if it is not more than 0 and at most 100 years
@@ -115,7 +115,7 @@ def check_ttl(ttl: float | timedelta) -> float:
 
 
 def check_stale(stale: float | timedelta) -> float:
-    """Give the seconds for which a value is kept beyond its time.
+    """Return the seconds for which a value is kept beyond its time.
 
     :raises TypeError: if it is not a duration
     :raises ValueError: if it is not at least 0 and at most 100 years
@@ -124,7 +124,7 @@ def check_stale(stale: float | timedelta) -> float:
 
 
 def check_lease(ttl: float | timedelta) -> float:
-    """Give the time to live of a lease in seconds: more than 0, at most 12 hours.
+    """Return the time to live of a lease in seconds: more than 0, at most 12 hours.
 
     :raises TypeError: if it is not a duration
     :raises ValueError: if it is out of range
@@ -133,12 +133,12 @@ def check_lease(ttl: float | timedelta) -> float:
 
 
 def literal_start(pattern: str) -> str:
-    """Give the part of a glob before its first wildcard, which every match starts with."""
+    """Return the part of a glob before its first wildcard, which every match starts with."""
     return re.split(r"[*?]", pattern, maxsplit=1)[0]
 
 
 def glob_matcher(pattern: str | None) -> Callable[[str], bool]:
-    """Give a predicate for a case-sensitive glob over whole keys.
+    """Return a predicate for a case-sensitive glob over whole keys.
 
     ``*`` matches any run of characters and ``?`` any one; every other character is literal.
     ``None`` matches every key.

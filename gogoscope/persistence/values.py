@@ -18,7 +18,7 @@ class Codec(Protocol):
     """Turns a value into text and back."""
 
     def dumps(self, value: Any) -> str:
-        """Give the text of a value.
+        """Return the text of a value.
 
         :raises TypeError: if the value cannot be stored faithfully
         :raises ValueError: likewise
@@ -26,7 +26,7 @@ class Codec(Protocol):
         ...
 
     def loads(self, text: str) -> Any:
-        """Give the value of a text that ``dumps`` gave."""
+        """Return the value of a text that ``dumps`` gave."""
         ...
 
 
@@ -37,7 +37,7 @@ class JSONCodec:
     """
 
     def dumps(self, value: Any) -> str:
-        """Give the JSON text of a value.
+        """Return the JSON text of a value.
 
         :raises TypeError: if a part of it is not JSON-shaped; the message names its path
         :raises ValueError: if a part of it is a number or a structure that JSON cannot hold
@@ -46,7 +46,7 @@ class JSONCodec:
         return _encode(value)
 
     def loads(self, text: str) -> Any:
-        """Give the value of a JSON text.
+        """Return the value of a JSON text.
 
         :raises CorruptRecordError: if the text is not JSON
         """

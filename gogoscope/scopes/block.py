@@ -157,11 +157,11 @@ class Lifetime:
         return self.services.attach(self, kind, make)
 
     def unfinished(self) -> list[Task[Any] | Stream[Any, Any]]:
-        """Give what the scope's end waits for."""
+        """Return what the scope's end waits for."""
         return [*self.running, *self.streams]
 
     def check_open(self) -> TaskGroup:
-        """Give the task group of the open block.
+        """Return the task group of the open block.
 
         :raises ScopeClosedError: outside the block
         """
@@ -395,7 +395,7 @@ class Lifetime:
                 self.emit(ScopeCancelled(self.name, why))
 
     def why_cancelled(self) -> str | None:
-        """Give the reason for the result of a task that this scope cancelled."""
+        """Return the reason for the result of a task that this scope cancelled."""
         self._note_timeout()
         return self._why if self.cancelling else _FROM_OUTSIDE
 

@@ -15,12 +15,12 @@ CircuitOption: TypeAlias = "CircuitBreaker | Literal[False] | None"
 
 
 def retry_option(option: RetryOption) -> Retry | None:
-    """Give the policy of an option ``retry=``, or ``None`` if there is none."""
+    """Return the policy of an option ``retry=``, or ``None`` if there is none."""
     return None if option is None or option is False else Retry.of(option)
 
 
 def circuit_option(option: CircuitOption) -> CircuitBreaker | None:
-    """Give the policy of an option ``circuit_breaker=``, or ``None`` if there is none."""
+    """Return the policy of an option ``circuit_breaker=``, or ``None`` if there is none."""
     if option is None or option is False:
         return None
     return doors.check_circuit_breaker(option)

@@ -14,7 +14,7 @@ class Ok(NamedTuple, Generic[T]):
     value: T
 
     def unwrap(self) -> T:
-        """Give the value."""
+        """Return the value."""
         return self.value
 
 

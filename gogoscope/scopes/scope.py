@@ -350,6 +350,6 @@ def scope(
 
 
 def current_scope() -> Scope | None:
-    """Give the innermost scope around the calling code, or ``None``."""
+    """Return the innermost scope around the calling code, or ``None``."""
     frame = current.get()
     return None if frame is None else cast("Scope", frame.home)

@@ -158,7 +158,7 @@ class Starting(Lifetime):
             del self.leaders[key]
 
     def _follow(self, leader: Task[T], name: str | None, on_error: OnError | None) -> Task[T]:
-        """Give a handle of its own for the outcome of a task."""
+        """Return a handle of its own for the outcome of a task."""
 
         async def outcome() -> T:
             await leader.wait()

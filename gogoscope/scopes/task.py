@@ -265,7 +265,7 @@ class Task(Generic[T_co]):
             self._scope.unlooked(self, result.error)
 
     def look(self) -> Ok[T_co] | Err:
-        """Give the result of a finished task, as somebody who looks at it."""
+        """Return the result of a finished task, as somebody who looks at it."""
         result = self._result
         assert result is not None
         if result.error is not None:
@@ -330,7 +330,7 @@ class Task(Generic[T_co]):
         )
 
     def end_cancelled(self, reason: str | None) -> None:
-        """Give the task the result of one that was cancelled."""
+        """Return the task the result of one that was cancelled."""
         self._was_cancelled = True
         self._end(Err(TaskCancelled(reason), None))
 

@@ -36,14 +36,14 @@ class UnseenErrors:
         task.unseen = False
 
     def take(self) -> tuple[list[Exception], int]:
-        """Give the errors kept whole and the number of further ones, and forget them."""
+        """Return the errors kept whole and the number of further ones, and forget them."""
         errors, counted = list(self._kept.values()), self._counted
         self._kept, self._counted = {}, 0
         return errors, counted
 
 
 def group_of(errors: list[Exception], further: int, scope: str) -> ExceptionGroup[Exception]:
-    """Give the exception that a block ends with for the errors that nobody looked at."""
+    """Return the exception that a block ends with for the errors that nobody looked at."""
     number = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
     more = f" and {further} more, not kept," if further else ""
     return ExceptionGroup(

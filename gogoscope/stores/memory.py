@@ -40,15 +40,15 @@ class MemoryRecords(Records):
         self._unswept: Iterator[tuple[str, str]] = iter(())
 
     def table(self, kind: Kind[Any]) -> Mapping[str, tuple[Any, float]]:
-        """Give the records of a kind with their purge times, for reading one."""
+        """Return the records of a kind with their purge times, for reading one."""
         return self._tables[kind.name]
 
     def now_ms(self) -> int:
-        """Give the clock in milliseconds since the Unix epoch."""
+        """Return the clock in milliseconds since the Unix epoch."""
         return int(self._clock() * 1000)
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
-        """Give a record as the newest completed write left it."""
+        """Return a record as the newest completed write left it."""
         return self._find(kind, key, self.now_ms())
 
     async def transact(
@@ -72,7 +72,7 @@ class MemoryRecords(Records):
             self._put(kind, key, make(now_ms), now_ms)
 
     async def read_many(self, kind: Kind[Record], keys: Sequence[str]) -> dict[str, Record]:
-        """Give the records of those keys that have one, as they are at one time."""
+        """Return the records of those keys that have one, as they are at one time."""
         with self._guard:
             now_ms = self.now_ms()
             found = {key: self._find(kind, key, now_ms) for key in keys}
@@ -136,7 +136,7 @@ class SnapshotCodec:
     """Keeps a copy of each value, and gives copies of that, so that no caller shares a value."""
 
     def dumps(self, value: Any) -> Any:
-        """Give what is kept of a value.
+        """Return what is kept of a value.
 
         :raises TypeError: if a part of it is not JSON-shaped; the message names its path
         :raises ValueError: if a part of it is a number or a structure that JSON cannot hold
@@ -145,7 +145,7 @@ class SnapshotCodec:
         return copied(value)
 
     def loads(self, text: Any) -> Any:
-        """Give the value again, for the caller to change as it likes."""
+        """Return the value again, for the caller to change as it likes."""
         return copied(text)
 
 
@@ -181,7 +181,7 @@ class MemoryStore(RecordStore):
         )
 
     def with_prefix(self, key_prefix: str) -> MemoryStore:
-        """Give a store on the same records whose keys stand below ``key_prefix`` in this one.
+        """Return a store on the same records whose keys stand below ``key_prefix`` in this one.
 
         :param key_prefix: ends with one of ``: / . | #``
         """
@@ -190,7 +190,7 @@ class MemoryStore(RecordStore):
         return store
 
     async def get(self, key: str, default: Any = None) -> Any:
-        """Give the value of a key, or ``default`` if it has none."""
+        """Return the value of a key, or ``default`` if it has none."""
         # The shortest way for a hit; whatever else there is to say is said by the long one.
         try:
             record, purge_at_ms = self._cached[self._key_prefix + key]
@@ -216,7 +216,7 @@ class MemoryStore(RecordStore):
 
 
 def process_store() -> MemoryStore:
-    """Give the store that all scopes of this process share unless they name another.
+    """Return the store that all scopes of this process share unless they name another.
 
     A process that was forked gets its own, empty one: locks are not shared with its parent.
     """
@@ -224,7 +224,7 @@ def process_store() -> MemoryStore:
 
 
 def from_url(url: PersistenceURL) -> MemoryStore:
-    """Give the store of ``memory:``, the process-wide one, or of ``memory://name``.
+    """Return the store of ``memory:``, the process-wide one, or of ``memory://name``.
 
     There is one for each name and process; all with the same name share it.
 

@@ -39,11 +39,11 @@ class VirtualClock:
         self._elapsed: Callable[[], float] = lambda: 0.0
 
     def time(self) -> float:
-        """Give the wall clock, in seconds since the Unix epoch."""
+        """Return the wall clock, in seconds since the Unix epoch."""
         return self._start + self._elapsed()
 
     def elapsed(self) -> float:
-        """Give the virtual seconds since the running program began, or that the last one took."""
+        """Return the virtual seconds since the running program began, or that the last one took."""
         return self._elapsed()
 
     def run(

@@ -28,7 +28,7 @@ class CircuitBreakers(CircuitProbes, CircuitControl):
     """A ``CircuitBreakerStateProvider`` on a table."""
 
     async def get_state(self, key: str) -> State | None:
-        """Give a circuit's state, or ``None`` if nothing was ever recorded; a consistent read."""
+        """Return a circuit's state, or ``None`` if nothing was ever recorded; a consistent read."""
         found = await self._table.read(self._key(CIRCUIT, key), consistent=True)
         return None if found is None else self._seen(key, found)
 

@@ -66,19 +66,19 @@ class CircuitItems(Capability):
 
 
 def may_probe(state: State, now_ms: int) -> bool:
-    """Tell whether a circuit lets probes through."""
+    """Return whether a circuit lets probes through."""
     return state.state == "half-open" or (
         state.state == "open" and (state.open_until_ms or 0) <= now_ms
     )
 
 
 def times(now_ms: int, until_ms: int = 0) -> dict[str, Any]:
-    """Give the values of a write: its time, and when the item is of no use any more."""
+    """Return the values of a write: its time, and when the item is of no use any more."""
     return {":now": number(now_ms), ":ttl": schema.purge_time(max(now_ms, until_ms))}
 
 
 def opening(now_ms: int, open_ms: int) -> dict[str, Any]:
-    """Give the values of a write that opens a circuit."""
+    """Return the values of a write that opens a circuit."""
     until_ms = now_ms + open_ms
     return {":openUntil": number(until_ms), ":openTtl": schema.purge_time(until_ms)}
 
@@ -89,5 +89,5 @@ def purge_time(state: State, now_ms: int) -> dict[str, str]:
 
 
 def restless(key: str) -> ThrottledError:
-    """Give the error for a circuit that others change all the time."""
+    """Return the error for a circuit that others change all the time."""
     return ThrottledError(f"circuit {key!r} changed {MOST_ROUNDS} times while it was written")

@@ -112,7 +112,7 @@ ADOPT = Update(
 
 
 def take_dead_places(count: int) -> Update:
-    """Give the write that claims a probe in place of so many whose leases ran out."""
+    """Return the write that claims a probe in place of so many whose leases ran out."""
     places = [f"#data.#probes.#dead{index}" for index in range(count)]
     still_dead = " AND ".join(f"{place} <= :now" for place in places)
     return Update(

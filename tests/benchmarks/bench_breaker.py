@@ -75,7 +75,7 @@ class Ours:
             await retry.call(service)
 
     def rounds(self) -> dict[str, Round]:
-        """Give each round by its name."""
+        """Return each round by its name."""
         return {
             "bare await": self.bare,
             "gogoscope retry + breaker.call": self.with_retry,
@@ -136,7 +136,7 @@ def _pybreaker(library: Any) -> Callable[[], Awaitable[Any]]:
 
 
 async def ratios(number: int) -> dict[str, float | None]:
-    """Give what each call costs in seconds: its best of so many rounds, all in turn."""
+    """Return what each call costs in seconds: its best of so many rounds, all in turn."""
     rounds: dict[str, Round | None] = {**Ours().rounds(), **rounds_of_others()}
     best: dict[str, float | None] = dict.fromkeys(rounds)
     gc.disable()
@@ -157,7 +157,7 @@ async def ratios(number: int) -> dict[str, float | None]:
 
 
 async def pipeline_ratio(number: int) -> float:
-    """Give what retry and circuit breaker add to a task of a scope, as a ratio."""
+    """Return what retry and circuit breaker add to a task of a scope, as a ratio."""
     best = {True: float("inf"), False: float("inf")}
     guards = {"circuit_breaker": CircuitBreaker("bench"), "retry": Retry(3)}
     for _ in range(number):

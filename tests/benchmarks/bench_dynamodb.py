@@ -97,7 +97,7 @@ async def pairs(client: DynamoDBClient, table: str) -> list[Pair]:
 
 
 def count_name(parameters: dict[str, Any]) -> str:
-    """Give the name under which a failure was counted."""
+    """Return the name under which a failure was counted."""
     name: str = parameters["ExpressionAttributeValues"][":now"]["N"]
     return name
 
@@ -110,7 +110,7 @@ async def seconds_of(call: Call) -> float:
 
 
 async def measure(pair: Pair, store: DynamoDBAdapter, rounds: int) -> tuple[float, float]:
-    """Give the medians of an operation and of its raw requests, in seconds."""
+    """Return the medians of an operation and of its raw requests, in seconds."""
     ours: list[float] = []
     raw: list[float] = []
     sides: list[tuple[list[float], Call]] = [

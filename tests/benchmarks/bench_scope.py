@@ -59,7 +59,7 @@ async def no_op() -> None:
 
 
 async def no_op_of(item: int) -> int:
-    """Give an item back."""
+    """Return an item back."""
     return item
 
 
@@ -361,7 +361,7 @@ def importing() -> Case:
 
 
 def cases() -> Iterator[Case]:
-    """Give every case."""
+    """Return every case."""
     yield sequential()
     yield fan_out(f"fan-out of {FAN_OUT:,} no-ops", FAN_OUT, no_op)
     yield fan_out(f"{SLEEPERS:,} tasks that sleep 1 ms", SLEEPERS, sleep_a_little)
@@ -372,7 +372,7 @@ def cases() -> Iterator[Case]:
 
 
 def measure(case: Case, rounds: int) -> dict[str, float]:
-    """Give the median of each side in seconds; they take turns, in both directions."""
+    """Return the median of each side in seconds; they take turns, in both directions."""
     times: dict[str, list[float]] = {name: [] for name, side in case.sides.items() if side}
     order = [(times[name], side) for name, side in case.sides.items() if side]
     for _ in range(rounds):

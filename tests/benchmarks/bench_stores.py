@@ -88,7 +88,7 @@ class Table:
 
 
 async def measure(pair: Pair, rounds: int) -> tuple[float, float, float]:
-    """Give the medians of both sides, in seconds a call, and of the ratios of the rounds."""
+    """Return the medians of both sides, in seconds a call, and of the ratios of the rounds."""
     samples: list[tuple[float, float]] = []
     gc.collect()
     gc.disable()
@@ -162,7 +162,7 @@ async def memory_part(table: Table) -> None:
 
 
 def loading_hit(cache: Cache) -> Call:
-    """Give a call of ``get_or_set`` that finds the value."""
+    """Return a call of ``get_or_set`` that finds the value."""
 
     async def load() -> Any:
         raise AssertionError("it is a hit")
@@ -171,7 +171,7 @@ def loading_hit(cache: Cache) -> Call:
 
 
 async def peers(value: Any) -> dict[str, Call]:
-    """Give the hits of other libraries that are installed."""
+    """Return the hits of other libraries that are installed."""
     found: dict[str, Call] = {}
     if importlib.util.find_spec("cashews"):
         cashews: Any = import_module("cashews").Cache()

@@ -37,7 +37,7 @@ from gogoscope.testing.conformance import (
 
 
 def opener(store_type: type[Any]) -> OpenStore:
-    """Give what opens stores on one place of their own."""
+    """Return what opens stores on one place of their own."""
     stores: list[Any] = []
 
     @asynccontextmanager
@@ -109,7 +109,7 @@ class TestPrefixLeak(BrokenStore):
 
 
 def below(key_prefix: str, method: str) -> Callable[..., Any]:
-    """Give a method of a store as it is with another prefix."""
+    """Return a method of a store as it is with another prefix."""
 
     async def call(store: MemoryStore, *args: Any) -> Any:
         other = copy.copy(store)

@@ -31,7 +31,7 @@ def _is_dynamodb_on_trio(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session")
 def common_table_url(dynamodb_engine: Engine) -> Iterator[str]:
-    """Give the URL of the table in which every place on DynamoDB has a prefix of its own."""
+    """Return the URL of the table in which every place on DynamoDB has a prefix of its own."""
     name = new_table_name()
     url = f"dynamodb://{name}?{urlencode({'endpoint_url': dynamodb_engine.endpoint_url})}"
 
@@ -52,7 +52,7 @@ def common_table_url(dynamodb_engine: Engine) -> Iterator[str]:
 
 @pytest.fixture(params=["memory", "sqlite", "dynamodb"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Give a place of the test's own, for tests of what works over any store."""
+    """Return a place of the test's own, for tests of what works over any store."""
     if request.param == "memory":
         return MemoryPlace()
     if request.param == "sqlite":

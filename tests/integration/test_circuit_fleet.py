@@ -60,7 +60,7 @@ class Process:
         self.popen.stdin.flush()
 
     def hear(self) -> Any:
-        """Give the next answer."""
+        """Return the next answer."""
         return json.loads(self._lines.get(timeout=PATIENCE))
 
     def ask(self, command: str) -> Any:

@@ -45,7 +45,7 @@ def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @asynccontextmanager
 async def holder(url: str) -> AsyncIterator[tuple[subprocess.Popen[str], int]]:
-    """Give a process that holds the lock, and its fencing token."""
+    """Return a process that holds the lock, and its fencing token."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "tests/integration/lock_worker.py"), url, "job", str(LEASE)],
         stdout=subprocess.PIPE,

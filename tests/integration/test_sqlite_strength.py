@@ -66,7 +66,7 @@ def check_integrity(path: Path) -> None:
 
 
 async def stored(path: Path) -> tuple[dict[str, int], set[str]]:
-    """Give the counts of all circuits, and the keys of all values."""
+    """Return the counts of all circuits, and the keys of all values."""
     async with SQLiteStore(path) as store:
         circuits = await store.circuits()
         counts = {key: state.failure_count for key, state in circuits.items()}

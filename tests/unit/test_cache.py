@@ -125,7 +125,7 @@ class FaultyStore(MemoryStore):
 
 
 def beside(store: MemoryStore) -> Cache:
-    """Give the cache of what could be another process: it shares nothing but the records."""
+    """Return the cache of what could be another process: it shares nothing but the records."""
     return Cache(store.with_prefix(""))
 
 

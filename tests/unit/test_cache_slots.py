@@ -23,7 +23,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 def loader(s: Scope) -> Callable[[], Awaitable[list[int]]]:
-    """Give a function that needs two more slots of a scope."""
+    """Return a function that needs two more slots of a scope."""
 
     async def part(number: int) -> int:
         await anyio.sleep(1)

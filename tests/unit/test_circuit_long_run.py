@@ -54,7 +54,7 @@ class Service:
 
 
 def allowed(seconds: float) -> int:
-    """Give how many calls may reach a service that is dead for a time.
+    """Return how many calls may reach a service that is dead for a time.
 
     The failures that trip the circuit; one call of each process that has not looked at the store
     since, and those that it makes until it is answered; and the probes.

@@ -69,7 +69,7 @@ def store() -> CountingStore:
 
 
 def another_process(store: CountingStore) -> CountingStore:
-    """Give a store on the same records that shares no queue, as in another process."""
+    """Return a store on the same records that shares no queue, as in another process."""
     other = CountingStore()
     other._records = store._records
     return other

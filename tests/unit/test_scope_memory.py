@@ -24,7 +24,7 @@ KEPT_WHOLE = 100
 
 
 def blocks() -> int:
-    """Give the number of blocks of memory that Python holds, which is exact where bytes are not."""
+    """Return the number of blocks of memory that Python holds; exact where bytes are not."""
     gc.collect()
     return sys.getallocatedblocks()
 
@@ -268,7 +268,7 @@ USES: list[Use] = [
 
 
 def ours() -> list[object]:
-    """Give the objects that belong to a scope."""
+    """Return the objects that belong to a scope."""
     gc.collect()
     kinds = (Scope, Task)
     return [found for found in gc.get_objects() if isinstance(found, kinds)]

@@ -230,7 +230,7 @@ class PlannedError(Exception):
 
 
 def shape_of(raised: BaseException | None) -> Shape:
-    """Give what an exception is to the model."""
+    """Return what an exception is to the model."""
     match raised:
         case None:
             return None

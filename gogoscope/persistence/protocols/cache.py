@@ -34,13 +34,13 @@ class CacheProvider(Protocol):
     """
 
     async def get(self, key: str, default: Any = None) -> Any:
-        """Give the value of a key, or ``default`` if it has none."""
+        """Return the value of a key, or ``default`` if it has none."""
         ...
 
     async def get_entry(
         self, key: str, *, latest: bool = False, stale: bool = False
     ) -> CacheEntry | None:
-        """Give the value of a key with its end, or ``None`` if it has none.
+        """Return the value of a key with its end, or ``None`` if it has none.
 
         :param latest: whether to see every write that was completed before, also where ``get``
             may miss the last ones, as on DynamoDB
@@ -49,7 +49,7 @@ class CacheProvider(Protocol):
         ...
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Give the values of those keys that have one."""
+        """Return the values of those keys that have one."""
         ...
 
     async def set(
@@ -98,7 +98,7 @@ class CacheProvider(Protocol):
         ...
 
     async def has(self, key: str) -> bool:
-        """Tell whether a key has a value, ``None`` included."""
+        """Return whether a key has a value, ``None`` included."""
         ...
 
     async def clear(self) -> None:
@@ -114,7 +114,7 @@ class CacheProvider(Protocol):
         ...
 
     def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
-        """Give the keys that have a value one by one, read page by page: ``async for``.
+        """Return the keys that have a value one by one, read page by page: ``async for``.
 
         A key that has a value all the time is given once; one that is set or removed meanwhile
         may or may not be. The iteration may be left at any time.

@@ -73,7 +73,7 @@ class CircuitBreakerStateProvider(Protocol):
     """Keeps the state of circuit breakers."""
 
     async def get_state(self, key: str) -> CircuitBreakerState | None:
-        """Give a circuit's state, or ``None`` if nothing was ever recorded."""
+        """Return a circuit's state, or ``None`` if nothing was ever recorded."""
         ...
 
     async def set_state(self, key: str, state: CircuitBreakerState) -> None:

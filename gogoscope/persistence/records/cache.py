@@ -37,7 +37,7 @@ class CacheRecord:
         return None if self.until_ms is None else self.until_ms + self.stale_ms
 
     def is_live(self, now_ms: int) -> bool:
-        """Tell whether its time is not over."""
+        """Return whether its time is not over."""
         return self.until_ms is None or self.until_ms > now_ms
 
 
@@ -71,7 +71,7 @@ class RecordCache(RecordCapability):
     """
 
     async def get(self, key: str, default: Any = None) -> Any:
-        """Give the value of a key, or ``default`` if it has none."""
+        """Return the value of a key, or ``default`` if it has none."""
         record = await self._records.read(CACHE, self._full_key(key))
         if record is None or not record.is_live(self._records.now_ms()):
             return default
@@ -80,7 +80,7 @@ class RecordCache(RecordCapability):
     async def get_entry(
         self, key: str, *, latest: bool = False, stale: bool = False
     ) -> CacheEntry | None:
-        """Give the value of a key with its end, or ``None`` if it has none.
+        """Return the value of a key with its end, or ``None`` if it has none.
 
         :param latest: nothing here, since every read sees the writes completed before it
         :param stale: whether to give a value that is kept beyond its time, too
@@ -93,7 +93,7 @@ class RecordCache(RecordCapability):
         return CacheEntry(self._codec.loads(record.content), record.until_ms, left)
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Give the values of those keys that have one."""
+        """Return the values of those keys that have one."""
         wanted, values = check_keys(keys), dict[str, Any]()
         for begin in range(0, len(wanted) or 1, KEYS_PER_PAGE):
             # Page by page, since reading their values takes the event loop's time.
@@ -193,7 +193,7 @@ class RecordCache(RecordCapability):
         await self._records.write_many(CACHE, full_keys, lambda full_key, now_ms: None)
 
     async def has(self, key: str) -> bool:
-        """Tell whether a key has a value, ``None`` included."""
+        """Return whether a key has a value, ``None`` included."""
         record = await self._records.read(CACHE, self._full_key(key))
         return record is not None and record.is_live(self._records.now_ms())
 
@@ -211,7 +211,7 @@ class RecordCache(RecordCapability):
         return matching(await self._records.keys(CACHE, self._start(pattern)))
 
     def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
-        """Give the keys that have a value one by one, read page by page: ``async for``.
+        """Return the keys that have a value one by one, read page by page: ``async for``.
 
         :param pattern: as in :meth:`keys`
         """
@@ -234,7 +234,7 @@ class RecordCache(RecordCapability):
 
 
 def _ends(ttl: float | timedelta | None) -> Callable[[int], int | None]:
-    """Give what tells, for a time in milliseconds, when a value set then ends."""
+    """Return what tells, for a time in milliseconds, when a value set then ends."""
     if ttl is None:
         return lambda now_ms: None
     ttl_ms = math.ceil(check_ttl(ttl) * 1000)

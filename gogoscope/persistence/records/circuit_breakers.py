@@ -29,7 +29,7 @@ class RecordCircuitBreakers(RecordCapability):
     """A ``CircuitBreakerStateProvider``: every method is one transaction on one record."""
 
     async def get_state(self, key: str) -> State | None:
-        """Give a circuit's state, or ``None`` if nothing was ever recorded."""
+        """Return a circuit's state, or ``None`` if nothing was ever recorded."""
         return await self._records.read(CIRCUITS, self._full_key(key))
 
     async def set_state(self, key: str, state: State) -> None:

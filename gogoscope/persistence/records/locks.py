@@ -100,5 +100,5 @@ class RecordLocks(RecordCapability):
         )
 
     async def read_lock(self, key: str) -> LockRecord | None:
-        """Give a lock as the newest completed write left it."""
+        """Return a lock as the newest completed write left it."""
         return await self._records.read(LOCKS, self._full_key(key))

@@ -55,11 +55,11 @@ class Records(Protocol):
     """
 
     def now_ms(self) -> int:
-        """Give the place's wall clock in milliseconds since the Unix epoch."""
+        """Return the place's wall clock in milliseconds since the Unix epoch."""
         ...
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
-        """Give a record as the newest completed write left it."""
+        """Return a record as the newest completed write left it."""
         ...
 
     async def transact(
@@ -85,7 +85,7 @@ class Records(Protocol):
         ...
 
     async def read_many(self, kind: Kind[Record], keys: Sequence[str]) -> dict[str, Record]:
-        """Give the records of those keys that have one.
+        """Return the records of those keys that have one.
 
         A place that can reads all of them at once; this one, which a place inherits from here,
         reads one by one.
@@ -158,7 +158,7 @@ def json_kind(
     *,
     urgent: bool = False,
 ) -> Kind[Record]:
-    """Give the kind of an attrs class of JSON-shaped fields; those at their default are left out.
+    """Return the kind of an attrs class of JSON-shaped fields; those at their default are left out.
 
     :param name: what the kind is called in a store
     :param record_type: the class

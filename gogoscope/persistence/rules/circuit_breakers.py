@@ -148,7 +148,7 @@ def record_success(state: CircuitBreakerState | None, now_ms: int) -> CircuitBre
 
 
 def set_by_hand(name: CircuitState, now_ms: int) -> CircuitBreakerState:
-    """Give a circuit that was closed or forced open by hand."""
+    """Return a circuit that was closed or forced open by hand."""
     return CircuitBreakerState(state=name, since_ms=now_ms, window_start_ms=now_ms)
 
 

@@ -84,7 +84,7 @@ class SQLiteStore(RecordStore):
 
 
 def from_url(url: PersistenceURL) -> SQLiteStore:
-    """Give the store of ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
+    """Return the store of ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
 
     Options: ``key_prefix``, ``busy_timeout`` and ``max_clock_skew`` (both in seconds).
 

@@ -41,7 +41,7 @@ class ManualClock:
         self.now = now
 
     def __call__(self) -> float:
-        """Give the seconds since the Unix epoch."""
+        """Return the seconds since the Unix epoch."""
         return self.now
 
 
@@ -51,7 +51,7 @@ class OpenStore(Protocol):
     def __call__(
         self, key_prefix: str = "", clock: Callable[[], float] = wall_time
     ) -> AbstractAsyncContextManager[Any]:
-        """Give an async context manager that gives the open store."""
+        """Return an async context manager that gives the open store."""
         ...
 
 
@@ -70,12 +70,12 @@ class Conformance:
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
-        """Give what opens a store on data of the test's own; override it."""
+        """Return what opens a store on data of the test's own; override it."""
         pytest.fail("override the fixture open_store: it gives what opens a store", pytrace=False)
 
     @pytest.fixture
     def url(self) -> str | None:
-        """Give the URL by which other processes open the data of ``open_store``."""
+        """Return the URL by which other processes open the data of ``open_store``."""
         return None
 
     @pytest.fixture
@@ -84,18 +84,18 @@ class Conformance:
 
     @pytest.fixture
     def clock(self) -> ManualClock:
-        """Give the clock of ``store``, which stands still."""
+        """Return the clock of ``store``, which stands still."""
         return ManualClock()
 
     @pytest.fixture
     async def store(self, open_store: OpenStore, clock: ManualClock) -> AsyncIterator[Any]:
-        """Give an open store on the test's clock."""
+        """Return an open store on the test's clock."""
         async with open_store(clock=clock) as opened:
             yield opened
 
     @pytest.fixture
     def shared_url(self, url: str | None) -> str:
-        """Give the URL of a store that several processes share."""
+        """Return the URL of a store that several processes share."""
         if "processes" not in self.capabilities:
             pytest.skip("no other process can open this store: it does not declare 'processes'")
         assert url is not None, "a store that declares 'processes' must override the fixture url"
@@ -206,7 +206,7 @@ class Conformance:
     async def beside(
         self, open_store: OpenStore, clock: ManualClock
     ) -> AsyncIterator[tuple[Any, list[tuple[Any, str]]]]:
-        """Give a store whose key ``k`` is to be changed, and stores with keys that are not.
+        """Return a store whose key ``k`` is to be changed, and stores with keys that are not.
 
         Those keys are what a store touches that forgets its prefix, or where a key ends.
         """

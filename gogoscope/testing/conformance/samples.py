@@ -114,7 +114,7 @@ def sampled(
 
 
 def json_values(st: Any) -> Any:
-    """Give the strategy of all values that a cache takes."""
+    """Return the strategy of all values that a cache takes."""
     scalars = (
         st.none()
         | st.booleans()

@@ -68,7 +68,7 @@ class Worker:
         os.write(self._log, json.dumps(line).encode() + b"\n")
 
     def _is_over(self) -> bool:
-        """Tell whether the end has come, which is written down when all processes are ready."""
+        """Return whether the end has come, which is written down when all processes are ready."""
         return self._end.exists() and time.monotonic() >= float(self._end.read_text())
 
     async def run(self, store: Any) -> None:

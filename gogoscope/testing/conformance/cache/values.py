@@ -16,7 +16,7 @@ EXAMPLES = 40
 
 
 def alike(left: Any, right: Any) -> bool:
-    """Tell whether two values are equal and of the same types throughout."""
+    """Return whether two values are equal and of the same types throughout."""
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):

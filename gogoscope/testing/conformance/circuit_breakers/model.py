@@ -59,7 +59,7 @@ CORPUS: list[Calls] = [
 
 
 def circuit_calls(st: Any) -> Any:
-    """Give the strategy of all sequences of calls."""
+    """Return the strategy of all sequences of calls."""
     # All durations are multiples of 500 ms and no sum of up to 15 advances is within 15 ms of
     # one, so that a store that dates a write a few milliseconds later decides alike.
     durations_ms = st.sampled_from([500, 1_000, 2_000])
@@ -134,7 +134,7 @@ class CircuitModel:
 
 
 def outline(state: CircuitBreakerState | None, now_ms: int) -> Any:
-    """Give what of a state decides how calls fare from now on."""
+    """Return what of a state decides how calls fare from now on."""
     if state is None:
         return None
     alive = sorted(nonce for nonce, until_ms in state.probes.items() if until_ms > now_ms)

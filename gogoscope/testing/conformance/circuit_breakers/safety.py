@@ -52,7 +52,7 @@ CHANGES: dict[str, Call] = {
 
 
 async def _prepared(store: CircuitBreakerStateProvider, key: str, now_ms: int) -> None:
-    """Give a key a half-open circuit with a probe."""
+    """Return a key a half-open circuit with a probe."""
     await store.set_state(
         key,
         CircuitBreakerState(

@@ -47,7 +47,7 @@ CORPUS: list[Calls] = [
 
 
 def lock_calls(st: Any) -> Any:
-    """Give the strategy of all sequences of calls."""
+    """Return the strategy of all sequences of calls."""
     durations_ms = st.sampled_from([500, 1_000, 2_000])
     # A nonce is fresh for each acquisition; 1 stands for the last one, 2 for the one before it.
     ages = st.integers(1, 3)
