@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from types import ModuleType
 
 import pytest
 
 import gogoscope
-from gogoscope import exceptions
+from gogoscope import exceptions, persistence, stores, testing
 
 
 def test_everything_public_is_listed_and_nothing_else() -> None:
@@ -17,6 +18,15 @@ def test_everything_public_is_listed_and_nothing_else() -> None:
     assert sorted(everything) == gogoscope.__all__
     modules = ["events", "exceptions", "persistence", "stores", "testing"]
     assert dir(gogoscope) == sorted([*gogoscope.__all__, *modules])
+
+
+@pytest.mark.parametrize("package", [persistence, stores, testing])
+def test_a_public_package_shows_what_it_lists(package: ModuleType) -> None:
+    listed = package.__all__
+    shown = set(dir(package)) - {"conformance"}
+    assert shown == set(listed)
+    for name in listed:
+        assert getattr(package, name) is not None
 
 
 def test_every_error_is_public_and_of_one_family() -> None:

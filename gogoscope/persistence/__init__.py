@@ -1,8 +1,179 @@
-"""Where locks, circuits and cached values live, swapped by a URL or an object."""
+"""What the author of a store needs: the Protocols of the capabilities, and what helps to have them.
+
+A store that can change one record atomically derives its records from :class:`Records` and gets
+all capabilities from :class:`RecordStore`. Any other store has the methods of each Protocol itself.
+Register what opens it as an entry point of the group ``gogoscope.persistence``, and test it with
+:mod:`gogoscope.testing.conformance`.
+"""
 
 from __future__ import annotations
 
-from gogoscope.persistence.bundle import Persistence
-from gogoscope.persistence.registry import PersistenceURL, open_persistence
+from typing import TYPE_CHECKING
 
-__all__ = ["Persistence", "PersistenceURL", "open_persistence"]
+from gogoscope._core.faces import face
+
+if TYPE_CHECKING:
+    from gogoscope._core.arguments import check_count
+    from gogoscope._core.clock import Clock, current_clock, monotonic
+    from gogoscope._core.durations import seconds
+    from gogoscope.persistence.bundle import Persistence
+    from gogoscope.persistence.lock_handle import LockHandle, claim_handle, describe_holder
+    from gogoscope.persistence.lock_records import (
+        LeaseStore,
+        LockClaim,
+        LockHolder,
+        LockRecord,
+        LockReply,
+    )
+    from gogoscope.persistence.paging import KEYS_PER_PAGE, Pages
+    from gogoscope.persistence.protocols.cache import CacheEntry, CacheProvider
+    from gogoscope.persistence.protocols.circuit_breakers import (
+        DEFAULT_OPEN_MS,
+        CircuitBreakerState,
+        CircuitBreakerStateProvider,
+        CircuitState,
+        FailureReport,
+        ProbeReply,
+    )
+    from gogoscope.persistence.protocols.locks import LockProvider
+    from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
+    from gogoscope.persistence.records.store import RecordStore
+    from gogoscope.persistence.registry import PersistenceURL, open_persistence
+    from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+    from gogoscope.persistence.rules import locks as lock_rules
+    from gogoscope.persistence.validation import (
+        check_key,
+        check_key_prefix,
+        check_keys,
+        check_lease,
+        check_mapping,
+        check_stale,
+        check_ttl,
+        glob_matcher,
+        literal_start,
+    )
+    from gogoscope.persistence.values import Codec, JSONCodec
+
+__all__ = [
+    "DEFAULT_OPEN_MS",
+    "KEYS_PER_PAGE",
+    "Answer",
+    "CacheEntry",
+    "CacheProvider",
+    "Change",
+    "CircuitBreakerState",
+    "CircuitBreakerStateProvider",
+    "CircuitState",
+    "Clock",
+    "Codec",
+    "FailureReport",
+    "JSONCodec",
+    "Kind",
+    "LeaseStore",
+    "LockClaim",
+    "LockHandle",
+    "LockHolder",
+    "LockProvider",
+    "LockRecord",
+    "LockReply",
+    "Pages",
+    "Persistence",
+    "PersistenceURL",
+    "ProbeReply",
+    "Record",
+    "RecordStore",
+    "Records",
+    "check_count",
+    "check_key",
+    "check_key_prefix",
+    "check_keys",
+    "check_lease",
+    "check_mapping",
+    "check_stale",
+    "check_ttl",
+    "circuit_rules",
+    "claim_handle",
+    "current_clock",
+    "describe_holder",
+    "glob_matcher",
+    "literal_start",
+    "lock_rules",
+    "monotonic",
+    "open_persistence",
+    "seconds",
+]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = face(
+        __name__,
+        {
+            "gogoscope._core.arguments": ("check_count",),
+            "gogoscope._core.clock": (
+                "Clock",
+                "current_clock",
+                "monotonic",
+            ),
+            "gogoscope._core.durations": ("seconds",),
+            "gogoscope.persistence.bundle": ("Persistence",),
+            "gogoscope.persistence.lock_handle": (
+                "LockHandle",
+                "claim_handle",
+                "describe_holder",
+            ),
+            "gogoscope.persistence.lock_records": (
+                "LeaseStore",
+                "LockClaim",
+                "LockHolder",
+                "LockRecord",
+                "LockReply",
+            ),
+            "gogoscope.persistence.paging": (
+                "KEYS_PER_PAGE",
+                "Pages",
+            ),
+            "gogoscope.persistence.protocols.cache": (
+                "CacheEntry",
+                "CacheProvider",
+            ),
+            "gogoscope.persistence.protocols.circuit_breakers": (
+                "DEFAULT_OPEN_MS",
+                "CircuitBreakerState",
+                "CircuitBreakerStateProvider",
+                "CircuitState",
+                "FailureReport",
+                "ProbeReply",
+            ),
+            "gogoscope.persistence.protocols.locks": ("LockProvider",),
+            "gogoscope.persistence.records.place": (
+                "Answer",
+                "Change",
+                "Kind",
+                "Record",
+                "Records",
+            ),
+            "gogoscope.persistence.records.store": ("RecordStore",),
+            "gogoscope.persistence.registry": (
+                "PersistenceURL",
+                "open_persistence",
+            ),
+            "gogoscope.persistence.validation": (
+                "check_key",
+                "check_key_prefix",
+                "check_keys",
+                "check_lease",
+                "check_mapping",
+                "check_stale",
+                "check_ttl",
+                "glob_matcher",
+                "literal_start",
+            ),
+            "gogoscope.persistence.values": (
+                "Codec",
+                "JSONCodec",
+            ),
+        },
+        renamed={
+            "circuit_rules": "gogoscope.persistence.rules.circuit_breakers",
+            "lock_rules": "gogoscope.persistence.rules.locks",
+        },
+    )
