@@ -18,7 +18,7 @@ from gogoscope import Scope, Task, scope
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import DynamoDBClient
 from gogoscope_dynamodb.schema import KEYS
-from tests.engines import Engine
+from tests.support.engines import Engine
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -25,8 +25,8 @@ from attrs import frozen
 
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import DynamoDBClient, open_client
-from tests.dynamodb_faults import FaultyClient
-from tests.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
+from tests.support.dynamodb_faults import FaultyClient
+from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
 LIMIT = 1.15
 WARM_UP = 50

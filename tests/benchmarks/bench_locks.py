@@ -30,8 +30,8 @@ from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
 from tests.benchmarks.lock_peers import ALONE, HEADER, Result, measure_peers
 from tests.benchmarks.lock_peers import HANDOFFS as HANDOFFS_OF_PEERS
-from tests.dynamodb_faults import FaultyClient
-from tests.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
+from tests.support.dynamodb_faults import FaultyClient
+from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
 HOLD = 0.005
 PROCESSES, WAITERS, HANDOFFS = 4, 8, 100

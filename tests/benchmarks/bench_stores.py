@@ -39,8 +39,8 @@ from gogoscope.stores.memory import MemoryStore
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
-from tests.dynamodb_faults import FaultyClient, Perform
-from tests.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
+from tests.support.dynamodb_faults import FaultyClient, Perform
+from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
 Call = Callable[[], Awaitable[Any]]
 SMALL_DICT = {"name": "John", "tags": ["a", "b"], "visits": 17}

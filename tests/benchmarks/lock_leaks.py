@@ -22,7 +22,7 @@ from attrs import frozen
 from gogoscope import scope
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
-from tests.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
+from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
 KEYS = 7
 

@@ -13,7 +13,7 @@ import pytest
 from gogoscope.persistence import open_persistence
 from gogoscope_dynamodb.client import open_client
 from tests.conformance.places import DynamoDBPlace, MemoryPlace, Place, SQLitePlace
-from tests.engines import Engine, new_table_name
+from tests.support.engines import Engine, new_table_name
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from gogoscope import CircuitBreaker, CircuitOpenError, scope
 from gogoscope.events import CircuitStoreFailed, CircuitStoreRecovered, Event
 from gogoscope_dynamodb import DynamoDBAdapter
-from tests.dynamodb_faults import FaultyClient, be_silent, be_unreachable, refuse
+from tests.support.dynamodb_faults import FaultyClient, be_silent, be_unreachable, refuse
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ import pytest
 
 from gogoscope import open_persistence
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
-from tests.engines import Tables
+from tests.support.engines import Tables
 
 WORKER = Path(__file__).parent / "circuit_fleet_worker.py"
 PROCESSES = 8

@@ -17,8 +17,8 @@ from gogoscope.exceptions import (
 from gogoscope_dynamodb import DynamoDBAdapter, requests
 from gogoscope_dynamodb.client import DynamoDBClient
 from gogoscope_dynamodb.schema import LARGEST_ITEM
-from tests.dynamodb_faults import FaultyClient, Perform, refuse
-from tests.engines import Engine
+from tests.support.dynamodb_faults import FaultyClient, Perform, refuse
+from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
 

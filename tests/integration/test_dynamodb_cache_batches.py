@@ -12,7 +12,7 @@ import pytest
 from gogoscope.exceptions import RecordTooLargeError, StoreTimeoutError, ThrottledError
 from gogoscope_dynamodb import DynamoDBAdapter, requests
 from gogoscope_dynamodb.client import DynamoDBClient
-from tests.dynamodb_faults import (
+from tests.support.dynamodb_faults import (
     Fault,
     FaultyClient,
     Perform,
@@ -22,7 +22,7 @@ from tests.dynamodb_faults import (
     lose_response,
     refuse,
 )
-from tests.engines import Engine
+from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,8 @@ from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.circuit_breakers import items as circuit_items
 from gogoscope_dynamodb.schema import FIRST_VERSION
-from tests.dynamodb_faults import FaultyClient
-from tests.engines import Engine
+from tests.support.dynamodb_faults import FaultyClient
+from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
 

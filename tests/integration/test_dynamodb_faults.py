@@ -18,7 +18,7 @@ from gogoscope.persistence.lock_records import LockClaim
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import open_client
-from tests.dynamodb_faults import (
+from tests.support.dynamodb_faults import (
     FaultyClient,
     LossyProxy,
     be_silent,
@@ -29,7 +29,7 @@ from tests.dynamodb_faults import (
     never_answer,
     refuse,
 )
-from tests.engines import Engine
+from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
 

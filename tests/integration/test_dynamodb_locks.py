@@ -11,8 +11,8 @@ from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.lock_records import LockClaim
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.schema import FIRST_VERSION
-from tests.dynamodb_faults import FaultyClient
-from tests.engines import Engine
+from tests.support.dynamodb_faults import FaultyClient
+from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import pytest
 from gogoscope import open_persistence, scope
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.requests import NO_ITEM
-from tests.dynamodb_faults import FaultyClient, Perform, client_error
+from tests.support.dynamodb_faults import FaultyClient, Perform, client_error
 
 pytestmark = pytest.mark.anyio
 
@@ -161,7 +161,7 @@ async def test_a_callers_client_outlives_stores_scopes_errors_and_cancellation(
 def test_event_loops_of_several_threads_each_have_their_own_client(
     dynamodb_engine: Any, dynamodb_tables: Any, atomic_dynamodb: Any
 ) -> None:
-    from tests.engines import new_table_name
+    from tests.support.engines import new_table_name
 
     name = new_table_name()
     dynamodb_tables.create(name)

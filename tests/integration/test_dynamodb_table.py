@@ -15,8 +15,8 @@ from gogoscope.persistence import open_persistence
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import DynamoDBClient, open_client
-from tests.dynamodb_faults import FaultyClient, answer, refuse
-from tests.engines import Engine, new_table_name
+from tests.support.dynamodb_faults import FaultyClient, answer, refuse
+from tests.support.engines import Engine, new_table_name
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ import pytest
 from gogoscope import StoreConnectionError, StoreTimeoutError, scope
 from gogoscope.persistence.lock_records import LockClaim
 from gogoscope_dynamodb import DynamoDBAdapter
-from tests.dynamodb_faults import (
+from tests.support.dynamodb_faults import (
     Fault,
     FaultyClient,
     be_silent,

@@ -21,8 +21,8 @@ from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import open_client
 from tests.benchmarks.lock_leaks import growth
-from tests.engines import Engine
 from tests.integration.torture_parts.proxy import FaultyProxy
+from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
 

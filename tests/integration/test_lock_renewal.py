@@ -15,8 +15,8 @@ from gogoscope import StoreTimeoutError, scope
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import POOL_SIZE
-from tests.engines import Engine
 from tests.integration.torture_parts.proxy import FaultyProxy
+from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
 

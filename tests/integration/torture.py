@@ -31,10 +31,10 @@ from attrs import define, field
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
-from tests.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 from tests.integration.torture_parts.judge import Verdict, judge, read_log
 from tests.integration.torture_parts.plan import KEYS, LONGEST_LEASE, PROCESSES
 from tests.integration.torture_parts.proxy import FaultyProxy
+from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
 START_SECONDS = 60.0
 CALM_SECONDS = 3.0

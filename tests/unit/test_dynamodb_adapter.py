@@ -24,7 +24,7 @@ from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.persistence.registry import PersistenceURL
 from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
-from tests.dynamodb_faults import FaultyClient, answer
+from tests.support.dynamodb_faults import FaultyClient, answer
 
 ARN = "arn:aws:dynamodb:eu-west-1:123456789012:table/my-table"
 

@@ -17,7 +17,7 @@ from gogoscope.exceptions import (
     ThrottledError,
 )
 from gogoscope_dynamodb.client import Effect, classify, error_code, region_of
-from tests.dynamodb_faults import client_error
+from tests.support.dynamodb_faults import client_error
 
 URL = "http://somewhere"
 

@@ -17,7 +17,7 @@ from gogoscope.exceptions import (
 )
 from gogoscope_dynamodb import requests
 from gogoscope_dynamodb.requests import Table, Update, backoff
-from tests.dynamodb_faults import (
+from tests.support.dynamodb_faults import (
     FaultyClient,
     answer,
     be_unreachable,

@@ -30,7 +30,7 @@ from attrs import frozen
 
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import DynamoDBClient, open_client
-from tests.dynamodb_faults import FaultyClient
+from tests.support.dynamodb_faults import FaultyClient
 
 START_SECONDS = 60.0
 
