@@ -14,7 +14,7 @@ from gogoscope.events import CircuitStoreFailed, CircuitStoreRecovered, Event
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
-from tests.faulty_store import (
+from tests.unit.circuit_breakers.faulty_store import (
     ADDED_SECONDS,
     Fault,
     FaultyStore,

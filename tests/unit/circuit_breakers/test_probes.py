@@ -12,7 +12,7 @@ from gogoscope import CircuitBreaker, CircuitOpenError, scope
 from gogoscope.circuit_breakers.registry import Circuits
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
-from tests.faulty_store import FaultyStore, Service, far_away, fine, promptly
+from tests.unit.circuit_breakers.faulty_store import FaultyStore, Service, far_away, fine, promptly
 
 START = 1_800_000_000
 BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
