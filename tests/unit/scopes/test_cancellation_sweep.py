@@ -19,8 +19,8 @@ import pytest
 from attrs import Factory, define
 
 from gogoscope import Ok, Scope, TaskCancelled, current_scope, scope
-from tests.stepping import calling_after_each_step
-from tests.swept_programs import NAMES, PROGRAMS, Ledger, PlannedBodyError, Program
+from tests.unit.scopes.stepping import calling_after_each_step
+from tests.unit.scopes.swept_programs import NAMES, PROGRAMS, Ledger, PlannedBodyError, Program
 
 pytestmark = pytest.mark.anyio
 
