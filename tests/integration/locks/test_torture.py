@@ -7,8 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.integration.torture import torture
-from tests.integration.torture_parts.judge import Log, Verdict, judge
+from tests.integration.locks.torture import torture
+from tests.integration.locks.torture_parts.judge import Log, Verdict, judge
 
 
 @pytest.mark.parametrize("persistence", ["sqlite", "dynamodb"])

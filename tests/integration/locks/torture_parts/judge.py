@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from tests.integration.torture_parts.plan import KEYS, LONGEST_LEASE
+from tests.integration.locks.torture_parts.plan import KEYS, LONGEST_LEASE
 
 POLL = 0.5
 SLOWEST_STEP = 0.5  # of a loaded machine

@@ -21,12 +21,12 @@ from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import open_client
 from tests.benchmarks.lock_leaks import growth
-from tests.integration.torture_parts.proxy import FaultyProxy
+from tests.integration.locks.torture_parts.proxy import FaultyProxy
 from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LEASE = 1.2
 
 
@@ -47,7 +47,7 @@ def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def holder(url: str) -> AsyncIterator[tuple[subprocess.Popen[str], int]]:
     """Return a process that holds the lock, and its fencing token."""
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/integration/lock_worker.py"), url, "job", str(LEASE)],
+        [sys.executable, str(ROOT / "tests/integration/locks/worker.py"), url, "job", str(LEASE)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -94,7 +94,7 @@ async def test_the_holder_in_another_process_is_described(shared_url: str) -> No
         found = await store.holder("job")
         assert found is not None
         assert (found.pid, found.fencing_token) == (process.pid, token)
-        assert found.scope == "lock_worker.main"
+        assert found.scope == "worker.main"
         assert 0 < found.lease_left <= LEASE
 
 

@@ -18,7 +18,7 @@ from gogoscope import LeaseLostError, LockTimeoutError, PersistenceError, scope
 from gogoscope.locks.acquire import locks_of
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
-from tests.integration.torture_parts.plan import (
+from tests.integration.locks.torture_parts.plan import (
     CLOCK_ERRORS,
     KEYS,
     LARGEST_CLOCK_ERROR,

@@ -1,6 +1,6 @@
 """Torture of locks: processes that are killed, stopped and lied to, on a store that misbehaves.
 
-    python -m tests.integration.torture [--seconds 60] [--seed 1] [--persistence sqlite|dynamodb]
+    python -m tests.integration.locks.torture [--seconds 60] [--seed 1] [--persistence sqlite|dynamodb]
 
 Eight processes, with clocks that are wrong by up to 5 s, pass three locks around. Some are killed,
 some are stopped for longer than their lease and continued; between them and DynamoDB is a proxy
@@ -31,9 +31,9 @@ from attrs import define, field
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
-from tests.integration.torture_parts.judge import Verdict, judge, read_log
-from tests.integration.torture_parts.plan import KEYS, LONGEST_LEASE, PROCESSES
-from tests.integration.torture_parts.proxy import FaultyProxy
+from tests.integration.locks.torture_parts.judge import Verdict, judge, read_log
+from tests.integration.locks.torture_parts.plan import KEYS, LONGEST_LEASE, PROCESSES
+from tests.integration.locks.torture_parts.proxy import FaultyProxy
 from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
 START_SECONDS = 60.0
@@ -123,7 +123,7 @@ async def torture(persistence: str, seconds: float, seed: int) -> Verdict:
     with TemporaryDirectory() as name:
         folder = Path(name)
         async with store_for(persistence, folder, proxy) as where:
-            worker = [sys.executable, "-m", "tests.integration.torture_parts.worker"]
+            worker = [sys.executable, "-m", "tests.integration.locks.torture_parts.worker"]
             arguments = ["--folder", name, *where]
             fleet = Fleet([*worker, *arguments], folder, chance)
             try:
