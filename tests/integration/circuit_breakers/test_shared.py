@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-WORKER = Path(__file__).parent / "circuit_worker.py"
+WORKER = Path(__file__).parent / "worker.py"
 
 
 @pytest.fixture(params=["sqlite", "dynamodb"])

@@ -20,7 +20,7 @@ from gogoscope import open_persistence
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from tests.support.engines import Tables
 
-WORKER = Path(__file__).parent / "circuit_fleet_worker.py"
+WORKER = Path(__file__).parent / "fleet_worker.py"
 PROCESSES = 8
 PATIENCE = 60.0
 
