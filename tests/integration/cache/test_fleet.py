@@ -19,7 +19,7 @@ import pytest
 from gogoscope import Cache, open_persistence
 from gogoscope.stores.sqlite.store import SQLiteStore
 
-WORKER = Path(__file__).with_name("cache_worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 LEASE = 2.0
 SOON = 8.0
 """How much longer than it must something may take on a busy machine, in seconds."""
