@@ -22,7 +22,7 @@ from gogoscope.exceptions import PersistenceError
 from gogoscope.stores.sqlite import schema as sqlite_schema
 from gogoscope.stores.sqlite.store import SQLiteStore
 
-WRITER = Path(__file__).with_name("sqlite_writer.py")
+WRITER = Path(__file__).with_name("writer.py")
 LOAD_SECONDS = float(os.environ.get("GOGOSCOPE_TEST_LOAD_SECONDS", "2"))
 PROCESSES, TASKS = 10, 5
 
