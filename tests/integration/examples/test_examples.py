@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 
 def run_example(*arguments: str, exit_code: int = 0) -> str:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "breaker.py"
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "breaker.py"
 
 
 def test_the_example_trips_probes_and_is_set_by_hand() -> None:

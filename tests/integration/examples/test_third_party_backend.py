@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BACKEND = ROOT / "examples" / "third_party_backend"
 METADATA = "Metadata-Version: 2.1\nName: gogoscope-folder\nVersion: 0.1.0\n"
 ENTRY_POINTS = "[gogoscope.persistence]\nfolder = gogoscope_folder:from_url\n"
