@@ -1,6 +1,7 @@
 """Torture of locks: processes that are killed, stopped and lied to, on a store that misbehaves.
 
-    python -m tests.integration.locks.torture [--seconds 60] [--seed 1] [--persistence sqlite|dynamodb]
+    python -m tests.integration.locks.torture [--seconds 60] [--seed 1]
+        [--persistence sqlite|dynamodb]
 
 Eight processes, with clocks that are wrong by up to 5 s, pass three locks around. Some are killed,
 some are stopped for longer than their lease and continued; between them and DynamoDB is a proxy
