@@ -9,13 +9,15 @@ from typing import Protocol, TypeVar, TypeVarTuple
 
 import anyio
 from attrs import field, frozen
+from attrs.validators import optional
 
-from gogoscope._core.arguments import check_count
+from gogoscope._core.arguments import check_count, count
 from gogoscope._core.callables import NotAwaitableError, refusal
 from gogoscope._core.clock import monotonic
-from gogoscope._core.durations import seconds
+from gogoscope._core.durations import duration, seconds, to_seconds, to_seconds_or_none
 from gogoscope._core.errors import ErrorChain
 from gogoscope._core.jitter import uniform
+from gogoscope._core.matching import errors, matches
 from gogoscope.events import notify
 from gogoscope.exceptions import CircuitOpenError
 
@@ -35,30 +37,6 @@ class Delay(Protocol):
         ...
 
 
-def _delay_or_zero(value: float | timedelta) -> float:
-    return seconds("delay", value, zero=True)
-
-
-def _base(value: float | timedelta) -> float:
-    return seconds("base", value)
-
-
-def _base_or_zero(value: float | timedelta) -> float:
-    return seconds("base", value, zero=True)
-
-
-def _step(value: float | timedelta | None) -> float | None:
-    return None if value is None else seconds("step", value, zero=True)
-
-
-def _maximum(value: float | timedelta) -> float:
-    return seconds("maximum", value)
-
-
-def _maximum_or_endless(value: float | timedelta) -> float:
-    return seconds("maximum", value, infinite=True)
-
-
 def _factor(factor: float) -> float:
     if isinstance(factor, bool) or not isinstance(factor, int | float):
         raise TypeError(f"factor must be a number, got {factor!r} of type {type(factor).__name__}")
@@ -74,7 +52,7 @@ class fixed:  # noqa: N801 - written like a function: delay=fixed(1)
     :param delay: seconds, 0 or more
     """
 
-    delay: float = field(converter=_delay_or_zero)
+    delay: float = field(converter=to_seconds, validator=duration(zero=True))
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
         """Return the wait, which is always the same."""
@@ -90,9 +68,11 @@ class linear:  # noqa: N801 - likewise
     :param maximum: the longest wait in seconds
     """
 
-    base: float = field(default=0.1, converter=_base_or_zero)
-    step: float | None = field(default=None, converter=_step)
-    maximum: float = field(default=30.0, converter=_maximum_or_endless)
+    base: float = field(default=0.1, converter=to_seconds, validator=duration(zero=True))
+    step: float | None = field(
+        default=None, converter=to_seconds_or_none, validator=optional(duration(zero=True))
+    )
+    maximum: float = field(default=30.0, converter=to_seconds, validator=duration(infinite=True))
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
         """Return the wait after try number ``attempt``."""
@@ -113,9 +93,9 @@ class exponential:  # noqa: N801 - likewise
     :param jitter: ``False`` waits the longest time each time
     """
 
-    base: float = field(default=0.1, converter=_base)
+    base: float = field(default=0.1, converter=to_seconds, validator=duration())
     factor: float = field(default=2.0, converter=_factor)
-    maximum: float = field(default=30.0, converter=_maximum)
+    maximum: float = field(default=30.0, converter=to_seconds, validator=duration())
     jitter: bool = field(default=True, kw_only=True)
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
@@ -138,8 +118,8 @@ class decorrelated:  # noqa: N801 - likewise
     :param maximum: the longest wait, in seconds
     """
 
-    base: float = field(default=0.1, converter=_base)
-    maximum: float = field(default=30.0, converter=_maximum)
+    base: float = field(default=0.1, converter=to_seconds, validator=duration())
+    maximum: float = field(default=30.0, converter=to_seconds, validator=duration())
 
     def start(self) -> Delay:
         """Return the delays of one call, which remember the last wait."""
@@ -168,6 +148,15 @@ RetryOn = (
 )
 
 
+def _to_delay(delay: Delay | float | timedelta) -> Delay:
+    if isinstance(delay, type):
+        raise TypeError(
+            "delay must be a number of seconds or a function of (attempt, error), "
+            f"got the class {delay.__name__}; write {delay.__name__}(...)"
+        )
+    return delay if callable(delay) else fixed(delay)
+
+
 @frozen(kw_only=True)
 class Retry:
     """When a failed call is tried again, and after how long.
@@ -184,34 +173,16 @@ class Retry:
     says so. The last error is the result; the earlier ones are in its ``__context__``.
     """
 
-    attempts: int = field(default=3, kw_only=False)
-    delay: Delay | float | timedelta = field(factory=exponential)
-    retry_on: RetryOn = Exception
+    attempts: int = field(default=3, kw_only=False, validator=count())
+    delay: Delay = field(factory=exponential, converter=_to_delay)
+    retry_on: RetryOn = field(default=Exception, validator=errors)
     on_retry: OnRetry | None = None
-    max_elapsed: float | timedelta | None = None
-    attempt_timeout: float | timedelta | None = None
-
-    def __attrs_post_init__(self) -> None:
-        check_count("attempts", self.attempts)
-        if isinstance(self.delay, type):
-            raise TypeError(
-                "delay must be a number of seconds or a function of (attempt, error), "
-                f"got the class {self.delay.__name__}; write {self.delay.__name__}(...)"
-            )
-        if not callable(self.delay):
-            object.__setattr__(self, "delay", fixed(self.delay))
-        kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
-        if not callable(self.retry_on) or isinstance(self.retry_on, type):
-            for kind in kinds:
-                if not (isinstance(kind, type) and issubclass(kind, Exception)):
-                    raise TypeError(
-                        "retry_on must be exception types or a function of the error, "
-                        f"got {self.retry_on!r}"
-                    )
-        for name in ("max_elapsed", "attempt_timeout"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, seconds(name, value, infinite=True))
+    max_elapsed: float | None = field(
+        default=None, converter=to_seconds_or_none, validator=optional(duration(infinite=True))
+    )
+    attempt_timeout: float | None = field(
+        default=None, converter=to_seconds_or_none, validator=optional(duration(infinite=True))
+    )
 
     @classmethod
     def of(cls, option: Retry | int) -> Retry:
@@ -251,7 +222,7 @@ class Retry:
 
         :raises AttemptTimeoutError: if it takes longer
         """
-        assert isinstance(self.attempt_timeout, float)
+        assert self.attempt_timeout is not None
         with anyio.move_on_after(self.attempt_timeout) as attempt:
             return await fn(*args)
         assert attempt.cancelled_caught
@@ -320,25 +291,20 @@ class Retry:
     def _too_late(self, started: float | None, wait: float = 0.0) -> bool:
         if started is None:
             return False
-        assert isinstance(self.max_elapsed, float)
+        assert self.max_elapsed is not None
         return monotonic() + wait - started > self.max_elapsed
 
     def _start_delay(self) -> Delay:
         start: Callable[[], Delay] | None = getattr(self.delay, "start", None)
-        if start is not None:
-            return start()
-        assert callable(self.delay)
-        return self.delay
+        return self.delay if start is None else start()
 
     def _retries(self, error: Exception) -> bool | float | timedelta:
         if isinstance(error, NotAwaitableError):
             return False
-        if isinstance(self.retry_on, type | tuple):
+        if isinstance(error, CircuitOpenError) and isinstance(self.retry_on, type | tuple):
             kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
-            if isinstance(error, CircuitOpenError):
-                return any(issubclass(kind, CircuitOpenError) for kind in kinds)
-            return isinstance(error, kinds)
-        return self.retry_on(error)
+            return any(issubclass(kind, CircuitOpenError) for kind in kinds)
+        return matches(self.retry_on, error)
 
 
 async def pause(delay: float) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
+from typing import Any
+
+from attrs import Attribute
 
 
 def check_observer(name: str, observer: object) -> None:
@@ -41,7 +45,7 @@ def check_priority(priority: float) -> None:
 
 
 def check_count(name: str, value: int, minimum: int = 1) -> int:
-    """Give back an integer of at least ``minimum``.
+    """Return an integer of at least ``minimum``.
 
     :raises TypeError: if it is not an ``int``
     :raises ValueError: if it is too small
@@ -51,3 +55,12 @@ def check_count(name: str, value: int, minimum: int = 1) -> int:
     if value < minimum:
         raise ValueError(f"{name} must be {minimum} or more, got {value!r}")
     return value
+
+
+def count(minimum: int = 1) -> Callable[[object, Attribute[Any], Any], None]:
+    """Return a validator of a field that is an integer of at least ``minimum``."""
+
+    def check(instance: object, attribute: Attribute[Any], value: Any) -> None:
+        check_count(attribute.name, value, minimum)
+
+    return check

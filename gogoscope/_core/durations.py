@@ -1,9 +1,18 @@
-"""Durations as the public API takes them: seconds, or a ``timedelta``."""
+"""Durations as the public API takes them: seconds, or a ``timedelta``.
+
+A function checks one with :func:`seconds`. A field of a class of attrs takes one by a converter,
+:func:`to_seconds` or :func:`to_seconds_or_none`, and checks it by the validator :func:`duration`,
+which knows the name of the field.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
+
+from attrs import Attribute
 
 
 def seconds(
@@ -42,3 +51,29 @@ def seconds(
         return float(value)
     allowed = "0 or more" if zero else "more than 0"
     raise ValueError(f"{name} must be {allowed} seconds, got {value!r}")
+
+
+def to_seconds(value: float | timedelta) -> float:
+    """Convert a duration to seconds; leave what is none to :func:`duration`, which refuses it."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+
+
+def to_seconds_or_none(value: float | timedelta | None) -> float | None:
+    """Convert an optional duration; a named function, so that type checkers know what it takes."""
+    return None if value is None else to_seconds(value)
+
+
+def duration(
+    *, zero: bool = False, infinite: bool = False, maximum: float | None = None
+) -> Callable[[object, Attribute[Any], Any], None]:
+    """Return a validator of a field that is a duration in seconds.
+
+    The parameters and the errors are those of :func:`seconds`.
+    """
+
+    def check(instance: object, attribute: Attribute[Any], value: Any) -> None:
+        seconds(attribute.name, value, zero=zero, infinite=infinite, maximum=maximum)
+
+    return check

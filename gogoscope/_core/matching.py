@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from attrs import Attribute
 
 Answer = TypeVar("Answer")
 
@@ -23,6 +25,11 @@ def check_errors(name: str, errors: object) -> None:
             raise TypeError(
                 f"{name} must be exception types or a function of the error, got {errors!r}"
             )
+
+
+def errors(instance: object, attribute: Attribute[Any], value: Any) -> None:
+    """Validate a field of what matches errors."""
+    check_errors(attribute.name, value)
 
 
 def matches(errors: ErrorTypes | Callable[[Exception], Answer], error: Exception) -> Answer | bool:

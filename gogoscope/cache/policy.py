@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import functools
-from datetime import timedelta
 from typing import Any
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
+from attrs.validators import optional
 
-from gogoscope._core.durations import seconds
-from gogoscope.persistence.validation import MAX_TTL, check_lease, check_ttl
-
-
-def _ttl(value: float | timedelta | None) -> float | None:
-    return None if value is None else check_ttl(value)
-
-
-def _while_revalidating(value: float | timedelta) -> float:
-    return seconds("stale_while_revalidate", value, zero=True, maximum=MAX_TTL)
-
-
-def _if_error(value: float | timedelta) -> float:
-    return seconds("stale_if_error", value, zero=True, maximum=MAX_TTL)
-
-
-def _negative(value: float | timedelta | None) -> float | None:
-    return None if value is None else seconds("negative_ttl", value, zero=True)
+from gogoscope._core.durations import duration, to_seconds, to_seconds_or_none
+from gogoscope.persistence.validation import MAX_TTL, check_lease
 
 
 @frozen
 class CachePolicy:
     """The options of ``get_or_set``, checked; all durations are in seconds.
 
-    A value is kept beyond its time for the longer of the two stale times, ``stale``.
+    A value is kept beyond its time for the longer of the two stale times.
     """
 
-    ttl: float | None = field(converter=_ttl)
-    stale_while_revalidate: float = field(default=0.0, converter=_while_revalidating)
-    stale_if_error: float = field(default=0.0, converter=_if_error)
-    negative_ttl: float | None = field(default=None, converter=_negative)
+    ttl: float | None = field(
+        converter=to_seconds_or_none, validator=optional(duration(maximum=MAX_TTL))
+    )
+    stale_while_revalidate: float = field(
+        default=0.0, converter=to_seconds, validator=duration(zero=True, maximum=MAX_TTL)
+    )
+    stale_if_error: float = field(
+        default=0.0, converter=to_seconds, validator=duration(zero=True, maximum=MAX_TTL)
+    )
+    negative_ttl: float | None = field(
+        default=None, converter=to_seconds_or_none, validator=optional(duration(zero=True))
+    )
     lease: float = field(default=10.0, converter=check_lease)
-    stale: float = field(init=False, default=Factory(lambda self: self._longest_stale(), True))
 
-    def _longest_stale(self) -> float:
+    @property
+    def stale(self) -> float:
+        """Seconds that a value is kept beyond its time."""
         return max(self.stale_while_revalidate, self.stale_if_error)
 
     def may_wait_for_refresh(self, left: float) -> bool:

@@ -167,7 +167,8 @@ class Circuit:
         policy = self.policy
         window = self.snapshot.rates
         if window is None:
-            window = self.snapshot.rates = RateWindow(policy.window_seconds())
+            assert policy.window is not None
+            window = self.snapshot.rates = RateWindow(policy.window)
         window.add(monotonic(), failed=failed, slow=self._is_slow(permit))
         excess = window.excess(policy.minimum_calls, policy.failure_rate, policy.slow_rate)
         if excess:

@@ -99,14 +99,9 @@ class Pipeline:
         return await self.retry.bounded(task.call)
 
     def _longest_call(self) -> float:
-        bounds = [bound for bound in (self.timeout, self._attempt_timeout()) if bound is not None]
+        attempt_timeout = None if self.retry is None else self.retry.attempt_timeout
+        bounds = [bound for bound in (self.timeout, attempt_timeout) if bound is not None]
         return min(bounds, default=0.0)
-
-    def _attempt_timeout(self) -> float | None:
-        if self.retry is None or self.retry.attempt_timeout is None:
-            return None
-        assert isinstance(self.retry.attempt_timeout, float)
-        return self.retry.attempt_timeout
 
 
 def _tell_retry(task: Task[Any], attempt: int, error: Exception, delay: float) -> None:

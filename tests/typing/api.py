@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
 from typing import Any, assert_type
 
@@ -129,6 +130,15 @@ async def values_from_the_cache(store: MemoryStore) -> None:
 
         assert_type(await name_of(1, formal=True), str)
         assert_type(s.task(name_of, 1), Task[str])
+
+
+def durations() -> None:
+    minute = timedelta(minutes=1)
+    policy = Retry(delay=minute, max_elapsed=minute, attempt_timeout=2)
+    assert_type(policy.max_elapsed, float | None)
+    breaker = CircuitBreaker(reset_timeout=minute, window=minute, slow_call=1, slow_rate=0.5)
+    assert_type(breaker.reset_timeout, float)
+    assert_type(breaker.window, float | None)
 
 
 @CircuitBreaker("guarded")

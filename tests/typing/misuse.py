@@ -44,5 +44,9 @@ async def misuse() -> None:
     scope(on_exit="stop")  # error
     scope(circuit_breaker=True)  # error
     Retry(attempts="3")  # error
+    Retry(max_elapsed="3")  # error
+    Retry(delay="3")  # error
     CircuitBreaker(failure_threshold="5")  # error
     CircuitBreaker(treshold=5)  # error
+    CircuitBreaker(reset_timeout="5")  # error
+    CircuitBreaker(window="5")  # error

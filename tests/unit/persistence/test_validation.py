@@ -7,10 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from attrs import field, frozen
+from attrs.validators import optional
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gogoscope._core.arguments import check_count
+from gogoscope._core.arguments import check_count, count
+from gogoscope._core.durations import duration, to_seconds, to_seconds_or_none
 from gogoscope.persistence.validation import (
     check_key,
     check_key_prefix,
@@ -137,3 +140,43 @@ def test_a_pattern_is_case_sensitive_and_none_matches_all() -> None:
     not_a_pattern: Any = 7
     with pytest.raises(TypeError, match="pattern must be a str or None"):
         glob_matcher(not_a_pattern)
+
+
+@frozen
+class Waits:
+    pause: float = field(default=1.0, converter=to_seconds, validator=duration(maximum=60))
+    limit: float | None = field(
+        default=None,
+        converter=to_seconds_or_none,
+        validator=optional(duration(zero=True, infinite=True)),
+    )
+    tries: int = field(default=1, validator=count())
+
+
+def test_a_field_takes_durations_and_keeps_seconds() -> None:
+    waits = Waits(timedelta(minutes=1), 2)
+    assert (waits.pause, waits.limit) == (60.0, 2.0)
+    assert isinstance(waits.limit, float)
+    assert Waits(limit=math.inf).limit == math.inf
+    assert Waits(limit=0).limit == 0.0
+    assert Waits().limit is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"pause": 0}, ValueError, "pause must be more than 0 seconds"),
+        ({"pause": 61}, ValueError, "pause must be at most 60 seconds"),
+        ({"pause": None}, TypeError, "pause must be a number of seconds or a timedelta, got None"),
+        ({"pause": True}, TypeError, "pause must be a number of seconds or a timedelta, got True"),
+        ({"limit": "1"}, TypeError, "limit must be a number of seconds or a timedelta, got '1'"),
+        ({"limit": timedelta(-1)}, ValueError, "limit must be 0 or more seconds"),
+        ({"tries": 0}, ValueError, "tries must be 1 or more, got 0"),
+        ({"tries": 1.0}, TypeError, "tries must be an int"),
+    ],
+)
+def test_the_error_of_a_field_names_it(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Waits(**options)
