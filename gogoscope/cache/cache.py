@@ -1,4 +1,4 @@
-"""The cache: a store's, and on top of it one load for the many callers of a whole fleet."""
+"""The cache: the operations of a store, and one load for the many callers of a whole fleet."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple
+from typing import Any, Self, TypeVar, TypeVarTuple
 
-from gogoscope._core.background import run_nothing
-from gogoscope._core.clock import monotonic
+from attrs import evolve
+
+from gogoscope._core.background import Home
+from gogoscope.cache.layers import Layers
+from gogoscope.cache.loading import Context, Loading
+from gogoscope.cache.local import LocalCache
+from gogoscope.cache.policy import CachePolicy, policy_of
 from gogoscope.persistence.bundle import Persistence, unsupported
+from gogoscope.persistence.protocols.cache import CacheEntry, CacheProvider
 from gogoscope.persistence.validation import check_key, check_keys, check_mapping
-
-if TYPE_CHECKING:
-    from gogoscope._core.background import Home, Observer, Spawn
-    from gogoscope.cache.local import LocalCache
-    from gogoscope.cache.policy import CachePolicy
-    from gogoscope.persistence.protocols.cache import CacheEntry, CacheProvider
-    from gogoscope.persistence.protocols.locks import LockProvider
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -42,30 +41,22 @@ class Cache:
         bundle = Persistence.of(store)
         if bundle.cache is None:
             raise unsupported("cache", store)
-        self.provider: CacheProvider = bundle.cache
-        self.locks: LockProvider | None = bundle.locks
-        self.local = local
-        self.host: Observer | None = None
-        self.spawn: Spawn = run_nothing
+        self._layers = Layers(bundle.cache, local)
+        self._context = Context(self._layers, bundle.locks)
 
     def __repr__(self) -> str:
-        return f"<Cache on {self.provider!r}>"
+        return f"<Cache on {self._layers.store!r}>"
 
-    def hosted_by(self, host: Observer, spawn: Spawn) -> Self:
-        """Return this cache as a scope uses it.
-
-        :param host: gets the events
-        :param spawn: runs refreshes, which raise no errors, in the background
-        """
+    def _hosted_by(self, home: Home) -> Self:
+        """Return this cache as a scope uses it: with its events and its background."""
         cache = copy.copy(self)
-        cache.host = host
-        cache.spawn = spawn
+        cache._context = evolve(self._context, observer=home, spawn=home.spawn)
         return cache
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, or ``default`` if it has none."""
-        if self.local is None:
-            return await self.provider.get(key, default)
+        if self._layers.local is None:
+            return await self._layers.store.get(key, default)
         entry = await self.get_entry(key)
         return default if entry is None else entry.value
 
@@ -78,21 +69,14 @@ class Cache:
             may miss the last ones
         :param stale: whether to give a value that is kept beyond its time, too
         """
-        local = self.local
-        if local is None:
-            return await self.provider.get_entry(key, latest=latest, stale=stale)
-        found = None if latest else local.find(check_key(key))
+        found = None if latest else self._layers.find(check_key(key))
         if found is not None:
             return found
-        reading, read_at = local.begin(key), monotonic()
-        entry = await self.provider.get_entry(key, latest=latest, stale=stale)
-        if entry is not None and entry.left > 0:
-            local.keep(key, reading, entry, read_at)
-        return entry
+        return await self._layers.read(key, latest=latest, stale=stale)
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of those keys that have one, as the store has them."""
-        return await self.provider.get_many(keys)
+        return await self._layers.store.get_many(keys)
 
     async def set(
         self,
@@ -112,11 +96,8 @@ class Cache:
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
-        check_key(key)
-        try:
-            return await self.provider.set(key, value, ttl, if_absent=if_absent, stale=stale)
-        finally:
-            self._forget([key])
+        with self._layers.changing([check_key(key)]):
+            return await self._layers.store.set(key, value, ttl, if_absent=if_absent, stale=stale)
 
     async def set_many(
         self, values: Mapping[str, Any], ttl: float | timedelta | None = None
@@ -127,49 +108,39 @@ class Cache:
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
         keys = list(check_mapping(values))
-        try:
-            await self.provider.set_many(values, ttl)
-        finally:
-            self._forget(keys)
+        with self._layers.changing(keys):
+            await self._layers.store.set_many(values, ttl)
 
     async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
         """Let the value of a key end ``ttl`` seconds from now, or never; ``False`` if it has none.
 
         :raises ValueError: if ``ttl`` is out of range
         """
-        check_key(key)
-        try:
-            return await self.provider.touch(key, ttl)
-        finally:
-            self._forget([key])
+        with self._layers.changing([check_key(key)]):
+            return await self._layers.store.touch(key, ttl)
 
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value."""
-        check_key(key)
-        try:
-            return await self.provider.delete(key)
-        finally:
-            self._forget([key])
+        with self._layers.changing([check_key(key)]):
+            return await self._layers.store.delete(key)
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove many keys, whether or not they have a value."""
         keys = check_keys(keys)
-        try:
-            await self.provider.delete_many(keys)
-        finally:
-            self._forget(keys)
+        with self._layers.changing(keys):
+            await self._layers.store.delete_many(keys)
 
     async def has(self, key: str) -> bool:
         """Return whether a key has a value in the store, ``None`` included."""
-        return await self.provider.has(key)
+        return await self._layers.store.has(key)
 
     async def clear(self) -> None:
         """Remove every key below the store's prefix; touches no lock and no circuit."""
         try:
-            await self.provider.clear()
+            await self._layers.store.clear()
         finally:
-            if self.local is not None:
-                self.local.clear()
+            if self._layers.local is not None:
+                self._layers.local.clear()
 
     async def keys(self, pattern: str | None = None) -> list[str]:
         """List the keys that have a value, without the store's prefix, in no particular order.
@@ -177,14 +148,14 @@ class Cache:
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
         """
-        return await self.provider.keys(pattern)
+        return await self._layers.store.keys(pattern)
 
     def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
         """Return the keys that have a value one by one, read page by page: ``async for``.
 
         :param pattern: as in :meth:`keys`
         """
-        return self.provider.iterate_keys(pattern)
+        return self._layers.store.iterate_keys(pattern)
 
     async def get_or_set(
         self,
@@ -231,27 +202,15 @@ class Cache:
                 f"get_or_set takes a function to call, got {fn!r}; "
                 "write get_or_set(key, fn, ttl, *args)"
             )
-        from gogoscope.cache.policy import policy_of  # noqa: PLC0415 - loaded when first used
-
         policy = policy_of(ttl, stale_while_revalidate, stale_if_error, negative_ttl, lease)
-        return await self.load(key, partial(fn, *args), policy)
-
-    async def load(self, key: str, call: Callable[[], Awaitable[T]], policy: CachePolicy) -> T:
-        """Do what :meth:`get_or_set` does, with options that were checked before."""
-        if self.local is not None:
-            found = self.local.find(check_key(key))
-            if found is not None:
-                kept: T = found.value
-                return kept
-        from gogoscope.cache.loading import Loading  # noqa: PLC0415 - loaded when first used
-
-        value: T = await Loading(self, check_key(key), call, policy).value()
+        value: T = await self._loading(key, partial(fn, *args), policy).value()
         return value
 
-    def _forget(self, keys: Iterable[str]) -> None:
-        if self.local is not None:
-            for key in keys:
-                self.local.forget(key)
+    def _loading(
+        self, key: str, call: Callable[[], Awaitable[object]], policy: CachePolicy
+    ) -> Loading:
+        """Return what does :meth:`get_or_set`, with options that were checked before."""
+        return Loading(self._context, check_key(key), call, policy)
 
 
 def cache_of(home: Home) -> Cache:
@@ -270,10 +229,8 @@ class HomeCache:
 
     def __init__(self, home: Home) -> None:
         stores = Persistence.of(home.store())
-        if stores.cache is None:
-            raise unsupported("cache", home.store())
         cache = stores.cache if isinstance(stores.cache, Cache) else Cache(stores)
-        self.cache = cache.hosted_by(home, home.spawn)
+        self.cache = cache._hosted_by(home)
 
     async def settle(self) -> None:
         """Do nothing: what a cache does in the background is brief."""

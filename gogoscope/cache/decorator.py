@@ -6,14 +6,13 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gogoscope._core.callables import stable_name
 from gogoscope.cache.cache import Cache
-
-if TYPE_CHECKING:
-    from gogoscope.persistence.bundle import Persistence
-    from gogoscope.persistence.protocols.cache import CacheProvider
+from gogoscope.cache.policy import CachePolicy
+from gogoscope.persistence.bundle import Persistence
+from gogoscope.persistence.protocols.cache import CacheProvider
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,8 +50,6 @@ def cached(
         object, and a function that uses local variables of the one around it.
     :raises TypeError: when decorating a function that needs a ``key`` without one
     """
-    from gogoscope.cache.policy import CachePolicy  # noqa: PLC0415 - loaded when first used
-
     if key is not None and not callable(key):
         raise TypeError(f"key must be a function of the arguments, got {key!r}")
     store = cache if isinstance(cache, Cache) else Cache(cache)
@@ -64,7 +61,8 @@ def cached(
         @functools.wraps(fn)
         async def from_cache(*args: P.args, **kwargs: P.kwargs) -> T:
             call = functools.partial(fn, *args, **kwargs)
-            return await store.load(make_key(*args, **kwargs), call, policy)
+            value: T = await store._loading(make_key(*args, **kwargs), call, policy).value()
+            return value
 
         return from_cache
 

@@ -6,59 +6,93 @@ import hashlib
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import Any
 
 import anyio
+from attrs import frozen
 
+from gogoscope._core.background import Observer, Spawn, run_nothing
 from gogoscope._core.callables import NotAwaitableError, callable_name
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import slots_lent
 from gogoscope._core.jitter import jittered
-from gogoscope.cache.outages import Answer, Outage, ask, state_of
+from gogoscope.cache.layers import Layers
+from gogoscope.cache.outages import Answer, StoreState, state_of
+from gogoscope.cache.policy import CachePolicy
 from gogoscope.cache.single_flight import LeftToOthersError, leave_all
-from gogoscope.events import log_warning
+from gogoscope.events import (
+    CacheLoaded,
+    CacheStaleGiven,
+    CacheStoreFailed,
+    CacheStoreRecovered,
+    Event,
+    log_warning,
+)
 from gogoscope.exceptions import GogoscopeError
 from gogoscope.locks.lease import release
 from gogoscope.persistence.lock_handle import LockHandle
-
-if TYPE_CHECKING:
-    from gogoscope.cache.cache import Cache
-    from gogoscope.cache.policy import CachePolicy
-    from gogoscope.persistence.protocols.cache import CacheEntry
-    from gogoscope.persistence.protocols.locks import LockProvider
+from gogoscope.persistence.protocols.cache import CacheEntry
+from gogoscope.persistence.protocols.locks import LockProvider
 
 FIRST_POLL_SECONDS = 0.02
 LONGEST_POLL_SECONDS = 0.5
 RENEWALS_PER_LEASE = 3
 LONGEST_KEY_IN_LOCK = 256
 
-Reply = TypeVar("Reply")
+
+@frozen(eq=False)
+class Context:
+    """What the loads of a cache work with.
+
+    :param layers: where its values are kept
+    :param locks: where one process of the fleet takes the lock of a key; ``None`` if nowhere
+    :param observer: is told of events
+    :param spawn: runs refreshes in the background
+    """
+
+    layers: Layers
+    locks: LockProvider | None
+    observer: Observer | None = None
+    spawn: Spawn = run_nothing
+
+    def tell(self, event: type[Event], *details: object) -> None:
+        """Tell the observer, if there is one, what happened."""
+        if self.observer is not None and self.observer.observed:
+            self.observer.emit(event(self.observer.name, *details))
 
 
 class Loading:
     """One caller's wish for the value of a key.
 
-    :param cache: where it is kept
+    :param context: where it is kept, and what else is needed
     :param key: its key
     :param call: loads it
     :param policy: how long it is kept
     """
 
     def __init__(
-        self, cache: Cache, key: str, call: Callable[[], Awaitable[object]], policy: CachePolicy
+        self,
+        context: Context,
+        key: str,
+        call: Callable[[], Awaitable[object]],
+        policy: CachePolicy,
     ) -> None:
-        self._cache = cache
+        self._context = context
         self._key = key
         self._call = call
         self._policy = policy
         self._called = False
-        self._state = state_of(cache.provider)
+        self._state: StoreState = state_of(context.layers.store)
 
     async def value(self) -> Any:
         """Return the value.
 
         :raises Exception: what loading it raised
         """
+        found = self._context.layers.find(self._key)
+        if found is not None:
+            return found.value
         entry = await self._read()
         if entry is None:
             return await self._state.flights.run(self._key, self._load)
@@ -66,10 +100,9 @@ class Loading:
             return entry.value
         if not self._policy.may_wait_for_refresh(entry.left):
             return await self._load_or_keep(entry, self._load)
-        if self._key not in self._state.flights:
-            if self._cache.host is None:
-                return await self._load_or_keep(entry, self._refresh)
-            self._cache.spawn(self._refresh_beside)
+        flights, spawn = self._state.flights, self._context.spawn
+        if self._key not in flights and not spawn(self._refresh_beside):
+            return await self._load_or_keep(entry, self._refresh)
         self._tell_stale(None)
         return entry.value
 
@@ -105,7 +138,7 @@ class Loading:
 
     async def _refresh(self) -> Any:
         """Load the value, unless another process does."""
-        locks = self._cache.locks
+        locks = self._context.locks
         answer = None if locks is None else await self._acquire(locks)
         if answer is None:
             return await self._load_alone()
@@ -115,7 +148,7 @@ class Loading:
 
     async def _load(self) -> Any:
         """Load the value when nobody else in the fleet does; else wait for theirs."""
-        locks = self._cache.locks
+        locks = self._context.locks
         claim = None if locks is None else await self._claim(locks)
         if claim is None:
             return await self._load_alone()
@@ -133,7 +166,7 @@ class Loading:
                     while answer is not None and answer.content is None:
                         await anyio.sleep(jittered(pause))
                         pause = min(2 * pause, LONGEST_POLL_SECONDS)
-                        found = await self._read()
+                        found = self._context.layers.find(self._key) or await self._read()
                         if found is not None and found.left > 0:
                             return found
                         answer = await self._acquire(locks)
@@ -177,65 +210,44 @@ class Loading:
                 f"{awaitable!r}; run one that is not with anyio.to_thread.run_sync(fn, *args)"
             )
         value = await awaitable
-        self._tell_loaded(time.monotonic() - began)
-        cache, key = self._cache, self._key
-        writes, ttl = self._state.writes, self._policy.time_to_live(value)
-        if self._policy.stores(value):
-            await self._ask(writes, lambda: cache.set(key, value, ttl, stale=self._policy.stale))
-        elif found is not None:
-            await self._ask(writes, lambda: cache.delete(key))
+        self._context.tell(CacheLoaded, self._key, time.monotonic() - began)
+        if found is not None or self._policy.stores(value):
+            keep = partial(self._keep, value)
+            await self._state.ask(self._state.writes, keep, self._tell_store)
         return value
 
+    async def _keep(self, value: Any) -> None:
+        """Store a loaded value; if it is not to be kept, remove the old one."""
+        store = self._context.layers.store
+        with self._context.layers.changing([self._key]):
+            if self._policy.stores(value):
+                ttl = self._policy.time_to_live(value)
+                await store.set(self._key, value, ttl, stale=self._policy.stale)
+            else:
+                await store.delete(self._key)
+
     async def _read(self, *, latest: bool = False) -> CacheEntry | None:
-        if not latest and self._cache.local is not None:
-            found = self._cache.local.find(self._key)
-            if found is not None:
-                return found
-        answer = await self._ask(
-            self._state.reads,
-            lambda: self._cache.get_entry(self._key, latest=latest, stale=self._policy.stale > 0),
+        read = partial(
+            self._context.layers.read, self._key, latest=latest, stale=self._policy.stale > 0
         )
+        answer = await self._state.ask(self._state.reads, read, self._tell_store)
         return None if answer is None else answer.content
 
     async def _acquire(self, locks: LockProvider) -> Answer[LockHandle | None] | None:
         key = self._key
         if len(key) > LONGEST_KEY_IN_LOCK:
             key = hashlib.sha256(key.encode()).hexdigest()
-        return await self._ask(
-            state_of(locks).locks, lambda: locks.acquire(f"get_or_set:{key}", self._policy.lease)
-        )
-
-    async def _ask(
-        self, outage: Outage, request: Callable[[], Awaitable[Reply]]
-    ) -> Answer[Reply] | None:
-        # A store that cannot be read is of no use, and every request to it might take its time.
-        if self._state.reads.lasts():
-            return None
-        return await ask(outage, request, self._tell_store)
+        acquire = partial(locks.acquire, f"get_or_set:{key}", self._policy.lease)
+        return await self._state.ask(state_of(locks).locks, acquire, self._tell_store)
 
     def _tell_store(self, error: GogoscopeError | None) -> None:
-        host = self._cache.host
-        if host is not None and host.observed:
-            from gogoscope import events  # noqa: PLC0415 - only if anybody listens
-
-            if error is None:
-                host.emit(events.CacheStoreRecovered(host.name))
-            else:
-                host.emit(events.CacheStoreFailed(host.name, error))
-
-    def _tell_loaded(self, seconds: float) -> None:
-        host = self._cache.host
-        if host is not None and host.observed:
-            from gogoscope.events import CacheLoaded  # noqa: PLC0415 - only if anybody listens
-
-            host.emit(CacheLoaded(host.name, self._key, seconds))
+        if error is None:
+            self._context.tell(CacheStoreRecovered)
+        else:
+            self._context.tell(CacheStoreFailed, error)
 
     def _tell_stale(self, error: Exception | None) -> None:
-        host = self._cache.host
-        if host is not None and host.observed:
-            from gogoscope.events import CacheStaleGiven  # noqa: PLC0415 - only if anybody listens
-
-            host.emit(CacheStaleGiven(host.name, self._key, error))
+        self._context.tell(CacheStaleGiven, self._key, error)
 
 
 async def _renew(handle: LockHandle) -> None:

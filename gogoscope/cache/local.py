@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from attrs import evolve
@@ -11,10 +12,8 @@ from attrs import evolve
 from gogoscope._core.arguments import check_count
 from gogoscope._core.clock import monotonic
 from gogoscope._core.durations import seconds
+from gogoscope.persistence.protocols.cache import CacheEntry
 from gogoscope.persistence.values import copied
-
-if TYPE_CHECKING:
-    from gogoscope.persistence.protocols.cache import CacheEntry
 
 
 class Reading:
@@ -46,7 +45,7 @@ class LocalCache:
     def __repr__(self) -> str:
         return f"<LocalCache max_items={self._max_items} ttl={self._ttl:g}>"
 
-    def find(self, key: str) -> CacheEntry | None:
+    def _find(self, key: str) -> CacheEntry | None:
         """Return a value that is fresh enough, with what is left of it now, or ``None``.
 
         The caller may change the value.
@@ -61,12 +60,12 @@ class LocalCache:
         self._kept[key] = kept  # as the one used last
         return evolve(entry, value=copied(entry.value), left=entry.left - age)
 
-    def begin(self, key: str) -> Reading:
+    def _begin(self, key: str) -> Reading:
         """Note that the store is being read; pass what this gives to :meth:`keep`."""
         reading = self._readings[key] = Reading()
         return reading
 
-    def keep(self, key: str, reading: Reading, entry: CacheEntry, read_at: float) -> None:
+    def _keep(self, key: str, reading: Reading, entry: CacheEntry, read_at: float) -> None:
         """Keep what a read gave, unless the key was changed meanwhile.
 
         :param read_at: when the read began, on the event loop's clock
@@ -78,10 +77,15 @@ class LocalCache:
             del self._kept[next(iter(self._kept))]
         self._kept[key] = (evolve(entry, value=copied(entry.value)), read_at)
 
-    def forget(self, key: str) -> None:
-        """Drop a key that is being changed, and what is being read of it."""
-        self._kept.pop(key, None)
-        self._readings.pop(key, None)
+    @contextmanager
+    def _changing(self, keys: Iterable[str]) -> Iterator[None]:
+        """Drop these keys, and what is being read of them, when a change of them has ended."""
+        try:
+            yield
+        finally:
+            for key in keys:
+                self._kept.pop(key, None)
+                self._readings.pop(key, None)
 
     def clear(self) -> None:
         """Drop every key."""

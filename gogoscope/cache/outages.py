@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import anyio
 from attrs import Factory, define, field, frozen
@@ -14,9 +14,6 @@ from gogoscope._core.per_store import PerStore
 from gogoscope.cache.single_flight import Flights
 from gogoscope.events import log_warning
 from gogoscope.exceptions import GogoscopeError, PersistenceError, StoreTimeoutError
-
-if TYPE_CHECKING:
-    pass
 
 STORE_SECONDS = 2.0
 """How long a request of ``get_or_set`` may take before the store counts as down."""
@@ -62,38 +59,40 @@ class StoreState:
     writes: Outage = Factory(lambda: Outage("cannot be written; values are not kept"))
     locks: Outage = Factory(lambda: Outage("cannot lock; each process calls functions itself"))
 
+    async def ask(
+        self,
+        outage: Outage,
+        request: Callable[[], Awaitable[T]],
+        on_change: Callable[[GogoscopeError | None], object],
+    ) -> Answer[T] | None:
+        """Make a request of the store, bounded in time; give ``None`` if requests of its kind fail.
+
+        The log is told once for each outage, and so is ``on_change``: of the error, and of ``None``
+        when the store answers again.
+        """
+        if self.reads.lasts() or outage.lasts():
+            return None
+        error: GogoscopeError
+        try:
+            with anyio.move_on_after(STORE_SECONDS):
+                answer = Answer(await request())
+                if outage.failed:
+                    outage.failed = False
+                    on_change(None)
+                return answer
+            error = StoreTimeoutError(
+                f"the cache's store did not answer within {STORE_SECONDS:g} s"
+            )
+        except GogoscopeError as raised:
+            error = raised
+        if isinstance(error, PersistenceError) and error.retryable:
+            outage.ask_at = monotonic() + OUTAGE_SECONDS
+        if not outage.failed:
+            outage.failed = True
+            log_warning("the cache's store %s", outage.effect, error=error)
+            on_change(error)
+        return None
+
 
 _states = PerStore("cache_stores", StoreState)
 state_of = _states.of
-
-
-async def ask(
-    outage: Outage,
-    request: Callable[[], Awaitable[T]],
-    on_change: Callable[[GogoscopeError | None], object],
-) -> Answer[T] | None:
-    """Make a request of the store, bounded in time; give ``None`` if requests of its kind fail.
-
-    The log is told once for each outage, and so is ``on_change``: of the error, and of ``None``
-    when the store answers again.
-    """
-    if outage.lasts():
-        return None
-    error: GogoscopeError
-    try:
-        with anyio.move_on_after(STORE_SECONDS):
-            answer = Answer(await request())
-            if outage.failed:
-                outage.failed = False
-                on_change(None)
-            return answer
-        error = StoreTimeoutError(f"the cache's store did not answer within {STORE_SECONDS:g} s")
-    except GogoscopeError as raised:
-        error = raised
-    if isinstance(error, PersistenceError) and error.retryable:
-        outage.ask_at = monotonic() + OUTAGE_SECONDS
-    if not outage.failed:
-        outage.failed = True
-        log_warning("the cache's store %s", outage.effect, error=error)
-        on_change(error)
-    return None

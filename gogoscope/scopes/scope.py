@@ -139,7 +139,7 @@ class Scope(Combinators):
         given its own. The options are those of :func:`scope`.
         """
         self.check_open()
-        frame = sys._getframe(1)  # noqa: SLF001 - as in scope()
+        frame = sys._getframe(1)  # as in scope()
         child = Scope(
             name=name or partial(name_of_code, frame.f_code, frame.f_globals),
             timeout=timeout,
@@ -334,7 +334,7 @@ def scope(
     :raises TypeError: if an option is of the wrong type
     :raises ValueError: if an option is out of range
     """
-    frame = sys._getframe(1)  # noqa: SLF001 - the standard library offers no other way this fast
+    frame = sys._getframe(1)  # the standard library offers no other way this fast
     return Scope(
         name=name or partial(name_of_code, frame.f_code, frame.f_globals),
         timeout=timeout,

@@ -186,7 +186,7 @@ class MemoryStore(RecordStore):
         :param key_prefix: ends with one of ``: / . | #``
         """
         store = copy.copy(self)
-        store._key_prefix = self._key_prefix + check_key_prefix(key_prefix)  # noqa: SLF001 - own
+        store._key_prefix = self._key_prefix + check_key_prefix(key_prefix)
         return store
 
     async def get(self, key: str, default: Any = None) -> Any:

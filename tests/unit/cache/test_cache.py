@@ -830,10 +830,10 @@ def test_the_cache_of_a_scope_is_kept_and_that_of_a_bundle_is_used(backend: Back
         given = Cache(store)
         async with scope(persistence=Persistence(cache=given)) as s:
             assert s.cache is s.cache
-            assert s.cache.provider is store
-            assert s.cache.locks is store
+            assert s.cache._layers.store is store
+            assert s.cache._context.locks is store
             await s.cache.set("k", 1)
-        assert given.host is None
+        assert given._context.observer is None
         assert await given.get("k") == 1
 
     in_virtual_time(backend, program)
