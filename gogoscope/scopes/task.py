@@ -353,7 +353,7 @@ class Task(Generic[T_co]):
         error = result.error
         try:
             if error is not None:
-                forget_own_frames(error, sys._getframe(1))  # noqa: SLF001 - that of run()
+                forget_own_frames(error, sys._getframe(1))  # that of run()
                 annotate(error, f"in task {self._name!r} of scope {scope.name!r}")
             if scope.on_event is not None or subscribers:
                 self._tell_ended(error)

@@ -7,8 +7,8 @@ that the tests use, is needed. Run it from the repository:
 
     python -m tests.benchmarks.journeys [--functions]
 
-``--functions`` lists the functions, too. To count in another checkout, run this file by its path,
-with that checkout as the working directory and as PYTHONPATH.
+``--functions`` lists the functions, too. To count in another checkout, run this file by its path:
+with that checkout, and then this one, as PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import gogoscope_dynamodb
 from gogoscope import CircuitBreaker, Retry, scope
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
-from tests.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
+from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
 PACKAGES = tuple(
     str(Path(str(package.__file__)).parent) for package in (gogoscope, gogoscope_dynamodb)
