@@ -18,21 +18,19 @@ from attrs import Factory, field, frozen
 
 from gogoscope._core.clock import monotonic
 from gogoscope.exceptions import ConfigurationError, PersistenceError, StoreTimeoutError
-from gogoscope_dynamodb.client import (
+from gogoscope_dynamodb.client import DynamoDBClient, pool_size, region_of
+from gogoscope_dynamodb.errors import (
     ACCESS_DENIED,
     CONDITION_FAILED,
     INVALID,
     INVALID_REQUEST,
     TABLE_MISSING,
     UNANSWERED,
-    DynamoDBClient,
     Effect,
     Failure,
     classify,
     error_code,
     error_response,
-    pool_size,
-    region_of,
     retried,
 )
 from gogoscope_dynamodb.schema import CACHE, SORT_KEY, Item, check_keys, text

@@ -7,13 +7,8 @@ from typing import Any
 import anyio
 
 from gogoscope.exceptions import ConfigurationError, StoreTimeoutError
-from gogoscope_dynamodb.client import (
-    INVALID_REQUEST,
-    TABLE_BUSY,
-    TABLE_MISSING,
-    DynamoDBClient,
-    check_client,
-)
+from gogoscope_dynamodb.client import DynamoDBClient, check_client
+from gogoscope_dynamodb.errors import INVALID_REQUEST, TABLE_BUSY, TABLE_MISSING
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import KEYS, TTL_ATTRIBUTE, check_keys
 
