@@ -17,8 +17,6 @@ from gogoscope.persistence.validation import (
     check_mapping,
     check_stale,
     check_ttl,
-    glob_matcher,
-    literal_start,
 )
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.batches import (
@@ -31,15 +29,18 @@ from gogoscope_dynamodb.batches import (
 )
 from gogoscope_dynamodb.capability import Capability
 from gogoscope_dynamodb.requests import Update
+from gogoscope_dynamodb.scan import SEGMENTS, Found, Scan
 from gogoscope_dynamodb.schema import CACHE, Item, number, text
 
-SEGMENTS = 4
-SCAN_TIMEOUT = 20.0
 ITEM_OVERHEAD = 128
 """The most bytes of a cache item beside its key and its text: names, numbers and their markers."""
 
-_EXPIRY = "#pk, #version, #expiresAt, #data.#until"
-_EXPIRY_NAMES = {f"#{name}": name for name in ("pk", "version", "expiresAt", "data", "until")}
+_WITHOUT_VALUE = {
+    "ProjectionExpression": "#pk, #version, #expiresAt, #data.#until",
+    "ExpressionAttributeNames": {
+        f"#{name}": name for name in ("pk", "version", "expiresAt", "data", "until")
+    },
+}
 
 _NO_VALUE = (
     "attribute_not_exists(#pk) OR #data.#until <= :now "
@@ -94,7 +95,7 @@ class Cache(Capability):
 
         def collect(item: Item) -> None:
             if schema.is_live(item, self._now_ms()):
-                key = schema.cached_key(item, self._settings.key_prefix)
+                key = schema.key_of(item, CACHE, self._settings.key_prefix)
                 found[key] = schema.decode_value(item, self._settings.codec)
 
         async def read(part: Iterable[Item]) -> None:
@@ -213,8 +214,7 @@ class Cache(Capability):
         found = await self._table.read(
             self._key(CACHE, key),
             consistent=self._settings.consistent_reads,
-            ProjectionExpression=_EXPIRY,
-            ExpressionAttributeNames=_EXPIRY_NAMES,
+            **_WITHOUT_VALUE,
         )
         return found is not None and schema.is_live(found, self._now_ms())
 
@@ -226,8 +226,8 @@ class Cache(Capability):
         """
         unsent: list[Item] = []
 
-        async def remove(items: list[Item]) -> None:
-            unsent.extend(_deletion(item) for item in items)
+        async def remove(found: Found) -> None:
+            unsent.extend(_deletion(item) for _, item in found)
             while len(unsent) >= WRITE_BATCH:
                 await send()
 
@@ -237,7 +237,7 @@ class Cache(Capability):
             await start(lambda: write_batch(self._table, batch))
 
         async with side_by_side() as start:
-            await self._scan(self._settings.key_prefix, remove, consistent=True)
+            await self._scan(None, consistent=True, segments=SEGMENTS).for_each_page(remove)
             if unsent:
                 await send()
 
@@ -249,13 +249,12 @@ class Cache(Capability):
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
         """
-        matching = self._matching(pattern)
         listed: list[str] = []
 
-        async def collect(items: list[Item]) -> None:
-            listed.extend(matching(items))
+        async def collect(found: Found) -> None:
+            listed.extend(self._live_keys(found))
 
-        await self._scan(self._start(pattern), collect, consistent=self._settings.consistent_reads)
+        await self._scan(pattern, segments=SEGMENTS).for_each_page(collect)
         return listed
 
     def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
@@ -266,16 +265,11 @@ class Cache(Capability):
 
         :param pattern: as in :meth:`keys`
         """
-        matching = self._matching(pattern)
-        parameters = self._scan_parameters(
-            self._start(pattern), consistent=self._settings.consistent_reads
-        )
+        scan = self._scan(pattern)
 
-        async def read(following: Item | None) -> tuple[list[str], Item | None]:
-            items, following = await self._scan_page(parameters, following)
-            if not items and following is None:
-                await self._table.found_nothing()
-            return matching(items), following
+        async def read(after: Item | None) -> tuple[list[str], Item | None]:
+            found, following = await scan.page(after)
+            return self._live_keys(found), following
 
         return Pages(read)
 
@@ -321,65 +315,22 @@ class Cache(Capability):
             for part in chunks(elements, size):
                 await start(partial(send, part))
 
-    def _start(self, pattern: str | None) -> str:
-        return self._settings.key_prefix + literal_start(pattern or "")
+    def _scan(
+        self, pattern: str | None, *, consistent: bool | None = None, segments: int = 1
+    ) -> Scan:
+        return Scan(
+            self._table,
+            CACHE,
+            self._settings.key_prefix,
+            pattern,
+            consistent=self._settings.consistent_reads if consistent is None else consistent,
+            projection=_WITHOUT_VALUE,
+            segments=segments,
+        )
 
-    def _matching(self, pattern: str | None) -> Callable[[list[Item]], list[str]]:
-        matches = glob_matcher(pattern)
-        prefix = self._settings.key_prefix
-
-        def matching(items: list[Item]) -> list[str]:
-            now_ms = self._now_ms()
-            keys = (
-                schema.cached_key(item, prefix) for item in items if schema.is_live(item, now_ms)
-            )
-            return [key for key in keys if matches(key)]
-
-        return matching
-
-    def _scan_parameters(self, start: str, *, consistent: bool) -> dict[str, Any]:
-        return {
-            "TableName": self._table.name,
-            "ConsistentRead": consistent,
-            "FilterExpression": "begins_with(#pk, :start)",
-            "ProjectionExpression": _EXPIRY,
-            "ExpressionAttributeNames": _EXPIRY_NAMES,
-            "ExpressionAttributeValues": {":start": text(CACHE + start)},
-        }
-
-    async def _scan_page(
-        self, parameters: Mapping[str, Any], following: Item | None
-    ) -> tuple[list[Item], Item | None]:
-        """Return the items of a page, and where the next one begins, ``None`` after the last."""
-        if following is not None:
-            parameters = {**parameters, "ExclusiveStartKey": following}
-        answer = await self._table.send("scan", parameters, timeout=SCAN_TIMEOUT)
-        return answer.response["Items"], answer.response.get("LastEvaluatedKey")
-
-    async def _scan(
-        self, start: str, use: Callable[[list[Item]], Awaitable[None]], *, consistent: bool
-    ) -> None:
-        """Pass every page of cache items whose key begins with ``start`` to ``use``."""
-        parameters = self._scan_parameters(start, consistent=consistent)
-
-        found = False
-
-        async def scan_segment(segment: int) -> None:
-            nonlocal found
-            part = {**parameters, "TotalSegments": SEGMENTS, "Segment": segment}
-            following: Item | None = None
-            while True:
-                items, following = await self._scan_page(part, following)
-                found = found or bool(items)
-                await use(items)
-                if following is None:
-                    return
-
-        async with side_by_side(SEGMENTS) as begin:
-            for segment in range(SEGMENTS):
-                await begin(partial(scan_segment, segment))
-        if not found:
-            await self._table.found_nothing()
+    def _live_keys(self, found: Found) -> list[str]:
+        now_ms = self._now_ms()
+        return [key for key, item in found if schema.is_live(item, now_ms)]
 
 
 def _deletion(item: Item) -> Item:

@@ -76,6 +76,12 @@ def item_key(kind: str, prefix: str, key: str) -> Item:
     return {"pk": {"S": partition}, "sk": {"S": SORT_KEY}}
 
 
+def key_of(item: Item, kind: str, prefix: str) -> str:
+    """Return the key of an item without the store's prefix."""
+    partition: str = item["pk"]["S"]
+    return partition[len(kind) + len(prefix) :]
+
+
 def text(value: str) -> dict[str, str]:
     """Return the attribute value of a text."""
     return {"S": value}
@@ -274,12 +280,6 @@ def writer_of(item: Item | None) -> str | None:
     with _understanding(item):
         nonce: str = item["data"]["M"]["by"]["S"]
         return nonce
-
-
-def cached_key(item: Item, prefix: str) -> str:
-    """Return the key of a cache item without the store's prefix."""
-    partition: str = item["pk"]["S"]
-    return partition[len(CACHE) + len(prefix) :]
 
 
 def _describe_keys(description: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gogoscope.persistence.paging import Pages
 from gogoscope.persistence.protocols.circuit_breakers import DEFAULT_OPEN_MS
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 from gogoscope_dynamodb import schema
@@ -13,8 +14,8 @@ from gogoscope_dynamodb.circuit_breakers.items import (
     purge_time,
     restless,
 )
-from gogoscope_dynamodb.circuit_breakers.listing import list_circuits
-from gogoscope_dynamodb.schema import CIRCUIT, number
+from gogoscope_dynamodb.scan import Scan
+from gogoscope_dynamodb.schema import CIRCUIT, decode_circuit, number
 
 
 class CircuitControl(CircuitItems):
@@ -69,7 +70,8 @@ class CircuitControl(CircuitItems):
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
         """
-        return await list_circuits(self._table, self._settings.key_prefix, pattern)
+        scan = Scan(self._table, CIRCUIT, self._settings.key_prefix, pattern, consistent=True)
+        return {key: decode_circuit(item) async for key, item in Pages(scan.page)}
 
     async def _replace(self, key: str, state: State, now_ms: int) -> State:
         """Write a whole state, and give it as it is stored."""
