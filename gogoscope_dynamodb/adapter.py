@@ -17,7 +17,9 @@ from gogoscope.persistence.validation import check_key_prefix
 from gogoscope.persistence.values import Codec, JSONCodec
 from gogoscope_dynamodb.cache import Cache
 from gogoscope_dynamodb.capability import Settings
-from gogoscope_dynamodb.circuit_breakers.counting import CircuitBreakers
+from gogoscope_dynamodb.circuit_breakers.control import CircuitControl
+from gogoscope_dynamodb.circuit_breakers.counting import CircuitCounting
+from gogoscope_dynamodb.circuit_breakers.probes import CircuitProbes
 from gogoscope_dynamodb.client import DynamoDBClient, check_client, open_client
 from gogoscope_dynamodb.locks import Locks
 from gogoscope_dynamodb.requests import Table
@@ -29,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 _ARN = re.compile(r"arn:[a-z-]+:dynamodb:(?P<region>[a-z0-9-]+):\d*:table/[A-Za-z0-9_.-]{1,255}")
 
 
-class DynamoDBAdapter(Locks, CircuitBreakers, Cache):
+class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cache):
     """Locks, circuit breakers and a cache in one DynamoDB table.
 
     With a client of the caller's it is ready at once and never closes it. Without one it opens

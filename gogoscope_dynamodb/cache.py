@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from gogoscope.exceptions import RecordTooLargeError
-from gogoscope.persistence.paging import Pages
-from gogoscope.persistence.protocols.cache import CacheEntry
-from gogoscope.persistence.validation import (
+from gogoscope.persistence import (
+    CacheEntry,
+    Pages,
     check_keys,
     check_mapping,
     check_stale,

@@ -5,9 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from gogoscope.persistence.lock_handle import LockHandle, claim_handle, describe_holder
-from gogoscope.persistence.lock_records import LockClaim, LockHolder, LockRecord, LockReply
-from gogoscope.persistence.validation import check_key, check_lease
+from gogoscope.persistence import (
+    LockClaim,
+    LockHandle,
+    LockHolder,
+    LockRecord,
+    LockReply,
+    check_key,
+    check_lease,
+    claim_handle,
+    describe_holder,
+)
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.capability import Capability
 from gogoscope_dynamodb.requests import Update

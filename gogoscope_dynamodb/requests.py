@@ -16,8 +16,8 @@ from typing import Any
 import anyio
 from attrs import Factory, field, frozen
 
-from gogoscope._core.clock import monotonic
 from gogoscope.exceptions import ConfigurationError, PersistenceError, StoreTimeoutError
+from gogoscope.persistence import monotonic
 from gogoscope_dynamodb.client import DynamoDBClient, pool_size, region_of
 from gogoscope_dynamodb.errors import (
     ACCESS_DENIED,

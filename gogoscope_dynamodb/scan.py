@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from gogoscope.persistence.validation import glob_matcher, literal_start
+from gogoscope.persistence import glob_matcher, literal_start
 from gogoscope_dynamodb.batches import side_by_side
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import Item, key_of, text

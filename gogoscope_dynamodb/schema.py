@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 from gogoscope.exceptions import ConfigurationError, CorruptRecordError
-from gogoscope.persistence.lock_records import LockClaim, LockRecord
-from gogoscope.persistence.protocols.circuit_breakers import (
+from gogoscope.persistence import (
     DEFAULT_OPEN_MS,
     CircuitBreakerState,
     CircuitState,
+    Codec,
+    LockClaim,
+    LockRecord,
+    check_key,
 )
-from gogoscope.persistence.validation import check_key
-from gogoscope.persistence.values import Codec
 
 Item = dict[str, Any]
 

@@ -1,25 +1,28 @@
-"""Setting circuits by hand, and listing them."""
+"""Reading circuits, listing them, and setting them by hand."""
 
 from __future__ import annotations
 
-from gogoscope.persistence.paging import Pages
-from gogoscope.persistence.protocols.circuit_breakers import DEFAULT_OPEN_MS
-from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope.persistence import DEFAULT_OPEN_MS, Pages, circuit_rules
 from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.circuit_breakers import updates as updates
+from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
     MOST_ROUNDS,
     CircuitItems,
     State,
+    overtaken,
     purge_time,
-    restless,
 )
 from gogoscope_dynamodb.scan import Scan
 from gogoscope_dynamodb.schema import CIRCUIT, decode_circuit, number
 
 
 class CircuitControl(CircuitItems):
-    """The methods of a ``CircuitBreakerStateProvider`` that people use."""
+    """The methods of a ``CircuitBreakerStateProvider`` that read circuits and set them by hand."""
+
+    async def get_state(self, key: str) -> State | None:
+        """Return a circuit's state, or ``None`` if nothing was ever recorded; a consistent read."""
+        found = await self._table.read(self._key(CIRCUIT, key), consistent=True)
+        return None if found is None else self._seen(key, found)
 
     async def set_state(self, key: str, state: State) -> None:
         """Replace a circuit's state, whatever it was; ``version`` is ignored and grows."""
@@ -59,7 +62,7 @@ class CircuitControl(CircuitItems):
             if answer.granted or not schema.is_original(found):
                 return self._seen(key, found)
             await self._adopt(item_key, found, DEFAULT_OPEN_MS)
-        raise restless(key)
+        raise overtaken(key)
 
     async def circuits(self, pattern: str | None = None) -> dict[str, State]:
         """List the circuits below the store's prefix, each with its state, in no particular order.
@@ -90,4 +93,4 @@ class CircuitControl(CircuitItems):
             if answer.granted:
                 return self._seen(key, found)
             await self._adopt(item_key, found, DEFAULT_OPEN_MS)
-        raise restless(key)
+        raise overtaken(key)

@@ -1,36 +1,37 @@
-"""Circuit breakers in a DynamoDB table: every step of a circuit is one conditional write."""
+"""Counting failures: each counted exactly once, in one conditional write.
+
+Adding to a count cannot be repeated safely: from the sum nobody can tell whether an earlier try of
+the write was applied. So each write of a process has a name, which is the time made unique by its
+turn (see ``turns``), and leaves it in ``reporters``. It is refused when its own name stands there
+already: after a try without an answer, that refusal is the echo of its own success.
+
+Counting and tripping are one write where the state that was last seen foretells the trip; else the
+trip is a second write, on the condition that threshold and quorum are still reached.
+"""
 
 from __future__ import annotations
 
 from attrs import evolve
 
-from gogoscope._core.arguments import check_count
-from gogoscope.persistence.protocols.circuit_breakers import DEFAULT_OPEN_MS, FailureReport
-from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope.persistence import DEFAULT_OPEN_MS, FailureReport, check_count, circuit_rules
 from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.circuit_breakers import updates as updates
-from gogoscope_dynamodb.circuit_breakers.control import CircuitControl
+from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
     MOST_ROUNDS,
+    CircuitItems,
     State,
     may_probe,
     opening,
+    overtaken,
     purge_time,
-    restless,
     times,
 )
-from gogoscope_dynamodb.circuit_breakers.probes import CircuitProbes
 from gogoscope_dynamodb.requests import Answer, Update
 from gogoscope_dynamodb.schema import CIRCUIT, Item, decode_circuit, number, numbers
 
 
-class CircuitBreakers(CircuitProbes, CircuitControl):
-    """A ``CircuitBreakerStateProvider`` on a table."""
-
-    async def get_state(self, key: str) -> State | None:
-        """Return a circuit's state, or ``None`` if nothing was ever recorded; a consistent read."""
-        found = await self._table.read(self._key(CIRCUIT, key), consistent=True)
-        return None if found is None else self._seen(key, found)
+class CircuitCounting(CircuitItems):
+    """The methods of a ``CircuitBreakerStateProvider`` that count failures and successes."""
 
     async def record_failure(self, key: str, max_failures: int) -> int:
         """Count one failure, open the circuit at the maximum, and give the count.
@@ -81,7 +82,7 @@ class CircuitBreakers(CircuitProbes, CircuitControl):
             if answer.granted:
                 return
             found = answer.item
-        raise restless(key)
+        raise overtaken(key)
 
     async def reset_failures(self, key: str, version: int) -> State | None:
         """Set the count of a closed circuit to 0 if its version is still the one given."""
@@ -124,7 +125,7 @@ class CircuitBreakers(CircuitProbes, CircuitControl):
                 return state
             else:
                 update = _fitting(state, edge_ms)
-        raise restless(key)
+        raise overtaken(key)
 
     async def _add(
         self, item_key: Item, update: Update, report: FailureReport, name: int, edge_ms: int

@@ -6,10 +6,10 @@ import os
 from typing import Any
 
 from gogoscope.exceptions import ThrottledError
-from gogoscope.persistence.protocols.circuit_breakers import DEFAULT_OPEN_MS, CircuitBreakerState
+from gogoscope.persistence import DEFAULT_OPEN_MS, CircuitBreakerState
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.capability import Capability, Settings
-from gogoscope_dynamodb.circuit_breakers import updates as updates
+from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.requests import Answer, Table, Update
 from gogoscope_dynamodb.schema import Item, decode_circuit, number
 from gogoscope_dynamodb.turns import Turns
@@ -88,6 +88,6 @@ def purge_time(state: State, now_ms: int) -> dict[str, str]:
     return schema.purge_time(max(now_ms, state.open_until_ms or 0, *state.probes.values()))
 
 
-def restless(key: str) -> ThrottledError:
+def overtaken(key: str) -> ThrottledError:
     """Return the error for a circuit that others change all the time."""
     return ThrottledError(f"circuit {key!r} changed {MOST_ROUNDS} times while it was written")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from gogoscope.persistence.protocols.circuit_breakers import DEFAULT_OPEN_MS, ProbeReply
+from gogoscope.persistence import DEFAULT_OPEN_MS, ProbeReply
 from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.circuit_breakers import updates as updates
+from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
     MOST_ROUNDS,
     CircuitItems,
     State,
     may_probe,
     opening,
-    restless,
+    overtaken,
     times,
 )
 from gogoscope_dynamodb.schema import CIRCUIT, number, numbers
@@ -59,7 +59,7 @@ class CircuitProbes(CircuitItems):
                 if len(state.probes) - len(dead) >= limit:
                     return ProbeReply(granted=False, state=state)
                 update = updates.take_dead_places(len(dead))
-        raise restless(key)
+        raise overtaken(key)
 
     async def settle_probe(
         self, key: str, nonce: str, *, succeeded: bool, success_threshold: int, open_ms: int
@@ -88,7 +88,7 @@ class CircuitProbes(CircuitItems):
             if state.state != "half-open" or nonce not in state.probes:
                 # A refusal after a try without an answer: that try was the verdict.
                 return state if answer.in_doubt else None
-        raise restless(key)
+        raise overtaken(key)
 
     async def return_probe(self, key: str, nonce: str) -> None:
         """Give back the place of a probe that was cancelled; the next caller may have it."""
