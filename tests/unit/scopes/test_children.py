@@ -1,0 +1,129 @@
+"""Rule 12: scopes inside scopes, and the resources of a scope."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from gogoscope import Scope, ScopeClosedError, scope
+
+pytestmark = pytest.mark.anyio
+
+
+async def give(value: int) -> int:
+    await anyio.sleep(0)
+    return value
+
+
+async def test_rule_12_a_child_inherits_and_shares() -> None:
+    calls = 0
+
+    async def flaky() -> int:
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            raise ValueError
+        return calls
+
+    async with scope(retry=2, concurrency=1, persistence="memory://child") as s:
+        await s.cache.set("key", 1)
+        async with s.child(name="inner") as inner:
+            assert inner.name == "inner"
+            assert (await inner.task(flaky)).unwrap() == 2
+            assert await inner.cache.get("key") == 1
+            assert inner.slots is s.slots
+            assert inner.stopping is s.stopping
+            async with inner.child(retry=False, concurrency=2) as own:
+                assert isinstance((await own.task(flaky)).error, ValueError)
+                assert own.slots is not s.slots
+    with pytest.raises(ScopeClosedError):
+        s.child()
+
+
+async def test_rule_12_a_child_inside_a_task_lends_the_slot_while_its_block_ends() -> None:
+    async def parent(s: Scope) -> None:
+        async with s.child() as inner:
+            inner.task(give, 1)
+            inner.task(give, 2)
+
+    with anyio.fail_after(5):
+        async with scope(concurrency=1) as s:
+            for _ in range(3):
+                s.task(parent, s)
+
+
+async def test_rule_12_cancelling_a_child_leaves_its_parent_alone() -> None:
+    async with scope() as s:
+        sibling = s.task(anyio.sleep, 0.01)
+        async with s.child() as inner:
+            inner.task(anyio.sleep_forever)
+            inner.cancel("enough")
+        assert (await sibling).error is None
+    assert s.cancel_reason is None
+
+
+async def test_rule_12_entered_resources_are_left_in_reverse_after_the_last_task() -> None:
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def resource(name: str) -> AsyncIterator[str]:
+        events.append(f"enter {name}")
+        try:
+            yield name
+        finally:
+            events.append(f"leave {name}")
+
+    @asynccontextmanager
+    async def with_task_group() -> AsyncIterator[Any]:
+        async with anyio.create_task_group() as group:
+            yield group
+
+    async def work() -> None:
+        await anyio.sleep(0.01)
+        events.append("work")
+
+    async with scope() as s:
+        assert await s.enter(resource("a")) == "a"
+        await s.enter(with_task_group())
+        await s.enter(resource("b"))
+        s.task(work)
+    assert events == ["enter a", "enter b", "work", "leave b", "leave a"]
+
+
+async def test_rule_12_resources_see_the_exception_and_may_replace_it() -> None:
+    seen: list[type] = []
+
+    class Resource:
+        async def __aenter__(self) -> None:
+            pass
+
+        async def __aexit__(self, *details: object) -> bool:
+            seen.append(type(details[1]))
+            return isinstance(details[1], KeyError)
+
+    async with scope() as s:
+        await s.enter(Resource())
+        raise KeyError("swallowed")
+    with pytest.raises(ValueError, match="not swallowed"):
+        async with scope() as s:
+            await s.enter(Resource())
+            raise ValueError("not swallowed")
+    assert seen == [KeyError, ValueError]
+
+
+async def test_rule_12_resources_are_entered_from_the_body_only() -> None:
+    async def elsewhere(s: Scope) -> None:
+        await s.enter(scope())
+
+    async with scope() as s:
+        err, _ = await s.task(elsewhere, s)
+        assert isinstance(err, RuntimeError)
+        async with scope():
+            with pytest.raises(RuntimeError, match="only in the body"):
+                await s.enter(scope())
+    with pytest.raises(ScopeClosedError):
+        await s.enter(scope())

@@ -1,0 +1,99 @@
+"""Rule 11: calls with one key share one run."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from gogoscope import Scope, TaskCancelled, scope
+
+pytestmark = pytest.mark.anyio
+
+
+async def fail(error: Exception) -> int:
+    await anyio.sleep(0)
+    raise error
+
+
+class Finish:
+    """Notes what ended, cancelled or not."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    async def sleep(self, name: str, seconds: float = 10) -> str:
+        try:
+            await anyio.sleep(seconds)
+        finally:
+            self.ended.append(name)
+        return name
+
+
+async def test_rule_11_calls_with_one_key_share_one_run() -> None:
+    calls = 0
+    release = anyio.Event()
+
+    async def load(value: int) -> int:
+        nonlocal calls
+        calls += 1
+        await release.wait()
+        return value
+
+    async with scope() as s:
+        tasks = [s.task(load, number, dedupe="key") for number in range(5)]
+        other = s.task(load, 7, dedupe="other")
+        await anyio.sleep(0.01)
+        release.set()
+        assert [(await task).unwrap() for task in tasks] == [0] * 5
+        assert len({id(task) for task in tasks}) == 5
+        assert (await other).unwrap() == 7
+        assert (await s.task(load, 9, dedupe="key")).unwrap() == 9
+    assert calls == 3
+
+
+async def test_rule_11_one_that_is_cancelled_does_not_take_it_from_the_others() -> None:
+    release = anyio.Event()
+
+    async def load() -> int:
+        await release.wait()
+        return 5
+
+    async with scope() as s:
+        first, second, third = (s.task(load, dedupe="key") for _ in range(3))
+        await anyio.sleep(0.01)
+        first.cancel()
+        with anyio.move_on_after(0.01):
+            await second
+        assert isinstance((await first).error, TaskCancelled)
+        release.set()
+        assert (await third).unwrap() == 5
+
+
+async def test_rule_11_when_all_are_cancelled_the_run_is_too() -> None:
+    finish = Finish()
+    async with scope() as s:
+        tasks = [s.task(finish.sleep, "run", dedupe="key") for _ in range(3)]
+        await anyio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+    assert finish.ended == ["run"]
+
+
+async def test_rule_11_an_error_is_shared_and_each_handle_is_looked_at_for_itself() -> None:
+    error = ValueError("shared")
+    with pytest.raises(ExceptionGroup) as caught:
+        async with scope() as s:
+            first, _ = (s.task(fail, error, dedupe="key") for _ in range(2))
+            assert (await first).error is error
+    assert caught.value.exceptions == (error,)
+
+
+async def test_rule_11_awaiting_oneself_is_an_error() -> None:
+    async def load(s: Scope) -> int:
+        return (await s.task(load, s, dedupe="key")).unwrap()
+
+    async with scope() as s:
+        with anyio.fail_after(5):
+            err, _ = await s.task(load, s, dedupe="key")
+        assert isinstance(err, RuntimeError)
+        assert "waits for itself" in str(err)

@@ -1,0 +1,53 @@
+"""Rule 13: seeing what runs."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from gogoscope import Retry, Scope, scope
+
+pytestmark = pytest.mark.anyio
+
+
+async def fail(error: Exception) -> int:
+    await anyio.sleep(0)
+    raise error
+
+
+async def test_rule_13_the_tree_shows_scopes_tasks_ages_and_what_each_waits_for() -> None:
+    async def inside(s: Scope) -> None:
+        async with s.child(name="inner") as inner:
+            await inner.task(anyio.sleep_forever, name="sleeper")
+
+    async def holds_lock() -> None:
+        async with s.lock("order"):
+            await anyio.sleep_forever()
+
+    async def wants_lock() -> None:
+        async with s.lock("order"):
+            pass
+
+    async with scope(name="outer", concurrency=10, on_exit="cancel") as s:
+        first = s.task(anyio.sleep_forever, name="first")
+        s.task(inside, s, name="parent")
+        s.task(first.wait, name="follower")
+        s.task(fail, OSError("broken"), retry=Retry(2, delay=1000), name="flaky")
+        s.task(holds_lock, name="holder")
+        await anyio.sleep(0.01)
+        s.task(wants_lock, name="waiter")
+        mapped = s.task(lambda: s.map(lambda _: anyio.sleep_forever(), [1, 2]), name="mapper")
+        full = [s.task(anyio.sleep_forever, name=f"filler {number}") for number in range(9)]
+        await anyio.sleep(0.03)
+        tree = s.tree()
+        lines = {line.split(" [")[0].strip(): line for line in tree.splitlines()}
+        assert lines["scope outer"].startswith("scope outer [open, 0.")
+        assert lines["scope inner"].startswith("    scope inner")
+        assert lines["task sleeper"].startswith("      task sleeper [running, 0.")
+        assert lines["task follower"].endswith("waits for task first")
+        assert lines["task waiter"].endswith("waits for lock 'order'")
+        assert "holds_lock (test_combinators.py:" in lines["task holder"]
+        assert "waits for a slot" in tree
+        assert "2 running, 0 finished" in tree
+        assert lines["task flaky"].endswith("waits for try 2 after OSError('broken')")
+        del mapped, full
