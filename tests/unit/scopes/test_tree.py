@@ -46,7 +46,7 @@ async def test_rule_13_the_tree_shows_scopes_tasks_ages_and_what_each_waits_for(
         assert lines["task sleeper"].startswith("      task sleeper [running, 0.")
         assert lines["task follower"].endswith("waits for task first")
         assert lines["task waiter"].endswith("waits for lock 'order'")
-        assert "holds_lock (test_combinators.py:" in lines["task holder"]
+        assert "holds_lock (test_tree.py:" in lines["task holder"]
         assert "waits for a slot" in tree
         assert "2 running, 0 finished" in tree
         assert lines["task flaky"].endswith("waits for try 2 after OSError('broken')")

@@ -19,7 +19,7 @@ async def give(value: int) -> int:
 
 
 async def test_rule_12_every_ticks_at_once_and_at_a_fixed_rate(virtual_clock: Any) -> None:
-    """The rate is held in the tests of the virtual clock; here: an error ends it and is its result."""
+    """The tests of the virtual clock hold the rate; here: an error ends it and is its result."""
     ticks = 0
 
     async def tick() -> None:
