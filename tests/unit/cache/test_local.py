@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -14,18 +14,7 @@ import pytest
 from gogoscope import Cache, LocalCache, Persistence, scope
 from gogoscope.persistence.protocols.cache import CacheEntry
 from gogoscope.stores.memory import MemoryStore
-from gogoscope.testing import VirtualClock
-
-Backend = Literal["asyncio", "trio"]
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[None]]], None]:
-    """Run a program in virtual time."""
-    return lambda program: VirtualClock().run(program, backend=request.param)
-
-
-Run = Callable[[Callable[[], Awaitable[None]]], None]
+from tests.unit.cache.sources import Run
 
 
 class CountingStore(MemoryStore):

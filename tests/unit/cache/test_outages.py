@@ -1,28 +1,30 @@
-"""A store of which only a part fails: the rest of it is used, and so are stores beside it."""
+"""A store that fails, in whole or in part: the function is called, and the rest of it is used."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from gogoscope import Cache, LockHandle, Persistence, StoreConnectionError
-from gogoscope.cache.outages import OUTAGE_SECONDS
+from gogoscope import (
+    Cache,
+    ConfigurationError,
+    CorruptRecordError,
+    LockHandle,
+    Persistence,
+    RecordTooLargeError,
+    StoreConnectionError,
+    scope,
+)
+from gogoscope.cache.outages import OUTAGE_SECONDS, STORE_SECONDS
+from gogoscope.events import CacheStoreFailed, CacheStoreRecovered, Event
 from gogoscope.persistence.protocols.cache import CacheEntry
 from gogoscope.stores.memory import MemoryStore
-from gogoscope.testing import VirtualClock
-
-Run = Callable[[Callable[[], Awaitable[None]]], None]
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Run a program in virtual time."""
-    return lambda program: VirtualClock().run(program, backend=request.param)
+from tests.unit.cache.sources import DOWN, FaultyStore, Run, Source
 
 
 class Failing(MemoryStore):
@@ -51,7 +53,9 @@ class Failing(MemoryStore):
         return await super().acquire(key, ttl, owner)
 
 
-class Source:
+class Echo:
+    """Loads what it is asked for, and notes it."""
+
     def __init__(self) -> None:
         self.loaded: list[str] = []
 
@@ -66,7 +70,7 @@ def test_what_is_in_the_cache_is_found_while_locks_or_writes_fail(
     run: Run, failing: str, times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def program() -> None:
-        store, source = Failing(failing), Source()
+        store, source = Failing(failing), Echo()
         await MemoryStore.set(store, "hot", "kept", 60)
         cache = Cache(store)
         for number in range(times):
@@ -85,7 +89,7 @@ def test_what_is_in_the_cache_is_found_while_locks_or_writes_fail(
 
 def test_values_are_kept_while_locks_fail_and_locks_are_used_on_another_cache(run: Run) -> None:
     async def program() -> None:
-        store, locks, source = Failing(), Failing("acquire"), Source()
+        store, locks, source = Failing(), Failing("acquire"), Echo()
         cache = Cache(Persistence(cache=store, locks=locks))
         for _ in range(3):
             assert await cache.get_or_set("k", source.load, 60, "k") == "k"
@@ -98,9 +102,116 @@ def test_values_are_kept_while_locks_fail_and_locks_are_used_on_another_cache(ru
 
 def test_a_store_that_cannot_be_read_is_left_alone_altogether(run: Run) -> None:
     async def program() -> None:
-        store, source = Failing("get_entry", "acquire", "set"), Source()
+        store, source = Failing("get_entry", "acquire", "set"), Echo()
         for _ in range(3):
             assert await Cache(store).get_or_set("k", source.load, 60, "k") == "k"
         assert store.requests == {"get_entry": 1}
+
+    run(program)
+
+
+@pytest.mark.parametrize("failing", ["*", "get_entry", "acquire", "set", "release_lock"])
+def test_whatever_request_fails_the_function_is_called(
+    run: Run, failing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def program() -> None:
+        store, source = FaultyStore(), Source()
+        store.failures[failing] = DOWN
+        cache = Cache(store)
+        async with anyio.create_task_group() as group:
+            for _ in range(10):
+                group.start_soon(cache.get_or_set, "k", source.load, 60)
+        assert source.loads == 1
+
+    with caplog.at_level(logging.WARNING, logger="gogoscope"):
+        run(program)
+    assert len(caplog.records) == 1
+
+
+def test_a_renewal_that_fails_does_not_disturb_the_load(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def program() -> None:
+        store, source = FaultyStore(), Source(20)
+        store.failures["renew_lock"] = DOWN
+        assert (await Cache(store).get_or_set("k", source.load, 60))["number"] == 1
+
+    with caplog.at_level(logging.WARNING, logger="gogoscope"):
+        run(program)
+    assert "could not be renewed" in caplog.text
+
+
+def test_an_outage_is_told_once_and_so_is_its_end(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[Event] = []
+
+    async def program() -> None:
+        store, source = FaultyStore(), Source(0)
+        async with scope(persistence=store, name="main", on_event=events.append) as s:
+            store.failures["*"] = DOWN
+            for _ in range(40):
+                await s.cache.get_or_set("k", source.load, 60)
+                await anyio.sleep(0.1)
+            assert source.loads == 40
+            assert store.requests.total() <= 4 / OUTAGE_SECONDS + 1
+            with pytest.raises(StoreConnectionError):
+                await s.cache.set("k", 1)
+            store.failures.clear()
+            await anyio.sleep(OUTAGE_SECONDS)
+            for _ in range(3):
+                assert (await s.cache.get_or_set("k", source.load, 60))["number"] == 41
+
+    with caplog.at_level(logging.WARNING, logger="gogoscope"):
+        run(program)
+    assert len(caplog.records) == 1
+    told = [event for event in events if isinstance(event, CacheStoreFailed | CacheStoreRecovered)]
+    assert told == [CacheStoreFailed("main", DOWN), CacheStoreRecovered("main")]
+
+
+def test_a_silent_store_delays_one_call_by_a_bounded_time_and_the_next_not(
+    run: Run,
+) -> None:
+    async def program() -> None:
+        store, source = FaultyStore(), Source(0)
+        store.hanging = True
+        cache = Cache(store)
+        begin = anyio.current_time()
+        await cache.get_or_set("k", source.load, 60)
+        assert anyio.current_time() - begin == pytest.approx(STORE_SECONDS)
+        for number in range(100):
+            await cache.get_or_set(f"k{number}", source.load, 60)
+        assert anyio.current_time() - begin == pytest.approx(STORE_SECONDS)
+        assert source.loads == 101
+
+    run(program)
+
+
+def test_a_misconfigured_store_fails_no_caller(run: Run) -> None:
+    async def program() -> None:
+        store, source = FaultyStore(), Source(0)
+        store.failures["*"] = ConfigurationError("there is no table")
+        assert (await Cache(store).get_or_set("k", source.load, 60))["number"] == 1
+
+    run(program)
+
+
+def test_a_corrupt_value_is_replaced(run: Run) -> None:
+    async def program() -> None:
+        store, source = FaultyStore(), Source(0)
+        store.failures["get_entry"] = CorruptRecordError("not JSON")
+        cache = Cache(store)
+        assert (await cache.get_or_set("k", source.load, 60))["number"] == 1
+        store.failures.clear()
+        assert (await cache.get_or_set("k", source.load, 60))["number"] == 1
+
+    run(program)
+
+
+def test_a_result_too_large_to_store_is_given(run: Run) -> None:
+    async def program() -> None:
+        store, source = FaultyStore(), Source(0)
+        store.failures["set"] = RecordTooLargeError("too large")
+        assert (await Cache(store).get_or_set("k", source.load, 60))["number"] == 1
 
     run(program)

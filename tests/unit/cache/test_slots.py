@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 import anyio
 import pytest
 
 from gogoscope import Cache, Scope, scope
 from gogoscope.stores.memory import MemoryStore
-from gogoscope.testing import VirtualClock
-
-Backend = Literal["asyncio", "trio"]
-Run = Callable[[Callable[[], Awaitable[None]]], None]
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Run a program in virtual time."""
-    return lambda program: VirtualClock().run(program, backend=request.param)
+from tests.unit.cache.sources import Run
 
 
 def loader(s: Scope) -> Callable[[], Awaitable[list[int]]]:

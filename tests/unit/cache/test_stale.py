@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from gogoscope import Cache, LocalCache, LockHandle, scope
+from gogoscope import Cache, LocalCache, LockHandle, Persistence, scope
+from gogoscope.events import CacheLoaded, CacheStaleGiven, Event
 from gogoscope.stores.memory import MemoryStore
-from gogoscope.testing import VirtualClock
-
-Run = Callable[[Callable[[], Awaitable[None]]], None]
+from tests.unit.cache.sources import Run, Source, no_lock_is_held
 
 DOWN = OSError("the source is down")
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Run a program in virtual time."""
-    return lambda program: VirtualClock(start=1_800_000_000.0).run(program, backend=request.param)
 
 
 async def load(*_: object) -> str:
@@ -177,5 +172,166 @@ def test_a_refresh_in_the_background_may_wait_for_the_load_that_began_it(run: Ru
             assert await s.cache.get_or_set("outer", outer, 60) == "outer with old"
             await anyio.sleep(0.5)
             assert await s.cache.get("inner") == "new, by outer with old"
+
+    run(program)
+
+
+def test_an_old_value_is_given_at_once_while_it_is_refreshed_once(run: Run) -> None:
+    events: list[Event] = []
+
+    async def program() -> None:
+        store, source = MemoryStore(), Source(1)
+        async with scope(persistence=store, name="main", on_event=events.append) as s:
+            get = partial(s.cache.get_or_set, "k", source.load, 10, stale_while_revalidate=20)
+            assert (await get())["number"] == 1
+            await anyio.sleep(15)
+            begin = anyio.current_time()
+            for _ in range(50):
+                assert (await get())["number"] == 1
+            assert anyio.current_time() == begin
+            await anyio.sleep(1.5)
+            assert (await get())["number"] == 2
+            assert source.loads == 2
+            await anyio.sleep(40)
+            assert (await get())["number"] == 3
+
+    run(program)
+    assert [event for event in events if isinstance(event, CacheStaleGiven)] == [
+        CacheStaleGiven("main", "k", None)
+    ] * 50
+    assert len([event for event in events if isinstance(event, CacheLoaded)]) == 3
+
+
+def test_the_end_of_a_scope_gives_a_refresh_a_moment(run: Run) -> None:
+    async def program() -> None:
+        store, source = MemoryStore(), Source(0.5)
+        for number in (1, 1, 2):
+            async with scope(persistence=store) as s:
+                get = partial(s.cache.get_or_set, "k", source.load, 10, stale_while_revalidate=20)
+                assert (await get())["number"] == number
+            await anyio.sleep(11 if number == 1 and source.loads == 1 else 0)
+        source.seconds = 1_000
+        await anyio.sleep(11)
+        begin = anyio.current_time()
+        async with scope(persistence=store) as s:
+            await s.cache.get_or_set("k", source.load, 10, stale_while_revalidate=20)
+        assert anyio.current_time() - begin < 2
+        assert source.running == 0
+        assert await no_lock_is_held(store)
+
+    run(program)
+
+
+def test_without_a_scope_one_caller_refreshes_and_the_others_do_not_wait(run: Run) -> None:
+    async def program() -> None:
+        cache, source = Cache(MemoryStore()), Source(1)
+        found: list[int] = []
+
+        async def get() -> None:
+            value = await cache.get_or_set("k", source.load, 10, stale_while_revalidate=20)
+            found.append(value["number"])
+
+        await get()
+        await anyio.sleep(15)
+        async with anyio.create_task_group() as group:
+            group.start_soon(get)
+            await anyio.sleep(0.1)
+            for _ in range(5):
+                group.start_soon(get)
+            await anyio.sleep(0.1)
+            assert found == [1] * 6
+        assert found == [1] * 6 + [2]
+
+    run(program)
+
+
+def test_a_value_that_another_process_refreshes_is_given_old(run: Run) -> None:
+    async def program() -> None:
+        store, source = MemoryStore(), Source(1)
+        for cache in (Cache(store), Cache(Persistence(cache=store, locks=store.with_prefix("")))):
+            await cache.get_or_set("k", source.load, 10, stale_while_revalidate=20)
+            await anyio.sleep(15)
+            handle = await store.acquire("get_or_set:k", 5)
+            assert handle is not None
+            begin = anyio.current_time()
+            await cache.get_or_set("k", source.load, 10, stale_while_revalidate=20)
+            assert anyio.current_time() == begin
+            await handle.release()
+            await store.clear()
+        assert source.loads == 2
+
+    run(program)
+
+
+@pytest.mark.parametrize("in_scope", [True, False])
+def test_a_refresh_that_fails_leaves_the_old_value_until_its_end(
+    run: Run, in_scope: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def program() -> None:
+        store, source = MemoryStore(), Source(0)
+        async with scope(persistence=store) as s:
+            cache = s.cache if in_scope else Cache(store)
+            get = partial(cache.get_or_set, "k", source.load, 10, stale_while_revalidate=20)
+            await get()
+            source.error = OSError("the source is down")
+            for _ in range(3):
+                await anyio.sleep(9)
+                assert (await get())["number"] == 1
+            await anyio.sleep(9)
+            with pytest.raises(OSError, match="the source is down"):
+                await get()
+
+    with caplog.at_level(logging.WARNING, logger="gogoscope"):
+        run(program)
+    assert "could not be refreshed" in caplog.text
+
+
+def test_an_old_value_stands_in_for_an_error_until_its_end(run: Run) -> None:
+    events: list[Event] = []
+    error = OSError("the source is down")
+
+    async def program() -> None:
+        store, source = MemoryStore(), Source(0.1)
+        async with scope(persistence=store, name="main", on_event=events.append) as s:
+            get = partial(s.cache.get_or_set, "k", source.load, 10, stale_if_error=20)
+            await get()
+            await anyio.sleep(15)
+            source.error = error
+            found: list[Any] = []
+
+            async def call() -> None:
+                found.append(await get())
+
+            async with anyio.create_task_group() as group:
+                for _ in range(10):
+                    group.start_soon(call)
+            assert [value["number"] for value in found] == [1] * 10
+            assert source.loads == 2
+            await anyio.sleep(15)
+            with pytest.raises(OSError, match="the source is down"):
+                await get()
+            source.error = None
+            assert (await get())["number"] == 4
+
+    run(program)
+    assert [event for event in events if isinstance(event, CacheStaleGiven)] == [
+        CacheStaleGiven("main", "k", error)
+    ] * 10
+
+
+def test_each_of_the_two_stale_times_counts_by_itself(run: Run) -> None:
+    async def program() -> None:
+        cache, source = Cache(MemoryStore()), Source(1)
+        get = partial(
+            cache.get_or_set, "k", source.load, 10, stale_while_revalidate=5, stale_if_error=50
+        )
+        await get()
+        await anyio.sleep(20)
+        assert (await get())["number"] == 2
+        await anyio.sleep(20)
+        source.error = OSError("the source is down")
+        begin = anyio.current_time()
+        assert (await get())["number"] == 2
+        assert anyio.current_time() - begin == pytest.approx(1, abs=0.1)
 
     run(program)
