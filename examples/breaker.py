@@ -1,8 +1,8 @@
-"""A circuit breaker without a scope: as a decorator, by rates, by results, and set by hand.
+"""A circuit breaker without a scope: as a decorator, by rate, by result, and set by hand.
 
     python examples/breaker.py
 
-In a scope with a shared store the same breaker is the whole fleet's; see fleet.py.
+In a scope with a shared store, the whole fleet shares the same breaker; see fleet.py.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import anyio
 from attrs import frozen
 
-from gogoscope import CircuitBreaker, CircuitOpenError, Retry
+from gogoscope import CircuitBreaker, CircuitOpenError, Retry, open_persistence
 from gogoscope.events import CircuitStateChanged, Event, subscribe
-from gogoscope.stores.memory import process_store
 
 stock = CircuitBreaker("stock", failure_threshold=3, reset_timeout=0.2)
 search = CircuitBreaker("search", slow_call=0.02, slow_rate=0.5, minimum_calls=4)
@@ -20,7 +19,7 @@ search = CircuitBreaker("search", slow_call=0.02, slow_rate=0.5, minimum_calls=4
 
 @frozen
 class Response:
-    """What a service answers; one that is overloaded answers 503 rather than fail."""
+    """The answer of a service. An overloaded service answers 503; nothing raises."""
 
     status: int
     body: str = ""
@@ -48,7 +47,7 @@ async def find(seconds: float) -> str:
 
 
 async def price(status: int) -> Response:
-    """Ask a service that answers in any case."""
+    """Ask a service that always answers."""
     return Response(status)
 
 
@@ -58,7 +57,7 @@ def _show(event: Event) -> None:
 
 
 async def decorated() -> None:
-    """Failures in a row open it; then a probe closes it."""
+    """Three failures in a row open the circuit; later, a successful probe closes it."""
     print("in stock:", await in_stock("book"))
     for _ in range(3):
         try:
@@ -74,14 +73,14 @@ async def decorated() -> None:
 
 
 async def by_rate() -> None:
-    """Half of the calls slow, and it opens, though each gave its value."""
+    """The circuit opens because half of the calls are slow, although none of them failed."""
     for seconds in (0, 0.03, 0, 0.03):
         await search.call(find, seconds)
     print("search:", (await search.state()).state)
 
 
 async def by_result() -> None:
-    """A value may be a failure; the caller gets it all the same."""
+    """A result can count as a failure; the caller still gets it."""
     retry = Retry(3, delay=0)
     for status in (200, 503, 503):
         print("price:", (await retry.call(prices.call, price, status)).status)
@@ -89,7 +88,7 @@ async def by_result() -> None:
 
 
 async def by_hand() -> None:
-    """Somebody at the console opens, closes and looks."""
+    """Open and close circuits by hand, and look at all of them."""
     await stock.force_open()
     try:
         await in_stock("book")
@@ -97,7 +96,9 @@ async def by_hand() -> None:
         print("forced open: rejected")
     await stock.force_close()
     await prices.reset()
-    for name, state in sorted((await process_store().circuits()).items()):
+    async with open_persistence("memory:") as store:  # what breakers outside a scope use
+        circuits = await store.circuits()
+    for name, state in sorted(circuits.items()):
         since = "never changed" if state.since_ms is None else "changed"
         print(f"{name:8} {state.state:12} failures {state.failure_count}, {since}")
 

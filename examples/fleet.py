@@ -1,11 +1,12 @@
-"""A fleet of workers gets orders paid by a flaky payment service, each of them exactly once.
+"""A fleet of workers gets orders paid by a flaky payment service, each exactly once.
 
 Several worker processes share a file of orders and one store. The payment service fails, answers
-late, loses answers, and is down for a while in the middle. A lock keeps two workers off the same
-order, retries get over single failures, a circuit breaker that all workers share spares the
-service while it is down, and a cached receipt tells everybody that an order is paid.
+late, loses answers, and is down for a while in the middle of the run. A lock keeps two workers from
+paying the same order at the same time. Retries get past single failures. A circuit breaker that all
+workers share protects the service while it is down. A cached receipt tells every worker that an
+order is paid.
 
-At the end the service's own ledger tells whether it worked. Try ``--kill``, which kills a worker
+At the end, the ledger of the service shows whether it worked. Try ``--kill``, which kills a worker
 while it holds a lock, and ``--without-lock``, to see what the lock is for.
 """
 
@@ -54,7 +55,7 @@ class Options:
 
 
 def main() -> int:
-    """Run the fleet; give the exit code."""
+    """Run the fleet and return the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return anyio.run(run, parse_options(sys.argv[1:]))
@@ -67,13 +68,13 @@ def main() -> int:
 
 
 async def run(options: Options) -> int:
-    """Run the fleet on its store; give the exit code."""
+    """Run the fleet on its store and return the exit code."""
     with TemporaryDirectory(prefix="fleet-") as name:
         folder = Path(name)
         url = for_one_run(options.persistence or sqlite_url(folder))
         print(f"{len(options.orders)} orders, {options.workers} workers, store {url}", flush=True)
         async with open_persistence(url) as store:
-            await store.get_state(PAYMENTS.name)  # a store that does not work says so at once
+            await store.get_state(PAYMENTS.name)  # fail early if the store does not work
             return await Fleet(options, folder, url, store).run()
 
 
@@ -113,7 +114,7 @@ class Fleet:
         return await self.judge()
 
     def work(self, name: str, port: int) -> Work:
-        """Tell a worker what it has to know."""
+        """Return what a worker has to know."""
         return Work(
             name=name,
             persistence=self.url,
@@ -124,7 +125,7 @@ class Fleet:
         )
 
     async def watch(self, service: PaymentService) -> None:
-        """Show the progress until no worker or no service is left; kill a worker if told to."""
+        """Show the progress until the workers or the service end; kill a worker if asked to."""
         began = time.monotonic()
         with open_display() as show:
             while self.progress.workers and service.alive:
@@ -139,7 +140,7 @@ class Fleet:
                     await self.kill_one()
 
     def read_journals(self) -> None:
-        """Take in what the service and the workers have written since the last look."""
+        """Read what the service and the workers have written since the last time."""
         for fact in self.ledger.new_facts():
             self.progress.learn_from_service(fact)
         for worker in self.workers:
@@ -147,7 +148,7 @@ class Fleet:
                 self.progress.learn_from_worker(worker.name, fact)
 
     async def kill_one(self) -> None:
-        """Kill a worker at the worst moment: it holds a lock whose order is being executed."""
+        """Kill a worker at the worst moment: while the order whose lock it holds is executed."""
         for worker in self.workers:
             if not worker.alive:
                 continue
@@ -161,7 +162,7 @@ class Fleet:
                         return
 
     async def judge(self) -> int:
-        """Print the summary; give the exit code."""
+        """Print the summary and return the exit code."""
         orders = self.options.orders
         async with scope(persistence=self.store) as s:
             reads = await s.map(s.cache.get, [f"receipt:{order.number}" for order in orders])
@@ -192,7 +193,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
     parser.add_argument("--workers", type=int, default=4, metavar="N", help="default: 4")
     parser.add_argument("--orders", type=int, metavar="N", help="default: all of the file")
-    parser.add_argument("--seed", type=int, default=1, help="of what goes wrong; default: 1")
+    parser.add_argument("--seed", type=int, default=1, help="seed for what goes wrong; default: 1")
     parser.add_argument("--kill", action="store_true", help="kill a worker that holds a lock")
     parser.add_argument("--without-lock", action="store_true", help="see what the lock is for")
     parser.add_argument(

@@ -1,9 +1,9 @@
-"""Several processes, one of which runs the periodic job; kill it, and another takes over.
+"""Several processes, of which one runs a periodic job. It is killed, and another one takes over.
 
     python examples/leader.py [--processes 3] [--ttl 2] [--persistence sqlite:////tmp/leader.db]
 
-This program starts the processes, lets the leader's job run a few times, kills the leader with
-SIGKILL, and shows who goes on, and after how long.
+This program starts the processes and lets the leader run its job a few times. It kills the leader
+with SIGKILL, and shows which process takes over, and after how long.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TICKS_BEFORE, TICKS_AFTER = 3, 3
 
 
 async def work(persistence: str, ttl: float) -> None:
-    """Campaign for ever; run the job while leading."""
+    """Campaign again and again; run the job while leading."""
     async with open_persistence(persistence) as store, scope(persistence=store) as s:
         s.stop_on_signals()
         while not s.stopping.is_set():
@@ -37,7 +37,7 @@ async def work(persistence: str, ttl: float) -> None:
 
 
 async def report(pid: int, fencing_token: int) -> None:
-    """Be the job; tell the program that started us."""
+    """Run the job: report to the program that started this process."""
     print("tick", pid, fencing_token, flush=True)
 
 
@@ -76,7 +76,7 @@ def _ticks(output: IO[str], names: dict[int, str]) -> Iterator[tuple[int, int]]:
         _, pid, token = line.split()
         print(f"{names[int(pid)]} runs the job, fencing token {token}", flush=True)
         yield int(pid), int(token)
-    raise RuntimeError("every process has ended; what it said stands above")
+    raise RuntimeError("every process has ended; see its output above")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The README of go-go-scope's DynamoDB adapter in Python, on any store.
 
-The original makes a client and an adapter by hand; here a URL says the same, and
-``dynamodb://my-table?region=us-east-1&key_prefix=myapp:`` is that of the README.
+The original creates a client and an adapter. Here a URL does that:
+``dynamodb://my-table?region=us-east-1&key_prefix=myapp:`` is the store of the original's README.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def caching(cache: Any) -> None:
 
 
 async def circuit_breaker(persistence: Any) -> None:
-    """Call through a circuit breaker whose state is in the store."""
+    """Call a function through a circuit breaker whose state is in the store."""
     breaker = CircuitBreaker("quickstart", failure_threshold=5, reset_timeout=30)
     async with scope(persistence=persistence, circuit_breaker=breaker) as s:
         err, result = await s.task(fetch_data)
@@ -60,19 +60,19 @@ async def circuit_breaker(persistence: Any) -> None:
 
 
 async def fetch_data() -> str:
-    """Stand for a call of a service."""
+    """Stand for a call to a service."""
     return "data"
 
 
 async def fail() -> str:
-    """Stand for a call of a service that is down."""
+    """Stand for a call to a service that is down."""
     raise ConnectionError("no answer")
 
 
 async def main(url: str) -> None:
     """Go through the README."""
     if "key_prefix=" not in url:
-        url += ("&" if "?" in url else "?") + "key_prefix=myapp:"  # clear() goes no further
+        url += ("&" if "?" in url else "?") + "key_prefix=myapp:"  # the limit of clear()
     async with open_persistence(url) as persistence:
         await basic_setup(persistence)
         await caching(persistence)

@@ -1,9 +1,9 @@
-"""See what a program that hangs waits for: print the tree of its tasks on a signal.
+"""See what a hanging program waits for: print the tree of its tasks on a signal.
 
-usage: seeing.py, then from another terminal: kill -USR1 <pid>, and at last: kill <pid>
+usage: seeing.py; from another terminal: kill -USR1 <pid>, and in the end: kill <pid>
 
-The program hangs on purpose: two tasks want two locks in different order. SIGUSR1 prints the tree;
-SIGTERM asks the tasks to stop, and cancels what has not stopped a second later.
+The program hangs on purpose: two tasks take two locks in a different order. SIGUSR1 prints the
+tree. SIGTERM asks the tasks to stop, and cancels those that have not stopped a second later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Live progress: a table in a terminal that ``rich`` can draw on, plain lines anywhere else."""
+"""Live progress: a table in a terminal if ``rich`` is installed, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Show = Callable[[Progress], None]
 
 @contextmanager
 def open_display() -> Iterator[Show]:
-    """Return a function that shows the progress as often as it is called."""
+    """Return a function that shows the progress each time it is called."""
     if not sys.stdout.isatty():
         yield Lines().show
         return
@@ -35,7 +35,7 @@ def open_display() -> Iterator[Show]:
 
 
 class Lines:
-    """Prints a line now and then."""
+    """Prints a line every few seconds."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -61,7 +61,7 @@ def table(progress: Progress) -> Table:
 
 
 def rows(progress: Progress) -> list[tuple[str, str]]:
-    """Return what there is to see while the fleet works."""
+    """Return the figures to show while the fleet works."""
     return [
         ("seconds", f"{progress.seconds:.1f}"),
         ("charged", f"{len(progress.charged)}/{progress.orders}"),

@@ -1,6 +1,6 @@
-"""Append-only files of facts, one JSON object a line, written by one process and read by another.
+"""Append-only files of facts, one JSON object a line; one process writes, another one reads.
 
-Each line is flushed as it is written, so what a process did before it was killed stays known.
+Every line is flushed at once, so what a process did before it was killed is known.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Journal:
         self._guard = threading.Lock()
 
     def note(self, what: str, **details: Any) -> None:
-        """Write one fact with the time at which it is written."""
+        """Write one fact, with the current time."""
         with self._guard:
             fact = {"what": what, "at": time.monotonic(), **details}
             self._file.write(json.dumps(fact) + "\n")
@@ -35,7 +35,7 @@ class Journal:
 
 
 class JournalReader:
-    """Reads the facts that were written since it last looked."""
+    """Reads the facts that were written since the last time."""
 
     def __init__(self, path: Path) -> None:
         path.touch()
@@ -43,7 +43,7 @@ class JournalReader:
         self._begun = ""
 
     def new_facts(self) -> Iterator[Fact]:
-        """Return each fact that has been written whole."""
+        """Return each new fact whose line is complete."""
         while line := self._file.readline():
             self._begun += line
             if line.endswith("\n"):

@@ -1,4 +1,4 @@
-"""The orders that the fleet has to see paid."""
+"""The orders that the fleet has to get paid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import frozen
 
 @frozen
 class Order:
-    """One order; ``number`` is unique and serves as idempotency key."""
+    """One order; ``number`` is unique and is used as the idempotency key."""
 
     number: str
     customer: str

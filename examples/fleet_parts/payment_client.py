@@ -1,6 +1,6 @@
-"""How a worker asks the payment service: one small HTTP request, truly asynchronous.
+"""How a worker asks the payment service: one small HTTP request, without blocking.
 
-A timeout around it cancels the waiting at once, which a blocking client in a thread would not.
+A timeout around it cancels the request at once. A blocking client in a thread could not do that.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from .orders import Order
 
 
 class PaymentError(Exception):
-    """The payment service failed, or did not answer; trying again may help."""
+    """The payment service failed or did not answer; a retry may help."""
 
 
 class PaymentRefusedError(Exception):
-    """The payment service will not do it; trying again does not help."""
+    """The payment service refused; a retry does not help."""
 
 
 async def request_payment(port: int, order: Order, fencing_token: int) -> dict[str, Any]:
-    """Ask the service to charge an order, and give its receipt."""
+    """Ask the service to charge an order, and return the receipt."""
     body = json.dumps({"cents": order.cents})
     request = (
         f"POST /payments HTTP/1.0\r\n"

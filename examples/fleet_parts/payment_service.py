@@ -1,15 +1,16 @@
 """A payment service as flaky as real ones: an HTTP server on loopback, in a process of its own.
 
-``POST /payments`` charges an order. The header ``Idempotency-Key`` is the order's number: once it
-is charged, every later request gets the same receipt and no further charge. ``Fencing-Token`` is
-the token of the lock that the sender holds. A retry with the same token joins the execution that
-its earlier try began; a token below the highest one seen is refused.
+``POST /payments`` charges an order. The header ``Idempotency-Key`` is the number of the order. Once
+the order is charged, every later request gets the same receipt, and nothing is charged again.
+``Fencing-Token`` is the token of the lock that the sender holds. A retry with the same token joins
+the execution that its earlier attempt started. A token lower than the highest one seen is refused.
 
-Like many a real service it looks the key up first and charges later. So the key protects against
-a request that comes afterwards, and not against another sender's at the same time: then both are
-executed, and both charge. To prevent that is the lock's work, and the ledger shows whether it did.
+Like many real services, this one looks up the key first and charges later. So the key protects
+against later requests, but not against a request of another sender at the same time: both would be
+executed, and both would charge. The lock prevents that, and the ledger shows whether it did.
 
-An execution goes on to its end when its sender hangs up, and takes ``LONGEST_EXECUTION`` at most.
+If the sender hangs up, its execution still runs to the end. No execution takes longer than
+``LONGEST_EXECUTION``.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ class Weather:
     outage_seconds: float
 
     def fate(self, order: str, request: int) -> Fate:
-        """Tell what becomes of an order's n-th request."""
+        """Return what happens to the n-th request for an order."""
         dice = self._dice(order, request)
         return dice.choices(list(FATES), weights=list(FATES.values()))[0]
 
     def seconds(self, order: str, request: int, fate: Fate) -> float:
-        """Tell how long an execution takes."""
+        """Return how long an execution takes."""
         dice = self._dice(order, request)
         if fate == "slow":
             return dice.uniform(0.75, 0.95) * LONGEST_EXECUTION
@@ -66,7 +67,7 @@ class Weather:
 
 @frozen
 class Answer:
-    """What an HTTP answer says; ``None`` in place of one is a connection that just closes."""
+    """An HTTP answer; ``None`` instead of one means that the connection just closes."""
 
     status: int
     content: dict[str, Any]
@@ -77,7 +78,7 @@ Execution = Future[Answer | None]
 
 @mutable
 class Account:
-    """What the service knows of one order; ``executions`` are those under way, by their token."""
+    """What the service knows about an order; ``executions`` are those in flight, by token."""
 
     requests: int = 0
     highest_token: int = 0
@@ -86,7 +87,7 @@ class Account:
 
 
 class PaymentService:
-    """Charges orders, and writes every execution's start, charge and end into the ledger."""
+    """Charges orders, and writes start, charge and end of every execution to the ledger."""
 
     def __init__(self, ledger: Journal, weather: Weather) -> None:
         self._ledger = ledger
@@ -99,13 +100,13 @@ class PaymentService:
         self._outage_ends: float | None = None
 
     def pay(self, order: str, token: int, cents: int) -> Answer | None:
-        """Answer one request, when what it asks for is done."""
+        """Handle one request and return its answer when the work is done."""
         with self._guard:
             reply = self._admit(order, token, cents)
         return reply if isinstance(reply, Answer) else reply.result()
 
     def close(self) -> None:
-        """Finish the executions that are under way."""
+        """Wait for the executions in flight."""
         self._threads.shutdown()
 
     def _admit(self, order: str, token: int, cents: int) -> Answer | Execution:
@@ -178,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # the sender hung up: nobody to tell
+        with contextlib.suppress(ConnectionError):  # the sender hung up
             super().handle()
 
     def do_POST(self) -> None:
@@ -197,13 +198,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-        """Say nothing: the ledger knows."""
+        """Log nothing: the ledger has it all."""
 
 
 def serve(ledger: Path, weather: Weather, fleet: Connection) -> None:
     """Run the service; tell the fleet its port; stop when the fleet closes its end, or dies.
 
-    Executions that are under way are finished first, so that the ledger is complete.
+    Executions in flight are finished first, so that the ledger is complete.
     """
     journal = Journal(ledger)
     service = PaymentService(journal, weather)

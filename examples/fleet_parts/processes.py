@@ -1,4 +1,4 @@
-"""The processes of the fleet: started, watched, and stopped whatever happens."""
+"""The processes of the fleet: started, watched, and always stopped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PaymentService:
 
     @property
     def alive(self) -> bool:
-        """Whether it still answers."""
+        """Whether it still runs."""
         return self._process.is_alive()
 
 
@@ -69,17 +69,17 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it still works."""
+        """Whether it still runs."""
         return self._process.is_alive()
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended: 0 is well, a negative one the signal that killed it."""
+        """Its exit code: 0 for success, negative for the signal that killed it."""
         return self._process.exitcode
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Stop it for the length of a block, in which it neither takes nor releases a lock."""
+        """Pause it for the length of a block; it takes and releases no lock meanwhile."""
         os.kill(self.pid, signal.SIGSTOP)
         try:
             yield
@@ -91,13 +91,13 @@ class WorkerProcess:
         self._process.kill()
 
     def stop(self) -> None:
-        """Kill it if it still runs: a worker needs no goodbye, its locks end by themselves."""
+        """Kill it if it still runs; its locks expire on their own."""
         stop(self._process)
         self.journal.close()
 
 
 def start(name: str, life: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Start a process that leaves Ctrl-C to the fleet, which then stops it."""
+    """Start a process that ignores Ctrl-C; the fleet stops it."""
     process = multiprocessing.get_context("spawn").Process(
         target=life, args=arguments, name=name, daemon=True
     )

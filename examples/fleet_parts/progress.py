@@ -1,4 +1,4 @@
-"""What the fleet knows while it runs, gathered from the journals of the service and the workers."""
+"""What is known during a run, from the journals of the service and the workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .journal import Fact
 
 @mutable
 class Progress:
-    """The state of a run, for people to watch; the verdict at the end is judged by itself."""
+    """The state of a run, for people to watch; the verdict at the end does not depend on it."""
 
     orders: int
     workers: int
@@ -27,7 +27,7 @@ class Progress:
     openings: set[int] = field(factory=set)
 
     def learn_from_service(self, fact: Fact) -> None:
-        """Take in a fact of the payment service."""
+        """Note a fact from the payment service."""
         match fact["what"]:
             case "started":
                 self.executing[fact["order"]] += 1
@@ -37,7 +37,7 @@ class Progress:
                 self.charged.add(fact["order"])
 
     def learn_from_worker(self, worker: str, fact: Fact) -> None:
-        """Take in a fact of a worker."""
+        """Note a fact from a worker."""
         match fact["what"]:
             case "took":
                 self.in_hand.setdefault(worker, []).append(fact["order"])
@@ -49,7 +49,7 @@ class Progress:
                 self.spared += 1
 
     def learn_of_circuit(self, state: CircuitBreakerState | None) -> None:
-        """Take in the circuit as the store has it; each opening has an end of its own."""
+        """Note the state of the circuit; every opening has a different end."""
         if state is not None:
             self.circuit = state.state
             if state.state == "open" and state.open_until_ms is not None:

@@ -1,4 +1,4 @@
-"""The store that the fleet shares: a file of its own, or whatever URL it is told to use."""
+"""The store that the fleet shares: a temporary SQLite file, or the URL from the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def sqlite_url(folder: Path) -> str:
 
 
 def for_one_run(url: str) -> str:
-    """Put what one run stores below a key prefix of its own, so that no run sees another's."""
+    """Give a run its own key prefix, so that it does not see what other runs stored."""
     options = dict(PersistenceURL.parse(url).options)
     options["key_prefix"] = f"{options.get('key_prefix', '')}fleet-{secrets.token_hex(4)}:"
     return f"{url.partition('?')[0]}?{urlencode(options, safe=':/')}"

@@ -1,7 +1,7 @@
-"""Was every order paid once, by one worker at a time? Judged by facts, not by a worker's word.
+"""Was every order paid once, by one worker at a time? What the workers claim does not count.
 
-The facts are the service's ledger, whose lines stand in the order in which things happened, and
-the receipts that are in the store at the end.
+What counts is the ledger of the service, whose lines are in the order of the events, and the
+receipts that are in the store at the end.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .orders import Order
 
 @frozen
 class Verdict:
-    """The orders that were paid, and those with which something is wrong.
+    """The orders that were paid, and those with a problem.
 
-    ``lost`` are those that were not charged, or whose receipt in the store is missing or not that
-    of a charge, or whose last execution never ended; ``overlapped`` those with two executions at a
-    time.
+    An order is ``lost`` if it was not charged, if its receipt in the store is missing or matches no
+    charge, or if its last execution never ended. It is ``overlapped`` if it had two executions at
+    the same time.
     """
 
     paid: set[str] = field(factory=set)
@@ -32,12 +32,12 @@ class Verdict:
 
     @property
     def good(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no order has a problem."""
         return not (self.lost or self.charged_twice or self.overlapped)
 
 
 def judge(orders: Sequence[Order], ledger: Iterable[Fact], receipts: Sequence[Any]) -> Verdict:
-    """Compare what should have happened with what did; there is a receipt, or None, per order."""
+    """Compare the orders with the ledger and the receipts (one for each order, or ``None``)."""
     verdict = Verdict()
     executing: Counter[str] = Counter()
     charges: dict[str, list[dict[str, Any]]] = {}

@@ -1,8 +1,8 @@
-"""A worker: goes through all orders, pays those that nobody else has in hand, until all are paid.
+"""A worker: tries to pay every order that no other worker is paying, until all are paid.
 
-Nothing is shared out beforehand. Every worker sees every order, and the store decides: a receipt
-in the cache means that it is paid, a lock that somebody is at it, an open circuit that the
-payment service needs a rest.
+The orders are not divided among the workers. Every worker sees every order, and the store decides.
+A receipt in the cache means that the order is paid, a lock that another worker is paying it, and an
+open circuit that the payment service is down.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from .payment_service import LONGEST_EXECUTION
 ORDERS_AT_A_TIME = 4
 PAUSE = 0.2
 PATIENCE = LONGEST_EXECUTION / 2
-"""How long a try may take. Slow executions take longer; a retry then joins the same one."""
+"""How long an attempt may take. A slow execution takes longer; a retry then joins it."""
 
 LEASE = 4.5 * LONGEST_EXECUTION
 """How long an order stays locked when its worker dies.
 
-The lease is renewed at a third. So whenever a worker dies, its lock lasts for at least another
-3 * LONGEST_EXECUTION: nobody else takes the order while the service may still be at it.
+The lease is renewed after a third of its length. So if a worker dies, its lock lasts for at least
+another 3 * LONGEST_EXECUTION: nobody else takes the order while the service may still execute it.
 """
 
 PAYMENTS = CircuitBreaker(name="payments", failure_threshold=10, reset_timeout=1)
@@ -61,7 +61,7 @@ class Work:
 
 
 def run_worker(work: Work) -> None:
-    """Work until every order is paid; the life of a worker process."""
+    """Run a worker process until every order is paid."""
     journal = Journal(work.journal)
     anyio.run(Worker(work, journal).run)
     journal.close()
@@ -83,7 +83,7 @@ class Worker:
         )
 
     async def run(self) -> None:
-        """Go through the orders, again and again, until each is paid or the fleet has died."""
+        """Go through the orders again and again until all are paid, or the fleet has died."""
         async with open_persistence(self.work.persistence) as store:
             while unpaid := self.unpaid():
                 async with scope(persistence=store) as s:
@@ -101,7 +101,7 @@ class Worker:
         return [order for order in self.work.orders if order.number not in self.paid]
 
     async def settle(self, s: Scope, order: Order) -> bool:
-        """See to an order; tell whether it is paid."""
+        """Try to pay an order; return whether it is paid."""
         try:
             if await s.cache.has(f"receipt:{order.number}"):
                 return True
@@ -116,7 +116,7 @@ class Worker:
             return False
 
     async def pay(self, s: Scope, order: Order, fencing_token: int) -> bool:
-        """Pay an order that is ours, unless it was paid before we got it."""
+        """Pay an order whose lock is ours, unless it was paid in the meantime."""
         if await s.cache.has(f"receipt:{order.number}"):
             return True
         self.journal.note("took", order=order.number)
@@ -131,7 +131,7 @@ class Worker:
             )
             if error is not None:
                 self.note_failure(error)
-                await anyio.sleep(LONGEST_EXECUTION)  # the service may be at it: keep the lock
+                await anyio.sleep(LONGEST_EXECUTION)  # keep the lock: it may still be executed
                 return False
             await s.cache.set(f"receipt:{order.number}", receipt, ttl=3600)
             return True
@@ -139,7 +139,7 @@ class Worker:
             self.journal.note("left", order=order.number)
 
     def note_failure(self, error: Exception) -> None:
-        """Write down that a try failed, or that the open circuit spared the service one."""
+        """Note that an attempt failed, or that the open circuit prevented one."""
         if isinstance(error, CircuitOpenError):
             self.journal.note("spared")
         else:
@@ -147,7 +147,7 @@ class Worker:
 
 
 def when_to_retry(error: Exception) -> bool | float:
-    """Return whether to try again after an error, or in how many seconds."""
+    """Return whether to retry after an error, or in how many seconds."""
     if isinstance(error, CircuitOpenError):
         return error.retry_after
     return isinstance(error, PaymentError | TimeoutError)
@@ -160,7 +160,7 @@ def fleet_lives() -> bool:
 
 
 def kind_of(error: Exception) -> str:
-    """Name what went wrong, for the summary."""
+    """Return the name of an error in the summary."""
     if isinstance(error, TimeoutError):
         return "timeouts"
     if isinstance(error, PaymentError | PaymentRefusedError):
