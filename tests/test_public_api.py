@@ -1,8 +1,13 @@
-"""The public names: exactly these, each documented."""
+"""The public names: exactly these, each documented; what we show imports nothing else."""
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -63,3 +68,73 @@ def test_errors_say_what_happened_and_survive_pickling(error: Exception, text: s
     copied = pickle.loads(pickle.dumps(error))
     assert str(copied) == str(error)
     assert vars(copied) == vars(error)
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PUBLIC_MODULES = {
+    "gogoscope",
+    "gogoscope.events",
+    "gogoscope.exceptions",
+    "gogoscope.persistence",
+    "gogoscope.stores",
+    "gogoscope.testing",
+    "gogoscope.testing.conformance",
+    "gogoscope_dynamodb",
+}
+
+
+def shown_programs() -> Iterator[tuple[str, str]]:
+    """Return the programs of the README and of the examples, each with a name."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    for number, program in enumerate(blocks, 1):
+        yield f"README-{number}", program
+    for path in sorted((ROOT / "examples").rglob("*.py")):
+        yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+
+
+def our_imports(program: str) -> Iterator[tuple[str, str | None]]:
+    """Return what a program imports of ours: modules, and names with the module they come from."""
+    ours = {"gogoscope", "gogoscope_dynamodb"}
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.Import):
+            yield from ((a.name, None) for a in node.names if a.name.split(".")[0] in ours)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            module = node.module or ""
+            if module.split(".")[0] in ours:
+                yield from ((module, alias.name) for alias in node.names)
+
+
+def is_public(module: str, name: str | None) -> bool:
+    if module not in PUBLIC_MODULES:
+        return False
+    if name is None or f"{module}.{name}" in PUBLIC_MODULES:
+        return True
+    listed = getattr(import_module(module), "__all__", None)
+    return not name.startswith("_") if listed is None else name in listed
+
+
+@pytest.mark.parametrize(
+    "program", [pytest.param(program, id=name) for name, program in shown_programs()]
+)
+def test_readme_and_examples_import_from_public_places_only(program: str) -> None:
+    assert [found for found in our_imports(program) if not is_public(*found)] == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "public"),
+    [
+        ("from gogoscope import scope", True),
+        ("from gogoscope import stores", True),
+        ("import gogoscope.events", True),
+        ("from gogoscope.stores import MemoryStore", True),
+        ("from gogoscope.stores.memory import MemoryStore", False),
+        ("from gogoscope.persistence.records.place import Records", False),
+        ("import gogoscope._core.clock", False),
+        ("from gogoscope import scopes", False),
+    ],
+)
+def test_what_counts_as_a_public_place(statement: str, public: bool) -> None:
+    (found,) = our_imports(statement)
+    assert is_public(*found) is public

@@ -6,7 +6,7 @@ from collections import Counter
 
 from attrs import field, mutable
 
-from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+from gogoscope.persistence import CircuitBreakerState
 
 from .journal import Fact
 

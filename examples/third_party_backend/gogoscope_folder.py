@@ -19,10 +19,16 @@ import anyio
 import anyio.to_thread
 
 from gogoscope import InvalidURLError, PersistenceError, PersistenceURL
-from gogoscope._core.clock import wall_time
-from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
-from gogoscope.persistence.records.store import RecordStore
-from gogoscope.persistence.validation import check_key_prefix
+from gogoscope.persistence import (
+    Answer,
+    Change,
+    Kind,
+    Record,
+    Records,
+    RecordStore,
+    check_key_prefix,
+    current_clock,
+)
 
 Result = TypeVar("Result")
 
@@ -35,7 +41,7 @@ class FolderStore(RecordStore):
         folder: str | Path,
         *,
         key_prefix: str = "",
-        clock: Callable[[], float] = wall_time,
+        clock: Callable[[], float] = current_clock.wall,
     ) -> None:
         self._folder = _FolderRecords(Path(folder), clock)
         super().__init__(self._folder, key_prefix=key_prefix)
