@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from gogoscope._core.clock import wall_time
+from gogoscope._core.clock import Clock, current_clock
 from gogoscope._core.durations import seconds
 from gogoscope.exceptions import InvalidURLError
 from gogoscope.persistence.registry import PersistenceURL
@@ -53,7 +52,7 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
         With worse clocks set it higher, or a live lease may be taken over early, which its holder
         and its fencing token tell. A waiter also takes over, whatever the clocks say, from a
         holder that it saw unchanged for a whole lease, so a high value costs nothing but that.
-    :param clock: gives the seconds since the Unix epoch
+    :param clock: what it tells the time by
     :param codec: turns cached values into text and back; JSON if left out
     :param consistent_reads: whether the cache reads what was written last, at twice the price
     :param request_timeout: how long one try of a request may take, in seconds; there are three
@@ -70,7 +69,7 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
         *,
         key_prefix: str = "",
         max_clock_skew: float | timedelta = 0.05,
-        clock: Callable[[], float] = wall_time,
+        clock: Clock = current_clock,
         codec: Codec | None = None,
         consistent_reads: bool = False,
         request_timeout: float | timedelta = REQUEST_TIMEOUT,

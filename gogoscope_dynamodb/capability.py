@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 from attrs import field, frozen
 
-from gogoscope._core.clock import wall_time
+from gogoscope._core.clock import Clock, current_clock
 from gogoscope._core.durations import seconds
 from gogoscope.persistence.validation import check_key_prefix
 from gogoscope.persistence.values import Codec, JSONCodec
@@ -25,14 +24,14 @@ class Settings:
     """How a store uses its table.
 
     ``key_prefix`` stands before every key; ``max_clock_skew`` is the largest difference between
-    two clocks of the fleet, in seconds; ``clock`` gives the seconds since the Unix epoch;
+    two clocks of the fleet, in seconds; ``clock`` is what it tells the time by;
     ``codec`` turns cached values into text and back; ``consistent_reads`` lets the cache read
     what was written last.
     """
 
     key_prefix: str = field(default="", converter=check_key_prefix)
     max_clock_skew: float = field(default=0.05, converter=_skew)
-    clock: Callable[[], float] = wall_time
+    clock: Clock = current_clock
     codec: Codec = field(factory=JSONCodec)
     consistent_reads: bool = False
 
@@ -45,7 +44,7 @@ class Capability:
         self._settings = settings
 
     def _now_ms(self) -> int:
-        return int(self._settings.clock() * 1000)
+        return int(self._settings.clock.wall() * 1000)
 
     def _key(self, kind: str, key: str) -> Item:
         return schema.item_key(kind, self._settings.key_prefix, key)

@@ -18,11 +18,13 @@ from typing import Any, Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from gogoscope import InvalidURLError, PersistenceError, PersistenceURL
+from gogoscope.exceptions import InvalidURLError, PersistenceError
 from gogoscope.persistence import (
     Answer,
     Change,
+    Clock,
     Kind,
+    PersistenceURL,
     Record,
     Records,
     RecordStore,
@@ -41,7 +43,7 @@ class FolderStore(RecordStore):
         folder: str | Path,
         *,
         key_prefix: str = "",
-        clock: Callable[[], float] = current_clock.wall,
+        clock: Clock = current_clock,
     ) -> None:
         self._folder = _FolderRecords(Path(folder), clock)
         super().__init__(self._folder, key_prefix=key_prefix)
@@ -63,7 +65,7 @@ def from_url(url: PersistenceURL) -> FolderStore:
 
 
 class _FolderRecords(Records):
-    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self._clock = clock
         self._threads: anyio.CapacityLimiter | None = None
@@ -80,7 +82,7 @@ class _FolderRecords(Records):
         self._threads = None
 
     def now_ms(self) -> int:
-        return int(self._clock() * 1000)
+        return int(self._clock.wall() * 1000)
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         return await self._in_thread(partial(self._load, kind, key))

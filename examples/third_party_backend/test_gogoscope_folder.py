@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from gogoscope_folder import FolderStore
 
 from gogoscope import InvalidURLError, PersistenceError, open_persistence
+from gogoscope.persistence import Clock, current_clock
 from gogoscope.testing.conformance import (
     CacheConformance,
     CircuitBreakerConformance,
@@ -23,7 +22,7 @@ class TestFolder(LockConformance, CircuitBreakerConformance, CacheConformance):
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
-        def open_store(key_prefix: str = "", clock: Callable[[], float] = time.time) -> FolderStore:
+        def open_store(key_prefix: str = "", clock: Clock = current_clock) -> FolderStore:
             return FolderStore(tmp_path, key_prefix=key_prefix, clock=clock)
 
         return open_store

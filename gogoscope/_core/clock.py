@@ -1,7 +1,8 @@
-"""The two clocks that everything here reads, behind one seam.
+"""The clocks that everything here reads, behind one seam that a test may replace.
 
-Deadlines of this process use the monotonic clock of the event loop, which a test may replace by a
-virtual one. The wall clock is only for times that other machines must understand.
+:func:`monotonic` is the clock of the event loop: deadlines of this process use it. The wall clock
+is for times that other machines must understand. ``elapsed`` measures how long something lasted
+from any thread, whatever becomes of the wall clock meanwhile.
 """
 
 from __future__ import annotations
@@ -13,24 +14,12 @@ from typing import Protocol
 
 import anyio
 
-wall_clock: ContextVar[Callable[[], float]] = ContextVar("wall_clock", default=time.time)
-
-
-def monotonic() -> float:
-    """Return the current event loop's clock in seconds; only differences of it mean anything."""
-    return anyio.current_time()
-
-
-def wall_time() -> float:
-    """Return the seconds since the Unix epoch."""
-    return wall_clock.get()()
-
 
 class Clock(Protocol):
-    """What a store and its tests tell the time by; every thread may read it."""
+    """What a store tells the time by; any thread may read it."""
 
     def wall(self) -> float:
-        """Return the seconds since the Unix epoch; somebody may set it forward or back."""
+        """Return the seconds since the Unix epoch; the clock may be set forward or back."""
         ...
 
     def elapsed(self) -> float:
@@ -41,15 +30,39 @@ class Clock(Protocol):
         ...
 
 
-class _CurrentClock:
-    """The clock of whoever reads it: the system's, unless a test runs in virtual time."""
+def _steady() -> Callable[[], float]:
+    # On Linux CLOCK_MONOTONIC stands still while the machine is suspended; on macOS it does not.
+    for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
+        clock_id: int | None = getattr(time, name, None)
+        if clock_id is not None:
+            return lambda: time.clock_gettime(clock_id)
+    return time.monotonic
 
+
+class _SystemClock:
+    wall = staticmethod(time.time)
+    elapsed = staticmethod(_steady())
+
+
+class _CurrentClock:
     def wall(self) -> float:
-        return wall_clock.get()()
+        return clock_here().wall()
 
     def elapsed(self) -> float:
-        return time.monotonic()
+        return clock_here().elapsed()
 
+
+_SYSTEM: Clock = _SystemClock()
+
+clock_in_context: ContextVar[Clock] = ContextVar("clock", default=_SYSTEM)
+"""The system's clock, unless a test runs the current code in virtual time."""
+
+clock_here = clock_in_context.get
 
 current_clock: Clock = _CurrentClock()
-"""The clock of whoever reads it: the system's, unless a test runs in virtual time."""
+"""The clock in the context of whoever reads it; what a store uses unless it is told another."""
+
+
+def monotonic() -> float:
+    """Return the current event loop's clock in seconds; only differences of it mean anything."""
+    return anyio.current_time()

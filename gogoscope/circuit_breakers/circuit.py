@@ -10,7 +10,7 @@ import math
 import time
 from typing import Any
 
-from gogoscope._core.clock import monotonic, wall_clock
+from gogoscope._core.clock import clock_here, monotonic
 from gogoscope.circuit_breakers.probes import BUSY_SECONDS, ProbePlaces
 from gogoscope.circuit_breakers.rates import RateWindow
 from gogoscope.circuit_breakers.snapshot import Permit, ProbeClaim
@@ -22,8 +22,6 @@ from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 
 SHORTEST_PROBE_LEASE = 1.0
-
-clock_here = wall_clock.get
 
 
 class Circuit:
@@ -64,7 +62,7 @@ class Circuit:
         snapshot = self.snapshot
         # The wall clock, since that of the event loop costs as much as all the rest; when it is
         # set back or forth, the store is asked early.
-        now = clock_here()()
+        now = clock_here().wall()
         if not snapshot.asked_at <= now < snapshot.ask_at:
             if not snapshot.asked:
                 return None

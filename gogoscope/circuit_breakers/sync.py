@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import anyio
 
 from gogoscope._core.background import Observer, Spawn
-from gogoscope._core.clock import monotonic, wall_time
+from gogoscope._core.clock import clock_here, monotonic
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.snapshot import Snapshot
 from gogoscope.circuit_breakers.view import CircuitView, now_ms
@@ -230,7 +230,7 @@ class CircuitLink(CircuitView):
 
     def _asked(self) -> None:
         snapshot = self.snapshot
-        snapshot.asked_at = wall_time()
+        snapshot.asked_at = clock_here().wall()
         snapshot.ask_at = snapshot.asked_at + self.policy.refresh_interval
 
     def _send_soon(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gogoscope._core.background import Observer
-from gogoscope._core.clock import wall_time
+from gogoscope._core.clock import clock_here
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.snapshot import Era, Permit, Snapshot
 from gogoscope.events import (
@@ -105,4 +105,4 @@ class CircuitView:
 
 def now_ms() -> int:
     """Return the wall clock in milliseconds."""
-    return math.floor(wall_time() * 1000)
+    return math.floor(clock_here().wall() * 1000)

@@ -13,7 +13,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from gogoscope._core.clock import wall_time
+from gogoscope._core.clock import Clock, current_clock
 from gogoscope.persistence.records.cache import CACHE
 from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
 from gogoscope.persistence.records.store import RecordStore
@@ -30,10 +30,10 @@ class MemoryRecords(Records):
     No method suspends, so none is a checkpoint. Each write also looks at a few other records and
     drops those that are gone, so that memory holds little more than what is alive.
 
-    :param clock: gives the seconds since the Unix epoch
+    :param clock: what it tells the time by
     """
 
-    def __init__(self, clock: Callable[[], float] = wall_time) -> None:
+    def __init__(self, clock: Clock = current_clock) -> None:
         self._clock = clock
         self._guard = threading.Lock()
         self._tables: defaultdict[str, dict[str, tuple[Any, float]]] = defaultdict(dict)
@@ -45,7 +45,7 @@ class MemoryRecords(Records):
 
     def now_ms(self) -> int:
         """Return the clock in milliseconds since the Unix epoch."""
-        return int(self._clock() * 1000)
+        return int(self._clock.wall() * 1000)
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         """Return a record as the newest completed write left it."""
@@ -156,7 +156,7 @@ class MemoryStore(RecordStore):
     checkpoint. As an async context manager it does nothing: there is nothing to open or close.
 
     :param key_prefix: stands before every key; ends with one of ``: / . | #``
-    :param clock: gives the seconds since the Unix epoch
+    :param clock: what it tells the time by
     :param codec: turns cached values into text and back; what JSON can hold if left out
     :param max_clock_skew: how much later than its lease a dead holder's lock is taken over, in
         seconds; only for rehearsing a fleet
@@ -166,12 +166,12 @@ class MemoryStore(RecordStore):
         self,
         *,
         key_prefix: str = "",
-        clock: Callable[[], float] = wall_time,
+        clock: Clock = current_clock,
         codec: Codec | None = None,
         max_clock_skew: float | timedelta = 0.0,
     ) -> None:
         records = MemoryRecords(clock)
-        self._clock = clock
+        self._wall = clock.wall
         self._cached = records.table(CACHE)
         super().__init__(
             records,
@@ -196,7 +196,7 @@ class MemoryStore(RecordStore):
             record, purge_at_ms = self._cached[self._key_prefix + key]
         except (KeyError, TypeError):
             return await super().get(key, default)
-        if key and purge_at_ms - record.stale_ms > self._clock() * 1000:
+        if key and purge_at_ms - record.stale_ms > self._wall() * 1000:
             return self._codec.loads(record.content)
         return await super().get(key, default)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, TypeVarTuple
 
 import anyio
 
-from gogoscope._core.clock import wall_clock
+from gogoscope._core.clock import clock_in_context
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -61,7 +61,7 @@ class VirtualClock:
         self._start = self.time()
         options = self._for_trio() if backend == "trio" else self._for_asyncio()
         context = contextvars.copy_context()
-        context.run(wall_clock.set, self.time)
+        context.run(clock_in_context.set, _VirtualTime(self.time))
         return context.run(lambda: anyio.run(fn, *args, backend=backend, backend_options=options))
 
     def _for_asyncio(self) -> dict[str, Any]:
@@ -76,6 +76,14 @@ class VirtualClock:
         begin = clock.current_time()
         self._elapsed = lambda: clock.current_time() - begin
         return {"clock": clock}
+
+
+class _VirtualTime:
+    """The clock that the program reads: nobody sets a virtual wall clock, so one clock is both."""
+
+    def __init__(self, time: Callable[[], float]) -> None:
+        self.wall = time
+        self.elapsed = time
 
 
 class _Elapsed:

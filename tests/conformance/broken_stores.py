@@ -17,7 +17,7 @@ import anyio.lowlevel
 import pytest
 from attrs import evolve
 
-from gogoscope._core.clock import wall_time
+from gogoscope._core.clock import Clock, current_clock
 from gogoscope._core.durations import seconds
 from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
@@ -41,9 +41,7 @@ def opener(store_type: type[Any]) -> OpenStore:
     stores: list[Any] = []
 
     @asynccontextmanager
-    async def open_store(
-        key_prefix: str = "", clock: Callable[[], float] = wall_time
-    ) -> AsyncIterator[Any]:
+    async def open_store(key_prefix: str = "", clock: Clock = current_clock) -> AsyncIterator[Any]:
         if not stores:
             stores.append(store_type(clock=clock))
         yield stores[0].with_prefix(key_prefix)
@@ -320,7 +318,7 @@ class TestOnlyItsOpenerMayCloseIt(BrokenStore):
 
         @asynccontextmanager
         async def open_in_a_cancel_scope(
-            key_prefix: str = "", clock: Callable[[], float] = wall_time
+            key_prefix: str = "", clock: Clock = current_clock
         ) -> AsyncIterator[Any]:
             with anyio.CancelScope():
                 async with open_store(key_prefix, clock) as store:

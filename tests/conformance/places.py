@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from gogoscope._core.clock import wall_time
+from gogoscope._core.clock import Clock, current_clock
 from gogoscope.persistence.registry import PersistenceURL
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.stores.sqlite.store import SQLiteStore
@@ -19,7 +19,7 @@ class Place(Protocol):
     """Where data lives, and how a store of it is opened."""
 
     def open(
-        self, key_prefix: str = "", clock: Callable[[], float] = wall_time
+        self, key_prefix: str = "", clock: Clock = current_clock
     ) -> AbstractAsyncContextManager[Any]: ...
 
 
@@ -28,9 +28,7 @@ class MemoryPlace:
         self._store: MemoryStore | None = None
 
     @asynccontextmanager
-    async def open(
-        self, key_prefix: str = "", clock: Callable[[], float] = wall_time
-    ) -> AsyncIterator[Any]:
+    async def open(self, key_prefix: str = "", clock: Clock = current_clock) -> AsyncIterator[Any]:
         if self._store is None:
             self._store = MemoryStore(clock=clock)
         yield self._store.with_prefix(key_prefix)
@@ -42,7 +40,7 @@ class SQLitePlace:
         self.url = f"sqlite:///{self.path}"
 
     def open(
-        self, key_prefix: str = "", clock: Callable[[], float] = wall_time
+        self, key_prefix: str = "", clock: Clock = current_clock
     ) -> AbstractAsyncContextManager[Any]:
         return SQLiteStore(self.path, key_prefix=key_prefix, clock=clock)
 
@@ -59,7 +57,7 @@ class DynamoDBPlace:
         self.url = f"{url}{'&' if parsed.options else '?'}key_prefix={self._own_prefix}"
 
     def open(
-        self, key_prefix: str = "", clock: Callable[[], float] = wall_time
+        self, key_prefix: str = "", clock: Clock = current_clock
     ) -> AbstractAsyncContextManager[Any]:
         return DynamoDBAdapter(
             None,

@@ -9,7 +9,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from gogoscope._core.clock import wall_time
+from gogoscope._core.clock import Clock, current_clock
 from gogoscope._core.durations import seconds
 from gogoscope.exceptions import CorruptRecordError, InvalidURLError
 from gogoscope.persistence.paging import KEYS_PER_PAGE
@@ -40,7 +40,7 @@ class SQLiteStore(RecordStore):
 
     :param path: the file; it is made if missing, its folder is not
     :param key_prefix: stands before every key; ends with one of ``: / . | #``
-    :param clock: gives the seconds since the Unix epoch
+    :param clock: what it tells the time by
     :param codec: turns cached values into text and back; JSON if left out
     :param max_clock_skew: how much later than its lease a dead holder's lock is taken over, in
         seconds; one machine has one clock, so 0 will do
@@ -53,7 +53,7 @@ class SQLiteStore(RecordStore):
         path: str | os.PathLike[str],
         *,
         key_prefix: str = "",
-        clock: Callable[[], float] = wall_time,
+        clock: Clock = current_clock,
         codec: Codec | None = None,
         max_clock_skew: float | timedelta = 0.0,
         busy_timeout: float | timedelta = BUSY_TIMEOUT,
@@ -108,14 +108,14 @@ class _SQLiteRecords(Records):
     the file holds little more than what is alive.
     """
 
-    def __init__(self, file: SQLiteFile, clock: Callable[[], float]) -> None:
+    def __init__(self, file: SQLiteFile, clock: Clock) -> None:
         self._file = file
         self._clock = clock
         self._writes = 0
         self._swept_to: tuple[str, str] = _FIRST
 
     def now_ms(self) -> int:
-        return int(self._clock() * 1000)
+        return int(self._clock.wall() * 1000)
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         return await self._file.run(

@@ -1,14 +1,15 @@
 """The tests that every store must pass, for the authors of backends.
 
 Derive a class from that of each capability that the store has, name the same ones in
-``capabilities``, and say how a store is opened::
+``capabilities``, and say how a store is opened, with the ``current_clock`` of
+:mod:`gogoscope.persistence` or the clock of a test::
 
     class TestMyStore(LockConformance, CacheConformance):
         capabilities = {"locks", "cache", "processes"}
 
         @pytest.fixture
         def open_store(self, tmp_path):
-            def open_store(key_prefix="", clock=time.time):
+            def open_store(key_prefix="", clock=current_clock):
                 return MyStore(tmp_path, key_prefix=key_prefix, clock=clock)
 
             return open_store

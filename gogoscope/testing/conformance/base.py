@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, scope
-from gogoscope._core.clock import wall_time
+from gogoscope._core.clock import Clock, current_clock
 from gogoscope.exceptions import CapabilityNotSupportedError, PersistenceError
 from gogoscope.persistence.protocols.cache import CacheProvider
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
@@ -35,21 +35,31 @@ CLOSING_SECONDS = 30.0
 
 
 class ManualClock:
-    """A wall clock that stands still until a test moves ``now``."""
+    """A clock that stands still until a test moves it: adding to ``now`` lets time pass."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
+        self._begin = now
 
-    def __call__(self) -> float:
+    def wall(self) -> float:
         """Return the seconds since the Unix epoch."""
         return self.now
+
+    def elapsed(self) -> float:
+        """Return the seconds that a test let pass."""
+        return self.now - self._begin
+
+    def set_wall(self, now: float) -> None:
+        """Set the wall clock, forward or back, while no time passes."""
+        self._begin += now - self.now
+        self.now = now
 
 
 class OpenStore(Protocol):
     """Opens one more store on the data of the running test."""
 
     def __call__(
-        self, key_prefix: str = "", clock: Callable[[], float] = wall_time
+        self, key_prefix: str = "", clock: Clock = current_clock
     ) -> AbstractAsyncContextManager[Any]:
         """Return an async context manager that gives the open store."""
         ...

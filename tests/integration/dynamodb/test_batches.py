@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from gogoscope.exceptions import RecordTooLargeError, StoreTimeoutError, ThrottledError
+from gogoscope.testing.conformance import ManualClock
 from gogoscope_dynamodb import DynamoDBAdapter, requests
 from gogoscope_dynamodb.client import DynamoDBClient
 from tests.support.dynamodb_faults import (
@@ -245,7 +246,7 @@ async def test_touching_twice_after_a_lost_response_is_fine(
 async def test_a_touched_item_has_both_its_ends_moved(
     atomic_dynamodb: Engine, faulty_client: FaultyClient, dynamodb_table: str
 ) -> None:
-    store = DynamoDBAdapter(faulty_client, dynamodb_table, clock=lambda: 1_800_000_000.0)
+    store = DynamoDBAdapter(faulty_client, dynamodb_table, clock=ManualClock(1_800_000_000.0))
     await store.set("k", 1, 60)
     await store.touch("k", 90.5)
     item = await store._table.read(store._key("CACHE#", "k"), consistent=True)
@@ -262,12 +263,12 @@ async def test_a_touched_item_has_both_its_ends_moved(
 async def test_a_value_of_the_original_is_live_for_batches_and_yields_when_over(
     atomic_dynamodb: Engine, faulty_client: FaultyClient, dynamodb_table: str
 ) -> None:
-    now = 1_800_000_000.0
-    store = DynamoDBAdapter(faulty_client, dynamodb_table, clock=lambda: now)
+    clock = ManualClock(1_800_000_000.0)
+    store = DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock)
     item = store._key("CACHE#", "k") | {
         "version": {"N": "1"},
         "data": {"S": "old"},
-        "expiresAt": {"N": str(int(now) + 1)},
+        "expiresAt": {"N": str(int(clock.now) + 1)},
     }
     await store._table.put(item)
     assert await store.get_many(["k"]) == {"k": "old"}
@@ -276,7 +277,7 @@ async def test_a_value_of_the_original_is_live_for_batches_and_yields_when_over(
     assert (entry.value, entry.until_ms, entry.left) == ("old", 1_800_000_001_000, 1.0)
     assert await store.set("k", "new", if_absent=True) is False
     assert await store.touch("k", 60) is False
-    now += 1
+    clock.now += 1
     assert await store.get_many(["k"]) == {}
     assert await store.get_entry("k") is None
     assert await store.set("k", "new", if_absent=True) is True

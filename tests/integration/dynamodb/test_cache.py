@@ -47,8 +47,11 @@ class Clock:
     def __init__(self) -> None:
         self.ms = START_MS
 
-    def __call__(self) -> float:
+    def wall(self) -> float:
         return (self.ms + 0.5) / 1000
+
+    def elapsed(self) -> float:
+        return self.ms / 1000
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from attrs import evolve
 
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope.testing.conformance import ManualClock
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.circuit_breakers import items as circuit_items
 from gogoscope_dynamodb.schema import FIRST_VERSION
@@ -30,8 +31,11 @@ class Clock:
     def __init__(self) -> None:
         self.ms = START_MS
 
-    def __call__(self) -> float:
+    def wall(self) -> float:
         return (self.ms + 0.5) / 1000
+
+    def elapsed(self) -> float:
+        return self.ms / 1000
 
     def advance(self, ms: int) -> None:
         self.ms += ms
@@ -190,7 +194,7 @@ async def test_failures_outside_the_window_do_not_count(
 async def test_many_at_once_in_one_adapter_are_counted_exactly(
     atomic_dynamodb: Engine, store: DynamoDBAdapter, dynamodb_table: str, faulty_client: Any
 ) -> None:
-    other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=lambda: START)
+    other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=ManualClock(START))
     counts: list[int] = []
 
     async def fail(adapter: DynamoDBAdapter) -> None:
@@ -207,7 +211,7 @@ async def test_many_at_once_in_one_adapter_are_counted_exactly(
 async def test_two_stores_of_one_process_that_report_under_one_name_are_both_counted(
     store: DynamoDBAdapter, dynamodb_table: str, faulty_client: Any
 ) -> None:
-    other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=lambda: START)
+    other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=ManualClock(START))
     await store.count_failures("c", report(threshold=10))
     state = await other.count_failures("c", report(threshold=10))
     assert state.failure_count == 2

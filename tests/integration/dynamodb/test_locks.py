@@ -9,6 +9,7 @@ import pytest
 
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.lock_records import LockClaim
+from gogoscope.testing.conformance import ManualClock
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.schema import FIRST_VERSION
 from tests.support.dynamodb_faults import FaultyClient
@@ -19,23 +20,13 @@ pytestmark = pytest.mark.anyio
 DAY = 86_400
 
 
-class Clock:
-    """A wall clock that the test moves."""
-
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(faulty_client: FaultyClient, dynamodb_table: str, clock: Clock) -> DynamoDBAdapter:
+def store(faulty_client: FaultyClient, dynamodb_table: str, clock: ManualClock) -> DynamoDBAdapter:
     return DynamoDBAdapter(
         faulty_client, dynamodb_table, clock=clock, max_clock_skew=0.05, request_timeout=5
     )
@@ -117,7 +108,7 @@ async def test_the_item_is_as_the_schema_says(store: DynamoDBAdapter) -> None:
 
 
 async def test_a_released_lock_keeps_its_version_and_lasts_a_day(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     handle = await take(store)
     clock.now += 1
@@ -131,7 +122,7 @@ async def test_a_released_lock_keeps_its_version_and_lasts_a_day(
 
 
 async def test_fencing_tokens_only_grow_however_a_lock_changes_hands(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     tokens = []
     for step in range(12):
@@ -167,7 +158,7 @@ async def test_any_reader_can_tell_the_fencing_token_after_renewals(
 
 
 async def test_a_half_second_lease_is_taken_over_after_its_time_and_never_before(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     start = clock.now
     for left in (0.5, 0.25, 0.001, 0, -0.049, -0.05):
@@ -211,7 +202,7 @@ async def test_a_claim_that_arrives_after_its_release_is_refused(
 
 
 async def test_releasing_a_lost_lock_says_so_and_does_not_free_the_new_holders(
-    store: DynamoDBAdapter, clock: Clock, faulty_client: FaultyClient
+    store: DynamoDBAdapter, clock: ManualClock, faulty_client: FaultyClient
 ) -> None:
     lost = await take(store)
     clock.now += 6
@@ -223,7 +214,7 @@ async def test_releasing_a_lost_lock_says_so_and_does_not_free_the_new_holders(
 
 
 async def test_a_dead_holder_is_taken_over_without_trusting_clocks(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     await take(store)
     clock.now -= 3600
@@ -259,7 +250,7 @@ async def test_taking_over_an_item_that_is_gone_is_refused(store: DynamoDBAdapte
 
 
 async def test_the_next_turn_that_somebody_reserved_is_respected_until_it_ends(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     reservation = {
         "releasedBy": {"S": "x"},
@@ -297,7 +288,7 @@ async def test_a_late_renewal_does_not_move_the_lease_back(store: DynamoDBAdapte
 
 
 async def test_extending_takes_the_owners_name_and_a_running_lease(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     assert await store.extend("k", 5, "worker") is False
     assert await store.acquire("k", 5, owner="worker") is not None
@@ -310,7 +301,9 @@ async def test_extending_takes_the_owners_name_and_a_running_lease(
     assert await store.extend("k", 5, "worker") is False
 
 
-async def test_the_holder_is_described_for_people(store: DynamoDBAdapter, clock: Clock) -> None:
+async def test_the_holder_is_described_for_people(
+    store: DynamoDBAdapter, clock: ManualClock
+) -> None:
     assert await store.holder("k") is None
     assert await store.acquire("k", 5, owner="worker") is not None
     clock.now += 2
@@ -324,7 +317,7 @@ async def test_the_holder_is_described_for_people(store: DynamoDBAdapter, clock:
 
 
 async def test_a_live_lock_of_the_original_is_left_alone(
-    store: DynamoDBAdapter, clock: Clock, faulty_client: FaultyClient
+    store: DynamoDBAdapter, clock: ManualClock, faulty_client: FaultyClient
 ) -> None:
     await put_raw(store, "k", **original(int(clock.now)))
     faulty_client.calls.clear()
@@ -336,7 +329,7 @@ async def test_a_live_lock_of_the_original_is_left_alone(
 
 
 async def test_an_expired_lock_of_the_original_is_taken_over_with_a_token_of_ours(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     await put_raw(store, "k", **original(int(clock.now)))
     clock.now += 1.051
@@ -348,7 +341,7 @@ async def test_an_expired_lock_of_the_original_is_taken_over_with_a_token_of_our
 
 
 async def test_a_lock_of_the_original_can_be_freed_by_force(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     await put_raw(store, "k", **original(int(clock.now + 60)))
     assert await store.force_release("k") is True
@@ -369,7 +362,7 @@ async def test_prefixes_keep_locks_apart_and_nest(
 
 
 async def test_of_many_who_try_at_once_exactly_one_gets_the_lock(
-    atomic_dynamodb: Engine, store: DynamoDBAdapter, clock: Clock
+    atomic_dynamodb: Engine, store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     async def contend(key: str, winners: list[LockHandle]) -> None:
         if (handle := await store.acquire(key, 5)) is not None:

@@ -22,11 +22,13 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_800_000_000.0
-        monkeypatch.setattr("gogoscope.circuit_breakers.circuit.clock_here", lambda: self)
-        for module in ("sync", "view"):
-            monkeypatch.setattr(f"gogoscope.circuit_breakers.{module}.wall_time", self)
+        for module in ("circuit", "sync", "view"):
+            monkeypatch.setattr(f"gogoscope.circuit_breakers.{module}.clock_here", lambda: self)
 
-    def __call__(self) -> float:
+    def wall(self) -> float:
+        return self.now
+
+    def elapsed(self) -> float:
         return self.now
 
 

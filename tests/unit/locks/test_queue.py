@@ -14,6 +14,7 @@ from gogoscope.locks.polling import RESERVE_AFTER_SECONDS
 from gogoscope.locks.queue import MOST_IN_A_ROW, _queues
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
+from gogoscope.testing.conformance import ManualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -395,7 +396,7 @@ async def test_a_dead_holder_and_a_dead_reservation_are_passed_over_without_trus
     None
 ):
     now = 1_800_000_000.0
-    dead = CountingStore(clock=lambda: now + 3600)
+    dead = CountingStore(clock=ManualClock(now + 3600))
     assert await dead.acquire("job", 0.2) is not None
     assert (await dead.reserve_lock("job", "dead", 1000)).granted
     await dead.force_release("other")
@@ -404,9 +405,9 @@ async def test_a_dead_holder_and_a_dead_reservation_are_passed_over_without_trus
     record = await dead.read_lock("other")
     assert record is not None
     await dead.release_lock("other", record.nonce or "", in_time=True)
-    alive = CountingStore(clock=lambda: now, max_clock_skew=7200)
+    alive = CountingStore(clock=ManualClock(now), max_clock_skew=7200)
     alive._records = dead._records
-    alive._records._clock = lambda: now  # type: ignore[attr-defined]
+    alive._records._clock = ManualClock(now)  # type: ignore[attr-defined]
     for key, longest in (("job", 1), ("other", 3)):
         async with scope(persistence=alive) as s:
             with anyio.fail_after(longest):

@@ -15,16 +15,7 @@ from gogoscope.persistence import PersistenceURL, open_persistence
 from gogoscope.persistence.lock_records import LockClaim
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
 from gogoscope.stores.memory import MemoryStore, from_url, process_store
-
-
-class Clock:
-    """A wall clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from gogoscope.testing.conformance import ManualClock
 
 
 @pytest.fixture
@@ -194,7 +185,7 @@ def test_threads_that_come_first_at_once_get_the_same_store() -> None:
 
 
 def test_what_is_dead_does_not_pile_up() -> None:
-    clock = Clock()
+    clock = ManualClock()
     store = MemoryStore(clock=clock)
     run(store.set("lasting", 1))
     for number in range(20_000):
@@ -206,7 +197,7 @@ def test_what_is_dead_does_not_pile_up() -> None:
 
 
 def test_locks_and_circuits_are_kept_for_a_day_and_no_longer() -> None:
-    clock = Clock()
+    clock = ManualClock()
     store = MemoryStore(clock=clock)
     for number in range(2_000):
         clock.now += 864
@@ -218,7 +209,7 @@ def test_locks_and_circuits_are_kept_for_a_day_and_no_longer() -> None:
 
 
 def test_what_is_alive_is_never_dropped() -> None:
-    clock = Clock()
+    clock = ManualClock()
     store = MemoryStore(clock=clock)
     for number in range(1_000):
         run(store.set(f"k{number}", number, ttl=1_001))
@@ -259,7 +250,7 @@ async def test_a_lock_is_taken_over_never_before_its_time_and_always_after_it() 
 
 
 def test_an_allowance_for_skew_delays_the_takeover_of_a_dead_holder() -> None:
-    clock = Clock()
+    clock = ManualClock()
     store = MemoryStore(clock=clock, max_clock_skew=2)
     run(store.claim_lock("k", LockClaim("n1", "me", 1_000)))
     clock.now += 2.9

@@ -5,15 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, CircuitOpenError, LeaseLostError, Retry, scope
-from gogoscope._core.clock import wall_time
+from gogoscope.persistence import current_clock
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock, instant_retries
+from gogoscope.testing.conformance import ManualClock
 
 Backend = Literal["asyncio", "trio"]
 BACKENDS: list[Backend] = ["asyncio", "trio"]
@@ -28,11 +30,11 @@ def test_time_passes_by_itself(virtual_clock: VirtualClock, backend: Backend) ->
     started = time.monotonic()
 
     async def program() -> float:
-        before = wall_time()
+        before = current_clock.wall()
         async with scope() as s:
             for _ in range(100):
                 s.task(anyio.sleep, 3600)
-        return wall_time() - before
+        return current_clock.wall() - before
 
     assert virtual_clock.run(program, backend=backend) == pytest.approx(3600)
     assert virtual_clock.elapsed() == pytest.approx(3600)
@@ -50,7 +52,9 @@ def test_it_drives_retries_timeouts_leases_breakers_and_expiry(
     async def program() -> None:
         async with scope(persistence=store) as s:
             policy = Retry(
-                3, delay=1000, on_retry=lambda attempt, error, delay: waits.append(wall_time())
+                3,
+                delay=1000,
+                on_retry=lambda attempt, error, delay: waits.append(current_clock.wall()),
             )
             await s.task(broken, retry=policy)
             err, _ = await s.task(anyio.sleep, 1e9, timeout=1e6)
@@ -117,11 +121,11 @@ def test_the_wall_clock_starts_where_it_is_told_to() -> None:
 
     async def program() -> float:
         await anyio.sleep(5)
-        return wall_time()
+        return current_clock.wall()
 
     assert clock.run(program) == pytest.approx(1_000_000_005)
     assert clock.run(program) == pytest.approx(1_000_000_010)
-    assert abs(wall_time() - time.time()) < 60
+    assert abs(current_clock.wall() - time.time()) < 60
 
 
 @pytest.mark.anyio
@@ -155,3 +159,38 @@ def test_the_pytest_plugin_imports_nothing_of_the_aids_until_they_are_used() -> 
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_both_clocks_of_a_store_are_virtual(backend: Backend) -> None:
+    async def program() -> tuple[float, float]:
+        wall, elapsed = current_clock.wall(), current_clock.elapsed()
+        await anyio.sleep(3600)
+        return current_clock.wall() - wall, current_clock.elapsed() - elapsed
+
+    assert VirtualClock().run(program, backend=backend) == pytest.approx((3600, 3600))
+
+
+def test_the_elapsed_time_goes_on_from_one_program_to_the_next() -> None:
+    async def program() -> float:
+        await anyio.sleep(5)
+        return current_clock.elapsed()
+
+    clock = VirtualClock()
+    assert clock.run(program) + 5 == pytest.approx(clock.run(program))
+
+
+def test_the_clock_of_the_system_tells_both_times_in_every_thread() -> None:
+    with ThreadPoolExecutor(1) as thread:
+        before = thread.submit(current_clock.elapsed).result()
+        assert abs(thread.submit(current_clock.wall).result() - time.time()) < 60
+    assert 0 <= current_clock.elapsed() - before < 60
+
+
+def test_a_manual_clock_that_is_set_lets_no_time_pass() -> None:
+    clock = ManualClock(1000)
+    clock.now += 5
+    clock.set_wall(400)
+    assert (clock.wall(), clock.elapsed()) == (400, 5)
+    clock.now += 1
+    assert (clock.wall(), clock.elapsed()) == (401, 6)

@@ -18,6 +18,7 @@ import pytest
 from gogoscope.exceptions import PersistenceError, StoreTimeoutError
 from gogoscope.persistence.lock_records import LockClaim
 from gogoscope.stores.sqlite.store import SQLiteStore
+from gogoscope.testing.conformance import ManualClock
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
 
 pytestmark = pytest.mark.anyio
@@ -28,16 +29,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
 
 
-class Clock:
-    """A wall clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class HeldClock:
     """A wall clock that stops whoever reads it, in the middle of a transaction."""
 
@@ -46,11 +37,14 @@ class HeldClock:
         self.reached = threading.Event()
         self.go_on = threading.Event()
 
-    def __call__(self) -> float:
+    def wall(self) -> float:
         if self.holds:
             self.reached.set()
             assert self.go_on.wait(30)
         return 1_800_000_000.0
+
+    def elapsed(self) -> float:
+        return 0.0
 
     async def wait_until_reached(self) -> None:
         assert await anyio.to_thread.run_sync(self.reached.wait, 30)
@@ -400,7 +394,7 @@ async def test_tasks_of_one_process_share_the_waiting(path: Path) -> None:
 
 
 async def test_what_is_dead_is_removed_from_the_file(path: Path) -> None:
-    clock = Clock()
+    clock = ManualClock()
     lasting = [f"a{number:03}" for number in range(300)]
 
     def rows() -> int:
@@ -425,7 +419,7 @@ async def test_what_is_dead_is_removed_from_the_file(path: Path) -> None:
 
 
 async def test_a_gone_record_is_not_seen_before_it_is_removed(path: Path) -> None:
-    clock = Clock()
+    clock = ManualClock()
     async with SQLiteStore(path, clock=clock) as store:
         await store.claim_lock("k", LockClaim("n", "me", 1_000))
         await store.record_failure("k", 9)
