@@ -1,7 +1,8 @@
-"""Trying again: the policy and the loop."""
+"""Trying again: the delays, the policy and the loop."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -17,7 +18,7 @@ from gogoscope._core.clock import monotonic
 from gogoscope._core.durations import duration, seconds, to_seconds, to_seconds_or_none
 from gogoscope._core.errors import ErrorChain
 from gogoscope._core.jitter import uniform
-from gogoscope._core.matching import errors, matches
+from gogoscope._core.matching import ErrorTypes, errors, matches
 from gogoscope.events import notify
 from gogoscope.exceptions import CircuitOpenError
 
@@ -28,7 +29,7 @@ Ts = TypeVarTuple("Ts")
 class Delay(Protocol):
     """How long to wait after a failed try.
 
-    One that depends on earlier waits has a method ``start`` as well, which gives the delays of one
+    One that depends on earlier waits also has a method ``start``, which returns the delays of one
     call.
     """
 
@@ -61,7 +62,7 @@ class fixed:  # noqa: N801 - written like a function: delay=fixed(1)
 
 @frozen
 class linear:  # noqa: N801 - likewise
-    """Wait ``base`` seconds after the first try and ``step`` longer after each further one.
+    """Wait ``base`` seconds after the first try, and ``step`` seconds longer after each next one.
 
     :param base: seconds after the first try
     :param step: seconds added each time; ``base`` if left out
@@ -109,10 +110,10 @@ class exponential:  # noqa: N801 - likewise
 
 @frozen
 class decorrelated:  # noqa: N801 - likewise
-    """Wait with decorrelated jitter: each wait is drawn between ``base`` and thrice the last one.
+    """Wait with decorrelated jitter: between ``base`` and three times the last wait.
 
-    "Exponential Backoff And Jitter", Marc Brooker, AWS Architecture Blog, 2015. Every call that is
-    retried starts anew; one policy may serve many calls at a time.
+    "Exponential Backoff And Jitter", Marc Brooker, AWS Architecture Blog, 2015. Each call that is
+    retried starts again at ``base``; one policy may serve many calls at a time.
 
     :param base: the shortest wait, in seconds
     :param maximum: the longest wait, in seconds
@@ -133,7 +134,7 @@ class decorrelated:  # noqa: N801 - likewise
         return delay
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Return a wait as it would be after ``attempt`` tries of a call of its own."""
+        """Return a wait as a separate call would have it after ``attempt`` tries."""
         delay = self.start()
         for number in range(1, attempt):
             delay(number, error)
@@ -141,11 +142,7 @@ class decorrelated:  # noqa: N801 - likewise
 
 
 OnRetry = Callable[[int, Exception, float], object]
-RetryOn = (
-    type[Exception]
-    | tuple[type[Exception], ...]
-    | Callable[[Exception], "bool | float | timedelta"]
-)
+RetryOn = ErrorTypes | Callable[[Exception], "bool | float | timedelta"]
 
 
 def _to_delay(delay: Delay | float | timedelta) -> Delay:
@@ -161,16 +158,17 @@ def _to_delay(delay: Delay | float | timedelta) -> Delay:
 class Retry:
     """When a failed call is tried again, and after how long.
 
-    :param attempts: all tries together, the first one included
-    :param delay: seconds between tries, or a function of (attempt, error) that gives them
-    :param retry_on: exception types, or a predicate of the error; a predicate that gives a number
-        of seconds sets the delay as well (a ``Retry-After`` header, for example)
+    :param attempts: the number of tries, the first one included
+    :param delay: seconds between tries, or a function of (attempt, error) that returns them
+    :param retry_on: exception types, or a predicate of the error; a predicate that returns a
+        number of seconds sets the delay as well (a ``Retry-After`` header, for example)
     :param on_retry: called as ``on_retry(attempt, error, delay)`` before each wait
-    :param max_elapsed: seconds after the start of the first try past which no try starts
+    :param max_elapsed: seconds after the start of the first try; no try starts later than that
     :param attempt_timeout: seconds that each try may take; a longer one fails with ``TimeoutError``
 
-    A :class:`CircuitOpenError` is retried only if ``retry_on`` names it or is a predicate that
-    says so. The last error is the result; the earlier ones are in its ``__context__``.
+    A :class:`CircuitOpenError` is retried only if ``retry_on`` names it, or is a predicate that
+    asks for it. The error of the last try is the result; the earlier ones are in its
+    ``__context__``.
     """
 
     attempts: int = field(default=3, kw_only=False, validator=count())
@@ -186,7 +184,11 @@ class Retry:
 
     @classmethod
     def of(cls, option: Retry | int) -> Retry:
-        """Return the policy for an option ``retry=``: itself, or a number of attempts."""
+        """Return the policy of an option ``retry=``: itself, or a number of attempts.
+
+        :raises TypeError: if it is neither
+        :raises ValueError: if the number is less than 1
+        """
         if isinstance(option, Retry):
             return option
         if isinstance(option, bool) or not isinstance(option, int):
@@ -194,19 +196,23 @@ class Retry:
                 "retry must be a Retry, a number of attempts, or False to switch it off, "
                 f"got {option!r}"
             )
-        return cls(attempts=check_count("retry", option))
+        return _of_attempts(check_count("retry", option))
 
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
-        """Call a function, again if it fails, and give its value.
+        """Call a function, again if it fails, and return its value.
 
+        A cancellation is never retried.
+
+        :param fn: an async function, or any that returns an awaitable
+        :param args: its positional arguments
         :raises TypeError: if ``fn`` is no function
         :raises Exception: the error of the last try
         """
         if not callable(fn):
             raise refusal(fn, "retry.call")
         if self.attempt_timeout is not None:
-            return await self.repeat(None, self.bounded, fn, *args)
-        # What repeat does, without the cost of one more coroutine for each call.
+            return await self._repeat(None, self._bounded, fn, *args)
+        # What _repeat does, without the cost of one more coroutine for each call.
         started = None if self.max_elapsed is None else monotonic()
         try:
             return await fn(*args)
@@ -217,7 +223,7 @@ class Retry:
         finally:
             del error
 
-    async def bounded(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
+    async def _bounded(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Call a function once, for at most ``attempt_timeout`` seconds.
 
         :raises AttemptTimeoutError: if it takes longer
@@ -228,12 +234,12 @@ class Retry:
         assert attempt.cancelled_caught
         raise AttemptTimeoutError(f"a try took longer than {self.attempt_timeout:g} s")
 
-    async def repeat(
+    async def _repeat(
         self, tell: OnRetry | None, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts
     ) -> T:
         """Call a function until it succeeds or the policy gives up; without ``attempt_timeout``.
 
-        :param tell: is told what ``on_retry`` is told
+        :param tell: called as ``on_retry`` is
         """
         started = None if self.max_elapsed is None else monotonic()
         try:
@@ -267,7 +273,7 @@ class Retry:
                     wait = (
                         _checked("delay", delay(attempt, error))
                         if hint is True
-                        else (_checked("retry_on", hint))
+                        else _checked("retry_on", hint)
                     )
                 except Exception as wrong:
                     chain.add(wrong)
@@ -305,6 +311,11 @@ class Retry:
             kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
             return any(issubclass(kind, CircuitOpenError) for kind in kinds)
         return matches(self.retry_on, error)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_attempts(attempts: int) -> Retry:
+    return Retry(attempts)
 
 
 async def pause(delay: float) -> None:

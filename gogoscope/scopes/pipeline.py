@@ -65,7 +65,7 @@ class Pipeline:
         if self.retry is None:
             return await self._guarded(task, deadline)
         tell = partial(_tell_retry, task) if task.scope.observed else None
-        return await self.retry.repeat(tell, self._guarded, task, deadline)
+        return await self.retry._repeat(tell, self._guarded, task, deadline)
 
     async def _guarded(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
         circuit = self.circuit
@@ -96,7 +96,7 @@ class Pipeline:
     async def _bounded(self, task: Task[Any]) -> Any:
         if self.retry is None or self.retry.attempt_timeout is None:
             return await task.call()
-        return await self.retry.bounded(task.call)
+        return await self.retry._bounded(task.call)
 
     def _longest_call(self) -> float:
         attempt_timeout = None if self.retry is None else self.retry.attempt_timeout

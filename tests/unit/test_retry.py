@@ -337,6 +337,22 @@ async def test_what_is_no_function_is_refused_and_not_retried() -> None:
         await Retry(3, delay=1000).call(3)  # type: ignore[arg-type]
 
 
+def test_a_policy_shows_what_a_user_uses() -> None:
+    shown = {name for name in dir(Retry(3)) if not name.startswith("_")}
+    options = {"attempts", "delay", "retry_on", "on_retry", "max_elapsed", "attempt_timeout"}
+    assert shown == {*options, "call", "of"}
+
+
+def test_the_policy_of_a_number_of_attempts_is_made_once() -> None:
+    assert Retry.of(3) is Retry.of(3) == Retry(3)
+    policy = Retry(3)
+    assert Retry.of(policy) is policy
+    with pytest.raises(ValueError, match="retry must be 1 or more"):
+        Retry.of(0)
+    with pytest.raises(TypeError, match="retry must be a Retry, a number of attempts"):
+        Retry.of(True)
+
+
 def test_a_delay_that_was_not_called_is_told_at_once() -> None:
     with pytest.raises(TypeError, match=r"got the class exponential; write exponential\(\.\.\.\)"):
         Retry(delay=exponential)  # type: ignore[arg-type]
