@@ -192,7 +192,7 @@ class Circuit:
         if state.state == "open" and (state.open_until_ms or 0) > time_ms:
             raise self._rejected(((state.open_until_ms or 0) - time_ms) / 1000)
         limit = self.policy.half_open_probes
-        _, reply = circuit_rules.claim_probe(state, "", 1, limit, time_ms)
+        _, reply = circuit_rules.claim_probe(state, time_ms, "", 1, limit)
         if len(snapshot.claims) >= limit or not reply.granted:
             raise self._rejected(self._until_probes_end(state, time_ms))
 

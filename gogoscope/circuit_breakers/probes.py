@@ -173,7 +173,7 @@ class ProbePlaces:
         link = self._link
         limit = link.policy.half_open_probes
         state = link.snapshot.state
-        _, reply = circuit_rules.claim_probe(state, claim.nonce, claim.lease_ms, limit, now_ms())
+        _, reply = circuit_rules.claim_probe(state, now_ms(), claim.nonce, claim.lease_ms, limit)
         if reply.granted:
             link.change(reply.state)
         else:

@@ -81,7 +81,7 @@ class CircuitLink(CircuitView):
         snapshot = self.snapshot
         snapshot.unsent = 0
         snapshot.succeeded_ms = now_ms()
-        self.change(circuit_rules.reset_failures(snapshot.state, snapshot.succeeded_ms))
+        self.change(circuit_rules.cleared(snapshot.state, snapshot.succeeded_ms))
         self._send_soon()
 
     def note_verdict(self, nonce: str, *, succeeded: bool | None) -> None:
@@ -90,15 +90,15 @@ class CircuitLink(CircuitView):
         open_ms = self.policy.open_ms(snapshot.state.open_count)
         after: CircuitBreakerState | None
         if succeeded is None:
-            after = circuit_rules.return_probe(snapshot.state, nonce)
+            after, _ = circuit_rules.return_probe(snapshot.state, now_ms(), nonce)
         else:
             after, _ = circuit_rules.settle_probe(
                 snapshot.state,
+                now_ms(),
                 nonce,
                 succeeded=succeeded,
                 success_threshold=self.policy.success_threshold,
                 open_ms=open_ms,
-                now_ms=now_ms(),
             )
         if after is not None and after is not snapshot.state:
             self.change(after)

@@ -43,7 +43,7 @@ class CircuitView:
         snapshot.stored = stored
         state = stored
         if snapshot.succeeded_ms is not None and state.state == "closed":
-            state = circuit_rules.reset_failures(state, now_ms())
+            state = circuit_rules.cleared(state, now_ms())
         if snapshot.unsent:
             state = self.counted(state, snapshot.unsent)
         if not snapshot.verdicts:
@@ -71,7 +71,8 @@ class CircuitView:
         # Alone with a store that fails, nobody else can confirm what this process sees.
         quorum = 1 if self.snapshot.store_failed else self.policy.quorum
         report = self.report(count, state.open_count, quorum)
-        return circuit_rules.count_failures(state, report, now_ms())
+        state, _ = circuit_rules.count_failures(state, now_ms(), report)
+        return state
 
     def report(self, count: int, open_count: int, quorum: int) -> FailureReport:
         """Return what the store is told of failures."""

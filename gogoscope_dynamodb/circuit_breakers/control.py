@@ -39,12 +39,12 @@ class CircuitControl(CircuitItems):
     async def force_open(self, key: str) -> State:
         """Open a circuit, whatever it was, until ``force_close``; give the new state; one write."""
         now_ms = self._now_ms()
-        return await self._replace(key, circuit_rules.set_by_hand("forced-open", now_ms), now_ms)
+        return await self._replace(key, circuit_rules.by_hand("forced-open", now_ms), now_ms)
 
     async def force_close(self, key: str) -> State:
         """Close a circuit, whatever it was, with a clean count; give the new state; one write."""
         now_ms = self._now_ms()
-        return await self._replace(key, circuit_rules.set_by_hand("closed", now_ms), now_ms)
+        return await self._replace(key, circuit_rules.by_hand("closed", now_ms), now_ms)
 
     async def reset_circuit(self, key: str) -> State:
         """Forget what happened to a circuit, unless it is forced open; give the state as it is.
@@ -53,7 +53,7 @@ class CircuitControl(CircuitItems):
         """
         item_key = self._key(CIRCUIT, key)
         now_ms = self._now_ms()
-        fresh = circuit_rules.set_by_hand("closed", now_ms)
+        fresh = circuit_rules.by_hand("closed", now_ms)
         values = {":state": schema.encode_circuit(fresh), ":ttl": purge_time(fresh, now_ms)}
         for _ in range(MOST_ROUNDS):
             answer = await self._write(item_key, updates.RESET_BY_HAND, values)

@@ -187,7 +187,7 @@ def _first_failure(report: FailureReport, now_ms: int) -> State:
     )
     if report.count < report.threshold or report.quorum > 1:
         return state
-    return circuit_rules.trip(state, report.open_ms, now_ms)
+    return circuit_rules.opened(state, now_ms, report.open_ms)
 
 
 def _would_trip(state: State, report: FailureReport) -> bool:

@@ -286,7 +286,7 @@ class TestLateSuccessCloses(BrokenStore):
             def close(
                 state: CircuitBreakerState | None, now_ms: int
             ) -> tuple[CircuitBreakerState | None, None]:
-                return (state and circuit_rules.close(state, now_ms)), None
+                return (state and circuit_rules.closed(state, now_ms)), None
 
             await self._records.transact(CIRCUITS, self._full_key(key), close)
 

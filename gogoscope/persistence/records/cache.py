@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from attrs import frozen
-
 from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence.paging import KEYS_PER_PAGE, Pages
 from gogoscope.persistence.protocols.cache import CacheEntry
 from gogoscope.persistence.records.place import Kind, RecordCapability
+from gogoscope.persistence.rules import cache as cache_rules
+from gogoscope.persistence.rules.cache import CacheRecord
 from gogoscope.persistence.validation import (
     check_keys,
     check_mapping,
@@ -21,24 +21,6 @@ from gogoscope.persistence.validation import (
     glob_matcher,
     literal_start,
 )
-
-
-@frozen
-class CacheRecord:
-    """A cached value: what the codec made of it, when it ends, and how long it is kept then."""
-
-    content: str
-    until_ms: int | None = None
-    stale_ms: int = 0
-
-    @property
-    def gone_at_ms(self) -> int | None:
-        """When nobody is given it any more, ``None`` for never."""
-        return None if self.until_ms is None else self.until_ms + self.stale_ms
-
-    def is_live(self, now_ms: int) -> bool:
-        """Return whether its time is not over."""
-        return self.until_ms is None or self.until_ms > now_ms
 
 
 def _dump(record: CacheRecord) -> str:
@@ -61,7 +43,7 @@ def _load(text: str, gone_at_ms: int | None) -> CacheRecord:
 _KEPT = "~"
 """Stands, as it does before no JSON, before the milliseconds for which a value is kept."""
 
-CACHE = Kind("cache", dump=_dump, load=_load, purge_at_ms=lambda record, now_ms: record.gone_at_ms)
+CACHE = Kind("cache", dump=_dump, load=_load, purge_at_ms=cache_rules.purge_at_ms)
 
 
 class RecordCache(RecordCapability):
@@ -127,24 +109,19 @@ class RecordCache(RecordCapability):
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
-        full_key = self._full_key(key)
-        until = _ends(ttl)
+        ttl_ms = _milliseconds(ttl)
         stale_ms = math.ceil(check_stale(stale) * 1000)
         content = self._codec.dumps(value)
-
-        def make(now_ms: int) -> CacheRecord:
-            return CacheRecord(content, until(now_ms), stale_ms)
-
-        if not if_absent:
-            await self._records.write(CACHE, full_key, make)
-            return True
-
-        def change(record: CacheRecord | None, now_ms: int) -> tuple[CacheRecord, bool]:
-            if record is not None and record.is_live(now_ms):
-                return record, False
-            return make(now_ms), True
-
-        return await self._records.transact(CACHE, full_key, change)
+        if if_absent:
+            return await self._change(
+                CACHE, key, cache_rules.put_if_absent, content, ttl_ms, stale_ms
+            )
+        await self._records.write(
+            CACHE,
+            self._full_key(key),
+            lambda now_ms: cache_rules.fresh(now_ms, content, ttl_ms, stale_ms),
+        )
+        return True
 
     async def set_many(
         self, values: Mapping[str, Any], ttl: float | timedelta | None = None
@@ -158,11 +135,11 @@ class RecordCache(RecordCapability):
             self._full_key(key): self._codec.dumps(value)
             for key, value in check_mapping(values).items()
         }
-        until = _ends(ttl)
+        ttl_ms = _milliseconds(ttl)
         await self._records.write_many(
             CACHE,
             list(contents),
-            lambda full_key, now_ms: CacheRecord(contents[full_key], until(now_ms)),
+            lambda full_key, now_ms: cache_rules.fresh(now_ms, contents[full_key], ttl_ms),
         )
 
     async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
@@ -170,22 +147,11 @@ class RecordCache(RecordCapability):
 
         :raises ValueError: if ``ttl`` is out of range
         """
-        until = _ends(ttl)
-
-        def change(record: CacheRecord | None, now_ms: int) -> tuple[CacheRecord | None, bool]:
-            if record is None or not record.is_live(now_ms):
-                return record, False
-            return CacheRecord(record.content, until(now_ms), record.stale_ms), True
-
-        return await self._records.transact(CACHE, self._full_key(key), change)
+        return await self._change(CACHE, key, cache_rules.touch, _milliseconds(ttl))
 
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value."""
-        return await self._records.transact(
-            CACHE,
-            self._full_key(key),
-            lambda record, now_ms: (None, record is not None and record.is_live(now_ms)),
-        )
+        return await self._change(CACHE, key, cache_rules.delete)
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove many keys, whether or not they have a value."""
@@ -233,9 +199,5 @@ class RecordCache(RecordCapability):
         return lambda full_keys: [key for full in full_keys if matches(key := full[cut:])]
 
 
-def _ends(ttl: float | timedelta | None) -> Callable[[int], int | None]:
-    """Return what tells, for a time in milliseconds, when a value set then ends."""
-    if ttl is None:
-        return lambda now_ms: None
-    ttl_ms = math.ceil(check_ttl(ttl) * 1000)
-    return lambda now_ms: now_ms + ttl_ms
+def _milliseconds(ttl: float | timedelta | None) -> int | None:
+    return None if ttl is None else math.ceil(check_ttl(ttl) * 1000)

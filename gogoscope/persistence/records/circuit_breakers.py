@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Concatenate, ParamSpec, TypeVar
 
 from attrs import evolve
 
 from gogoscope._core.arguments import check_count
 from gogoscope.persistence.protocols.circuit_breakers import (
     CircuitBreakerState,
-    CircuitState,
     FailureReport,
     ProbeReply,
 )
@@ -21,12 +20,13 @@ from gogoscope.persistence.validation import glob_matcher, literal_start
 State = CircuitBreakerState
 AnyState = TypeVar("AnyState", State, State | None)
 Answer = TypeVar("Answer")
+P = ParamSpec("P")
 
 CIRCUITS = json_kind("circuit", State, circuit_rules.purge_at_ms)
 
 
 class RecordCircuitBreakers(RecordCapability):
-    """A ``CircuitBreakerStateProvider``: every method is one transaction on one record."""
+    """A ``CircuitBreakerStateProvider``: every method that changes a circuit is one transaction."""
 
     async def get_state(self, key: str) -> State | None:
         """Return a circuit's state, or ``None`` if nothing was ever recorded."""
@@ -34,47 +34,33 @@ class RecordCircuitBreakers(RecordCapability):
 
     async def set_state(self, key: str, state: State) -> None:
         """Replace a circuit's state, whatever it was; ``version`` is ignored and grows."""
-        full_key = self._full_key(key)
         if not isinstance(state, State):
             raise TypeError(
                 f"state must be a CircuitBreakerState, got {state!r} of type {type(state).__name__}"
             )
         # A copy, so that the caller may go on changing the mappings that it passed.
         copied = evolve(state, reporters=dict(state.reporters), probes=dict(state.probes))
-        await self._change(full_key, lambda _, now_ms: (copied, None))
+        await self._change_circuit(key, circuit_rules.replace, copied)
 
     async def record_failure(self, key: str, max_failures: int) -> int:
         """Count one failure, open the circuit at the maximum, and give the count."""
-        full_key = self._full_key(key)
         check_count("max_failures", max_failures)
-
-        def rule(state: State | None, now_ms: int) -> tuple[State, int]:
-            state = circuit_rules.record_failure(state, max_failures, now_ms)
-            return state, state.failure_count
-
-        _, count = await self._change(full_key, rule)
+        _, count = await self._change_circuit(key, circuit_rules.record_failure, max_failures)
         return count
 
     async def record_success(self, key: str) -> None:
         """Note a success: clear the failures of a closed circuit, close one whose time is over."""
-        await self._change(
-            self._full_key(key),
-            lambda state, now_ms: (circuit_rules.record_success(state, now_ms), None),
-        )
+        await self._change_circuit(key, circuit_rules.record_success)
 
     async def count_failures(self, key: str, report: FailureReport) -> State:
         """Count failures and trip the circuit when they reach threshold and quorum."""
-        state, _ = await self._change(
-            self._full_key(key),
-            lambda state, now_ms: (circuit_rules.count_failures(state, report, now_ms), None),
-        )
+        state, _ = await self._change_circuit(key, circuit_rules.count_failures, report)
         return state
 
     async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> ProbeReply:
         """Ask for one of at most ``limit`` probes of a circuit whose open time is over."""
-        state, reply = await self._change(
-            self._full_key(key),
-            lambda state, now_ms: circuit_rules.claim_probe(state, nonce, lease_ms, limit, now_ms),
+        state, reply = await self._change_circuit(
+            key, circuit_rules.claim_probe, nonce, lease_ms, limit
         )
         return reply if state is None else evolve(reply, state=state)
 
@@ -82,50 +68,38 @@ class RecordCircuitBreakers(RecordCapability):
         self, key: str, nonce: str, *, succeeded: bool, success_threshold: int, open_ms: int
     ) -> State | None:
         """Tell how a probe ended; ``None`` if its lease had run out, so that it has no verdict."""
-        state, verdict = await self._change(
-            self._full_key(key),
-            lambda state, now_ms: circuit_rules.settle_probe(
-                state,
-                nonce,
-                succeeded=succeeded,
-                success_threshold=success_threshold,
-                open_ms=open_ms,
-                now_ms=now_ms,
-            ),
+        state, verdict = await self._change_circuit(
+            key,
+            circuit_rules.settle_probe,
+            nonce,
+            succeeded=succeeded,
+            success_threshold=success_threshold,
+            open_ms=open_ms,
         )
         return None if verdict is None else state
 
     async def return_probe(self, key: str, nonce: str) -> None:
         """Give back the place of a probe that was cancelled; the next caller may have it."""
-        await self._change(
-            self._full_key(key),
-            lambda state, now_ms: (circuit_rules.return_probe(state, nonce), None),
-        )
+        await self._change_circuit(key, circuit_rules.return_probe, nonce)
 
     async def reset_failures(self, key: str, version: int) -> State | None:
         """Set the count of a closed circuit to 0 if its version is still the one given."""
-
-        def rule(state: State | None, now_ms: int) -> tuple[State | None, bool]:
-            if state is None or state.state != "closed" or state.version != version:
-                return state, False
-            return circuit_rules.reset_failures(state, now_ms), True
-
-        state, done = await self._change(self._full_key(key), rule)
+        state, done = await self._change_circuit(key, circuit_rules.reset_failures, version)
         return state if done else None
 
     async def force_open(self, key: str) -> State:
         """Open a circuit, whatever it was, until ``force_close``; give the new state."""
-        return await self._set_by_hand(key, "forced-open")
+        state, _ = await self._change_circuit(key, circuit_rules.set_by_hand, "forced-open")
+        return state
 
     async def force_close(self, key: str) -> State:
         """Close a circuit, whatever it was, with a clean count; give the new state."""
-        return await self._set_by_hand(key, "closed")
+        state, _ = await self._change_circuit(key, circuit_rules.set_by_hand, "closed")
+        return state
 
     async def reset_circuit(self, key: str) -> State:
         """Forget what happened to a circuit, unless it is forced open; give the state as it is."""
-        state, _ = await self._change(
-            self._full_key(key), lambda state, now_ms: (circuit_rules.reset(state, now_ms), None)
-        )
+        state, _ = await self._change_circuit(key, circuit_rules.reset)
         return state or State()
 
     async def circuits(self, pattern: str | None = None) -> dict[str, State]:
@@ -145,23 +119,22 @@ class RecordCircuitBreakers(RecordCapability):
                     found[key] = state
         return found
 
-    async def _set_by_hand(self, key: str, name: CircuitState) -> State:
-        state, _ = await self._change(
-            self._full_key(key),
-            lambda _, now_ms: (circuit_rules.set_by_hand(name, now_ms), None),
-        )
-        return state
+    def _change_circuit(
+        self,
+        key: str,
+        rule: Callable[Concatenate[State | None, int, P], tuple[AnyState, Answer]],
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Awaitable[tuple[AnyState, Answer]]:
+        """Change a circuit by a rule; return its new state and the rule's answer."""
 
-    async def _change(
-        self, full_key: str, rule: Callable[[State | None, int], tuple[AnyState, Answer]]
-    ) -> tuple[AnyState, Answer]:
-        def change(
+        def with_version(
             before: State | None, now_ms: int
         ) -> tuple[State | None, tuple[AnyState, Answer]]:
-            after, answer = rule(before, now_ms)
+            after, answer = rule(before, now_ms, *args, **options)
             if after is not None and after is not before:
                 version = now_ms * 1000 if before is None else before.version + 1
                 after = evolve(after, version=version)
             return after, (after, answer)
 
-        return await self._records.transact(CIRCUITS, full_key, change)
+        return self._change(CIRCUITS, key, with_version)

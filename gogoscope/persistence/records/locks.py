@@ -34,20 +34,13 @@ class RecordLocks(RecordCapability):
 
         One that lasts longer is left as it is: only its holder can end it earlier.
         """
-        full_key = self._full_key(key)
         lease_ms = math.ceil(check_lease(ttl) * 1000)
         check_key(owner, "owner")
-        return await self._records.transact(
-            LOCKS,
-            full_key,
-            lambda record, now_ms: lock_rules.extend(record, owner, lease_ms, now_ms),
-        )
+        return await self._change(LOCKS, key, lock_rules.extend, owner, lease_ms)
 
     async def force_release(self, key: str) -> bool:
         """Free a lock, whoever holds it; ``False`` if nobody did."""
-        return await self._records.transact(
-            LOCKS, self._full_key(key), lambda record, now_ms: lock_rules.force_release(record)
-        )
+        return await self._change(LOCKS, key, lock_rules.force_release)
 
     async def holder(self, key: str) -> LockHolder | None:
         """Tell who holds a lock, or ``None`` if nobody does."""
@@ -57,46 +50,28 @@ class RecordLocks(RecordCapability):
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
     ) -> LockReply:
         """Take a lock in one write, or learn from the refusal who has it."""
-        return await self._records.transact(
-            LOCKS,
-            self._full_key(key),
-            lambda record, now_ms: lock_rules.claim(
-                record, claim, now_ms, skew_ms=self._skew_ms, seen=seen
-            ),
+        return await self._change(
+            LOCKS, key, lock_rules.claim, claim, skew_ms=self._skew_ms, seen=seen
         )
 
     async def renew_lock(
         self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
     ) -> LockReply:
         """Let the lease of ``nonce``, still held at ``version``, last until ``until_ms``."""
-        return await self._records.transact(
-            LOCKS,
-            self._full_key(key),
-            lambda record, now_ms: lock_rules.renew(record, nonce, version, lease_ms, until_ms),
-        )
+        return await self._change(LOCKS, key, lock_rules.renew, nonce, version, lease_ms, until_ms)
 
     async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
         """Free the lock that ``nonce`` holds, keeping its version; ``False`` if it was lost."""
-        return await self._records.transact(
-            LOCKS, self._full_key(key), lambda record, now_ms: lock_rules.release(record, nonce)
-        )
+        return await self._change(LOCKS, key, lock_rules.release, nonce)
 
     async def hand_over_lock(self, key: str, nonce: str, claim: LockClaim) -> LockReply:
         """Pass the lock that ``nonce`` holds on to a claim, in one write."""
-        return await self._records.transact(
-            LOCKS,
-            self._full_key(key),
-            lambda record, now_ms: lock_rules.hand_over(record, nonce, claim, now_ms),
-        )
+        return await self._change(LOCKS, key, lock_rules.hand_over, nonce, claim)
 
     async def reserve_lock(self, key: str, turn: str, duration_ms: int) -> LockReply:
         """Reserve the next turn of a lock that is held, for ``duration_ms`` from now."""
-        return await self._records.transact(
-            LOCKS,
-            self._full_key(key),
-            lambda record, now_ms: lock_rules.reserve(
-                record, turn, duration_ms, now_ms, skew_ms=self._skew_ms
-            ),
+        return await self._change(
+            LOCKS, key, lock_rules.reserve, turn, duration_ms, skew_ms=self._skew_ms
         )
 
     async def read_lock(self, key: str) -> LockRecord | None:

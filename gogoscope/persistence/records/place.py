@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from attrs import fields, frozen
 
@@ -22,6 +22,7 @@ from gogoscope.persistence.values import Codec, JSONCodec
 
 Record = TypeVar("Record")
 Answer = TypeVar("Answer")
+P = ParamSpec("P")
 
 Change = Callable[[Record | None, int], tuple[Record | None, Answer]]
 """A pure function of a record (``None`` if there is none) and the time in milliseconds.
@@ -149,6 +150,19 @@ class RecordCapability:
 
     def _full_key(self, key: str) -> str:
         return self._key_prefix + check_key(key)
+
+    def _change(
+        self,
+        kind: Kind[Record],
+        key: str,
+        rule: Callable[Concatenate[Record | None, int, P], tuple[Record | None, Answer]],
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Awaitable[Answer]:
+        """Change a record by a rule in one transaction, and return the rule's answer."""
+        return self._records.transact(
+            kind, self._full_key(key), lambda record, now_ms: rule(record, now_ms, *args, **options)
+        )
 
 
 def json_kind(

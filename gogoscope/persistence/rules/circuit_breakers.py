@@ -1,8 +1,9 @@
-"""How a stored circuit changes: pure functions of (state, event, time).
+"""How a stored circuit changes, by rules of the form that :mod:`gogoscope.persistence.rules` says.
 
-Each gives ``(state, answer)``, or only the state; it is the one that was passed, unchanged, when
-nothing is to be written. Times are milliseconds since the Unix epoch. ``version`` belongs to the
-store, which raises it with every write.
+The answer is what the caller learns besides the new state, ``None`` if that is all. ``version``
+belongs to the store, which raises it with every write: rules leave it as it is. What rules have in
+common are the states that they lead to: :func:`opened`, :func:`closed`, :func:`cleared` and
+:func:`by_hand`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ IDLE_MS = 86_400_000
 
 
 def count_failures(
-    state: CircuitBreakerState | None, report: FailureReport, now_ms: int
-) -> CircuitBreakerState:
-    """Count failures of a closed circuit, and trip it at threshold and quorum."""
+    state: CircuitBreakerState | None, now_ms: int, report: FailureReport
+) -> tuple[CircuitBreakerState, None]:
+    """Count failures of a closed circuit, and open it at threshold and quorum."""
     if state is None:
         state = CircuitBreakerState(window_start_ms=now_ms)
     if state.state != "closed":
-        return state
+        return state, None
     edge_ms = 0 if report.window_ms is None else now_ms - report.window_ms
     if state.window_start_ms <= edge_ms:
         state = evolve(state, failure_count=0, window_start_ms=now_ms, reporters={})
@@ -38,36 +39,12 @@ def count_failures(
         reporters={**state.reporters, report.reporter: now_ms},
     )
     if state.failure_count >= report.threshold and len(state.reporters) >= report.quorum:
-        state = trip(state, report.open_ms, now_ms)
-    return state
-
-
-def trip(state: CircuitBreakerState, open_ms: int, now_ms: int) -> CircuitBreakerState:
-    """Open a circuit for the time given."""
-    return evolve(
-        state,
-        state="open",
-        since_ms=now_ms,
-        open_until_ms=now_ms + open_ms,
-        open_count=state.open_count + 1,
-        success_count=0,
-        probes={},
-    )
-
-
-def close(state: CircuitBreakerState, now_ms: int) -> CircuitBreakerState:
-    """Close a circuit with a clean count."""
-    return CircuitBreakerState(
-        last_failure_ms=state.last_failure_ms,
-        last_success_ms=now_ms,
-        window_start_ms=now_ms,
-        since_ms=now_ms,
-        version=state.version,
-    )
+        state = opened(state, now_ms, report.open_ms)
+    return state, None
 
 
 def claim_probe(
-    state: CircuitBreakerState | None, nonce: str, lease_ms: int, limit: int, now_ms: int
+    state: CircuitBreakerState | None, now_ms: int, nonce: str, lease_ms: int, limit: int
 ) -> tuple[CircuitBreakerState | None, ProbeReply]:
     """Grant a probe of a circuit whose open time is over, at most ``limit`` at a time."""
     if state is None:
@@ -87,20 +64,23 @@ def claim_probe(
 
 def settle_probe(
     state: CircuitBreakerState | None,
+    now_ms: int,
     nonce: str,
     *,
     succeeded: bool,
     success_threshold: int,
     open_ms: int,
-    now_ms: int,
 ) -> tuple[CircuitBreakerState | None, CircuitBreakerState | None]:
-    """Close or open a half-open circuit by the end of one of its probes."""
+    """Close or open a half-open circuit by how a probe ended, if the probe still counts.
+
+    The answer is the new state, or ``None`` if another probe took the place of this one.
+    """
     if state is None or state.state != "half-open" or nonce not in state.probes:
         return state, None
     if not succeeded:
-        state = evolve(trip(state, open_ms, now_ms), last_failure_ms=now_ms)
+        state = evolve(opened(state, now_ms, open_ms), last_failure_ms=now_ms)
     elif state.success_count + 1 >= success_threshold:
-        state = close(state, now_ms)
+        state = closed(state, now_ms)
     else:
         state = evolve(
             _without_probe(state, nonce),
@@ -110,60 +90,113 @@ def settle_probe(
     return state, state
 
 
-def return_probe(state: CircuitBreakerState | None, nonce: str) -> CircuitBreakerState | None:
-    """Free the place of a probe that was cancelled."""
+def return_probe(
+    state: CircuitBreakerState | None, now_ms: int, nonce: str
+) -> tuple[CircuitBreakerState | None, None]:
+    """Let another probe take the place of one that was cancelled."""
     if state is None or nonce not in state.probes:
-        return state
-    return _without_probe(state, nonce)
+        return state, None
+    return _without_probe(state, nonce), None
 
 
-def reset_failures(state: CircuitBreakerState, now_ms: int) -> CircuitBreakerState:
-    """Clear the failures of a closed circuit after a success."""
-    return evolve(
-        state, failure_count=0, reporters={}, window_start_ms=now_ms, last_success_ms=now_ms
-    )
+def reset_failures(
+    state: CircuitBreakerState | None, now_ms: int, version: int
+) -> tuple[CircuitBreakerState | None, bool]:
+    """Clear the failures of a closed circuit that is still at ``version``."""
+    if state is None or state.state != "closed" or state.version != version:
+        return state, False
+    return cleared(state, now_ms), True
 
 
 def record_failure(
-    state: CircuitBreakerState | None, max_failures: int, now_ms: int
-) -> CircuitBreakerState:
+    state: CircuitBreakerState | None, now_ms: int, max_failures: int
+) -> tuple[CircuitBreakerState, int]:
     """Count one failure whatever the state, and open a closed circuit at the maximum."""
     if state is None:
         state = CircuitBreakerState(window_start_ms=now_ms)
     state = evolve(state, failure_count=state.failure_count + 1, last_failure_ms=now_ms)
     if state.state == "closed" and state.failure_count >= max_failures:
-        state = trip(state, DEFAULT_OPEN_MS, now_ms)
-    return state
+        state = opened(state, now_ms, DEFAULT_OPEN_MS)
+    return state, state.failure_count
 
 
-def record_success(state: CircuitBreakerState | None, now_ms: int) -> CircuitBreakerState | None:
+def record_success(
+    state: CircuitBreakerState | None, now_ms: int
+) -> tuple[CircuitBreakerState | None, None]:
     """Clear the failures of a closed circuit, or close one whose open time is over."""
     if state is None or state.state == "forced-open":
-        return state
+        return state, None
     if state.state == "open" and (state.open_until_ms or 0) > now_ms:
-        return state
+        return state, None
     if state.state == "closed":
-        return reset_failures(state, now_ms) if state.failure_count else state
-    return close(state, now_ms)
+        return (cleared(state, now_ms) if state.failure_count else state), None
+    return closed(state, now_ms), None
 
 
-def set_by_hand(name: CircuitState, now_ms: int) -> CircuitBreakerState:
-    """Return a circuit that was closed or forced open by hand."""
-    return CircuitBreakerState(state=name, since_ms=now_ms, window_start_ms=now_ms)
+def replace(
+    state: CircuitBreakerState | None, now_ms: int, new: CircuitBreakerState
+) -> tuple[CircuitBreakerState, None]:
+    """Put a state in the place of another."""
+    return new, None
 
 
-def reset(state: CircuitBreakerState | None, now_ms: int) -> CircuitBreakerState | None:
+def set_by_hand(
+    state: CircuitBreakerState | None, now_ms: int, name: CircuitState
+) -> tuple[CircuitBreakerState, None]:
+    """Close a circuit or force it open, whatever it was."""
+    return by_hand(name, now_ms), None
+
+
+def reset(
+    state: CircuitBreakerState | None, now_ms: int
+) -> tuple[CircuitBreakerState | None, None]:
     """Forget what happened to a circuit, unless there is none or it is forced open."""
     if state is None or state.state == "forced-open":
-        return state
-    return set_by_hand("closed", now_ms)
+        return state, None
+    return by_hand("closed", now_ms), None
 
 
 def purge_at_ms(state: CircuitBreakerState, now_ms: int) -> int | None:
-    """Tell when nobody can need the state any more; ``None`` for never."""
+    """Return when nobody can need the state any more; ``None`` for never."""
     if state.state == "forced-open":
         return None
     return max(now_ms, state.open_until_ms or 0, *state.probes.values()) + IDLE_MS
+
+
+def opened(state: CircuitBreakerState, now_ms: int, open_ms: int) -> CircuitBreakerState:
+    """Return a circuit that opens for ``open_ms``."""
+    return evolve(
+        state,
+        state="open",
+        since_ms=now_ms,
+        open_until_ms=now_ms + open_ms,
+        open_count=state.open_count + 1,
+        success_count=0,
+        probes={},
+    )
+
+
+def closed(state: CircuitBreakerState, now_ms: int) -> CircuitBreakerState:
+    """Return a circuit that closes after a success, with a clean count."""
+    return CircuitBreakerState(
+        last_failure_ms=state.last_failure_ms,
+        last_success_ms=now_ms,
+        window_start_ms=now_ms,
+        since_ms=now_ms,
+        version=state.version,
+    )
+
+
+def cleared(state: CircuitBreakerState, now_ms: int) -> CircuitBreakerState:
+    """Return a closed circuit without its failures, after a success."""
+    return evolve(
+        state, failure_count=0, reporters={}, window_start_ms=now_ms, last_success_ms=now_ms
+    )
+
+
+def by_hand(name: CircuitState, now_ms: int) -> CircuitBreakerState:
+    """Return a circuit that was closed or forced open by hand."""
+    return CircuitBreakerState(state=name, since_ms=now_ms, window_start_ms=now_ms)
 
 
 def _without_probe(state: CircuitBreakerState, nonce: str) -> CircuitBreakerState:

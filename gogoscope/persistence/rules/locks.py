@@ -1,7 +1,7 @@
-"""How a stored lock changes: pure functions of (record, request, time), for stores that transact.
+"""How a stored lock changes, by rules of the form that :mod:`gogoscope.persistence.rules` says.
 
-Each gives ``(record, answer)``; the record is the one that was passed, unchanged, when nothing is
-to be written. Times are milliseconds since the Unix epoch.
+Invariants: ``version`` and ``fencing_token`` never go back, since a lock that is released keeps
+its record. A lock changes hands only by ``claim`` and ``hand_over``, and each raises the token.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ TOMBSTONE_MS = 86_400_000
 
 def claim(
     record: LockRecord | None,
-    request: LockClaim,
     now_ms: int,
+    request: LockClaim,
     *,
     skew_ms: int = 0,
     seen: LockRecord | None = None,
@@ -38,7 +38,7 @@ def claim(
 
 
 def hand_over(
-    record: LockRecord | None, nonce: str, request: LockClaim, now_ms: int
+    record: LockRecord | None, now_ms: int, nonce: str, request: LockClaim
 ) -> tuple[LockRecord | None, LockReply]:
     """Pass the lock that ``nonce`` holds on, unless somebody reserved the next turn."""
     if record is not None and record.nonce == request.nonce:
@@ -53,9 +53,9 @@ def hand_over(
 
 
 def reserve(
-    record: LockRecord | None, turn: str, duration_ms: int, now_ms: int, *, skew_ms: int = 0
+    record: LockRecord | None, now_ms: int, turn: str, duration_ms: int, *, skew_ms: int = 0
 ) -> tuple[LockRecord | None, LockReply]:
-    """Reserve the next turn of a held lock; with a duration of 0 give a reservation back."""
+    """Reserve the next turn of a held lock; with a duration of 0 cancel the reservation."""
     if record is not None and record.next_turn == turn and not duration_ms:
         record = evolve(record, next_turn=None, next_until_ms=0)
         return record, LockReply(granted=True, record=record)
@@ -71,7 +71,7 @@ def reserve(
 
 
 def renew(
-    record: LockRecord | None, nonce: str, version: int, lease_ms: int, until_ms: int
+    record: LockRecord | None, now_ms: int, nonce: str, version: int, lease_ms: int, until_ms: int
 ) -> tuple[LockRecord | None, LockReply]:
     """Let a lease that is still held at ``version`` last until ``until_ms``."""
     if record is None or record.nonce != nonce or record.version != version:
@@ -81,11 +81,11 @@ def renew(
 
 
 def extend(
-    record: LockRecord | None, owner: str, lease_ms: int, now_ms: int
+    record: LockRecord | None, now_ms: int, owner: str, lease_ms: int
 ) -> tuple[LockRecord | None, bool]:
     """Let the running lease of an owner end ``lease_ms`` from now at the earliest.
 
-    Its holder does not learn of it, so it must not lose what it counts on.
+    Its holder does not learn of it, so the lease that the holder counts on must not get shorter.
     """
     if record is None or record.owner != owner or record.lease_until_ms <= now_ms:
         return record, False
@@ -97,7 +97,7 @@ def extend(
     ), True
 
 
-def release(record: LockRecord | None, nonce: str) -> tuple[LockRecord | None, bool]:
+def release(record: LockRecord | None, now_ms: int, nonce: str) -> tuple[LockRecord | None, bool]:
     """Free the lock that ``nonce`` holds, keeping its version for later fencing tokens."""
     if record is None or record.nonce != nonce:
         return record, False
@@ -110,7 +110,7 @@ def release(record: LockRecord | None, nonce: str) -> tuple[LockRecord | None, b
     ), True
 
 
-def force_release(record: LockRecord | None) -> tuple[LockRecord | None, bool]:
+def force_release(record: LockRecord | None, now_ms: int) -> tuple[LockRecord | None, bool]:
     """Free the lock, whoever holds it."""
     if record is None or record.nonce is None:
         return record, False
@@ -120,7 +120,7 @@ def force_release(record: LockRecord | None) -> tuple[LockRecord | None, bool]:
 
 
 def purge_at_ms(record: LockRecord, now_ms: int) -> int:
-    """Tell when nobody can need the record any more.
+    """Return when nobody can need the record any more.
 
     The margin keeps the version, and so the order of fencing tokens, when clocks disagree.
     """

@@ -412,19 +412,19 @@ async def test_the_answers_are_those_of_the_pure_rules(
                 window_ms=choose.choice([None, 200]),
                 quorum=choose.choice([1, 1, 2]),
             )
-            model = circuit_rules.count_failures(model, failures, now_ms)
+            model, _ = circuit_rules.count_failures(model, now_ms, failures)
             assert same(await store.count_failures("c", failures), model), (step, operation)
         elif operation == "record":
-            model = circuit_rules.record_failure(model, 5, now_ms)
-            assert await store.record_failure("c", 5) == model.failure_count
+            model, count = circuit_rules.record_failure(model, now_ms, 5)
+            assert await store.record_failure("c", 5) == count
             reporters = {**model.reporters, store._reporter: now_ms}
             model = evolve(model, reporters=reporters)
         elif operation == "success":
-            model = circuit_rules.record_success(model, now_ms)
+            model, _ = circuit_rules.record_success(model, now_ms)
             await store.record_success("c")
         elif operation == "probe":
             limit = choose.choice([1, 2])
-            model, expected = circuit_rules.claim_probe(model, nonce, 200, limit, now_ms)
+            model, expected = circuit_rules.claim_probe(model, now_ms, nonce, 200, limit)
             reply = await store.claim_probe("c", nonce, 200, limit)
             assert reply.granted == expected.granted, (step, operation)
         elif operation == "settle":
@@ -433,11 +433,11 @@ async def test_the_answers_are_those_of_the_pure_rules(
                 "success_threshold": choose.choice([1, 2]),
                 "open_ms": 250,
             }
-            model, verdict = circuit_rules.settle_probe(model, nonce, now_ms=now_ms, **options)
+            model, verdict = circuit_rules.settle_probe(model, now_ms, nonce, **options)
             found = await store.settle_probe("c", nonce, **options)
             assert (found is None) == (verdict is None), (step, operation)
         elif operation == "return":
-            model = circuit_rules.return_probe(model, nonce)
+            model, _ = circuit_rules.return_probe(model, now_ms, nonce)
             await store.return_probe("c", nonce)
         elif operation == "set" and choose.random() < 0.3:
             model = choose.choice(

@@ -94,19 +94,19 @@ class CircuitModel:
         self.state: CircuitBreakerState | None = None
 
     def record_failure(self, max_failures: int) -> int:
-        self.state = circuit_rules.record_failure(self.state, max_failures, self._now_ms())
-        return self.state.failure_count
+        self.state, count = circuit_rules.record_failure(self.state, self._now_ms(), max_failures)
+        return count
 
     def record_success(self) -> None:
-        self.state = circuit_rules.record_success(self.state, self._now_ms())
+        self.state, _ = circuit_rules.record_success(self.state, self._now_ms())
 
     def count_failures(self, report: FailureReport) -> CircuitBreakerState:
-        self.state = circuit_rules.count_failures(self.state, report, self._now_ms())
+        self.state, _ = circuit_rules.count_failures(self.state, self._now_ms(), report)
         return self.state
 
     def claim_probe(self, nonce: str, lease_ms: int, limit: int) -> bool:
         self.state, reply = circuit_rules.claim_probe(
-            self.state, nonce, lease_ms, limit, self._now_ms()
+            self.state, self._now_ms(), nonce, lease_ms, limit
         )
         return reply.granted
 
@@ -115,22 +115,21 @@ class CircuitModel:
     ) -> CircuitBreakerState | None:
         self.state, verdict = circuit_rules.settle_probe(
             self.state,
+            self._now_ms(),
             nonce,
             succeeded=succeeded,
             success_threshold=success_threshold,
             open_ms=open_ms,
-            now_ms=self._now_ms(),
         )
         return verdict
 
     def return_probe(self, nonce: str) -> None:
-        self.state = circuit_rules.return_probe(self.state, nonce)
+        self.state, _ = circuit_rules.return_probe(self.state, self._now_ms(), nonce)
 
     def reset_failures(self, current: bool) -> CircuitBreakerState | None:
-        if self.state is None or self.state.state != "closed" or not current:
-            return None
-        self.state = circuit_rules.reset_failures(self.state, self._now_ms())
-        return self.state
+        version = self.state.version if self.state is not None and current else -1
+        self.state, done = circuit_rules.reset_failures(self.state, self._now_ms(), version)
+        return self.state if done else None
 
 
 def outline(state: CircuitBreakerState | None, now_ms: int) -> Any:

@@ -72,24 +72,26 @@ class LockModel:
         self.record: LockRecord | None = None
 
     def claim(self, claim: LockClaim, seen: LockRecord | None) -> bool:
-        self.record, reply = lock_rules.claim(self.record, claim, self._now_ms(), seen=seen)
+        self.record, reply = lock_rules.claim(self.record, self._now_ms(), claim, seen=seen)
         return reply.granted
 
     def renew(self, nonce: str, version: int, lease_ms: int) -> bool:
         until_ms = self._now_ms() + lease_ms
-        self.record, reply = lock_rules.renew(self.record, nonce, version, lease_ms, until_ms)
+        self.record, reply = lock_rules.renew(
+            self.record, self._now_ms(), nonce, version, lease_ms, until_ms
+        )
         return reply.granted
 
     def extend(self, owner: str, lease_ms: int) -> bool:
-        self.record, done = lock_rules.extend(self.record, owner, lease_ms, self._now_ms())
+        self.record, done = lock_rules.extend(self.record, self._now_ms(), owner, lease_ms)
         return done
 
     def release(self, nonce: str) -> bool:
-        self.record, done = lock_rules.release(self.record, nonce)
+        self.record, done = lock_rules.release(self.record, self._now_ms(), nonce)
         return done
 
     def force_release(self) -> bool:
-        self.record, done = lock_rules.force_release(self.record)
+        self.record, done = lock_rules.force_release(self.record, self._now_ms())
         return done
 
 

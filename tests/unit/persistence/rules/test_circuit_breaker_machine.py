@@ -55,7 +55,7 @@ class Machine(RuleBasedStateMachine):
     def failures_are_reported(self, reporter: str, count: int, quorum: int) -> None:
         before = self.state
         report = FailureReport(reporter, count, THRESHOLD, OPEN_MS, 60_000, quorum)
-        after = circuit_rules.count_failures(before, report, self.now_ms)
+        after, _ = circuit_rules.count_failures(before, self.now_ms, report)
         if before is not None and before.state != "closed":
             assert after is before
         elif after.state == "open":
@@ -69,7 +69,7 @@ class Machine(RuleBasedStateMachine):
         before = self.state
         self.claimed += 1
         nonce = f"n{self.claimed}"
-        after, reply = circuit_rules.claim_probe(before, nonce, lease_ms, LIMIT, self.now_ms)
+        after, reply = circuit_rules.claim_probe(before, self.now_ms, nonce, lease_ms, LIMIT)
         if not reply.granted:
             assert after is before
             return
@@ -104,7 +104,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_probe_is_returned(self, data: st.DataObject) -> None:
         nonce = data.draw(st.sampled_from(sorted(self.ends)))
-        after = circuit_rules.return_probe(self.state, nonce)
+        after, _ = circuit_rules.return_probe(self.state, self.now_ms, nonce)
         assert after is not None
         assert after.state == "half-open"
         del self.ends[nonce]
@@ -116,27 +116,28 @@ class Machine(RuleBasedStateMachine):
     def a_late_verdict_changes_nothing(self, data: st.DataObject, succeeded: bool | None) -> None:
         nonce = data.draw(st.sampled_from(self.gone))
         if succeeded is None:
-            assert circuit_rules.return_probe(self.state, nonce) is self.state
+            after, _ = circuit_rules.return_probe(self.state, self.now_ms, nonce)
+            assert after is self.state
         else:
             assert self.settle(nonce, succeeded) == (self.state, None)
 
     @rule()
     def a_success_is_recorded(self) -> None:
-        after = circuit_rules.record_success(self.state, self.now_ms)
+        after, _ = circuit_rules.record_success(self.state, self.now_ms)
         if self.state is not None and self.state.state == "open" and after is not self.state:
             assert (self.state.open_until_ms or 0) <= self.now_ms
         self.become(after)
 
     @rule(name=st.sampled_from(["forced-open", "closed"]))
     def somebody_sets_it_by_hand(self, name: Literal["forced-open", "closed"]) -> None:
-        self.become(circuit_rules.set_by_hand(name, self.now_ms))
+        self.become(circuit_rules.set_by_hand(self.state, self.now_ms, name)[0])
         self.gone += list(self.ends)
         self.ends = {}
 
     @rule()
     def somebody_resets_it(self) -> None:
         before = self.state
-        after = circuit_rules.reset(before, self.now_ms)
+        after, _ = circuit_rules.reset(before, self.now_ms)
         if before is not None and before.state == "forced-open":
             assert after is before
         else:
@@ -147,11 +148,11 @@ class Machine(RuleBasedStateMachine):
     def settle(self, nonce: str, succeeded: bool) -> tuple[State | None, State | None]:
         return circuit_rules.settle_probe(
             self.state,
+            self.now_ms,
             nonce,
             succeeded=succeeded,
             success_threshold=SUCCESSES,
             open_ms=OPEN_MS,
-            now_ms=self.now_ms,
         )
 
     @invariant()

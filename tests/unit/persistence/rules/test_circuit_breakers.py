@@ -29,7 +29,7 @@ def a_report(
 
 def count(state: CircuitBreakerState | None, *reports: FailureReport) -> CircuitBreakerState:
     for report in reports:
-        state = circuit_rules.count_failures(state, report, NOW)
+        state, _ = circuit_rules.count_failures(state, NOW, report)
     assert state is not None
     return state
 
@@ -39,11 +39,11 @@ def settle(
 ) -> tuple[CircuitBreakerState | None, CircuitBreakerState | None]:
     return circuit_rules.settle_probe(
         state,
+        NOW + 1,
         nonce,
         succeeded=succeeded,
         success_threshold=threshold,
         open_ms=20_000,
-        now_ms=NOW + 1,
     )
 
 
@@ -67,9 +67,9 @@ def test_the_threshold_alone_does_not_trip_without_the_quorum() -> None:
 
 def test_a_window_that_is_over_starts_the_count_anew() -> None:
     state = count(None, a_report("p1", 2, window_ms=1_000))
-    within = circuit_rules.count_failures(state, a_report("p2", window_ms=1_000), NOW + 999)
+    within, _ = circuit_rules.count_failures(state, NOW + 999, a_report("p2", window_ms=1_000))
     assert within.state == "open"
-    after = circuit_rules.count_failures(state, a_report("p2", window_ms=1_000), NOW + 1_000)
+    after, _ = circuit_rules.count_failures(state, NOW + 1_000, a_report("p2", window_ms=1_000))
     assert (after.state, after.failure_count) == ("closed", 1)
     assert (after.window_start_ms, after.reporters) == (NOW + 1_000, {"p2": NOW + 1_000})
 
@@ -77,45 +77,46 @@ def test_a_window_that_is_over_starts_the_count_anew() -> None:
 def test_failures_in_a_row_have_no_window() -> None:
     state = count(None, a_report(count=2))
     year_ms = 365 * 86_400_000
-    assert circuit_rules.count_failures(state, a_report(), NOW + year_ms).state == "open"
+    after, _ = circuit_rules.count_failures(state, NOW + year_ms, a_report())
+    assert after.state == "open"
 
 
 @pytest.mark.parametrize("state", [OPEN, HALF_OPEN, FORCED_OPEN])
 def test_failures_of_a_circuit_that_is_not_closed_are_dropped(state: CircuitBreakerState) -> None:
-    assert circuit_rules.count_failures(state, a_report(count=9), NOW) is state
+    assert circuit_rules.count_failures(state, NOW, a_report(count=9))[0] is state
 
 
 def test_no_probe_of_a_circuit_that_is_absent_closed_or_forced_open() -> None:
     for state in (None, CircuitBreakerState(), FORCED_OPEN):
-        after, reply = circuit_rules.claim_probe(state, "n1", 5_000, 1, NOW)
+        after, reply = circuit_rules.claim_probe(state, NOW, "n1", 5_000, 1)
         assert after is state
         assert not reply.granted
 
 
 def test_the_first_probe_when_the_open_time_is_over_makes_it_half_open() -> None:
-    after, reply = circuit_rules.claim_probe(OPEN, "n1", 5_000, 1, NOW - 1)
+    after, reply = circuit_rules.claim_probe(OPEN, NOW - 1, "n1", 5_000, 1)
     assert after is OPEN
     assert not reply.granted
-    after, reply = circuit_rules.claim_probe(OPEN, "n1", 5_000, 1, NOW)
+    after, reply = circuit_rules.claim_probe(OPEN, NOW, "n1", 5_000, 1)
     assert after == evolve(OPEN, state="half-open", since_ms=NOW, probes={"n1": NOW + 5_000})
     assert reply.granted
     assert reply.state is after
 
 
 def test_at_most_the_limit_of_probes_and_dead_ones_give_way() -> None:
-    full, reply = circuit_rules.claim_probe(HALF_OPEN, "n2", 9_000, 2, NOW)
+    full, reply = circuit_rules.claim_probe(HALF_OPEN, NOW, "n2", 9_000, 2)
     assert reply.granted
-    after, reply = circuit_rules.claim_probe(full, "n3", 5_000, 2, NOW + 4_999)
+    after, reply = circuit_rules.claim_probe(full, NOW + 4_999, "n3", 5_000, 2)
     assert after is full
     assert not reply.granted
-    after, reply = circuit_rules.claim_probe(full, "n3", 5_000, 2, NOW + 5_000)
+    after, reply = circuit_rules.claim_probe(full, NOW + 5_000, "n3", 5_000, 2)
     assert reply.granted
     assert after is not None
     assert after.probes == {"n2": NOW + 9_000, "n3": NOW + 10_000}
 
 
 def test_a_claim_that_landed_before_is_granted_as_it_is() -> None:
-    after, reply = circuit_rules.claim_probe(HALF_OPEN, "n1", 9_000, 1, NOW + 1)
+    after, reply = circuit_rules.claim_probe(HALF_OPEN, NOW + 1, "n1", 9_000, 1)
     assert after is HALF_OPEN
     assert reply.granted
 
@@ -162,34 +163,34 @@ def test_a_probe_whose_place_was_taken_has_no_verdict() -> None:
 
 def test_a_returned_probe_frees_its_place_alone() -> None:
     state = evolve(HALF_OPEN, probes={"n1": NOW, "n2": NOW})
-    assert circuit_rules.return_probe(state, "n1") == evolve(state, probes={"n2": NOW})
-    assert circuit_rules.return_probe(state, "n3") is state
-    assert circuit_rules.return_probe(None, "n1") is None
+    assert circuit_rules.return_probe(state, NOW, "n1")[0] == evolve(state, probes={"n2": NOW})
+    assert circuit_rules.return_probe(state, NOW, "n3")[0] is state
+    assert circuit_rules.return_probe(None, NOW, "n1")[0] is None
 
 
 def test_record_failure_always_counts_and_opens_a_closed_circuit_at_the_maximum() -> None:
-    state = circuit_rules.record_failure(None, 2, NOW)
-    assert (state.state, state.failure_count) == ("closed", 1)
-    state = circuit_rules.record_failure(state, 2, NOW)
-    assert (state.state, state.failure_count) == ("open", 2)
+    state, count = circuit_rules.record_failure(None, NOW, 2)
+    assert (state.state, state.failure_count, count) == ("closed", 1, 1)
+    state, count = circuit_rules.record_failure(state, NOW, 2)
+    assert (state.state, state.failure_count, count) == ("open", 2, 2)
     assert state.open_until_ms == NOW + 30_000
-    state = circuit_rules.record_failure(state, 2, NOW + 5)
+    state, _ = circuit_rules.record_failure(state, NOW + 5, 2)
     assert (state.failure_count, state.open_count) == (3, 1)
     assert state.open_until_ms == NOW + 30_000
 
 
 def test_record_success_clears_a_closed_circuit_and_closes_one_whose_time_is_over() -> None:
     failing = count(None, a_report(count=2))
-    cleared = circuit_rules.record_success(failing, NOW + 1)
+    cleared, _ = circuit_rules.record_success(failing, NOW + 1)
     assert cleared == CircuitBreakerState(
         last_failure_ms=NOW, last_success_ms=NOW + 1, window_start_ms=NOW + 1
     )
-    assert circuit_rules.record_success(cleared, NOW + 2) is cleared
-    assert circuit_rules.record_success(None, NOW) is None
-    assert circuit_rules.record_success(OPEN, NOW - 1) is OPEN
-    assert circuit_rules.record_success(FORCED_OPEN, NOW) is FORCED_OPEN
+    assert circuit_rules.record_success(cleared, NOW + 2)[0] is cleared
+    assert circuit_rules.record_success(None, NOW)[0] is None
+    assert circuit_rules.record_success(OPEN, NOW - 1)[0] is OPEN
+    assert circuit_rules.record_success(FORCED_OPEN, NOW)[0] is FORCED_OPEN
     for state in (OPEN, HALF_OPEN):
-        closed = circuit_rules.record_success(state, NOW)
+        closed, _ = circuit_rules.record_success(state, NOW)
         assert closed is not None
         assert (closed.state, closed.failure_count, closed.open_count) == ("closed", 0, 0)
 

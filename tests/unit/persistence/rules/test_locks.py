@@ -19,7 +19,7 @@ def a_claim(nonce: str = "n1", lease_ms: int = 500) -> LockClaim:
 
 
 def taken(nonce: str = "n1", lease_ms: int = 500, now_ms: int = NOW) -> LockRecord:
-    record, reply = lock_rules.claim(None, a_claim(nonce, lease_ms), now_ms)
+    record, reply = lock_rules.claim(None, now_ms, a_claim(nonce, lease_ms))
     assert record is not None
     assert reply.granted
     assert reply.record is record
@@ -27,7 +27,7 @@ def taken(nonce: str = "n1", lease_ms: int = 500, now_ms: int = NOW) -> LockReco
 
 
 def granted(record: LockRecord | None, now_ms: int, skew_ms: int = 0) -> bool:
-    after, reply = lock_rules.claim(record, a_claim("n2"), now_ms, skew_ms=skew_ms)
+    after, reply = lock_rules.claim(record, now_ms, a_claim("n2"), skew_ms=skew_ms)
     assert (after is not record) == reply.granted
     assert reply.record is after
     return reply.granted
@@ -77,23 +77,23 @@ def test_no_lease_is_over_before_its_time_whatever_its_fractions(
 
 def test_a_claim_that_landed_before_is_granted_as_it_is() -> None:
     record = taken()
-    after, reply = lock_rules.claim(record, a_claim("n1"), NOW + 100)
+    after, reply = lock_rules.claim(record, NOW + 100, a_claim("n1"))
     assert after is record
     assert reply.granted
 
 
 def test_a_late_claim_of_a_nonce_that_was_released_is_refused() -> None:
-    released, _ = lock_rules.release(taken(), "n1")
-    after, reply = lock_rules.claim(released, a_claim("n1"), NOW)
+    released, _ = lock_rules.release(taken(), NOW, "n1")
+    after, reply = lock_rules.claim(released, NOW, a_claim("n1"))
     assert after is released
     assert not reply.granted
 
 
 def test_a_released_lock_is_taken_with_a_higher_token() -> None:
     record = taken()
-    released, done = lock_rules.release(record, "n1")
+    released, done = lock_rules.release(record, NOW, "n1")
     assert done
-    again, reply = lock_rules.claim(released, a_claim("n2"), NOW - 5_000)
+    again, reply = lock_rules.claim(released, NOW - 5_000, a_claim("n2"))
     assert reply.granted
     assert again is not None
     assert again.fencing_token == record.fencing_token + 1
@@ -101,7 +101,7 @@ def test_a_released_lock_is_taken_with_a_higher_token() -> None:
 
 def test_what_was_seen_unchanged_is_taken_over_though_its_lease_runs() -> None:
     record = taken()
-    after, reply = lock_rules.claim(record, a_claim("n2"), NOW, seen=record)
+    after, reply = lock_rules.claim(record, NOW, a_claim("n2"), seen=record)
     assert reply.granted
     assert after is not None
     assert after.nonce == "n2"
@@ -109,16 +109,16 @@ def test_what_was_seen_unchanged_is_taken_over_though_its_lease_runs() -> None:
 
 def test_what_changed_since_it_was_seen_is_not_taken_over() -> None:
     seen = taken()
-    renewed, _ = lock_rules.renew(seen, "n1", seen.version, 500, NOW + 900)
+    renewed, _ = lock_rules.renew(seen, NOW, "n1", seen.version, 500, NOW + 900)
     for record in (renewed, evolve(seen, nonce="n3")):
-        after, reply = lock_rules.claim(record, a_claim("n2"), NOW + 10_000, seen=seen)
+        after, reply = lock_rules.claim(record, NOW + 10_000, a_claim("n2"), seen=seen)
         assert after is record
         assert not reply.granted
 
 
 def test_a_renewal_raises_the_version_and_keeps_the_token() -> None:
     record = taken()
-    renewed, reply = lock_rules.renew(record, "n1", record.version, 900, NOW + 900)
+    renewed, reply = lock_rules.renew(record, NOW, "n1", record.version, 900, NOW + 900)
     assert reply.granted
     assert renewed == evolve(
         record, version=record.version + 1, lease_ms=900, lease_until_ms=NOW + 900
@@ -127,17 +127,17 @@ def test_a_renewal_raises_the_version_and_keeps_the_token() -> None:
 
 def test_a_renewal_needs_nonce_and_version() -> None:
     record = taken()
-    assert not lock_rules.renew(record, "n2", record.version, 500, NOW + 900)[1].granted
-    assert not lock_rules.renew(record, "n1", record.version - 1, 500, NOW + 900)[1].granted
-    assert not lock_rules.renew(None, "n1", record.version, 500, NOW + 900)[1].granted
+    assert not lock_rules.renew(record, NOW, "n2", record.version, 500, NOW + 900)[1].granted
+    assert not lock_rules.renew(record, NOW, "n1", record.version - 1, 500, NOW + 900)[1].granted
+    assert not lock_rules.renew(None, NOW, "n1", record.version, 500, NOW + 900)[1].granted
 
 
 def test_only_the_owner_extends_and_only_in_time() -> None:
     record = taken()
-    assert lock_rules.extend(None, "owner of n1", 500, NOW) == (None, False)
-    assert lock_rules.extend(record, "somebody", 500, NOW) == (record, False)
-    assert lock_rules.extend(record, "owner of n1", 500, NOW + 500) == (record, False)
-    extended, done = lock_rules.extend(record, "owner of n1", 700, NOW + 499)
+    assert lock_rules.extend(None, NOW, "owner of n1", 500) == (None, False)
+    assert lock_rules.extend(record, NOW, "somebody", 500) == (record, False)
+    assert lock_rules.extend(record, NOW + 500, "owner of n1", 500) == (record, False)
+    extended, done = lock_rules.extend(record, NOW + 499, "owner of n1", 700)
     assert done
     assert extended is not None
     assert extended.lease_until_ms == NOW + 499 + 700
@@ -148,34 +148,34 @@ def test_only_the_owner_extends_and_only_in_time() -> None:
 def test_an_owner_never_moves_the_end_of_a_lease_back() -> None:
     record = taken()
     for lease_ms in (1, 399, 400):
-        assert lock_rules.extend(record, "owner of n1", lease_ms, NOW + 100) == (record, True)
-    assert lock_rules.extend(record, "owner of n1", 401, NOW + 100)[0] != record
+        assert lock_rules.extend(record, NOW + 100, "owner of n1", lease_ms) == (record, True)
+    assert lock_rules.extend(record, NOW + 100, "owner of n1", 401)[0] != record
 
 
 def test_a_release_frees_only_its_own_nonce_and_keeps_the_version() -> None:
     record = taken()
-    assert lock_rules.release(record, "n2") == (record, False)
-    assert lock_rules.release(None, "n1") == (None, False)
-    released, done = lock_rules.release(record, "n1")
+    assert lock_rules.release(record, NOW, "n2") == (record, False)
+    assert lock_rules.release(None, NOW, "n1") == (None, False)
+    released, done = lock_rules.release(record, NOW, "n1")
     assert done
     assert released == LockRecord(
         version=record.version, fencing_token=record.fencing_token, released_by="n1"
     )
-    assert lock_rules.release(released, "n1") == (released, False)
+    assert lock_rules.release(released, NOW, "n1") == (released, False)
 
 
 def test_a_forced_release_frees_whoever_holds_it_once() -> None:
-    released, done = lock_rules.force_release(taken())
+    released, done = lock_rules.force_release(taken(), NOW)
     assert done
-    assert lock_rules.force_release(released) == (released, False)
-    assert lock_rules.force_release(None) == (None, False)
+    assert lock_rules.force_release(released, NOW) == (released, False)
+    assert lock_rules.force_release(None, NOW) == (None, False)
 
 
 def test_a_lock_is_kept_for_a_day_after_its_end() -> None:
     day = 86_400_000
     record = taken(lease_ms=500)
     assert lock_rules.purge_at_ms(record, NOW) == NOW + 500 + day
-    released, _ = lock_rules.release(record, "n1")
+    released, _ = lock_rules.release(record, NOW, "n1")
     assert released is not None
     assert lock_rules.purge_at_ms(released, NOW) == NOW + day
 
@@ -183,7 +183,7 @@ def test_a_lock_is_kept_for_a_day_after_its_end() -> None:
 def test_a_lock_that_was_purged_still_gets_a_higher_token() -> None:
     record = taken(lease_ms=43_200_000)
     for _ in range(1_000):
-        renewed, _ = lock_rules.renew(record, "n1", record.version, 500, NOW + 500)
+        renewed, _ = lock_rules.renew(record, NOW, "n1", record.version, 500, NOW + 500)
         assert renewed is not None
         record = renewed
     purged_at_ms = lock_rules.purge_at_ms(record, NOW)
