@@ -1,4 +1,4 @@
-"""The cache: the operations of a store, and one load for the many callers of a whole fleet."""
+"""The cache: the operations of a store, and one load for all callers of the fleet."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ Ts = TypeVarTuple("Ts")
 
 
 class Cache:
-    """A cache on a store; ``s.cache`` is the one of a scope, and it works outside of scopes, too.
+    """A cache on a store; ``s.cache`` is that of a scope, and it works outside of scopes, too.
 
-    Its plain methods are those of the store: they raise what the store raises.
-    :meth:`get_or_set` calls a function where there is no value, and never fails because of the
-    store.
+    Its plain methods are those of the store, and raise what the store raises. :meth:`get_or_set`
+    calls a function where there is no value, and never fails because of the store.
 
-    :param store: keeps the values; if it keeps locks as well, or is a bundle with a store that
-        does, one process of the fleet loads a value for all, else one for each process
-    :param local: a layer in front, in the memory of this process, which bounds how stale it is
+    :param store: keeps the values; if it is also a store of locks, or a bundle with one, a value is
+        loaded once for the whole fleet, else once for each process
+    :param local: keeps values for a short time in the memory of this process, too
     """
 
     def __init__(
@@ -63,12 +62,14 @@ class Cache:
     async def get_entry(
         self, key: str, *, latest: bool = False, stale: bool = False
     ) -> CacheEntry | None:
-        """Return the value of a key with its end, or ``None`` if it has none.
+        """Return the value of a key and when it ends, or ``None`` if it has none.
 
         :param latest: whether to see every write that was completed before, also where ``get``
             may miss the last ones
-        :param stale: whether to give a value that is kept beyond its time, too
+        :param stale: whether to return a value that is kept beyond its time, too
         """
+        if self._layers.local is None:
+            return await self._layers.store.get_entry(key, latest=latest, stale=stale)
         found = None if latest else self._layers.find(check_key(key))
         if found is not None:
             return found
@@ -90,14 +91,17 @@ class Cache:
         """Set the value of a key, for ``ttl`` seconds or for ever.
 
         :param if_absent: whether to leave a key alone that has a value, in one atomic step
-        :param stale: for how many seconds after its time ``get_entry`` gives it to who asks for old
-            values; nothing else does, but its key may still be listed
+        :param stale: for how many seconds after its time ``get_entry(key, stale=True)`` still
+            returns it; nothing else does, but its key may still be listed
         :returns: whether the value was set; without ``if_absent`` it always is
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
-        with self._layers.changing([check_key(key)]):
+        check_key(key)
+        try:
             return await self._layers.store.set(key, value, ttl, if_absent=if_absent, stale=stale)
+        finally:
+            self._layers.forget([key])
 
     async def set_many(
         self, values: Mapping[str, Any], ttl: float | timedelta | None = None
@@ -108,34 +112,45 @@ class Cache:
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
         keys = list(check_mapping(values))
-        with self._layers.changing(keys):
+        try:
             await self._layers.store.set_many(values, ttl)
+        finally:
+            self._layers.forget(keys)
 
     async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
-        """Let the value of a key end ``ttl`` seconds from now, or never; ``False`` if it has none.
+        """Let the value of a key end ``ttl`` seconds from now, or never.
 
+        :returns: ``False`` if the key has no value
         :raises ValueError: if ``ttl`` is out of range
         """
-        with self._layers.changing([check_key(key)]):
+        check_key(key)
+        try:
             return await self._layers.store.touch(key, ttl)
+        finally:
+            self._layers.forget([key])
 
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value."""
-        with self._layers.changing([check_key(key)]):
+        check_key(key)
+        try:
             return await self._layers.store.delete(key)
+        finally:
+            self._layers.forget([key])
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove many keys, whether or not they have a value."""
         keys = check_keys(keys)
-        with self._layers.changing(keys):
+        try:
             await self._layers.store.delete_many(keys)
+        finally:
+            self._layers.forget(keys)
 
     async def has(self, key: str) -> bool:
         """Return whether a key has a value in the store, ``None`` included."""
         return await self._layers.store.has(key)
 
     async def clear(self) -> None:
-        """Remove every key below the store's prefix; touches no lock and no circuit."""
+        """Remove every key below the store's prefix; locks and circuit breakers stay."""
         try:
             await self._layers.store.clear()
         finally:
@@ -145,8 +160,8 @@ class Cache:
     async def keys(self, pattern: str | None = None) -> list[str]:
         """List the keys that have a value, without the store's prefix, in no particular order.
 
-        :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
-            ``?`` any one, every other character itself
+        :param pattern: which keys, as a case-sensitive glob over whole keys: ``*`` stands for any
+            characters, ``?`` for any one, every other character for itself
         """
         return await self._layers.store.keys(pattern)
 
@@ -170,30 +185,31 @@ class Cache:
     ) -> T:
         """Return the value of a key, or what ``fn(*args)`` returns, kept for ``ttl`` seconds.
 
-        Of all callers in the fleet one calls the function, holding a lock that is renewed
-        meanwhile; the others wait and find its value. If that caller is cancelled, another one
-        calls its function; if its process dies, another one does when the lease is over. An error
+        Of all callers in the fleet, one calls the function, holding a lock that is renewed
+        meanwhile; the others wait for its value. If that caller is cancelled, another one calls its
+        own function; if its process dies, another one does so when the lease has expired. An error
         of the function is raised for all who waited for it in this process, and is not kept.
 
-        It never fails because of the store: while that is down, it calls the function, one call at
-        a time for each key and process, and says so with an event and in the log. Where only its
-        writes or its locks fail, values that it has are still found.
+        It never fails because of the store. While the store is down, it calls the function, one
+        call at a time for each key and process, and tells that with an event and in the log. If
+        only writing or locking fails, stored values are still found.
 
-        :param key: the key; the lock is called ``get_or_set:`` and the key
+        :param key: the key of the value; the key of the lock is ``get_or_set:`` and this key
         :param fn: an async function; pass keyword arguments with ``functools.partial``
         :param ttl: how long its result is fresh, in seconds; ``None`` for ever
         :param args: its positional arguments
-        :param stale_while_revalidate: how many seconds longer an old value is given at once, while
-            it is refreshed: in the background of the scope, or else by one of the callers, who
-            waits for that; a refresh that fails is logged and raises nothing
-        :param stale_if_error: how many seconds longer an old value is given when the function
-            fails, counted at the time when it has failed
-        :param negative_ttl: how long a result that is ``None`` is fresh, in seconds; 0 keeps it
-            not at all; like any other value if left out
-        :param lease: how long others wait for a process that died while it called, in seconds
+        :param stale_while_revalidate: for how many seconds after ``ttl`` an old value is returned
+            at once while it is refreshed: in the background of the scope, or outside of a scope by
+            one of the callers, which waits for that. If the refresh fails, that is logged, and
+            nothing is raised.
+        :param stale_if_error: for how many seconds after ``ttl`` an old value is returned if the
+            function fails; what counts is when it has failed
+        :param negative_ttl: how long a result that is ``None`` is fresh, in seconds; 0 to store no
+            such result; the same as ``ttl`` if left out
+        :param lease: how long others wait for a process that died while it loaded, in seconds
         :raises Exception: what the function raised
-        :raises RuntimeError: if it waits for its own value, be it through the functions of other
-            keys; where those run in other processes, nobody can tell, and they wait for ever
+        :raises RuntimeError: if the function waits for its own value, directly or through functions
+            of other keys; across processes this cannot be noticed, and they wait for ever
         :raises TypeError: if its result cannot be stored faithfully, or it is not async
         :raises ValueError: if its result cannot be stored faithfully
         """
@@ -209,7 +225,7 @@ class Cache:
     def _loading(
         self, key: str, call: Callable[[], Awaitable[object]], policy: CachePolicy
     ) -> Loading:
-        """Return what does :meth:`get_or_set`, with options that were checked before."""
+        """Return one call of :meth:`get_or_set`, with options that were checked before."""
         return Loading(self._context, check_key(key), call, policy)
 
 
@@ -222,7 +238,7 @@ def cache_of(home: Home) -> Cache:
 
 
 class HomeCache:
-    """The cache of one scope; attached to it."""
+    """The cache of one scope, attached to it as a service."""
 
     patience = 1.0
     """Seconds that the scope's end waits for refreshes."""

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class CachedDecorator(Protocol):
-    """Gives a function that takes the same arguments and gives the same, from the cache."""
+    """Returns a function with the same arguments and results, which come from the cache."""
 
     def __call__(self, fn: Callable[P, Awaitable[T]], /) -> Callable[P, Coroutine[Any, Any, T]]:
         """Decorate an async function."""
@@ -43,12 +43,12 @@ def cached(
 
     :param cache: a cache, or a store to make one on
     :param ttl: how long a result is fresh, in seconds; ``None`` for ever
-    :param key: makes the key from the function's arguments; if left out, the key is the module and
-        qualified name of the function and its arguments as they are passed, each of which must
-        then be None or a bool, an int, a float or a str. Where that name does not tell the
-        function from others, it is needed: for a lambda, a partial, a bound method, a callable
-        object, and a function that uses local variables of the one around it.
-    :raises TypeError: when decorating a function that needs a ``key`` without one
+    :param key: returns the key for the function's arguments. If left out, the key is made of the
+        module and qualified name of the function and of its arguments as they are passed, each of
+        which must then be None, a bool, an int, a float or a str. It is required where that name
+        may stand for several functions: for a lambda, a partial, a bound method, a callable object,
+        and a function that uses local variables of the function around it.
+    :raises TypeError: when decorating a function that requires a ``key``, if there is none
     """
     if key is not None and not callable(key):
         raise TypeError(f"key must be a function of the arguments, got {key!r}")
@@ -75,8 +75,8 @@ def _default_key_of(fn: Callable[..., object]) -> Callable[..., str]:
         inner = wrapped
     if not isinstance(inner, FunctionType) or inner.__closure__ or inner.__name__ == "<lambda>":
         raise TypeError(
-            f"the name of {fn!r} does not tell it from others, whose values it would get; "
-            "pass cached(..., key=...), a function of the arguments that gives a str"
+            f"the name of {fn!r} may stand for several functions, which would share their values; "
+            "pass cached(..., key=...), a function of the arguments that returns a str"
         )
     return functools.partial(_default_key, fn)
 

@@ -1,14 +1,13 @@
-"""A store, and the layer of this process's memory in front of it, if there is one.
+"""A store, and the local layer in front of it, if there is one.
 
-A read looks into the layer first; what it finds in the store is kept there. A change of a key is
-made in the store, and drops the key from the layer even if it fails: after an error nobody knows
-whether the store was changed.
+A read looks into the local layer first; what it finds in the store is kept there. A change of a key
+is made in the store, and drops the key from the local layer even if it fails: after an error nobody
+knows whether the store was changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 
 from attrs import frozen
 
@@ -16,31 +15,28 @@ from gogoscope._core.clock import monotonic
 from gogoscope.cache.local import LocalCache
 from gogoscope.persistence.protocols.cache import CacheEntry, CacheProvider
 
-_NOTHING_TO_DROP = nullcontext()
-
 
 @frozen(eq=False)
 class Layers:
     """Where a cache keeps its values.
 
-    :param store: what other processes see, too
-    :param local: what is in front of it
+    :param store: the store, which other processes use, too
+    :param local: the layer in the memory of this process
     """
 
     store: CacheProvider
     local: LocalCache | None = None
 
     def find(self, key: str) -> CacheEntry | None:
-        """Return the entry of a key from the layer in front, or ``None`` if it has none."""
+        """Return the entry of a key in the local layer, or ``None`` if it has none."""
         return None if self.local is None else self.local._find(key)
 
     async def read(
         self, key: str, *, latest: bool = False, stale: bool = False
     ) -> CacheEntry | None:
-        """Return the entry of a key from the store, and keep a fresh one in front.
+        """Return the entry of a key in the store, and keep a fresh one in the local layer.
 
-        :param latest: as in :meth:`gogoscope.Cache.get_entry`
-        :param stale: likewise
+        The parameters are those of :meth:`gogoscope.Cache.get_entry`.
         """
         if self.local is None:
             return await self.store.get_entry(key, latest=latest, stale=stale)
@@ -50,6 +46,8 @@ class Layers:
             self.local._keep(key, reading, entry, read_at)
         return entry
 
-    def changing(self, keys: Iterable[str]) -> AbstractContextManager[None]:
-        """Return the block in which the store is asked to change these keys."""
-        return _NOTHING_TO_DROP if self.local is None else self.local._changing(keys)
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop keys from the local layer, when the store was asked to change them."""
+        if self.local is not None:
+            for key in keys:
+                self.local._forget(key)

@@ -1,4 +1,30 @@
-"""How one value comes to be: found, waited for, or loaded by one caller for all."""
+"""How a caller of ``get_or_set`` gets its value: found, waited for, or loaded for everybody.
+
+A caller looks into the local layer, then into the store. If it finds no fresh value there, one
+caller loads it while all others wait. Two gates see to that:
+
+1. A flight (:mod:`~gogoscope.cache.single_flight`) lets one caller of this process pass; the
+   others wait for its outcome.
+2. The lock ``get_or_set:KEY`` lets one process of the fleet pass; the others look into the store
+   again and again, until they find the value or get the lock.
+
+Whoever has passed both looks into the store once more, since the value may have come just before it
+got the lock. Then it calls the function and stores what that returned.
+
+An old value that may still be used changes who waits. Within ``stale_while_revalidate`` all callers
+get it at once, and one refresh runs beside them; a refresh does not wait for the lock, because a
+process that holds it is refreshing already. Within ``stale_if_error`` callers load as above, and
+get the old value only if that fails.
+
+The invariants:
+
+- For each key one function runs at a time in the whole fleet. While the store cannot be read or
+  cannot lock, it is one in each process: the second gate is left out, and nobody is refused.
+- An error that a caller gets is that of a function, or says how ``get_or_set`` was used wrongly.
+  The store's own errors end in the log and in events.
+- The lock is released in every case, whichever await is cancelled. If the process dies, the lock
+  is free when its lease has expired.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +44,7 @@ from gogoscope._core.clock import monotonic
 from gogoscope._core.context import slots_lent
 from gogoscope._core.jitter import jittered
 from gogoscope.cache.layers import Layers
-from gogoscope.cache.outages import Answer, StoreState, state_of
+from gogoscope.cache.outages import Answer, state_of
 from gogoscope.cache.policy import CachePolicy
 from gogoscope.cache.single_flight import LeftToOthersError, leave_all
 from gogoscope.events import (
@@ -43,12 +69,12 @@ LONGEST_KEY_IN_LOCK = 256
 
 @frozen(eq=False)
 class Context:
-    """What the loads of a cache work with.
+    """What all loads of a cache share.
 
-    :param layers: where its values are kept
-    :param locks: where one process of the fleet takes the lock of a key; ``None`` if nowhere
-    :param observer: is told of events
-    :param spawn: runs refreshes in the background
+    :param layers: where values are kept
+    :param locks: the store of the locks; without one, every process loads for itself
+    :param observer: gets the events; the cache of no scope has none
+    :param spawn: runs refreshes in the background; the cache of no scope has none
     """
 
     layers: Layers
@@ -57,17 +83,21 @@ class Context:
     spawn: Spawn = run_nothing
 
     def tell(self, event: type[Event], *details: object) -> None:
-        """Tell the observer, if there is one, what happened."""
+        """Send an event to the observer, if there is one."""
         if self.observer is not None and self.observer.observed:
             self.observer.emit(event(self.observer.name, *details))
 
 
 class Loading:
-    """One caller's wish for the value of a key.
+    """One call of ``get_or_set``.
 
-    :param context: where it is kept, and what else is needed
-    :param key: its key
-    :param call: loads it
+    ``_called`` is whether its own function was called: an error is logged by the call that caused
+    it, not by those that waited. ``_state`` is what this event loop knows of the store, looked
+    up once the local layer has no value.
+
+    :param context: where the value is kept, and what else a load needs
+    :param key: the key of the value
+    :param call: loads the value
     :param policy: how long it is kept
     """
 
@@ -83,16 +113,16 @@ class Loading:
         self._call = call
         self._policy = policy
         self._called = False
-        self._state: StoreState = state_of(context.layers.store)
 
     async def value(self) -> Any:
         """Return the value.
 
-        :raises Exception: what loading it raised
+        :raises Exception: what the function raised
         """
         found = self._context.layers.find(self._key)
         if found is not None:
             return found.value
+        self._state = state_of(self._context.layers.store)
         entry = await self._read()
         if entry is None:
             return await self._state.flights.run(self._key, self._load)
@@ -107,7 +137,7 @@ class Loading:
         return entry.value
 
     async def _load_or_keep(self, entry: CacheEntry, load: Callable[[], Awaitable[Any]]) -> Any:
-        """Load the value; give the old one if that fails, unless it is too old by then."""
+        """Load the value; if that fails, return the old one, unless it is too old by then."""
         ends_at = monotonic() + entry.left + self._policy.stale
         try:
             return await self._state.flights.run(self._key, load)
@@ -124,7 +154,7 @@ class Loading:
         return entry.value
 
     async def _refresh_beside(self) -> None:
-        """Replace an old value in the background, which no error may reach."""
+        """Replace an old value in the background, where an error has nobody to be raised for."""
         if self._key in self._state.flights:
             return
         leave_all()
@@ -137,7 +167,10 @@ class Loading:
             self._tell_stale(error)
 
     async def _refresh(self) -> Any:
-        """Load the value, unless another process does."""
+        """Load the value, unless another process is doing so.
+
+        :raises LeftToOthersError: then
+        """
         locks = self._context.locks
         answer = None if locks is None else await self._acquire(locks)
         if answer is None:
@@ -147,7 +180,7 @@ class Loading:
         return await self._load_holding(answer.content)
 
     async def _load(self) -> Any:
-        """Load the value when nobody else in the fleet does; else wait for theirs."""
+        """Load the value, or wait for it if another process is loading it."""
         locks = self._context.locks
         claim = None if locks is None else await self._claim(locks)
         if claim is None:
@@ -157,7 +190,10 @@ class Loading:
         return claim.value
 
     async def _claim(self, locks: LockProvider) -> LockHandle | CacheEntry | None:
-        """Wait for the lock or for a value that its holder loads; ``None`` if the store is down."""
+        """Wait until the lock is free or its owner has stored the value, whichever comes first.
+
+        :returns: the lock, or the value; ``None`` if the store cannot lock
+        """
         answer = await self._acquire(locks)
         pause = FIRST_POLL_SECONDS
         try:
@@ -172,12 +208,12 @@ class Loading:
                         answer = await self._acquire(locks)
         except BaseException:
             if answer is not None and answer.content is not None:
-                await release(answer.content)  # cancelled while it waited for its slot
+                await release(answer.content)  # cancelled while it took back its slot
             raise
         return None if answer is None else answer.content
 
     async def _load_holding(self, handle: LockHandle) -> Any:
-        """Load the value under a lock, which is renewed till then, unless it is there already."""
+        """Load the value while the lock is held and renewed, then release the lock."""
         outcome: Any = None
         failure: BaseException | None = None
         try:
@@ -197,7 +233,7 @@ class Loading:
         return outcome
 
     async def _load_alone(self) -> Any:
-        """Load the value, unless somebody just did, and keep it."""
+        """Call the function and store its result, unless a fresh value is there by now."""
         found = await self._read(latest=True)
         if found is not None and found.left > 0:
             return found.value
@@ -217,14 +253,16 @@ class Loading:
         return value
 
     async def _keep(self, value: Any) -> None:
-        """Store a loaded value; if it is not to be kept, remove the old one."""
-        store = self._context.layers.store
-        with self._context.layers.changing([self._key]):
+        """Store a loaded value, or remove the old one if the policy stores no such value."""
+        layers, key = self._context.layers, self._key
+        try:
             if self._policy.stores(value):
                 ttl = self._policy.time_to_live(value)
-                await store.set(self._key, value, ttl, stale=self._policy.stale)
+                await layers.store.set(key, value, ttl, stale=self._policy.stale)
             else:
-                await store.delete(self._key)
+                await layers.store.delete(key)
+        finally:
+            layers.forget([key])
 
     async def _read(self, *, latest: bool = False) -> CacheEntry | None:
         read = partial(

@@ -1,4 +1,14 @@
-"""A cache's store, asked in such a way that its failures do no harm."""
+"""Requests of ``get_or_set`` to its store, made so that a failing store does no harm.
+
+Every request is bounded in time, and none raises what the store raises: if it fails, the caller
+goes on without an answer. A store that was unreachable is then left alone for a second, so that an
+outage delays one call and not every one. One warning is logged, and one event is sent, when
+requests begin to fail, and one event when they succeed again.
+
+Reading, writing and locking may fail one without the other, as they do where a disk is full or a
+permission is missing, so each is an outage of its own. A store that cannot be read is asked for
+nothing: no other answer would be of use, and each might take its time.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +26,9 @@ from gogoscope.events import log_warning
 from gogoscope.exceptions import GogoscopeError, PersistenceError, StoreTimeoutError
 
 STORE_SECONDS = 2.0
-"""How long a request of ``get_or_set`` may take before the store counts as down."""
+"""How long a request of ``get_or_set`` may take before it counts as failed."""
 OUTAGE_SECONDS = 1.0
-"""How long a store that is down is left alone before it is asked again."""
+"""How long an unreachable store is left alone before it is asked again."""
 
 T = TypeVar("T")
 
@@ -32,9 +42,11 @@ class Answer(Generic[T]):
 
 @define(eq=False)
 class Outage:
-    """Whether one kind of request to a store fails; ``effect`` says what that leads to.
+    """Whether requests of one kind fail; ``effect`` says in the log what follows from that.
 
-    While it does, ``failed`` is true, and the store is asked again at ``ask_at``.
+    ``failed`` is true from the first request that fails to the next that succeeds. ``ask_at`` is
+    when the store may be asked again, on the event loop's clock; an error that trying again does
+    not mend leaves it alone, and every call asks.
     """
 
     effect: str
@@ -42,7 +54,7 @@ class Outage:
     ask_at: float = -math.inf
 
     def lasts(self) -> bool:
-        """Return whether the store is to be left alone."""
+        """Return whether the store is to be left alone for now."""
         return self.failed and monotonic() < self.ask_at
 
 
@@ -50,8 +62,7 @@ class Outage:
 class StoreState:
     """What one event loop knows of a store, shared by all caches on it.
 
-    ``flights`` are the loads under way. Its reads, writes and locks fail independently, as they do
-    where a disk is full or a permission is missing.
+    ``flights`` are the loads in flight; ``reads``, ``writes`` and ``locks`` are what fails.
     """
 
     flights: Flights = field(factory=Flights)
@@ -65,10 +76,12 @@ class StoreState:
         request: Callable[[], Awaitable[T]],
         on_change: Callable[[GogoscopeError | None], object],
     ) -> Answer[T] | None:
-        """Make a request of the store, bounded in time; give ``None`` if requests of its kind fail.
+        """Make a request, and return the answer; ``None`` if it failed or was not made.
 
-        The log is told once for each outage, and so is ``on_change``: of the error, and of ``None``
-        when the store answers again.
+        :param outage: that of requests of its kind, here or in another store
+        :param request: makes the request
+        :param on_change: is called with the error when an outage begins, and with ``None`` when it
+            ends
         """
         if self.reads.lasts() or outage.lasts():
             return None

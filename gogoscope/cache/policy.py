@@ -39,7 +39,7 @@ class CachePolicy:
         return max(self.stale_while_revalidate, self.stale_if_error)
 
     def may_wait_for_refresh(self, left: float) -> bool:
-        """Return whether a value with so many seconds left may be given while it is refreshed."""
+        """Return whether a value with so many seconds left may be used while it is refreshed."""
         return left > -self.stale_while_revalidate
 
     def stores(self, value: Any) -> bool:

@@ -1,4 +1,17 @@
-"""One load at a time for each key: the others wait for its outcome."""
+"""One load at a time for each key: the other callers wait for its outcome.
+
+The load runs in the task of the caller that came first, its pilot, so that cancelling that task
+cancels the load. If the pilot leaves without an outcome (it was cancelled, or it left the load to
+others), the next waiting caller becomes the pilot and runs a load of its own. With an outcome the
+flight has landed: all who waited get a copy of the value, or the same error, and the next caller
+starts a new flight.
+
+A load may ask for other keys, so that flights wait for each other. If one would wait for itself,
+through however many others, it would wait for ever. So each task knows the flights whose loads it
+runs in (``_aboard``), each flight knows the flights that its load waits for (``waits_for``), and
+before a task waits it follows those from the flight that it wants: if it meets one that it is
+aboard of, that is an error.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +31,16 @@ T = TypeVar("T")
 
 
 class LeftToOthersError(Exception):
-    """Raised by a load that gives up; whoever waits for it runs its own."""
+    """Raised by a load that leaves the work to others, so that a waiting caller runs its own."""
 
 
 @define(eq=False)
 class _Flight:
-    """A load under way, for whom it is, and how it ended.
+    """A load in flight, and its outcome when it has landed.
 
-    ``left`` is set when whoever flies it leaves, landed or not; ``None`` if nobody does.
-    ``waits_for`` are those that its load waits for just now.
+    ``left`` is set when the pilot leaves, landed or not, and ``None`` while there is no pilot.
+    ``waits_for`` are the flights that its load waits for now, one entry for each waiting task.
+    ``users`` counts the callers inside ``run``; with the last one the flight is forgotten.
     """
 
     left: anyio.Event | None = None
@@ -38,11 +52,12 @@ class _Flight:
     traceback: TracebackType | None = None
 
 
+# The flights whose loads the current task runs in, the outermost first; child tasks inherit them.
 _aboard: ContextVar[tuple[_Flight, ...]] = ContextVar("aboard", default=())
 
 
 class Flights:
-    """The loads that are under way in one event loop, by their keys."""
+    """The loads in flight in one event loop, by their keys."""
 
     def __init__(self) -> None:
         self._flights: dict[str, _Flight] = {}
@@ -51,13 +66,13 @@ class Flights:
         return key in self._flights
 
     async def run(self, key: str, load: Callable[[], Awaitable[T]]) -> T:
-        """Return the outcome of the load of a key that is under way, or else of ``load``.
+        """Return the outcome of the load of a key that is in flight, or else of ``load``.
 
-        It runs in the task of the first caller. If that is cancelled or gives up, the next one who
-        waits runs its own; otherwise all get a copy of the value, or the same error. Who waits
-        lends its slot to what the load may start.
+        A caller that waits lends its slot to the tasks that the load may start. A caller that is
+        cancelled disturbs no other.
 
-        :raises RuntimeError: if the load of a key waits for itself, be it through others
+        :raises RuntimeError: if the load of a key waits for itself, directly or through others
+        :raises LeftToOthersError: if ``load`` raises it
         """
         flight = self._flights.get(key)
         if flight is None:
@@ -99,7 +114,7 @@ class Flights:
         return value
 
     def _land(self, key: str, flight: _Flight) -> None:
-        """Let those who wait have the outcome, and whoever comes later a flight of its own."""
+        """Let the waiting callers have the outcome, and the next caller a flight of its own."""
         flight.landed = True
         self._forget(key, flight)
 
@@ -109,13 +124,16 @@ class Flights:
 
 
 def leave_all() -> None:
-    """Note that no load under way waits for the current task, whichever started it."""
+    """Note that no load waits for the current task, whichever started it."""
     _aboard.set(())
 
 
 @contextmanager
 def _no_circle(key: str, flight: _Flight) -> Iterator[None]:
-    """Note that the loads around the current task wait for a flight, unless that waits for them."""
+    """Note that the loads around the current task wait for a flight.
+
+    :raises RuntimeError: if that flight waits for one of them
+    """
     aboard = _aboard.get()
     seen: set[_Flight] = set()
     unvisited = [flight]

@@ -1,4 +1,4 @@
-"""Going through pages that are read one after the other."""
+"""Iterating over items that are read page by page."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Item = TypeVar("Item")
 
 
 class Pages(AsyncIterator[Item]):
-    """The items of pages, each page read when it is needed.
+    """An iterator over the items of pages, each of which is read when it is needed.
 
-    It holds nothing open between two items, so it may be left without being closed, which an
-    async generator may not.
+    It holds nothing open between two items, so that it need not be closed, unlike an async
+    generator.
 
-    :param read: given where to go on, at first ``None``, gives the items of a page and where the
-        next one begins, ``None`` after the last
+    :param read: reads the page that begins at a place, ``None`` for the first one; returns its
+        items and the place of the next page, ``None`` after the last
     """
 
     def __init__(self, read: Callable[[Any], Awaitable[tuple[Iterable[Item], Any]]]) -> None:

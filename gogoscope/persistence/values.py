@@ -1,4 +1,8 @@
-"""JSON-shaped values as stores keep them: faithful, or refused with the path of what is not."""
+"""JSON-shaped values as stores keep them: exactly what was given, or an error that says where not.
+
+What is read is equal to what was written, in value and in type. What JSON would change silently is
+an error with the path to the part, such as ``value['tags'][2]``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from gogoscope.exceptions import CorruptRecordError
 INT_DIGITS = 4300
 """The longest int, in decimal digits, that Python reads unless told otherwise."""
 DEEPEST = 200
-"""How deep lists and dicts may be nested, so that whoever reads them has the stack for it."""
+"""How deep lists and dicts may be nested, so that any reader has enough stack for them."""
 
 
 class Codec(Protocol):
@@ -26,14 +30,15 @@ class Codec(Protocol):
         ...
 
     def loads(self, text: str) -> Any:
-        """Return the value of a text that ``dumps`` gave."""
+        """Return the value of a text that ``dumps`` returned."""
         ...
 
 
 class JSONCodec:
     """Stores None, bool, int, float, str, list and dict with str keys, and nothing else.
 
-    What JSON would silently change (a tuple, a key that is not a str, a subclass, NaN) is refused.
+    A tuple, a key that is not a str, an object of a subclass and NaN are errors: JSON would change
+    them silently.
     """
 
     def dumps(self, value: Any) -> str:
@@ -57,7 +62,7 @@ class JSONCodec:
 
 
 def check_value(value: Any) -> None:
-    """Make sure that a value is JSON-shaped.
+    """Check that a value is JSON-shaped.
 
     :raises TypeError: if a part of it is not; the message names its path
     :raises ValueError: if a part of it is a number or a structure that JSON cannot hold
@@ -105,7 +110,7 @@ def _check_number(value: float, path: str) -> None:
 
 
 def copied(value: Any) -> Any:
-    """Copy the lists and dicts that a value is made of; what cannot change is shared."""
+    """Return a copy of a value: of its lists and dicts, since its other parts cannot change."""
     kind = type(value)
     if kind is dict:
         return {

@@ -1,4 +1,4 @@
-"""What a store can do for a cache."""
+"""What a store of cached values does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from attrs import frozen
 class CacheEntry:
     """A cached value and when it ends.
 
-    ``until_ms`` is its end by the store's clock, ``None`` for never; ``left`` are the seconds that
-    were left of it when it was read, ``math.inf`` for ever. Of a value that is kept beyond its time
-    they are 0 or less: minus the seconds since then.
+    :param value: the value
+    :param until_ms: when it ends, in milliseconds by the store's clock; ``None`` for never
+    :param left: the seconds until then, counted when it was read; ``math.inf`` if it never ends, 0
+        or less if it ended before and is kept beyond its time
     """
 
     value: Any
@@ -27,10 +28,10 @@ class CacheEntry:
 class CacheProvider(Protocol):
     """Keeps JSON-shaped values under keys, for ever or for a time.
 
-    Methods of many keys check all their arguments before they change anything. Each key is changed
-    atomically. Whether the whole batch is depends on the store: in memory and on SQLite it is one
-    transaction, but for reads of more than a thousand keys; on DynamoDB it is not, so
-    that others may see a part of it, and a part of it may be done when it fails or is cancelled.
+    Methods of many keys check all arguments before they change anything. Each key is changed
+    atomically. Whether all keys together are depends on the store: in memory and on SQLite they are
+    one transaction, except for reads of more than a thousand keys. On DynamoDB they are not: others
+    may see some of the changes, and only some may be made if the method fails or is cancelled.
     """
 
     async def get(self, key: str, default: Any = None) -> Any:
@@ -40,11 +41,11 @@ class CacheProvider(Protocol):
     async def get_entry(
         self, key: str, *, latest: bool = False, stale: bool = False
     ) -> CacheEntry | None:
-        """Return the value of a key with its end, or ``None`` if it has none.
+        """Return the value of a key and when it ends, or ``None`` if it has none.
 
         :param latest: whether to see every write that was completed before, also where ``get``
             may miss the last ones, as on DynamoDB
-        :param stale: whether to give a value that is kept beyond its time, too
+        :param stale: whether to return a value that is kept beyond its time, too
         """
         ...
 
@@ -64,8 +65,8 @@ class CacheProvider(Protocol):
         """Set the value of a key, for ``ttl`` seconds or for ever.
 
         :param if_absent: whether to leave a key alone that has a value, in one atomic step
-        :param stale: for how many seconds after its time ``get_entry`` gives it to who asks for old
-            values; nothing else does, but its key may still be listed
+        :param stale: for how many seconds after its time ``get_entry(key, stale=True)`` still
+            returns it; nothing else does, but its key may still be listed
         :returns: whether the value was set; without ``if_absent`` it always is
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
@@ -83,8 +84,9 @@ class CacheProvider(Protocol):
         ...
 
     async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
-        """Let the value of a key end ``ttl`` seconds from now, or never; ``False`` if it has none.
+        """Let the value of a key end ``ttl`` seconds from now, or never.
 
+        :returns: ``False`` if the key has no value
         :raises ValueError: if ``ttl`` is out of range
         """
         ...
@@ -102,21 +104,21 @@ class CacheProvider(Protocol):
         ...
 
     async def clear(self) -> None:
-        """Remove every key below the store's prefix; touches no lock and no circuit."""
+        """Remove every key below the store's prefix; locks and circuit breakers stay."""
         ...
 
     async def keys(self, pattern: str | None = None) -> list[str]:
         """List the keys that have a value, without the store's prefix, in no particular order.
 
-        :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
-            ``?`` any one, every other character itself
+        :param pattern: which keys, as a case-sensitive glob over whole keys: ``*`` stands for any
+            characters, ``?`` for any one, every other character for itself
         """
         ...
 
     def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
         """Return the keys that have a value one by one, read page by page: ``async for``.
 
-        A key that has a value all the time is given once; one that is set or removed meanwhile
+        A key that has a value all the time is returned once; one that is set or removed meanwhile
         may or may not be. The iteration may be left at any time.
 
         :param pattern: as in ``keys``

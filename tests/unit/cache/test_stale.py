@@ -245,6 +245,19 @@ def test_without_a_scope_one_caller_refreshes_and_the_others_do_not_wait(run: Ru
     run(program)
 
 
+def test_a_cache_whose_scope_has_ended_refreshes_in_its_caller(run: Run) -> None:
+    async def program() -> None:
+        source = Source(1)
+        async with scope(persistence=MemoryStore()) as s:
+            cache = s.cache
+            await cache.get_or_set("k", source.load, 10, stale_while_revalidate=20)
+        await anyio.sleep(15)
+        value = await cache.get_or_set("k", source.load, 10, stale_while_revalidate=20)
+        assert value["number"] == 2
+
+    run(program)
+
+
 def test_a_value_that_another_process_refreshes_is_given_old(run: Run) -> None:
     async def program() -> None:
         store, source = MemoryStore(), Source(1)
