@@ -1,4 +1,12 @@
-"""Requests for many items: side by side, in batches, and again for what was left unprocessed."""
+"""Requests for many items: in batches, several in flight, and again for what was not processed.
+
+DynamoDB processes a batch item by item, and may leave a part of it unprocessed when the table is
+throttled. That part is sent again. The request counts as fruitless only when no item of it was
+processed, and is given up after as many fruitless tries in a row as a single request gets.
+
+At most ``IN_FLIGHT`` requests run at a time. The first error ends the others, and is raised as it
+is, not in a group.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +30,13 @@ Start = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
 @asynccontextmanager
 async def side_by_side(limit: int = IN_FLIGHT) -> AsyncIterator[Start]:
-    """Run work side by side, at most ``limit`` pieces at a time; the first error ends it all.
+    """Run pieces of work side by side; the first error cancels the others and is raised as it is.
 
-    The block gets what starts a piece, waiting for a place, and is left when all have ended. An
-    error is raised by itself, not in a group.
+    The block gets the function that starts a piece, which waits until fewer than ``limit`` pieces
+    run. The block is left when all pieces have ended.
     """
     errors: list[Exception] = []
-    places = anyio.Semaphore(limit)
+    free = anyio.Semaphore(limit)
 
     async def run(piece: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -37,10 +45,10 @@ async def side_by_side(limit: int = IN_FLIGHT) -> AsyncIterator[Start]:
             errors.append(error)
             group.cancel_scope.cancel()
         finally:
-            places.release()
+            free.release()
 
     async def start(piece: Callable[[], Awaitable[None]]) -> None:
-        await places.acquire()
+        await free.acquire()
         group.start_soon(run, piece)
 
     async with anyio.create_task_group() as group:
@@ -54,7 +62,7 @@ async def side_by_side(limit: int = IN_FLIGHT) -> AsyncIterator[Start]:
 
 
 def chunks(elements: Sequence[Element], size: int) -> Iterator[Sequence[Element]]:
-    """Cut a sequence into pieces of at most ``size``."""
+    """Cut a sequence into parts of at most ``size`` elements."""
     for start in range(0, len(elements), size):
         yield elements[start : start + size]
 
@@ -62,9 +70,9 @@ def chunks(elements: Sequence[Element], size: int) -> Iterator[Sequence[Element]
 async def read_batch(
     table: Table, keys: Sequence[Item], use: Callable[[Item], None], *, consistent: bool
 ) -> None:
-    """Pass each of up to 100 items that exists to ``use``.
+    """Read up to 100 items, and pass each that exists to ``use``.
 
-    :raises ThrottledError: if the table gave no more of them, try after try
+    :raises ThrottledError: if the table returned none of the rest, try after try
     """
 
     def collect(response: Mapping[str, Any]) -> Any:
@@ -82,9 +90,9 @@ async def read_batch(
 
 
 async def write_batch(table: Table, requests: Sequence[Item]) -> None:
-    """Carry out up to 25 requests to put or to delete an item.
+    """Send up to 25 requests to put or to delete an item.
 
-    :raises ThrottledError: if the table carried out no more of them, try after try
+    :raises ThrottledError: if the table processed none of the rest, try after try
     """
     await _send(
         table,
@@ -100,18 +108,18 @@ async def _send(
     requests: dict[str, Any],
     unprocessed: Callable[[Mapping[str, Any]], Any],
 ) -> None:
-    left, fruitless = _count(requests), 0
+    unfinished, fruitless = _count(requests), 0
     while True:
         answer = await table.send(operation, {"RequestItems": requests})
         requests = unprocessed(answer.response) or {}
-        before, left = left, _count(requests)
-        if not left:
+        before, unfinished = unfinished, _count(requests)
+        if not unfinished:
             return
-        # A throttled table carries out a few at a time: giving up takes tries without any.
-        fruitless = 0 if left < before else fruitless + 1
+        # A throttled table processes a few at a time.
+        fruitless = 0 if unfinished < before else fruitless + 1
         if fruitless == MOST_TRIES:
             raise ThrottledError(
-                f"table {table.name!r} refuses to carry out {left} parts of a {operation}"
+                f"table {table.name!r} refuses to carry out {unfinished} parts of a {operation}"
             )
         await anyio.sleep(backoff(fruitless + 1))
 

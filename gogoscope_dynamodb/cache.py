@@ -55,10 +55,10 @@ _TOUCH_FOR_EVER = Update("REMOVE #data.#until, #expiresAt", _HAS_VALUE, returns=
 
 
 class Cache(Capability):
-    """A ``CacheProvider`` on a table.
+    """The methods of a ``CacheProvider``.
 
-    What another request wrote less than about a second ago may be missed by ``get``, ``get_many``,
-    ``has``, ``keys`` and ``iterate_keys``, unless the store was made with ``consistent_reads``.
+    ``get``, ``get_many``, ``has``, ``keys`` and ``iterate_keys`` may miss what was written less
+    than about a second ago, unless the store was made with ``consistent_reads``.
     """
 
     async def get(self, key: str, default: Any = None) -> Any:
@@ -73,10 +73,10 @@ class Cache(Capability):
     async def get_entry(
         self, key: str, *, latest: bool = False, stale: bool = False
     ) -> CacheEntry | None:
-        """Return the value of a key with its end, or ``None`` if it has none; one read.
+        """Return the value of a key and when it expires, or ``None`` if it has none; one read.
 
         :param latest: whether to see every write that was completed before, at twice the price
-        :param stale: whether to give a value that is kept beyond its time, too
+        :param stale: whether to return an expired value that is still kept, too
         """
         found = await self._table.read(
             self._key(CACHE, key), consistent=latest or self._settings.consistent_reads
@@ -118,8 +118,8 @@ class Cache(Capability):
         """Set the value of a key, for ``ttl`` seconds or for ever; one write.
 
         :param if_absent: whether to leave a key alone that has a value, in one atomic step
-        :param stale: for how many seconds after its time ``get_entry`` gives it to who asks for old
-            values; nothing else does, but its key may still be listed
+        :param stale: for how many seconds the value is kept after it has expired; only
+            ``get_entry(stale=True)`` returns it then, but its key may still be listed
         :returns: whether the value was set; without ``if_absent`` it always is
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range
@@ -131,18 +131,13 @@ class Cache(Capability):
         if not if_absent:
             await self._table.put(item)
             return True
-        answer = await self._table.send(
-            "put_item",
-            {
-                "TableName": self._table.name,
-                "Item": item,
-                "ConditionExpression": _NO_VALUE,
-                "ExpressionAttributeNames": _NO_VALUE_NAMES,
-                "ExpressionAttributeValues": {
-                    ":now": number(now_ms),
-                    ":nowSeconds": number(now_ms // 1000),
-                },
-                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        answer = await self._table.put(
+            item,
+            ConditionExpression=_NO_VALUE,
+            ExpressionAttributeNames=_NO_VALUE_NAMES,
+            ExpressionAttributeValues={
+                ":now": number(now_ms),
+                ":nowSeconds": number(now_ms // 1000),
             },
         )
         return answer.granted or schema.writer_of(answer.item) == schema.writer_of(item)
@@ -168,9 +163,9 @@ class Cache(Capability):
         )
 
     async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
-        """Let the value of a key end ``ttl`` seconds from now, or never; ``False`` if it has none.
+        """Let the value of a key expire in ``ttl`` seconds, or never; ``False`` if it has none.
 
-        One write. Values that the original wrote cannot be touched: it is ``False`` for them.
+        One write. Values that the original wrote cannot be touched: ``False`` for them.
 
         :raises ValueError: if ``ttl`` is out of range
         """
@@ -188,17 +183,10 @@ class Cache(Capability):
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value; one write.
 
-        When the answer to a first try was lost and a second one finds nothing, the first is taken
-        to have removed it.
+        If the answer to the first try was lost and the second one finds nothing, the first is
+        assumed to have removed it.
         """
-        answer = await self._table.send(
-            "delete_item",
-            {
-                "TableName": self._table.name,
-                "Key": self._key(CACHE, key),
-                "ReturnValues": "ALL_OLD",
-            },
-        )
+        answer = await self._table.delete(self._key(CACHE, key))
         if (found := answer.item) is None:
             return answer.in_doubt
         return schema.is_live(found, self._now_ms())
@@ -221,8 +209,8 @@ class Cache(Capability):
     async def clear(self) -> None:
         """Remove every key below the store's prefix; touches no lock and no circuit.
 
-        It reads the whole table and is charged for that, other stores' items included; and it
-        writes once for each key that it removes, 25 in a request.
+        It reads the whole table, and is charged for the items of other stores, too. It writes once
+        for each key that it removes, 25 in a request.
         """
         unsent: list[Item] = []
 
@@ -244,7 +232,7 @@ class Cache(Capability):
     async def keys(self, pattern: str | None = None) -> list[str]:
         """List the keys that have a value, without the store's prefix, in no particular order.
 
-        It reads the whole table and is charged for that, whatever the pattern is.
+        It reads the whole table, whatever the pattern is, and is charged for that.
 
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
@@ -260,8 +248,8 @@ class Cache(Capability):
     def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
         """Return the keys that have a value one by one, read page by page: ``async for``.
 
-        It reads the whole table and is charged for that, as far as it goes; one page after the
-        other, so it takes longer than ``keys``.
+        It reads the table as far as it is iterated, and is charged for that. It reads one page
+        after the other, so it takes longer than ``keys``.
 
         :param pattern: as in :meth:`keys`
         """

@@ -1,4 +1,4 @@
-"""The AWS client: the operations that are called of it, and how one is opened.
+"""The AWS client: the operations of it that are used, and how one is opened.
 
 This is the only module that imports the AWS SDK, and only to open a client.
 """
@@ -23,7 +23,7 @@ CLOSE_SECONDS = 5.0
 
 
 class DynamoDBClient(Protocol):
-    """The operations that are called of a low-level async DynamoDB client."""
+    """The operations of a low-level async DynamoDB client that are used."""
 
     def get_item(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """Read an item."""
@@ -71,9 +71,11 @@ class DynamoDBClient(Protocol):
 
 
 def check_client(client: object) -> None:
-    """Refuse what is no low-level async client, before it writes what nobody can await.
+    """Refuse any other object than a low-level async client.
 
-    :raises TypeError: showing how to get one
+    A synchronous one would send its request and return what cannot be awaited.
+
+    :raises TypeError: if it is another; the message says how to get one
     """
     kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(client).__mro__}
     synchronous = ("botocore", "BaseClient") in kinds and (
@@ -84,7 +86,7 @@ def check_client(client: object) -> None:
     if synchronous or resource or not hasattr(client, "update_item"):
         raise TypeError(
             f"client must be a low-level async DynamoDB client, got {client!r}; enter "
-            "aioboto3.Session().client('dynamodb') with 'async with' and pass what that gives"
+            "aioboto3.Session().client('dynamodb') with 'async with' and pass what that returns"
         )
 
 
@@ -94,7 +96,7 @@ async def open_client(
 ) -> AsyncIterator[DynamoDBClient]:
     """Open a client on the running event loop for the length of a block.
 
-    Its own retries are off: they cannot tell whether a write may have been applied.
+    Its own retries are off: they do not tell whether a write may have been applied.
 
     :param region: the AWS region; the one of the environment or the AWS profile if left out
     :param endpoint_url: another endpoint; ``AWS_ENDPOINT_URL_DYNAMODB`` if left out
@@ -110,7 +112,7 @@ async def open_client(
             "backend, or pass DynamoDBAdapter a client that works on this event loop"
         ) from None
     try:
-        # Imported here, since the SDK is optional and slow to import; aioboto3 ships no types.
+        # Imported here, since the SDK is optional and slow to import. aioboto3 has no types.
         import aioboto3  # type: ignore[import-untyped] # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415
@@ -140,12 +142,12 @@ async def open_client(
 
 
 def region_of(client: object) -> str:
-    """Return the region that a client speaks to, for messages."""
+    """Return the region of a client, for messages."""
     return getattr(getattr(client, "meta", None), "region_name", None) or "unknown"
 
 
 def pool_size(client: object) -> int | None:
-    """Return how many connections a client keeps at most, or ``None`` if it does not tell."""
+    """Return how many connections a client has at most, or ``None`` if it does not tell."""
     config = getattr(getattr(client, "meta", None), "config", None)
     size = getattr(config, "max_pool_connections", None)
     return size if isinstance(size, int) else None

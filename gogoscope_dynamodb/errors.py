@@ -42,8 +42,8 @@ class Effect(Enum):
 class Failure:
     """What an error of a request means.
 
-    ``effect`` says what the request has done and ``retry`` whether to send it again; ``error`` is
-    the kind of error to raise in the end.
+    ``effect`` says what the request has done, ``retry`` whether to send it again, and ``error``
+    which error to raise when it is not sent again.
     """
 
     effect: Effect
@@ -114,7 +114,7 @@ _BY_CLASS = {
 
 
 def classify(error: Exception) -> Failure | None:
-    """Tell what an error of a request means; ``None`` if it is none of a client's errors."""
+    """Return what an error of a request means, or ``None`` if it is not an error of a client."""
     code, status = error_code(error), _http_status(error)
     if code is not None:
         if code in _BY_CODE:
@@ -124,7 +124,8 @@ def classify(error: Exception) -> Failure | None:
         return _BROKEN if status >= 500 else _REFUSED
     bases = type(error).__mro__
     if type(error).__name__ == "EndpointConnectionError":
-        # It stands for a connection that was refused and for one that broke: what it wraps tells.
+        # It is raised for a connection that was refused and for one that broke. The error that it
+        # wraps tells which.
         bases = type(getattr(error, "kwargs", {}).get("error")).__mro__ + bases
     known = (_BY_CLASS[base.__name__] for base in bases if base.__name__ in _BY_CLASS)
     return next(known, None)

@@ -1,4 +1,27 @@
-"""Locks in a DynamoDB table: one write to take, to renew and to free one."""
+"""Locks in a DynamoDB table: one conditional write to take, to renew and to release one.
+
+An item holds the lock of a key. Its attributes:
+
+- ``owner`` exists while the lock is held. An item without it is a released lock, kept so that
+  its ``version`` goes on growing.
+- ``version`` grows with every acquisition and renewal, and begins at the clock in microseconds, so
+  it is higher than that of an item which was purged before. ``data.renewals`` counts the renewals
+  among them; the difference is the fencing token, which a renewal leaves alone.
+- ``data.nonce`` names the acquisition; it is what the conditions compare.
+- ``data.next`` and ``data.nextUntil`` are the reservation of the next turn.
+- ``data.releasedBy`` names the acquisition that was released last. A claim with that nonce is
+  refused, so that one that arrives late takes nothing.
+
+Invariants:
+
+- A lock is taken from a holder only when its lease is over by the clock, with the allowance for
+  the skew of clocks, or when nothing has changed since the caller saw it (``seen``). Such a caller
+  has watched it for a whole lease by its own clock.
+- Every write can be sent twice: a claim finds its own nonce, a renewal its own version and end, a
+  release its own ``releasedBy``.
+
+There is no mutable state here: all of it is in the table.
+"""
 
 from __future__ import annotations
 
@@ -33,18 +56,16 @@ _ANOTHER_RENEWAL = (
     "#data.#leaseUntil = :until, #data.#leaseMs = :leaseMs, #expiresAt = :ttl"
 )
 
-_ACQUIRE = Update(
-    _TAKE + _NEXT_VERSION,
-    "((attribute_not_exists(#owner) AND "
-    "(attribute_not_exists(#data.#releasedBy) OR #data.#releasedBy <> :nonce)) "
-    "OR #data.#leaseUntil < :dead) "
-    "AND (attribute_not_exists(#data.#next) OR #data.#next = :turn OR #data.#nextUntil < :now)",
+_FREE = (
+    "attribute_not_exists(#owner) AND "
+    "(attribute_not_exists(#data.#releasedBy) OR #data.#releasedBy <> :nonce)"
 )
+_IN_TURN = "(attribute_not_exists(#data.#next) OR #data.#next = :turn OR #data.#nextUntil < :now)"
+
+_ACQUIRE = Update(_TAKE + _NEXT_VERSION, f"(({_FREE}) OR #data.#leaseUntil < :dead) AND {_IN_TURN}")
 _ACQUIRE_OUT_OF_TURN = Update(
     _TAKE + _NEXT_VERSION,
-    "attribute_not_exists(#owner) AND "
-    "(attribute_not_exists(#data.#releasedBy) OR #data.#releasedBy <> :nonce) "
-    "AND #data.#next = :seenNext AND #data.#nextUntil = :seenNextUntil",
+    f"{_FREE} AND #data.#next = :seenNext AND #data.#nextUntil = :seenNextUntil",
 )
 _TAKE_OVER = Update(_TAKE + _NEXT_VERSION, "#data.#nonce = :seenNonce AND #version = :seenVersion")
 _ADOPT = Update(
@@ -60,27 +81,25 @@ _EXTEND = Update(
 )
 _HAND_OVER = Update(
     _TAKE + "#version = #version + :one",
-    "#data.#nonce = :oldNonce AND (attribute_not_exists(#data.#next) OR #data.#next = :turn "
-    "OR #data.#nextUntil < :now)",
+    f"#data.#nonce = :oldNonce AND {_IN_TURN}",
 )
 _RESERVE = Update(
     "SET #data.#next = :turn, #data.#nextUntil = :nextUntil",
-    "attribute_exists(#data.#nonce) AND "
-    "(attribute_not_exists(#data.#next) OR #data.#next = :turn OR #data.#nextUntil < :now)",
+    f"attribute_exists(#data.#nonce) AND {_IN_TURN}",
 )
-_GIVE_BACK_TURN = Update("REMOVE #data.#next, #data.#nextUntil", "#data.#next = :turn")
+_CANCEL_TURN = Update("REMOVE #data.#next, #data.#nextUntil", "#data.#next = :turn")
 _RELEASE = Update(
     "SET #data.#releasedBy = :nonce, #expiresAt = :ttl REMOVE #owner, "
     "#data.#nonce, #data.#leaseMs, #data.#leaseUntil, #data.#acquiredAt, #data.#meta",
     "#data.#nonce = :nonce",
     "NONE",
 )
-_FORBID = Update(
+_REFUSE_CLAIM = Update(
     "SET #data.#releasedBy = :nonce, #expiresAt = :ttl",
     "attribute_exists(#data.#releasedBy) AND attribute_not_exists(#owner)",
     "NONE",
 )
-_FORBID_FIRST = Update(
+_REFUSE_FIRST_CLAIM = Update(
     "SET #data = :tomb, #expiresAt = :ttl, #version = :floor", "attribute_not_exists(#pk)", "NONE"
 )
 _FORCE = Update(
@@ -89,12 +108,12 @@ _FORCE = Update(
 
 
 class Locks(Capability):
-    """A ``LockProvider`` on a table."""
+    """The methods of a ``LockProvider``."""
 
     async def acquire(
         self, key: str, ttl: float | timedelta, owner: str | None = None
     ) -> LockHandle | None:
-        """Take a lock for ``ttl`` seconds, or give ``None`` if somebody holds it; one write.
+        """Take a lock for ``ttl`` seconds, or return ``None`` if somebody holds it; one write.
 
         :param key: the lock
         :param ttl: the lease in seconds, at most 12 hours
@@ -104,9 +123,9 @@ class Locks(Capability):
         return outcome if isinstance(outcome, LockHandle) else None
 
     async def extend(self, key: str, ttl: float | timedelta, owner: str) -> bool:
-        """Let the lease of an owner last ``ttl`` more seconds; ``False`` if it has none.
+        """Let the lease of an owner end ``ttl`` seconds from now; ``False`` if it has none.
 
-        One that lasts longer is left as it is: only its holder can end it earlier.
+        A lease that lasts longer is left as it is: only its holder can end it earlier. One write.
         """
         item_key = self._key(LOCK, key)
         lease_ms = schema.milliseconds(check_lease(ttl))
@@ -127,7 +146,7 @@ class Locks(Capability):
         return record.owner == owner and record.lease_until_ms >= until_ms
 
     async def force_release(self, key: str) -> bool:
-        """Free a lock, whoever holds it; ``False`` if nobody did."""
+        """Release a lock, whoever holds it; ``False`` if nobody did; one write."""
         item_key = self._key(LOCK, key)
         now_ms = self._now_ms()
         answer = await self._table.update(
@@ -138,17 +157,17 @@ class Locks(Capability):
             return answer.granted
         if "owner" in found and schema.is_original(found):
             return await self._delete_original(item_key)
-        # Our own first try may be what freed it.
+        # The first try of this very request may have released it.
         return answer.in_doubt and schema.decode_lock(found).released_by == FORCED
 
     async def holder(self, key: str) -> LockHolder | None:
-        """Tell who holds a lock, or ``None`` if nobody does; one consistent read."""
+        """Return who holds a lock, or ``None`` if nobody does; one consistent read."""
         return describe_holder(await self.read_lock(key), self._now_ms())
 
     async def claim_lock(
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
     ) -> LockReply:
-        """Take a lock in one write, or learn from the refusal who has it.
+        """Take a lock in one write, or return from the refusal who holds it.
 
         An expired lock of the TypeScript original takes a second write.
         """
@@ -186,7 +205,7 @@ class Locks(Capability):
         return self._reply(record, now_ms, granted=False)
 
     async def hand_over_lock(self, key: str, nonce: str, claim: LockClaim) -> LockReply:
-        """Pass the lock that ``nonce`` holds on to a claim, in one write."""
+        """Hand the lock that ``nonce`` holds over to a claim, in one write."""
         answer = await self._table.update(
             self._key(LOCK, key),
             _HAND_OVER,
@@ -200,11 +219,14 @@ class Locks(Capability):
         return LockReply(granted=record.nonce == claim.nonce, record=record)
 
     async def reserve_lock(self, key: str, turn: str, duration_ms: int) -> LockReply:
-        """Reserve the next turn of a lock that is held, for ``duration_ms`` from now."""
+        """Reserve the next turn of a held lock for ``duration_ms`` from now; one write.
+
+        With 0, cancel the reservation of ``turn``.
+        """
         now_ms = self._now_ms()
         answer = await self._table.update(
             self._key(LOCK, key),
-            _RESERVE if duration_ms else _GIVE_BACK_TURN,
+            _RESERVE if duration_ms else _CANCEL_TURN,
             {
                 ":turn": text(turn),
                 ":nextUntil": number(now_ms + duration_ms),
@@ -217,7 +239,10 @@ class Locks(Capability):
     async def renew_lock(
         self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
     ) -> LockReply:
-        """Let the lease of ``nonce``, still held at ``version``, last until ``until_ms``."""
+        """Let the lease of ``nonce`` last until ``until_ms``, if it is still at ``version``.
+
+        One write.
+        """
         answer = await self._table.update(
             self._key(LOCK, key),
             _RENEW,
@@ -240,10 +265,10 @@ class Locks(Capability):
         return LockReply(granted=answer.granted or landed, record=record)
 
     async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
-        """Free the lock that ``nonce`` holds, keeping its version; ``False`` if it was lost.
+        """Release the lock that ``nonce`` holds, keeping its version; ``False`` if it was lost.
 
         If nobody holds the lock although the lease of ``nonce`` should still run, its claim may
-        yet be under way: then a second write sees to it that it is refused.
+        still be in flight: then a second write makes sure that it is refused when it arrives.
         """
         item_key = self._key(LOCK, key)
         now_ms = self._now_ms()
@@ -256,10 +281,10 @@ class Locks(Capability):
             return answer.in_doubt
         if not in_time:
             return False
-        return await self._forbid(item_key, nonce, found) or answer.in_doubt
+        return await self._refuse_claim(item_key, nonce, found) or answer.in_doubt
 
-    async def _forbid(self, item_key: Item, nonce: str, found: Item | None) -> bool:
-        """See to it that a claim that may yet arrive is refused; tell whether one was undone."""
+    async def _refuse_claim(self, item_key: Item, nonce: str, found: Item | None) -> bool:
+        """Make sure that a claim in flight is refused; return whether it had taken the lock."""
         now_ms = self._now_ms()
         values = {
             ":nonce": text(nonce),
@@ -269,9 +294,9 @@ class Locks(Capability):
         }
         for _ in range(MOST_ROUNDS):
             if found is None:
-                update = _FORBID_FIRST
+                update = _REFUSE_FIRST_CLAIM
             elif "owner" not in found:
-                update = _FORBID
+                update = _REFUSE_CLAIM
             elif schema.decode_lock(found).nonce == nonce:
                 update = _RELEASE
             else:
@@ -288,21 +313,10 @@ class Locks(Capability):
         return None if found is None else schema.decode_lock(found)
 
     async def _delete_original(self, item_key: Item) -> bool:
-        answer = await self._table.send(
-            "delete_item",
-            {
-                "TableName": self._table.name,
-                "Key": item_key,
-                "ConditionExpression": (
-                    "attribute_exists(#owner) AND attribute_not_exists(#data.#nonce)"
-                ),
-                "ExpressionAttributeNames": {
-                    "#owner": "owner",
-                    "#data": "data",
-                    "#nonce": "nonce",
-                },
-                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-            },
+        answer = await self._table.delete(
+            item_key,
+            ConditionExpression="attribute_exists(#owner) AND attribute_not_exists(#data.#nonce)",
+            ExpressionAttributeNames={"#owner": "owner", "#data": "data", "#nonce": "nonce"},
         )
         return answer.granted or (answer.in_doubt and answer.item is None)
 
@@ -316,7 +330,7 @@ class Locks(Capability):
         return schema.milliseconds(self._settings.max_clock_skew)
 
     def _lease_timeout(self, lease_ms: int) -> float:
-        """Return the time for one try: a quarter of the lease, so that three fit in it."""
+        """Return how long one try may take: a quarter of the lease, so that three fit into it."""
         return min(self._table.timeout, max(SHORTEST_TIMEOUT, lease_ms / 4000))
 
 

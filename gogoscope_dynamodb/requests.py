@@ -1,7 +1,24 @@
-"""Requests to one table: bounded in time, tried again where that is safe, and plain about doubt.
+"""Requests to one table: bounded in time, sent again where that is safe, and honest about doubt.
 
-A request that is tried again is the same bytes. ``in_doubt`` of an answer says that an earlier
-try of it may have been applied, so that a refusal may be the echo of one's own success.
+A request can fail although the server has applied it: the answer was lost. Sending it again is
+still safe, since every write of this package is conditional, replaces a whole item, or deletes
+one; and each try of a request sends the same parameters. But the second try of a conditional
+write may be refused because the first one has changed the item. So an answer says whether it is
+``in_doubt``: whether an earlier try may have been applied. The caller then looks at the item that
+came with the refusal, and recognises what it wrote itself.
+
+Invariants:
+
+- No try waits longer than its timeout for an answer. A request is given up, and not sent again,
+  when three timeouts have passed since it began.
+- A write that fails, and may have been applied, raises ``StoreTimeoutError``, unless the server
+  refuses its last try for good. A read has no effect, so it is never in doubt.
+- Renewals and releases of locks are ``urgent``: other requests leave some connections of the
+  client's pool free for them, so that no lease is lost because many values are written.
+
+Mutable state of a :class:`Table`: the client, which is there while the store is open; the process
+that opened it, since a client does not survive a fork; the semaphore that limits requests which
+are not urgent, made with the first of them; and whether the table's keys were checked.
 """
 
 from __future__ import annotations
@@ -41,7 +58,7 @@ FIRST_DELAY = 0.05
 LONGEST_DELAY = 1.0
 CONNECTIONS_PER_URGENT_ONE = 5
 NO_ITEM: Item = {"pk": text(CACHE), "sk": text(SORT_KEY)}
-"""The key of an item that cannot be, as no key is empty."""
+"""The primary key of no item: a store refuses the empty key."""
 
 Values = Mapping[str, Mapping[str, Any]]
 
@@ -54,9 +71,9 @@ _READS = frozenset(
 
 @frozen
 class Answer:
-    """What the server said: a response, or a refusal with its ``code``.
+    """What the server answered: a response, or a refusal with its ``code``.
 
-    ``item`` is the item that came with it, as the write left it or as the refusal found it.
+    ``item`` is the item that came with it: as the write left it, or as the refusal found it.
     """
 
     response: Mapping[str, Any]
@@ -77,7 +94,7 @@ class Answer:
 
 @frozen
 class Update:
-    """A kind of UpdateItem: what it writes, under which condition, and whether it gives the item.
+    """A kind of UpdateItem: what it writes, on which condition, and whether it returns the item.
 
     In both expressions ``#name`` stands for the attribute ``name`` and ``:name`` for a value.
     """
@@ -98,7 +115,7 @@ class Update:
 
 
 class Table:
-    """One table, reached through one client.
+    """One table, which is reached through one client.
 
     :param name: its name or ARN
     :param client: the client, or ``None`` as long as there is none
@@ -131,9 +148,9 @@ class Table:
         return self._client
 
     def check_unused(self) -> None:
-        """Make sure that no client was used yet.
+        """Make sure that the store was never opened.
 
-        :raises PersistenceError: if one was
+        :raises PersistenceError: if it was
         """
         if self._client is not None or self._closed:
             raise PersistenceError(
@@ -141,13 +158,13 @@ class Table:
             )
 
     def opened(self, client: DynamoDBClient) -> None:
-        """Use a client from now on."""
+        """Use this client from now on."""
         self.check_unused()
         self._client = client
         self._process = os.getpid()
 
     def closed(self) -> None:
-        """Use no client any more."""
+        """Use no client from now on."""
         self._client = None
         self._closed = True
 
@@ -169,10 +186,10 @@ class Table:
         timeout: float | None = None,
         urgent: bool = False,
     ) -> Answer:
-        """Send an UpdateItem; a refusal shows the item that it found.
+        """Send an UpdateItem; a refusal comes with the item that it found.
 
-        :param values: the values of the expressions, and maybe more
-        :param aliases: what a ``#name`` stands for if not for itself
+        :param values: the values of the expressions; those that are not used are left out
+        :param aliases: attributes whose ``#name`` in the expressions is another than their own
         :param urgent: as in :meth:`send`
         """
         names = update.names
@@ -190,13 +207,25 @@ class Table:
         }
         return await self.send("update_item", parameters, timeout=timeout, urgent=urgent)
 
-    async def put(self, item: Item, *, if_absent: bool = False) -> Answer:
-        """Send a PutItem; a refusal shows the item that it found."""
-        parameters: dict[str, Any] = {"TableName": self.name, "Item": item}
-        if if_absent:
-            parameters["ConditionExpression"] = "attribute_not_exists(pk)"
+    async def put(self, item: Item, **condition: Any) -> Answer:
+        """Send a PutItem; a refusal comes with the item that it found.
+
+        :param condition: the parameters of the condition, if there is one
+        """
+        parameters = {"TableName": self.name, "Item": item, **condition}
+        if condition:
             parameters["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
         return await self.send("put_item", parameters)
+
+    async def delete(self, key: Item, **condition: Any) -> Answer:
+        """Send a DeleteItem; the answer comes with the item that it found.
+
+        :param condition: as in :meth:`put`
+        """
+        parameters = {"TableName": self.name, "Key": key, "ReturnValues": "ALL_OLD", **condition}
+        if condition:
+            parameters["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+        return await self.send("delete_item", parameters)
 
     async def send(
         self,
@@ -207,14 +236,13 @@ class Table:
         refusals: frozenset[str] = _CONDITION,
         urgent: bool = False,
     ) -> Answer:
-        """Send a request, again if need be, until it is answered or hope is lost.
+        """Send a request until it is answered, or until sending it again cannot help.
 
-        No try starts later than three timeouts after the first.
+        Cancelling it sends nothing more; the request may have been applied.
 
         :param timeout: how long one try may take, in seconds; the table's if left out
-        :param refusals: codes of errors that are answers
-        :param urgent: whether it may use the connections that are kept free for what must not
-            wait behind other traffic
+        :param refusals: codes of errors to return as answers
+        :param urgent: whether it may use the connections that are kept free
         :raises PersistenceError: if it failed; ``StoreTimeoutError`` if it may have been applied
         :raises ConfigurationError: if the table is missing or access to it is not granted
         """
@@ -249,9 +277,10 @@ class Table:
         raise self._error(operation, failure, tried, in_doubt, cause) from cause
 
     async def found_nothing(self) -> None:
-        """Make sure, the first time that a scan finds nothing, that the table has the right keys.
+        """Make sure that the table has the right keys; called when a scan has found nothing.
 
-        A scan of one with other keys is no error; a read of any item is.
+        DynamoDB scans a table with other keys without an error, but refuses to read an item of
+        it. One read is sent, the first time.
 
         :raises ConfigurationError: if it has others
         """
@@ -261,7 +290,7 @@ class Table:
             self._keys_checked = True
 
     def _room_for(self, urgent: bool) -> AbstractAsyncContextManager[object]:
-        """Return what a try waits for: nothing, or that fewer others use the client's pool."""
+        """Return what a try enters before it is sent: it keeps connections free for the urgent."""
         if urgent:
             return _NO_WAIT
         if self._room is None:
@@ -273,7 +302,7 @@ class Table:
         return self._room
 
     async def _check_keys(self) -> None:
-        """See whether a request is invalid because the table has other keys, and say so then."""
+        """Raise if a request was invalid because the table has other keys."""
         answer = await self.send(
             "describe_table",
             {"TableName": self.name},
@@ -301,6 +330,6 @@ class Table:
 
 
 def backoff(tried: int) -> float:
-    """Return how long to wait after so many tries, in seconds, with full jitter."""
+    """Return the delay after ``tried`` tries in seconds, with full jitter."""
     longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (tried - 1))
     return random.uniform(0, longest)  # noqa: S311 - jitter, not a secret

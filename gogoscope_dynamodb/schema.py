@@ -1,7 +1,11 @@
-"""The table as it is stored: its keys, its attributes, and items turned into records and back.
+"""The table as it is stored: its keys, its attributes, and how items become records and back.
 
-Items come in two kinds: those of this library, and those that the TypeScript original left in
-the same table, which are told by their low version and can be read and taken over.
+Every item has the partition key ``pk``, which is the kind, the store's prefix and the key; a sort
+key ``sk`` that is always the same; a ``version``; and its content in the map ``data``. DynamoDB
+purges it some time after ``expiresAt``, in seconds.
+
+Some items may be from the TypeScript original, which used the same table. They are recognised by
+their low version, and can be read and taken over.
 """
 
 from __future__ import annotations
@@ -50,9 +54,9 @@ NOTHING: dict[str, Any] = {"M": {}}
 
 
 def check_keys(name: str, description: Mapping[str, Any]) -> None:
-    """Compare the keys of a table with those that it needs.
+    """Compare the keys of a table with those that the store needs.
 
-    :param description: the table as DescribeTable gives it
+    :param description: the table as DescribeTable describes it
     :raises ConfigurationError: if they differ; the message shows both
     """
     found, needed = _describe_keys(description), _describe_keys(KEYS)
@@ -99,15 +103,16 @@ def numbers(values: Mapping[str, int]) -> dict[str, Any]:
 
 
 def purge_time(until_ms: int) -> dict[str, str]:
-    """Give ``expiresAt`` for a lock or a circuit whose use ends at a time.
+    """Return ``expiresAt`` of a lock or a circuit that is needed until a time.
 
-    The margin keeps its version, and so the order of fencing tokens, when clocks disagree.
+    It is kept a day longer, so that its version, and with it the order of fencing tokens, outlasts
+    any difference between two clocks.
     """
     return number(whole_seconds(until_ms + KEEP_MS))
 
 
 def whole_seconds(time_ms: int) -> int:
-    """Give milliseconds as seconds, rounded up."""
+    """Return milliseconds as seconds, rounded up."""
     return -(-time_ms // 1000)
 
 
@@ -178,7 +183,7 @@ def decode_lock(item: Item) -> LockRecord:
 
 
 def encode_circuit(state: CircuitBreakerState) -> dict[str, Any]:
-    """Return the ``data`` of a circuit; the maps that later writes go into are always there."""
+    """Return the ``data`` of a circuit, with each map that later writes change inside."""
     optional = {
         "lastFailureTime": state.last_failure_ms,
         "lastSuccessTime": state.last_success_ms,
@@ -202,14 +207,14 @@ def encode_circuit(state: CircuitBreakerState) -> dict[str, Any]:
 def decode_circuit(item: Item, open_ms: int = DEFAULT_OPEN_MS) -> CircuitBreakerState:
     """Return the circuit of an item.
 
-    :param open_ms: how long one that the original opened is open, as it did not store that
+    :param open_ms: how long a circuit of the original is open, since it did not store that
     :raises CorruptRecordError: if the item cannot be understood
     """
     with _understanding(item):
         data = item["data"]["M"]
         state = data["state"]["S"]
         if state not in STATES:
-            raise ValueError(f"{state!r} is no state of a circuit")
+            raise ValueError(f"{state!r} is not a state of a circuit")
         last_failure_ms = _integer(data, "lastFailureTime", None)
         open_until_ms = _integer(data, "openUntil", None)
         if is_original(item) and state != "closed":
@@ -232,7 +237,7 @@ def decode_circuit(item: Item, open_ms: int = DEFAULT_OPEN_MS) -> CircuitBreaker
 
 
 def end_of(item: Item) -> int | None:
-    """Return the time in milliseconds at which the value of a cache item ends, ``None`` for never.
+    """Return when the value of a cache item expires, in milliseconds; ``None`` for never.
 
     :raises CorruptRecordError: if the item cannot be understood
     """
@@ -253,7 +258,7 @@ def is_live(item: Item, now_ms: int) -> bool:
 
 
 def is_kept(item: Item, now_ms: int) -> bool:
-    """Return whether the value of a cache item has not expired, or is kept beyond its time.
+    """Return whether the value of a cache item has not expired, or is still kept after that.
 
     :raises CorruptRecordError: if the item cannot be understood
     """
@@ -275,7 +280,7 @@ def decode_value(item: Item, codec: Codec) -> Any:
 
 
 def writer_of(item: Item | None) -> str | None:
-    """Return the nonce of the write that a cache item comes from; ``None`` if it has none."""
+    """Return the nonce of the write that a cache item is from, or ``None`` if it has none."""
     if item is None or is_original(item):
         return None
     with _understanding(item):
@@ -316,7 +321,7 @@ def _understanding(item: Item) -> Iterator[None]:
 
 
 def _plain(attribute: Mapping[str, Any]) -> Any:
-    """Return the JSON-shaped value of an attribute that holds it natively, as the original did."""
+    """Return the JSON-shaped value of a native attribute, as the original stored it."""
     ((kind, value),) = attribute.items()
     return _PLAIN[kind](value)
 

@@ -20,7 +20,8 @@ ADMIN_TIMEOUT = 10.0
 async def create_table(client: DynamoDBClient, name: str) -> None:
     """Make a table for a store, billed on demand, with its time to live; wait until it is active.
 
-    A table that exists is fine, as long as its keys and its time to live are the right ones.
+    A table that exists already is used if its keys and its time to live are the right ones.
+    Cancelling it may leave a table that is not complete; calling it again completes it.
 
     :param client: a low-level async DynamoDB client
     :param name: the table's name
@@ -50,7 +51,7 @@ async def _describe(table: Table) -> dict[str, Any]:
 
 
 async def _create(table: Table) -> dict[str, Any]:
-    """Create a table and give its description, empty if somebody else is creating it."""
+    """Create a table, and return its description, empty if somebody else is creating it."""
     answer = await table.send(
         "create_table",
         {"TableName": table.name, "BillingMode": "PAY_PER_REQUEST", **KEYS},
@@ -70,7 +71,7 @@ async def _enable_time_to_live(table: Table) -> None:
         },
         refusals=frozenset({INVALID_REQUEST}),
     )
-    # Refused when somebody else has just enabled it.
+    # It is also refused when somebody else has just enabled it.
     if not answer.granted and not await _has_time_to_live(table):
         raise ConfigurationError(
             f"the time to live of table {table.name!r} cannot be enabled: "

@@ -1,7 +1,18 @@
-"""Writes of one key in turn, each with a name by which its echo is recognised.
+"""Turns: one write of a key at a time, each with a name of its own.
 
-A write that adds cannot tell from the sum whether an earlier try of it was applied. So it leaves
-its name in the item; as there is room for one name only, the next write waits for its turn.
+A write that adds to a number cannot tell from the sum whether an earlier try of it was applied. So
+it leaves its name in the item, where a refused second try finds it. The item keeps one name of each
+process. The next write of this process would replace it, so that write waits for its turn, until
+the one before it is answered.
+
+Invariants:
+
+- The names of a key only grow, and each is used once by this store: a name is the time in
+  milliseconds, or one more than the name before it if the clock stands still or is set back.
+- When the store fails for good for one write, those that already wait for their turn fail with it
+  at once, instead of one timeout after the other.
+- Memory does not grow with the keys: a lane exists while somebody uses it. The last name of an
+  idle key is kept as long as the clock could return it again, for at most ``REMEMBERED`` keys.
 """
 
 from __future__ import annotations
@@ -19,6 +30,13 @@ REMEMBERED = 1024
 
 @define
 class _Lane:
+    """The writes of one key that run or wait.
+
+    ``name`` is the one that was used last; ``users`` counts the writes; ``failures`` counts those
+    for which the store failed, so that a write sees whether one failed while it waited, and
+    ``failure`` is the last of these errors.
+    """
+
     name: int
     lock: anyio.Lock = field(factory=anyio.Lock)
     users: int = 0
@@ -27,9 +45,9 @@ class _Lane:
 
 
 class Turns:
-    """Gives out turns, key by key; its memory does not grow with the keys.
+    """The turns of a store, key by key.
 
-    :param now_ms: gives the wall clock in milliseconds
+    :param now_ms: returns the time in milliseconds since the Unix epoch
     """
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
@@ -39,9 +57,9 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncIterator[int]:
-        """Wait for a turn and give its name: the time, made unique for the key.
+        """Wait for a turn; the block gets its name.
 
-        :raises PersistenceError: if the store failed for good while the turn was waited for
+        :raises PersistenceError: if the store failed for a write of the key in the meantime
         """
         lane = self._lanes.get(key)
         if lane is None:
@@ -69,7 +87,7 @@ class Turns:
                 self._remember(key, lane.name)
 
     def _remember(self, key: str, name: int) -> None:
-        """Keep the last name of an idle key for as long as the clock could give it again."""
+        """Keep the last name of an idle key for as long as the clock could return it again."""
         self._last_names.pop(key, None)
         self._last_names[key] = name
         now_ms = self._now_ms()

@@ -37,20 +37,17 @@ class CircuitControl(CircuitItems):
         await self._replace(key, state, self._now_ms())
 
     async def force_open(self, key: str) -> State:
-        """Open a circuit, whatever it was, until ``force_close``; give the new state; one write."""
+        """Open a circuit until ``force_close``, and return the new state; one write."""
         now_ms = self._now_ms()
         return await self._replace(key, circuit_rules.by_hand("forced-open", now_ms), now_ms)
 
     async def force_close(self, key: str) -> State:
-        """Close a circuit, whatever it was, with a clean count; give the new state; one write."""
+        """Close a circuit, clear its count, and return the new state; one write."""
         now_ms = self._now_ms()
         return await self._replace(key, circuit_rules.by_hand("closed", now_ms), now_ms)
 
     async def reset_circuit(self, key: str) -> State:
-        """Forget what happened to a circuit, unless it is forced open; give the state as it is.
-
-        One write.
-        """
+        """Reset a circuit unless it is forced open, and return its state; one write."""
         item_key = self._key(CIRCUIT, key)
         now_ms = self._now_ms()
         fresh = circuit_rules.by_hand("closed", now_ms)
@@ -67,8 +64,8 @@ class CircuitControl(CircuitItems):
     async def circuits(self, pattern: str | None = None) -> dict[str, State]:
         """List the circuits below the store's prefix, each with its state, in no particular order.
 
-        It reads the whole table, page by page, and is charged for that, whatever the pattern is
-        and whatever else the table holds: a tool for people, not for every request.
+        It reads the whole table, whatever the pattern is, and is charged for that: a tool for
+        people, not for every request.
 
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
@@ -77,7 +74,7 @@ class CircuitControl(CircuitItems):
         return {key: decode_circuit(item) async for key, item in Pages(scan.page)}
 
     async def _replace(self, key: str, state: State, now_ms: int) -> State:
-        """Write a whole state, and give it as it is stored."""
+        """Write a whole state, and return it as it is stored."""
         item_key = self._key(CIRCUIT, key)
         values = {
             ":state": schema.encode_circuit(state),

@@ -34,7 +34,7 @@ class CircuitCounting(CircuitItems):
     """The methods of a ``CircuitBreakerStateProvider`` that count failures and successes."""
 
     async def record_failure(self, key: str, max_failures: int) -> int:
-        """Count one failure, open the circuit at the maximum, and give the count.
+        """Count one failure, open the circuit at the maximum, and return the count.
 
         One write, two for a circuit's first failure and for the one that opens it.
         """
@@ -48,7 +48,8 @@ class CircuitCounting(CircuitItems):
     async def count_failures(self, key: str, report: FailureReport) -> State:
         """Count failures and trip the circuit when they reach threshold and quorum.
 
-        One write, two for a circuit's first failure and for a trip that no earlier reply foretold.
+        One write; two for a circuit's first failure, and for a trip that the state which this
+        store saw last did not let it expect.
         """
         async with self._turns.turn(key) as name:
             edge_ms = 0 if report.window_ms is None else name - report.window_ms
@@ -56,7 +57,7 @@ class CircuitCounting(CircuitItems):
             return await self._trip(key, report, counted, edge_ms=edge_ms)
 
     async def record_success(self, key: str) -> None:
-        """Note a success: clear the failures of a closed circuit, close one whose time is over.
+        """Clear the failures of a closed circuit, or close one whose open time is over.
 
         One consistent read, and a write if there is something to change.
         """
@@ -85,7 +86,10 @@ class CircuitCounting(CircuitItems):
         raise overtaken(key)
 
     async def reset_failures(self, key: str, version: int) -> State | None:
-        """Set the count of a closed circuit to 0 if its version is still the one given."""
+        """Set the count of a closed circuit to 0 if it still has this version; one write.
+
+        :returns: the new state, or ``None`` if the circuit has changed
+        """
         values = {":seenVersion": number(version), **times(self._now_ms())}
         answer = await self._write(self._key(CIRCUIT, key), updates.RESET, values)
         if (found := answer.item) is None:
@@ -98,10 +102,10 @@ class CircuitCounting(CircuitItems):
     async def _count(
         self, key: str, report: FailureReport, name: int, *, edge_ms: int, late: bool
     ) -> State:
-        """Count the failures of a report exactly once, and give the circuit as that left it.
+        """Count the failures of a report exactly once, and return the circuit after that.
 
-        :param edge_ms: a window that began by then is over
-        :param late: whether failures of a circuit that is not closed count too
+        :param edge_ms: a window that began at this time or earlier is over
+        :param late: whether failures also count while the circuit is not closed
         """
         in_doubt = False
         update = updates.COUNT
@@ -117,7 +121,7 @@ class CircuitCounting(CircuitItems):
             if answer.granted or (named_alike and in_doubt):
                 return state
             if named_alike:
-                # Another store of this process gave its write the same name.
+                # Another store of this process used the same name for its write.
                 name += 1
             elif schema.is_original(found):
                 await self._adopt(self._key(CIRCUIT, key), found, report.open_ms)
@@ -130,7 +134,7 @@ class CircuitCounting(CircuitItems):
     async def _add(
         self, item_key: Item, update: Update, report: FailureReport, name: int, edge_ms: int
     ) -> Answer:
-        """Write failures into a circuit, or make one of them."""
+        """Add failures to a circuit, or create the circuit with them."""
         values = {
             ":n": number(report.count),
             ":windowEdge": number(edge_ms),
@@ -167,14 +171,14 @@ class CircuitCounting(CircuitItems):
         return counted if answer.item is None else self._seen(key, answer.item)
 
     async def _create(self, item_key: Item, state: State, now_ms: int) -> Answer:
-        """Write a new circuit; the answer has its item either way."""
+        """Write a new circuit, unless there is one; the answer comes with the item in any case."""
         item = {
             **item_key,
             "version": number(now_ms * 1000),
             "data": schema.encode_circuit(state),
             "expiresAt": purge_time(state, now_ms),
         }
-        answer = await self._table.put(item, if_absent=True)
+        answer = await self._table.put(item, ConditionExpression="attribute_not_exists(pk)")
         return evolve(answer, response={"Attributes": item}) if answer.granted else answer
 
 

@@ -1,4 +1,10 @@
-"""The item of a circuit, and what every step of a circuit does with it."""
+"""The item of a circuit: how it is written, and the state that was seen last.
+
+Mutable state: ``_turns`` lets the writes that count go one by one for each circuit, and
+``_last_seen`` holds the last state seen of up to ``REMEMBERED`` circuits. It only foretells which
+failure will trip a circuit, so that counting and tripping take one write. It may be outdated: the
+conditions of the write decide.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +27,7 @@ State = CircuitBreakerState
 
 
 class CircuitItems(Capability):
-    """Writes circuits, adopts those of the original, and remembers what was last seen."""
+    """What the methods of a ``CircuitBreakerStateProvider`` have in common."""
 
     def __init__(self, table: Table, settings: Settings) -> None:
         super().__init__(table, settings)
@@ -30,7 +36,7 @@ class CircuitItems(Capability):
         self._last_seen: dict[str, State] = {}
 
     async def _adopt(self, item_key: Item, found: Item, open_ms: int) -> None:
-        """Turn an item of the TypeScript original into one of ours, unless it changed meanwhile."""
+        """Turn an item of the TypeScript original into one of ours, unless it has changed."""
         state = decode_circuit(found, open_ms)
         now_ms = self._now_ms()
         await self._write(
@@ -56,7 +62,7 @@ class CircuitItems(Capability):
         return await self._table.update(item_key, update, updates.STATES | values, aliases=aliases)
 
     def _seen(self, key: str, found: Item, open_ms: int = DEFAULT_OPEN_MS) -> State:
-        """Decode a circuit and keep it in mind, to foretell which failure will trip it."""
+        """Decode a circuit and remember it, to foretell which failure will trip it."""
         state = decode_circuit(found, open_ms)
         self._last_seen.pop(key, None)
         self._last_seen[key] = state
@@ -73,7 +79,7 @@ def may_probe(state: State, now_ms: int) -> bool:
 
 
 def times(now_ms: int, until_ms: int = 0) -> dict[str, Any]:
-    """Return the values of a write: its time, and when the item is of no use any more."""
+    """Return the values of a write: its time, and when the item may be purged."""
     return {":now": number(now_ms), ":ttl": schema.purge_time(max(now_ms, until_ms))}
 
 
@@ -84,10 +90,10 @@ def opening(now_ms: int, open_ms: int) -> dict[str, Any]:
 
 
 def purge_time(state: State, now_ms: int) -> dict[str, str]:
-    """Give ``expiresAt`` of a whole state."""
+    """Return ``expiresAt`` of a whole state."""
     return schema.purge_time(max(now_ms, state.open_until_ms or 0, *state.probes.values()))
 
 
 def overtaken(key: str) -> ThrottledError:
-    """Return the error for a circuit that others change all the time."""
+    """Return the error for a circuit that others have changed before every try to write it."""
     return ThrottledError(f"circuit {key!r} changed {MOST_ROUNDS} times while it was written")

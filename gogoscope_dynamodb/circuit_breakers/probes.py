@@ -1,4 +1,9 @@
-"""Half-open probes: claimed under a lease, settled or given back."""
+"""Probes of half-open circuits: claimed with a lease, then settled or returned.
+
+A circuit's map ``probes`` holds the permits: the nonce of each probe in flight, and when its lease
+expires. A permit whose lease has expired is taken over by the next probe that finds the limit
+reached; its own verdict counts as long as nobody has done so.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +26,13 @@ class CircuitProbes(CircuitItems):
     """The methods of a ``CircuitBreakerStateProvider`` for half-open probes."""
 
     async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> ProbeReply:
-        """Ask for one of at most ``limit`` probes of a circuit whose open time is over.
+        """Claim one of at most ``limit`` permits to probe a circuit whose open time is over.
 
-        One write for the first of them, two for further ones.
+        One write for the first permit, two for each further one.
         """
         item_key = self._key(CIRCUIT, key)
         update = updates.FIRST_PROBE
-        dead: list[str] = []
+        expired: list[str] = []
         for _ in range(MOST_ROUNDS):
             now_ms = self._now_ms()
             until_ms = now_ms + lease_ms
@@ -35,10 +40,10 @@ class CircuitProbes(CircuitItems):
                 ":probes": numbers({nonce: until_ms}),
                 ":probeUntil": number(until_ms),
                 ":limit": number(limit),
-                ":limitPlusDead": number(limit + len(dead)),
+                ":limitPlusExpired": number(limit + len(expired)),
                 **times(now_ms, until_ms),
             }
-            aliases = {"#me": nonce, **{f"#dead{n}": probe for n, probe in enumerate(dead)}}
+            aliases = {"#me": nonce, **{f"#expired{n}": probe for n, probe in enumerate(expired)}}
             answer = await self._write(item_key, update, values, aliases)
             found = answer.item
             if found is None:
@@ -55,16 +60,19 @@ class CircuitProbes(CircuitItems):
             elif len(state.probes) < limit:
                 update = updates.NEXT_PROBE
             else:
-                dead = [probe for probe, end_ms in state.probes.items() if end_ms <= now_ms]
-                if len(state.probes) - len(dead) >= limit:
+                expired = [probe for probe, end_ms in state.probes.items() if end_ms <= now_ms]
+                if len(state.probes) - len(expired) >= limit:
                     return ProbeReply(granted=False, state=state)
-                update = updates.take_dead_places(len(dead))
+                update = updates.take_expired_permits(len(expired))
         raise overtaken(key)
 
     async def settle_probe(
         self, key: str, nonce: str, *, succeeded: bool, success_threshold: int, open_ms: int
     ) -> State | None:
-        """Tell how a probe ended; ``None`` if its lease had run out, so that it has no verdict."""
+        """Settle a probe; ``None`` if it has lost its permit, so that its verdict does not count.
+
+        One write, or two if it succeeded and more than one success closes the circuit.
+        """
         item_key = self._key(CIRCUIT, key)
         now_ms = self._now_ms()
         values = {
@@ -86,10 +94,10 @@ class CircuitProbes(CircuitItems):
             if answer.granted:
                 return state
             if state.state != "half-open" or nonce not in state.probes:
-                # A refusal after a try without an answer: that try was the verdict.
+                # After a try without an answer, the refusal shows that this try was applied.
                 return state if answer.in_doubt else None
         raise overtaken(key)
 
     async def return_probe(self, key: str, nonce: str) -> None:
-        """Give back the place of a probe that was cancelled; the next caller may have it."""
+        """Return the permit of a probe that was cancelled; one write."""
         await self._write(self._key(CIRCUIT, key), updates.RETURN_PROBE, {}, {"#me": nonce})

@@ -1,7 +1,8 @@
 """The writes of a circuit, each with the condition that makes it safe.
 
-A write goes inside the map ``data`` of an item that exists, or replaces the map; the conditions
-that name a path inside it keep the former away from an item that is missing or another's.
+A write changes attributes inside the map ``data`` of the item, or replaces the whole map. One
+that changes something inside needs an item with the attributes of this library; its condition
+names one of them, so that the write is refused where there is no such item.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _COUNTING = (
 _OWN_PROBE = "#data.#state = :halfOpen AND attribute_exists(#data.#probes.#me)"
 
 COUNT = Update(_ADD + ", #expiresAt = :ttl", _COUNTING)
-# A circuit that is not closed lasts longer than its last failure, so expiresAt is left alone.
+# An open circuit is needed for longer than its last failure, so expiresAt stays as it is.
 COUNT_LATE = Update(
     _ADD,
     "attribute_exists(#data.#reporters) AND #data.#state <> :closed "
@@ -111,13 +112,13 @@ ADOPT = Update(
 )
 
 
-def take_dead_places(count: int) -> Update:
-    """Return the write that claims a probe in place of so many whose leases ran out."""
-    places = [f"#data.#probes.#dead{index}" for index in range(count)]
-    still_dead = " AND ".join(f"{place} <= :now" for place in places)
+def take_expired_permits(count: int) -> Update:
+    """Return the write that claims a permit in place of ``count`` permits that have expired."""
+    permits = [f"#data.#probes.#expired{index}" for index in range(count)]
+    still_expired = " AND ".join(f"{permit} <= :now" for permit in permits)
     return Update(
         f"{_NEXT_VERSION}#data.#probes.#me = :probeUntil, #expiresAt = :ttl "
-        f"REMOVE {', '.join(places)}",
+        f"REMOVE {', '.join(permits)}",
         "#data.#state = :halfOpen AND attribute_not_exists(#data.#probes.#me) "
-        f"AND size(#data.#probes) < :limitPlusDead AND {still_dead}",
+        f"AND size(#data.#probes) < :limitPlusExpired AND {still_expired}",
     )

@@ -94,7 +94,7 @@ def test_a_malformed_url_is_refused_with_what_is_allowed(url: str, words: str) -
     [
         ((FaultyClient(), 7), {}, TypeError, "table_name must be a str"),
         ((FaultyClient(), "a b"), {}, ValueError, "table_name must be"),
-        ((object(), "t"), {}, TypeError, "pass what that gives"),
+        ((object(), "t"), {}, TypeError, "pass what that returns"),
         ((FaultyClient(), "t"), {"key_prefix": "app"}, ValueError, "key_prefix"),
         ((FaultyClient(), "t"), {"key_prefix": 7}, TypeError, "key_prefix"),
         ((FaultyClient(), "t"), {"max_clock_skew": -1}, ValueError, "max_clock_skew"),
