@@ -1,4 +1,4 @@
-"""The DynamoDB store: every capability on one table, and the life of its client."""
+"""The DynamoDB store: every capability on one table, and how its client is opened and closed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from gogoscope._core.clock import Clock, current_clock
-from gogoscope._core.durations import seconds
 from gogoscope.exceptions import InvalidURLError
-from gogoscope.persistence.registry import PersistenceURL
-from gogoscope.persistence.validation import check_key_prefix
-from gogoscope.persistence.values import Codec, JSONCodec
+from gogoscope.persistence import (
+    Clock,
+    Codec,
+    JSONCodec,
+    PersistenceURL,
+    check_key_prefix,
+    current_clock,
+    seconds,
+)
 from gogoscope_dynamodb.cache import Cache
 from gogoscope_dynamodb.capability import Settings
 from gogoscope_dynamodb.circuit_breakers.control import CircuitControl
@@ -33,33 +37,36 @@ _ARN = re.compile(r"arn:[a-z-]+:dynamodb:(?P<region>[a-z0-9-]+):\d*:table/[A-Za-
 class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cache):
     """Locks, circuit breakers and a cache in one DynamoDB table.
 
-    With a client of the caller's it is ready at once and never closes it. Without one it opens
-    its own when it is entered with ``async with``, and closes that at the end of the block.
+    With a client of the caller it is ready at once, and never closes it. Without one it opens
+    its own client when it is entered with ``async with``, and closes it at the end of the block.
 
-    Every write is atomic for its key, and conditions are judged on what was written last. Locks,
+    Every write is atomic for its key, and its condition is checked against the last write. Locks,
     circuits, ``clear`` and ``get_entry(latest=True)`` read what was written last; ``get``,
     ``get_entry``, ``get_many``, ``has``, ``keys`` and ``iterate_keys`` may miss what was written
     less than about a second ago, unless the store was made with ``consistent_reads``.
 
     :param client: a low-level async DynamoDB client, as ``aioboto3.Session().client("dynamodb")``
-        gives when entered; ``None`` to open one
+        returns when it is entered; ``None`` to open one
     :param table_name: the table's name or ARN; make it with ``create_table``
     :param key_prefix: stands before every key; ends with one of ``: / . | #``
     :param max_clock_skew: the largest difference between two clocks of the fleet, in seconds,
-        which is twice the largest error of one; a lock whose holder died is taken over that much
-        later. 0.05 if left out: machines that are kept in time by NTP or a cloud's time service
-        are a few milliseconds off, and 50 ms more hardly matter to who waits for a dead holder.
-        With worse clocks set it higher, or a live lease may be taken over early, which its holder
-        and its fencing token tell. A waiter also takes over, whatever the clocks say, from a
-        holder that it saw unchanged for a whole lease, so a high value costs nothing but that.
-    :param clock: what it tells the time by
+        which is twice the largest error of one clock. A lock whose holder has died is taken over
+        that much later. The default is 0.05: clocks that NTP or the time service of a cloud sets
+        are off by a few milliseconds. With worse clocks set it higher: otherwise a lease may be
+        taken over while it still runs. Its holder then learns that the lease is lost, and its
+        fencing token is outdated. Whatever the clocks say, a waiter takes a lock over when it has
+        seen its holder unchanged for a whole lease, so a high value never costs more than that.
+    :param clock: tells the time; its ``wall()`` is used
     :param codec: turns cached values into text and back; JSON if left out
     :param consistent_reads: whether the cache reads what was written last, at twice the price
-    :param request_timeout: how long one try of a request may take, in seconds; there are three
-        at most that are not answered
+    :param request_timeout: how long one try of a request may take, in seconds; after three
+        timeouts a request is given up
     :param region: the AWS region of its own client; that of the environment if left out
     :param endpoint_url: the endpoint of its own client; ``AWS_ENDPOINT_URL_DYNAMODB`` if left out
-    :param create: whether entering makes the table if it does not exist; with its own client
+    :param create: whether to make the table if it does not exist, when its own client is opened
+    :raises TypeError: if an argument is of the wrong type, or if one for its own client comes with
+        a client of the caller
+    :raises ValueError: if an argument is malformed or out of range
     """
 
     def __init__(
@@ -85,8 +92,8 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
             )
         arn = check_table_name(table_name)
         settings = Settings(
-            key_prefix=key_prefix,
-            max_clock_skew=max_clock_skew,
+            key_prefix=check_key_prefix(key_prefix),
+            max_clock_skew=seconds("max_clock_skew", max_clock_skew, zero=True),
             clock=clock,
             codec=JSONCodec() if codec is None else codec,
             consistent_reads=consistent_reads,
@@ -152,7 +159,7 @@ def from_url(url: PersistenceURL) -> DynamoDBAdapter:
 
 
 def check_table_name(name: str) -> re.Match[str] | None:
-    """Check the name or ARN of a table; give the parts of an ARN.
+    """Check the name or ARN of a table, and return the parts of an ARN.
 
     :raises TypeError: if it is not a ``str``
     :raises ValueError: if it is neither

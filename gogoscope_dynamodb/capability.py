@@ -1,43 +1,35 @@
-"""What the capabilities on a table have in common."""
+"""What the capabilities on a table have in common: the table, the settings, keys and the time."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from attrs import frozen
 
-from attrs import field, frozen
-
-from gogoscope._core.clock import Clock, current_clock
-from gogoscope._core.durations import seconds
-from gogoscope.persistence.validation import check_key_prefix
-from gogoscope.persistence.values import Codec, JSONCodec
+from gogoscope.persistence import Clock, Codec
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import Item
 
 
-def _skew(value: float | timedelta) -> float:
-    return seconds("max_clock_skew", value, zero=True)
-
-
 @frozen
 class Settings:
-    """How a store uses its table.
+    """How a store uses its table; the parameters of the store have the same names.
 
-    ``key_prefix`` stands before every key; ``max_clock_skew`` is the largest difference between
-    two clocks of the fleet, in seconds; ``clock`` is what it tells the time by;
-    ``codec`` turns cached values into text and back; ``consistent_reads`` lets the cache read
-    what was written last.
+    ``max_clock_skew`` is in seconds.
     """
 
-    key_prefix: str = field(default="", converter=check_key_prefix)
-    max_clock_skew: float = field(default=0.05, converter=_skew)
-    clock: Clock = current_clock
-    codec: Codec = field(factory=JSONCodec)
-    consistent_reads: bool = False
+    key_prefix: str
+    max_clock_skew: float
+    clock: Clock
+    codec: Codec
+    consistent_reads: bool
 
 
 class Capability:
-    """Keys below a prefix in a table, and the clock that leases and expiries are written by."""
+    """A capability whose items are below a prefix in a table.
+
+    :param table: the table
+    :param settings: checked settings
+    """
 
     def __init__(self, table: Table, settings: Settings) -> None:
         self._table = table

@@ -45,12 +45,6 @@ LEFT = {
     ("gogoscope.stores.sqlite.file", "gogoscope._core.jitter"),
     ("gogoscope.stores.sqlite.store", "gogoscope._core.clock"),
     ("gogoscope.stores.sqlite.store", "gogoscope._core.durations"),
-    ("gogoscope_dynamodb.adapter", "gogoscope._core.clock"),
-    ("gogoscope_dynamodb.adapter", "gogoscope._core.durations"),
-    ("gogoscope_dynamodb.capability", "gogoscope._core.clock"),
-    ("gogoscope_dynamodb.capability", "gogoscope._core.durations"),
-    ("gogoscope_dynamodb.circuit_breakers.counting", "gogoscope._core.arguments"),
-    ("gogoscope_dynamodb.requests", "gogoscope._core.clock"),
 }
 CIRCLES_LEFT = (
     {"gogoscope.cache.cache", "gogoscope.cache.loading"},

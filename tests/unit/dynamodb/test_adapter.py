@@ -19,10 +19,12 @@ from gogoscope.exceptions import (
     PersistenceError,
     UnsupportedEventLoopError,
 )
-from gogoscope.persistence.protocols.cache import CacheProvider
-from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
-from gogoscope.persistence.protocols.locks import LockProvider
-from gogoscope.persistence.registry import PersistenceURL
+from gogoscope.persistence import (
+    CacheProvider,
+    CircuitBreakerStateProvider,
+    LockProvider,
+    PersistenceURL,
+)
 from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
 from tests.support.dynamodb_faults import FaultyClient, answer
 
@@ -45,6 +47,19 @@ def test_an_adapter_has_every_capability() -> None:
     assert isinstance(locks, LockProvider)
     assert isinstance(circuit_breakers, CircuitBreakerStateProvider)
     assert isinstance(cache, CacheProvider)
+
+
+def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
+    shown = {name for name in dir(DynamoDBAdapter(FaultyClient(), "t")) if name[0] != "_"}
+    locks = {"acquire", "extend", "force_release", "holder"}
+    leases = {"claim_lock", "renew_lock", "release_lock", "read_lock"}
+    turns = {"hand_over_lock", "reserve_lock"}
+    circuits = {"get_state", "set_state", "force_open", "force_close", "reset_circuit", "circuits"}
+    counting = {"record_failure", "record_success", "count_failures", "reset_failures"}
+    probes = {"claim_probe", "settle_probe", "return_probe"}
+    cache = {"get", "get_entry", "set", "touch", "delete", "has", "clear", "keys", "iterate_keys"}
+    many = {"get_many", "set_many", "delete_many"}
+    assert shown == {*locks, *leases, *turns, *circuits, *counting, *probes, *cache, *many}
 
 
 def test_a_url_may_set_every_option() -> None:
