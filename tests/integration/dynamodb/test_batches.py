@@ -208,7 +208,7 @@ async def test_one_value_too_large_sends_none_of_the_batch(
 
 
 @pytest.mark.parametrize("fault", [lose_response, lose_request])
-async def test_setting_what_is_absent_knows_its_own_write_after_a_lost_response(
+async def test_set_if_absent_recognises_its_own_write_after_a_lost_answer(
     atomic_dynamodb: Engine, store: DynamoDBAdapter, faulty_client: FaultyClient, fault: Fault
 ) -> None:
     faulty_client.faults.append(fault)
@@ -220,7 +220,7 @@ async def test_setting_what_is_absent_knows_its_own_write_after_a_lost_response(
     assert await store.get("k") == "mine"
 
 
-async def test_setting_what_is_absent_that_may_have_gone_through_says_so(
+async def test_set_if_absent_without_an_answer_says_that_it_may_be_done(
     store: DynamoDBAdapter, faulty_client: FaultyClient, quick_retries: None
 ) -> None:
     async def lose_every_answer(perform: Perform) -> Any:
@@ -243,7 +243,7 @@ async def test_touching_twice_after_a_lost_response_is_fine(
     assert await store.get("k") == 1
 
 
-async def test_a_touched_item_has_both_its_ends_moved(
+async def test_touching_moves_the_expiry_and_the_purge_time(
     atomic_dynamodb: Engine, faulty_client: FaultyClient, dynamodb_table: str
 ) -> None:
     store = DynamoDBAdapter(faulty_client, dynamodb_table, clock=ManualClock(1_800_000_000.0))
@@ -260,7 +260,7 @@ async def test_a_touched_item_has_both_its_ends_moved(
     assert "until" not in item["data"]["M"]
 
 
-async def test_a_value_of_the_original_is_live_for_batches_and_yields_when_over(
+async def test_a_value_of_the_original_counts_until_it_expires(
     atomic_dynamodb: Engine, faulty_client: FaultyClient, dynamodb_table: str
 ) -> None:
     clock = ManualClock(1_800_000_000.0)

@@ -17,13 +17,13 @@ from gogoscope.exceptions import (
 from gogoscope_dynamodb import DynamoDBAdapter, requests
 from gogoscope_dynamodb.client import DynamoDBClient
 from gogoscope_dynamodb.schema import LARGEST_ITEM
+from tests.support.clocks import START_MS, MillisecondClock
 from tests.support.dynamodb_faults import FaultyClient, Perform, refuse
 from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
 
 START = 1_800_000_000.0
-START_MS = 1_800_000_000_000
 
 VALUES = [
     None,
@@ -39,29 +39,6 @@ VALUES = [
     [1, [2.5, {"": None}]],
     {"a": {"b": ["c"]}},
 ]
-
-
-class Clock:
-    """A wall clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.ms = START_MS
-
-    def wall(self) -> float:
-        return (self.ms + 0.5) / 1000
-
-    def elapsed(self) -> float:
-        return self.ms / 1000
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(faulty_client: FaultyClient, dynamodb_table: str, clock: Clock) -> DynamoDBAdapter:
-    return DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock, request_timeout=5)
 
 
 async def put_original(store: DynamoDBAdapter, key: str, data: Any, **attributes: Any) -> None:
@@ -107,14 +84,14 @@ async def test_the_item_is_as_the_schema_says(store: DynamoDBAdapter) -> None:
 
 
 async def test_a_value_ends_at_its_millisecond_for_every_method(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await store.set("k", None, 0.5)
-    clock.ms += 499
+    clock.advance(499)
     assert await store.get("k", "gone") is None
     assert await store.has("k")
     assert await store.keys() == ["k"]
-    clock.ms += 1
+    clock.advance(1)
     assert await store.get("k", "gone") == "gone"
     assert not await store.has("k")
     assert await store.keys() == []
@@ -203,11 +180,11 @@ async def test_a_value_of_the_original_is_read(
 
 
 async def test_a_value_of_the_original_ends_at_its_second(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await put_original(store, "k", {"S": "text"}, expiresAt={"N": str(int(START) + 1)})
     assert await store.get("k") == "text"
-    clock.ms += 1000
+    clock.advance(1000)
     assert await store.get("k") is None
     assert not await store.has("k")
     assert await store.keys() == []
@@ -224,7 +201,7 @@ async def test_a_value_of_the_original_ends_at_its_second(
     ],
     ids=repr,
 )
-async def test_an_item_that_makes_no_sense_is_an_error_that_names_it(
+async def test_an_unreadable_item_is_an_error_that_names_it(
     store: DynamoDBAdapter, attributes: Any
 ) -> None:
     await store._table.put(store._key("CACHE#", "k") | attributes)
@@ -309,7 +286,7 @@ async def fill(store: DynamoDBAdapter, count: int, content: str) -> None:
                 tasks.start_soon(write, items[first : first + 25])
 
 
-async def test_what_a_throttled_table_did_not_remove_is_tried_again(
+async def test_items_that_a_throttled_table_did_not_remove_are_sent_again(
     store: DynamoDBAdapter, faulty_client: FaultyClient, dynamodb_client: DynamoDBClient
 ) -> None:
     await fill(store, 60, "x")
@@ -327,7 +304,7 @@ async def test_what_a_throttled_table_did_not_remove_is_tried_again(
     assert await store.keys() == []
 
 
-async def test_a_table_that_removes_nothing_is_given_up(
+async def test_clearing_gives_up_on_a_table_that_removes_nothing(
     store: DynamoDBAdapter, faulty_client: FaultyClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "FIRST_DELAY", 0.001)
@@ -349,7 +326,7 @@ async def test_a_failure_in_one_segment_is_raised_as_it_is_and_ends_the_others(
         await store.keys()
 
 
-async def test_two_who_clear_at_once_do_not_disturb_each_other(
+async def test_two_concurrent_clears_do_not_disturb_each_other(
     atomic_dynamodb: Engine, store: DynamoDBAdapter
 ) -> None:
     await fill(store, 200, "x")

@@ -9,46 +9,19 @@ import anyio
 import pytest
 from attrs import evolve
 
-from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
-from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope.persistence import CircuitBreakerState, FailureReport, circuit_rules
 from gogoscope.testing.conformance import ManualClock
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.circuit_breakers import items as circuit_items
 from gogoscope_dynamodb.schema import FIRST_VERSION
+from tests.support.clocks import START_MS, MillisecondClock
 from tests.support.dynamodb_faults import FaultyClient
 from tests.support.engines import Engine
 
 pytestmark = pytest.mark.anyio
 
 START = 1_800_000_000.0
-START_MS = 1_800_000_000_000
 DAY = 86_400
-
-
-class Clock:
-    """A wall clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.ms = START_MS
-
-    def wall(self) -> float:
-        return (self.ms + 0.5) / 1000
-
-    def elapsed(self) -> float:
-        return self.ms / 1000
-
-    def advance(self, ms: int) -> None:
-        self.ms += ms
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(faulty_client: FaultyClient, dynamodb_table: str, clock: Clock) -> DynamoDBAdapter:
-    return DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock, request_timeout=5)
 
 
 async def raw_item(store: DynamoDBAdapter, key: str = "c") -> dict[str, Any]:
@@ -79,7 +52,7 @@ def report(count: int = 1, threshold: int = 3, **more: Any) -> FailureReport:
     return FailureReport(count=count, threshold=threshold, **values)
 
 
-async def half_open(store: DynamoDBAdapter, clock: Clock, probes: int = 1) -> None:
+async def half_open(store: DynamoDBAdapter, clock: MillisecondClock, probes: int = 1) -> None:
     await store.count_failures("c", report(3))
     clock.advance(1000)
     for number in range(probes):
@@ -109,7 +82,7 @@ async def test_the_item_is_as_the_schema_says(store: DynamoDBAdapter) -> None:
 
 
 async def test_a_recorded_failure_is_one_write_after_the_first_and_before_the_trip(
-    store: DynamoDBAdapter, faulty_client: FaultyClient, clock: Clock
+    store: DynamoDBAdapter, faulty_client: FaultyClient, clock: MillisecondClock
 ) -> None:
     costs = []
     for expected in range(1, 7):
@@ -124,7 +97,7 @@ async def test_a_recorded_failure_is_one_write_after_the_first_and_before_the_tr
 
 
 async def test_the_failure_that_reaches_the_threshold_trips_in_the_same_write(
-    store: DynamoDBAdapter, faulty_client: FaultyClient, clock: Clock
+    store: DynamoDBAdapter, faulty_client: FaultyClient, clock: MillisecondClock
 ) -> None:
     costs = []
     for _ in range(4):
@@ -143,8 +116,11 @@ async def test_a_threshold_of_one_opens_a_new_circuit(store: DynamoDBAdapter) ->
     assert await state_of(store) == state
 
 
-async def test_a_process_that_knows_nothing_of_the_count_trips_it_all_the_same(
-    store: DynamoDBAdapter, faulty_client: FaultyClient, dynamodb_table: str, clock: Clock
+async def test_a_process_that_never_saw_the_count_can_trip_the_circuit(
+    store: DynamoDBAdapter,
+    faulty_client: FaultyClient,
+    dynamodb_table: str,
+    clock: MillisecondClock,
 ) -> None:
     await store.count_failures("c", report(2, threshold=3))
     other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock)
@@ -154,8 +130,11 @@ async def test_a_process_that_knows_nothing_of_the_count_trips_it_all_the_same(
     assert len(faulty_client.calls) == 2
 
 
-async def test_a_mistaken_forecast_of_a_trip_counts_all_the_same(
-    store: DynamoDBAdapter, faulty_client: FaultyClient, dynamodb_table: str, clock: Clock
+async def test_failures_count_although_the_expected_trip_does_not_happen(
+    store: DynamoDBAdapter,
+    faulty_client: FaultyClient,
+    dynamodb_table: str,
+    clock: MillisecondClock,
 ) -> None:
     state = await store.count_failures("c", report(2, threshold=3))
     other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock)
@@ -167,7 +146,7 @@ async def test_a_mistaken_forecast_of_a_trip_counts_all_the_same(
 
 
 async def test_a_quorum_of_processes_must_have_reported(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     for _ in range(5):
         clock.advance(1)
@@ -180,7 +159,7 @@ async def test_a_quorum_of_processes_must_have_reported(
 
 
 async def test_failures_outside_the_window_do_not_count(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await store.count_failures("c", report(2, window_ms=100))
     clock.advance(100)
@@ -217,8 +196,8 @@ async def test_two_stores_of_one_process_that_report_under_one_name_are_both_cou
     assert state.failure_count == 2
 
 
-async def test_of_many_who_want_to_probe_at_once_only_the_limit_may(
-    atomic_dynamodb: Engine, store: DynamoDBAdapter, clock: Clock
+async def test_of_many_concurrent_probes_only_the_limit_is_granted(
+    atomic_dynamodb: Engine, store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await store.count_failures("c", report(3))
     clock.advance(1000)
@@ -235,8 +214,8 @@ async def test_of_many_who_want_to_probe_at_once_only_the_limit_may(
     assert set((await state_of(store)).probes) == set(granted)
 
 
-async def test_a_dead_probe_gives_its_place_to_the_next(
-    store: DynamoDBAdapter, clock: Clock
+async def test_an_expired_probe_loses_its_permit_to_the_next(
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await half_open(store, clock, probes=2)
     clock.advance(499)
@@ -249,8 +228,8 @@ async def test_a_dead_probe_gives_its_place_to_the_next(
     assert verdict is None
 
 
-async def test_a_returned_probe_gives_its_place_to_the_next(
-    store: DynamoDBAdapter, clock: Clock
+async def test_the_permit_of_a_returned_probe_is_free_for_the_next(
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await half_open(store, clock)
     await store.return_probe("c", "p0")
@@ -258,15 +237,15 @@ async def test_a_returned_probe_gives_its_place_to_the_next(
     assert (await store.claim_probe("c", "next", 500, 1)).granted
 
 
-async def test_a_probe_that_claims_again_keeps_its_place(
-    store: DynamoDBAdapter, clock: Clock
+async def test_a_probe_that_claims_again_keeps_its_permit(
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await half_open(store, clock)
     assert (await store.claim_probe("c", "p0", 500, 1)).granted
 
 
 async def test_a_forced_circuit_lasts_until_it_is_released(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await store.count_failures("c", report())
     await store.set_state("c", CircuitBreakerState(state="forced-open"))
@@ -284,7 +263,7 @@ async def test_a_forced_circuit_lasts_until_it_is_released(
 
 
 async def test_an_open_circuit_is_kept_a_day_beyond_its_time(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await store.count_failures("c", report(threshold=1, open_ms=7_200_000))
     kept = (await raw_item(store))["expiresAt"]
@@ -304,7 +283,7 @@ async def test_setting_a_state_grows_the_version_whatever_it_was(store: DynamoDB
 
 
 async def test_a_success_writes_only_when_there_is_something_to_reset(
-    store: DynamoDBAdapter, faulty_client: FaultyClient, clock: Clock
+    store: DynamoDBAdapter, faulty_client: FaultyClient, clock: MillisecondClock
 ) -> None:
     await store.record_success("c")
     assert faulty_client.operations == ["get_item"]
@@ -317,7 +296,9 @@ async def test_a_success_writes_only_when_there_is_something_to_reset(
     assert (await state_of(store)).failure_count == 0
 
 
-async def test_resetting_takes_the_newest_version(store: DynamoDBAdapter, clock: Clock) -> None:
+async def test_resetting_takes_the_newest_version(
+    store: DynamoDBAdapter, clock: MillisecondClock
+) -> None:
     assert await store.reset_failures("c", 1) is None
     first = await store.count_failures("c", report())
     clock.advance(1)
@@ -339,7 +320,7 @@ async def test_a_circuit_of_the_original_is_read(store: DynamoDBAdapter) -> None
 
 
 async def test_a_closed_circuit_of_the_original_goes_on_with_its_count(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await put_original(store, "closed", 2, lastFailureTime="1799999999000")
     assert await store.record_failure("c", 10) == 3
@@ -351,7 +332,7 @@ async def test_a_closed_circuit_of_the_original_goes_on_with_its_count(
 
 
 async def test_an_open_circuit_of_the_original_may_be_probed_when_its_time_is_over(
-    store: DynamoDBAdapter, clock: Clock
+    store: DynamoDBAdapter, clock: MillisecondClock
 ) -> None:
     await put_original(store, "open", 5, lastFailureTime=str(START_MS))
     assert (await store.count_failures("c", report())).state == "open"
@@ -378,7 +359,7 @@ async def test_a_circuit_of_the_original_is_made_one_of_ours_by(
 
 
 async def test_memory_does_not_grow_with_the_circuits(
-    store: DynamoDBAdapter, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    store: DynamoDBAdapter, clock: MillisecondClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(circuit_items, "REMEMBERED", 5)
     for number in range(12):
@@ -391,7 +372,7 @@ async def test_memory_does_not_grow_with_the_circuits(
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_the_answers_are_those_of_the_pure_rules(
-    store: DynamoDBAdapter, clock: Clock, seed: int
+    store: DynamoDBAdapter, clock: MillisecondClock, seed: int
 ) -> None:
     """A random walk over every method, side by side with the rules that other stores use."""
     choose = random.Random(seed)

@@ -14,8 +14,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from gogoscope.exceptions import StoreConnectionError, StoreTimeoutError, ThrottledError
-from gogoscope.persistence.lock_records import LockClaim
-from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, FailureReport
+from gogoscope.persistence import CircuitBreakerState, FailureReport, LockClaim
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import open_client
 from tests.support.dynamodb_faults import (
@@ -97,7 +96,7 @@ async def test_a_renewal_whose_answer_was_lost_is_granted(
 
 
 @LOST_ANSWERS
-async def test_a_release_whose_answer_was_lost_is_a_release(
+async def test_a_release_whose_answer_was_lost_counts(
     store: DynamoDBAdapter, faulty_client: FaultyClient, lost: Any
 ) -> None:
     handle = await store.acquire("k", 60)
@@ -147,7 +146,7 @@ async def test_a_takeover_whose_answer_was_lost_is_granted(
 
 
 @LOST_ANSWERS
-async def test_a_forced_release_whose_answer_was_lost_is_a_release(
+async def test_a_forced_release_whose_answer_was_lost_counts(
     store: DynamoDBAdapter, faulty_client: FaultyClient, other: DynamoDBAdapter, lost: Any
 ) -> None:
     await other.acquire("k", 60)
@@ -156,7 +155,7 @@ async def test_a_forced_release_whose_answer_was_lost_is_a_release(
 
 
 @LOST_ANSWERS
-async def test_an_extension_whose_answer_was_lost_is_one(
+async def test_an_extension_whose_answer_was_lost_counts(
     store: DynamoDBAdapter, faulty_client: FaultyClient, lost: Any
 ) -> None:
     handle = await store.acquire("k", 60)
@@ -238,7 +237,7 @@ async def test_failures_of_others_between_the_tries_are_kept(
 
 @pytest.mark.parametrize("limit", [1, 2])
 @LOST_ANSWERS
-async def test_a_probe_whose_answer_was_lost_has_its_place(
+async def test_a_probe_whose_answer_was_lost_has_its_permit(
     store: DynamoDBAdapter, faulty_client: FaultyClient, lost: Any, limit: int
 ) -> None:
     if limit == 1:
@@ -256,7 +255,7 @@ async def test_a_probe_whose_answer_was_lost_has_its_place(
     [(True, 1, "closed"), (True, 2, "half-open"), (False, 1, "open")],
 )
 @LOST_ANSWERS
-async def test_a_verdict_whose_answer_was_lost_is_given_once(
+async def test_a_verdict_whose_answer_was_lost_counts_once(
     store: DynamoDBAdapter,
     faulty_client: FaultyClient,
     lost: Any,
@@ -385,7 +384,7 @@ async def test_a_refused_connection_is_a_connection_error_and_leaves_no_claim(
                 assert caught.value.__cause__ is not None
 
 
-async def test_throttling_is_waited_out_and_then_an_error(
+async def test_throttling_is_retried_and_then_raised(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
     throttled = refuse("ProvisionedThroughputExceededException")
@@ -397,7 +396,7 @@ async def test_throttling_is_waited_out_and_then_an_error(
         await store.set("k", 1)
 
 
-async def test_those_who_wait_behind_a_silent_server_do_not_wait_in_turn(
+async def test_failures_that_wait_behind_a_silent_server_fail_together(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
     await store.record_failure("c", 100)

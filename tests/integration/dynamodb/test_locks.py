@@ -7,8 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gogoscope.persistence.lock_handle import LockHandle
-from gogoscope.persistence.lock_records import LockClaim
+from gogoscope.persistence import LockClaim, LockHandle
 from gogoscope.testing.conformance import ManualClock
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.schema import FIRST_VERSION
@@ -201,7 +200,7 @@ async def test_a_claim_that_arrives_after_its_release_is_refused(
     assert (await take(store)).fencing_token > token
 
 
-async def test_releasing_a_lost_lock_says_so_and_does_not_free_the_new_holders(
+async def test_releasing_a_lost_lock_returns_false_and_leaves_the_new_holder_alone(
     store: DynamoDBAdapter, clock: ManualClock, faulty_client: FaultyClient
 ) -> None:
     lost = await take(store)
@@ -287,7 +286,7 @@ async def test_a_late_renewal_does_not_move_the_lease_back(store: DynamoDBAdapte
     assert record.lease_until_ms == until_ms + 9
 
 
-async def test_extending_takes_the_owners_name_and_a_running_lease(
+async def test_extending_needs_the_owners_name_and_a_running_lease(
     store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     assert await store.extend("k", 5, "worker") is False
@@ -340,7 +339,7 @@ async def test_an_expired_lock_of_the_original_is_taken_over_with_a_token_of_our
     assert (await take(store)).fencing_token > handle.fencing_token
 
 
-async def test_a_lock_of_the_original_can_be_freed_by_force(
+async def test_a_lock_of_the_original_can_be_force_released(
     store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     await put_raw(store, "k", **original(int(clock.now + 60)))
@@ -361,7 +360,7 @@ async def test_prefixes_keep_locks_apart_and_nest(
     assert await outer.acquire("k", 5) is not None
 
 
-async def test_of_many_who_try_at_once_exactly_one_gets_the_lock(
+async def test_exactly_one_of_many_concurrent_claims_takes_the_lock(
     atomic_dynamodb: Engine, store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     async def contend(key: str, winners: list[LockHandle]) -> None:

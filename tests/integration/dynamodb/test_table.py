@@ -11,8 +11,7 @@ import anyio
 import pytest
 
 from gogoscope.exceptions import ConfigurationError, PersistenceError
-from gogoscope.persistence import open_persistence
-from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+from gogoscope.persistence import CircuitBreakerState, open_persistence
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import DynamoDBClient, open_client
 from tests.support.dynamodb_faults import FaultyClient, answer, refuse
@@ -37,7 +36,7 @@ async def other_table(client: Any, **keys: str) -> str:
     return name
 
 
-async def test_a_table_is_made_as_documented_and_again_is_fine(
+async def test_a_table_is_made_as_documented_and_may_be_made_again(
     dynamodb_client: DynamoDBClient,
 ) -> None:
     name = new_table_name()

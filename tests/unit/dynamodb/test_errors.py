@@ -44,7 +44,7 @@ def connector_error() -> aiohttp.ClientConnectorError:
     ],
     ids=repr,
 )
-def test_what_was_not_sent_is_tried_again_without_doubt(error: Exception) -> None:
+def test_a_request_that_was_not_sent_is_retried_without_doubt(error: Exception) -> None:
     failure = classify(error)
     assert failure is not None
     assert (failure.effect, failure.retry) == (Effect.NOT_SENT, True)
@@ -68,7 +68,7 @@ def test_what_was_not_sent_is_tried_again_without_doubt(error: Exception) -> Non
     ],
     ids=repr,
 )
-def test_what_broke_underway_may_have_been_applied(error: Exception, kind: Any) -> None:
+def test_a_broken_request_may_have_been_applied(error: Exception, kind: Any) -> None:
     failure = classify(error)
     assert failure is not None
     assert (failure.effect, failure.retry) == (Effect.MAYBE_APPLIED, True)
@@ -84,7 +84,7 @@ def test_what_broke_underway_may_have_been_applied(error: Exception, kind: Any) 
         "TransactionConflictException",
     ],
 )
-def test_what_was_throttled_is_tried_again_without_doubt(code: str) -> None:
+def test_a_throttled_request_is_retried_without_doubt(code: str) -> None:
     failure = classify(client_error(code))
     assert failure is not None
     assert (failure.effect, failure.retry) == (Effect.FAILED, True)
@@ -102,7 +102,7 @@ def test_what_was_throttled_is_tried_again_without_doubt(code: str) -> None:
     ],
     ids=repr,
 )
-def test_what_cannot_succeed_is_not_tried_again(error: Exception, kind: Any) -> None:
+def test_an_error_that_no_retry_can_help_is_final(error: Exception, kind: Any) -> None:
     failure = classify(error)
     assert failure is not None
     assert not failure.retry
@@ -110,7 +110,7 @@ def test_what_cannot_succeed_is_not_tried_again(error: Exception, kind: Any) -> 
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("x"), TypeError("y")])
-def test_an_error_of_no_client_means_nothing(error: Exception) -> None:
+def test_an_error_that_is_not_a_clients_is_not_classified(error: Exception) -> None:
     assert classify(error) is None
 
 

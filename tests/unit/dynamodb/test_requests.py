@@ -163,7 +163,7 @@ async def test_a_read_is_never_in_doubt(client: FaultyClient, table: Table) -> N
         await table.read(KEY, consistent=True)
 
 
-async def test_a_silent_server_is_given_three_tries_and_no_more(
+async def test_a_silent_server_gets_three_tries_and_no_more(
     client: FaultyClient, table: Table
 ) -> None:
     client.client = FaultyClient()
@@ -231,7 +231,7 @@ async def test_an_empty_table_is_asked_for_its_keys_once_if_that_is_allowed(
     assert client.operations == ["get_item"]
 
 
-async def test_an_error_that_is_none_of_the_clients_goes_out_as_it_is(
+async def test_an_error_that_is_not_a_clients_is_raised_unchanged(
     client: FaultyClient, table: Table
 ) -> None:
     async def misuse(perform: Any) -> Any:
@@ -243,7 +243,7 @@ async def test_an_error_that_is_none_of_the_clients_goes_out_as_it_is(
     assert len(client.calls) == 1
 
 
-async def test_cancellation_in_a_request_goes_out_and_sends_nothing_more(
+async def test_a_request_cancelled_in_flight_is_not_sent_again(
     client: FaultyClient, table: Table
 ) -> None:
     client.client = FaultyClient()
@@ -256,7 +256,7 @@ async def test_cancellation_in_a_request_goes_out_and_sends_nothing_more(
     assert len(client.calls) == 1
 
 
-async def test_cancellation_between_tries_goes_out_and_sends_nothing_more(
+async def test_a_request_cancelled_between_tries_is_not_sent_again(
     client: FaultyClient, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "backoff", lambda tried: 30.0)

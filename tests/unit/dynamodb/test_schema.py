@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gogoscope.exceptions import CorruptRecordError
-from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+from gogoscope.persistence import CircuitBreakerState
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.schema import (
     decode_circuit,
@@ -66,7 +66,7 @@ def test_a_lock_without_the_count_of_renewals_has_its_version_as_token() -> None
     ],
     ids=repr,
 )
-def test_a_lock_that_makes_no_sense_is_an_error_that_names_it(attributes: Any) -> None:
+def test_an_unreadable_lock_is_an_error_that_names_it(attributes: Any) -> None:
     with pytest.raises(CorruptRecordError, match="'LOCK#k' cannot be understood"):
         decode_lock(item(**attributes))
 
@@ -81,11 +81,11 @@ def test_a_lock_that_makes_no_sense_is_an_error_that_names_it(attributes: Any) -
     ],
     ids=repr,
 )
-def test_a_circuit_that_makes_no_sense_is_an_error_that_names_it(attributes: Any) -> None:
+def test_an_unreadable_circuit_is_an_error_that_names_it(attributes: Any) -> None:
     with pytest.raises(CorruptRecordError, match="'LOCK#k' cannot be understood"):
         decode_circuit(item(**attributes))
 
 
-def test_an_expiry_that_makes_no_sense_is_an_error_that_names_it() -> None:
+def test_an_unreadable_expiry_is_an_error_that_names_it() -> None:
     with pytest.raises(CorruptRecordError, match="'LOCK#k' cannot be understood"):
         is_live(item(version={"N": "1"}, expiresAt={"N": "soon"}), 0)

@@ -68,7 +68,7 @@ async def test_concurrent_writes_of_a_key_have_different_names() -> None:
     assert len(set(names)) == 20
 
 
-async def test_those_who_waited_while_the_store_failed_fail_with_it() -> None:
+async def test_writes_that_waited_while_the_store_failed_fail_too() -> None:
     given = Turns(Clock())
     started, outcomes = anyio.Event(), []
 
@@ -97,7 +97,7 @@ async def test_those_who_waited_while_the_store_failed_fail_with_it() -> None:
     assert outcomes[-1] == "written"
 
 
-async def test_an_error_that_the_store_is_not_to_blame_for_fails_nobody_else() -> None:
+async def test_an_error_of_the_caller_fails_no_other_write() -> None:
     given = Turns(Clock())
     started, outcomes = anyio.Event(), []
 
@@ -119,7 +119,7 @@ async def test_an_error_that_the_store_is_not_to_blame_for_fails_nobody_else() -
     assert outcomes == ["written"]
 
 
-async def test_a_cancelled_turn_is_given_to_the_next() -> None:
+async def test_a_cancelled_turn_passes_to_the_next() -> None:
     given = Turns(Clock())
     with anyio.move_on_after(0.01) as scope:
         async with given.turn("k"):

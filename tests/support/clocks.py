@@ -1,0 +1,24 @@
+"""Clocks that a test moves."""
+
+from __future__ import annotations
+
+START_MS = 1_800_000_000_000
+
+
+class MillisecondClock:
+    """A clock that stands still until the test moves it by whole milliseconds.
+
+    It shows half a millisecond more, so that no rounding turns one into another.
+    """
+
+    def __init__(self) -> None:
+        self.ms = START_MS
+
+    def wall(self) -> float:
+        return (self.ms + 0.5) / 1000
+
+    def elapsed(self) -> float:
+        return (self.ms - START_MS) / 1000
+
+    def advance(self, ms: int) -> None:
+        self.ms += ms
