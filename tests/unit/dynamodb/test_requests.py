@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -15,11 +15,13 @@ from gogoscope.exceptions import (
     StoreTimeoutError,
     ThrottledError,
 )
+from gogoscope.testing import VirtualClock
 from gogoscope_dynamodb import requests
 from gogoscope_dynamodb.requests import Table, Update, backoff
 from tests.support.dynamodb_faults import (
     FaultyClient,
     answer,
+    be_silent,
     be_unreachable,
     lose_request,
     never_answer,
@@ -163,15 +165,21 @@ async def test_a_read_is_never_in_doubt(client: FaultyClient, table: Table) -> N
         await table.read(KEY, consistent=True)
 
 
-async def test_a_silent_server_gets_three_tries_and_no_more(
-    client: FaultyClient, table: Table
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_silent_server_gets_three_tries_and_no_more(
+    client: FaultyClient,
+    table: Table,
+    virtual_clock: VirtualClock,
+    backend: Literal["asyncio", "trio"],
 ) -> None:
-    client.client = FaultyClient()
-    client.client.faults += [answer({})] * 20
-    client.faults += [never_answer] * 20
-    with anyio.fail_after(5), pytest.raises(StoreTimeoutError, match="3 tries: no answer"):
-        await table.update(KEY, WRITE, VALUES)
+    async def main() -> None:
+        with pytest.raises(StoreTimeoutError, match="3 tries: no answer"):
+            await table.update(KEY, WRITE, VALUES)
+
+    client.faults += [be_silent] * 20
+    virtual_clock.run(main, backend=backend)
     assert len(client.calls) == 3
+    assert virtual_clock.elapsed() < 4 * table.timeout
 
 
 @pytest.mark.parametrize(
