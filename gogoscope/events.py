@@ -1,7 +1,7 @@
-"""What happened in scopes, tasks, locks, circuits and caches, and who is told of it.
+"""What happened in scopes, tasks, locks, circuits and caches, and who is told about it.
 
 An event is frozen, and can be compared, hashed, pickled and matched. Its class has no generated
-code: for all events that would cost as much to import as the rest of the package.
+code, since generating it for all events would take as long as importing the rest of the package.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ class ScopeStarted(Event):
 
 
 class ScopeCancelled(Event):
-    """A scope cancels its block and its tasks; ``reason`` says why."""
+    """A scope was cancelled, with its block and its tasks; ``reason`` says why."""
 
     reason: str | None
 
 
 class ScopeEnded(Event):
-    """The block of a scope ended after ``seconds``; ``error`` leaves it, or ``None``."""
+    """The block of a scope ended after ``seconds``; ``error`` is what it raised, or ``None``."""
 
     error: BaseException | None
     seconds: float
@@ -90,7 +90,7 @@ class TaskStarted(Event):
 
 
 class TaskSucceeded(Event):
-    """The function of ``task`` gave its value, ``seconds`` after it started."""
+    """The function of ``task`` returned, ``seconds`` after it started."""
 
     task: str
     seconds: float
@@ -120,7 +120,7 @@ class TaskStopped(Event):
 
 
 class RetryScheduled(Event):
-    """Try number ``attempt`` of ``task`` gave ``error``; the next starts in ``delay`` seconds."""
+    """Attempt ``attempt`` of ``task`` raised ``error``; the next starts in ``delay`` seconds."""
 
     task: str
     attempt: int
@@ -129,7 +129,7 @@ class RetryScheduled(Event):
 
 
 class ErrorUnseen(Event):
-    """Another exception left the scope, so that this error of a task is not raised."""
+    """An unhandled error of a task is not raised, since the scope raises something else."""
 
     error: Exception
 
@@ -137,37 +137,37 @@ class ErrorUnseen(Event):
 class CircuitEvent(Event):
     """Something that happened to the circuit breaker ``circuit``.
 
-    ``scope`` is empty where it is used outside of any scope.
+    ``scope`` is empty if it is used outside of any scope.
     """
 
     circuit: str
 
 
 class CircuitStateChanged(CircuitEvent):
-    """A circuit breaker went from ``old`` to ``new`` as far as this process knows."""
+    """The state of a circuit changed from ``old`` to ``new``, as far as this process knows."""
 
     old: str
     new: str
 
 
 class CircuitCallRejected(CircuitEvent):
-    """A call was rejected uncalled; one may be let through in ``retry_after`` seconds."""
+    """A call was rejected; a call may be admitted in ``retry_after`` seconds."""
 
     retry_after: float
 
 
 class CircuitProbeStarted(CircuitEvent):
-    """A call was let through a half-open circuit, to see whether what it calls works again."""
+    """A half-open circuit admitted a call, to find out whether the service works again."""
 
 
 class CircuitProbeEnded(CircuitEvent):
-    """A probe ended; ``succeeded`` is ``None`` if it says nothing and gave its turn back."""
+    """A probe ended; ``succeeded`` is ``None`` if its outcome proves nothing (a cancellation)."""
 
     succeeded: bool | None
 
 
 class CircuitStoreFailed(CircuitEvent):
-    """The store of a circuit breaker failed; a local breaker guards until it is back."""
+    """The store of a circuit failed; until it is back, a local circuit breaker takes its place."""
 
     error: Exception
 
@@ -177,7 +177,7 @@ class CircuitStoreRecovered(CircuitEvent):
 
 
 class LockAcquired(Event):
-    """A lock was taken, with its fencing token, after ``seconds`` of waiting."""
+    """A lock was acquired, after ``seconds`` of waiting."""
 
     key: str
     fencing_token: int
@@ -185,7 +185,7 @@ class LockAcquired(Event):
 
 
 class LockReleased(Event):
-    """A lock was given back; ``freed`` is false if it was lost before."""
+    """A lock was released; ``freed`` is ``False`` if it had been lost before."""
 
     key: str
     freed: bool
@@ -199,36 +199,37 @@ class LeaseLost(Event):
 
 
 class CacheLoaded(Event):
-    """The function that loads ``key`` was called and gave its value in ``seconds``."""
+    """The function that loads ``key`` returned its value after ``seconds``."""
 
     key: str
     seconds: float
 
 
 class CacheStaleGiven(Event):
-    """The old value of ``key`` was given: instead of ``error``, or while it is refreshed."""
+    """The old value of ``key`` was returned: instead of ``error``, or while it is refreshed."""
 
     key: str
     error: Exception | None
 
 
 class CacheStoreFailed(Event):
-    """The store of a cache failed to read, to write or to lock; ``get_or_set`` does without that.
+    """The store of a cache failed to read, to write or to lock.
 
-    It calls its functions without asking, does not keep values, or calls in each process by itself.
+    ``get_or_set`` does without that: it calls its function without reading, does not store the
+    value, or loads it in each process.
     """
 
     error: Exception
 
 
 class CacheStoreRecovered(Event):
-    """The store of a cache does again what it failed to do."""
+    """The store of a cache works again."""
 
 
 def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
-    """Send the events of every scope of this process to an observer.
+    """Send the events of every scope in this process to an observer.
 
-    An observer runs where the event happens, so it must be quick; its exceptions are logged.
+    The observer is called where the event happens, so it must be fast. Its exceptions are logged.
 
     :returns: a function that ends the subscription
     """
@@ -244,7 +245,7 @@ def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
 
 
 class _Log:
-    """Writes events to a logger: what failed as warnings, the rest at ``level``."""
+    """Writes events to a logger: failures as warnings, the rest at ``level``."""
 
     failures = (TaskFailed, TaskTimedOut, CircuitStoreFailed, LeaseLost, CacheStoreFailed)
 
@@ -262,26 +263,26 @@ class _Log:
 def log_events(
     logger: str | logging.Logger = "gogoscope.events", level: int = logging.DEBUG
 ) -> Callable[[], None]:
-    """Write the events of every scope of this process to the standard ``logging`` module.
+    """Log the events of every scope in this process with the standard ``logging`` module.
 
     :param logger: a logger or its name
-    :param level: of what went well; what failed is at least a warning
-    :returns: a function that ends it
+    :param level: the level of normal events; failures are logged at least as warnings
+    :returns: a function that ends the logging
     """
     target = logging.getLogger(logger) if isinstance(logger, str) else logger
     return subscribe(_Log(target, level))
 
 
 def notify(observer: Callable[..., object] | None, *arguments: object) -> bool:
-    """Call an observer; its exception is logged and disturbs nobody.
+    """Call an observer; if it raises, the exception is logged and goes no further.
 
-    :returns: whether there is one, and it did not fail
+    :returns: whether there is an observer, and it did not fail
     """
     if observer is None:
         return False
     try:
         answer = observer(*arguments)
-    except Exception as error:  # noqa: BLE001 - logged; what is observed must go on
+    except Exception as error:  # noqa: BLE001 - logged; the code that is observed goes on
         log_error("an observer failed on %r", arguments, error=error)
         return False
     if type(answer) is CoroutineType:
@@ -292,12 +293,12 @@ def notify(observer: Callable[..., object] | None, *arguments: object) -> bool:
 
 
 def log_error(message: str, *arguments: object, error: BaseException | None = None) -> None:
-    """Log what would be lost otherwise."""
+    """Log an error that nobody would see otherwise."""
     _log(logging.ERROR, message, arguments, error)
 
 
 def log_warning(message: str, *arguments: object, error: BaseException | None = None) -> None:
-    """Log what goes on, but not as it should."""
+    """Log a problem that stops nothing."""
     _log(logging.WARNING, message, arguments, error)
 
 

@@ -24,22 +24,22 @@
         └── RecordTooLargeError
 
 Bad arguments raise the standard ``TypeError`` or ``ValueError``. Cancellation is the event loop's
-own exception: it is never wrapped and never a result.
+own exception. It is never wrapped and never a result.
 """
 
 from __future__ import annotations
 
 
 class GogoscopeError(Exception):
-    """Base of every error that this library defines."""
+    """The base of every error that gogoscope defines."""
 
 
 class ConfigurationError(GogoscopeError):
-    """Something is set up wrongly; trying again does not help."""
+    """Something is configured wrongly; a retry does not help."""
 
 
 class InvalidURLError(ConfigurationError):
-    """A persistence URL is malformed or has an option that its backend does not know."""
+    """A persistence URL is malformed, or its backend does not know one of its options."""
 
 
 class UnknownBackendError(ConfigurationError):
@@ -51,9 +51,9 @@ class AmbiguousBackendError(ConfigurationError):
 
 
 class CapabilityNotSupportedError(ConfigurationError):
-    """The store at hand lacks a capability that was asked for.
+    """The store does not support a capability that was used.
 
-    ``capability`` is its name (``locks``, ``circuit_breakers``, ``cache``), ``backend`` the store.
+    ``capability`` is ``locks``, ``circuit_breakers`` or ``cache``; ``backend`` is the store.
     """
 
     def __init__(self, capability: str, backend: str) -> None:
@@ -88,13 +88,13 @@ class TaskCancelled(GogoscopeError):  # noqa: N818 - the name that the design gi
 
 
 class ScopeClosedError(GogoscopeError):
-    """A scope was used before its block was entered or after it ended."""
+    """A scope was used before its block began or after it ended."""
 
 
 class CircuitOpenError(GogoscopeError):
-    """A circuit breaker rejected the call without making it.
+    """A circuit breaker rejected a call; the function was not called.
 
-    ``name`` is the circuit, ``retry_after`` the seconds until a call may be let through.
+    ``name`` is the circuit, ``retry_after`` the seconds until a call may be admitted.
     """
 
     def __init__(self, name: str, retry_after: float) -> None:
@@ -107,15 +107,15 @@ class CircuitOpenError(GogoscopeError):
 
 
 class LockError(GogoscopeError):
-    """Base of the errors of locks."""
+    """The base of the errors of locks."""
 
 
 class LockTimeoutError(LockError, TimeoutError):
-    """A lock was not free within the time given to wait for it."""
+    """A lock was not acquired in the time given for it."""
 
 
 class LeaseLostError(LockError):
-    """The lease of a lock ended while its holder still counted on it.
+    """The lease of a lock ended while its holder still relied on it.
 
     ``key`` is the lock, ``reason`` says how it was lost.
     """
@@ -130,7 +130,7 @@ class LeaseLostError(LockError):
 
 
 class PersistenceError(GogoscopeError):
-    """A store failed. ``retryable`` tells whether the same request may succeed later."""
+    """A store failed; ``retryable`` tells whether the same request may succeed later."""
 
     retryable = False
 
@@ -142,7 +142,7 @@ class StoreConnectionError(PersistenceError):
 
 
 class StoreTimeoutError(PersistenceError):
-    """The store did not answer in time; the request may or may not have been carried out."""
+    """The store did not answer in time; the request may have been carried out or not."""
 
     retryable = True
 
@@ -154,8 +154,8 @@ class ThrottledError(PersistenceError):
 
 
 class CorruptRecordError(PersistenceError):
-    """A stored record cannot be understood."""
+    """A stored record cannot be decoded."""
 
 
 class RecordTooLargeError(PersistenceError):
-    """A value is larger than the store can hold; nothing was sent."""
+    """A value is larger than the store accepts; nothing was sent."""

@@ -1,4 +1,4 @@
-"""Trying again: the delays, the policy and the loop."""
+"""Retries: the delays, the policy and the loop."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Ts = TypeVarTuple("Ts")
 
 
 class Delay(Protocol):
-    """How long to wait after a failed try.
+    """How long to wait after a failed attempt.
 
-    One that depends on earlier waits also has a method ``start``, which returns the delays of one
-    call.
+    A delay that depends on earlier waits also has a method ``start``, which returns the delays of
+    one call.
     """
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Return the seconds to wait after try ``attempt`` (from 1), which raised ``error``."""
+        """Return the seconds to wait after attempt ``attempt`` (from 1), which raised ``error``."""
         ...
 
 
@@ -48,7 +48,7 @@ def _factor(factor: float) -> float:
 
 @frozen
 class fixed:  # noqa: N801 - written like a function: delay=fixed(1)
-    """Wait the same time after every try.
+    """Wait the same time after every attempt.
 
     :param delay: seconds, 0 or more
     """
@@ -62,9 +62,9 @@ class fixed:  # noqa: N801 - written like a function: delay=fixed(1)
 
 @frozen
 class linear:  # noqa: N801 - likewise
-    """Wait ``base`` seconds after the first try, and ``step`` seconds longer after each next one.
+    """Wait ``base`` seconds after the first attempt, and ``step`` seconds longer each time.
 
-    :param base: seconds after the first try
+    :param base: seconds after the first attempt
     :param step: seconds added each time; ``base`` if left out
     :param maximum: the longest wait in seconds
     """
@@ -76,7 +76,7 @@ class linear:  # noqa: N801 - likewise
     maximum: float = field(default=30.0, converter=to_seconds, validator=duration(infinite=True))
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Return the wait after try number ``attempt``."""
+        """Return the wait after attempt ``attempt``."""
         step = self.base if self.step is None else self.step
         return min(self.maximum, self.base + step * (attempt - 1))
 
@@ -88,7 +88,7 @@ class exponential:  # noqa: N801 - likewise
     The wait is drawn evenly between 0 and ``base * factor ** (attempt - 1)``, at most
     ``maximum``: "Exponential Backoff And Jitter", Marc Brooker, AWS Architecture Blog, 2015.
 
-    :param base: the longest wait after the first try, in seconds
+    :param base: the longest wait after the first attempt, in seconds
     :param factor: by how much it grows each time, 1 or more
     :param maximum: the longest wait of all, in seconds
     :param jitter: ``False`` waits the longest time each time
@@ -100,7 +100,7 @@ class exponential:  # noqa: N801 - likewise
     jitter: bool = field(default=True, kw_only=True)
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Return a wait after try number ``attempt``."""
+        """Return a wait after attempt ``attempt``."""
         try:
             longest = min(self.maximum, self.base * self.factor ** (attempt - 1))
         except OverflowError:
@@ -113,7 +113,7 @@ class decorrelated:  # noqa: N801 - likewise
     """Wait with decorrelated jitter: between ``base`` and three times the last wait.
 
     "Exponential Backoff And Jitter", Marc Brooker, AWS Architecture Blog, 2015. Each call that is
-    retried starts again at ``base``; one policy may serve many calls at a time.
+    retried starts again at ``base``; many calls may use one policy at a time.
 
     :param base: the shortest wait, in seconds
     :param maximum: the longest wait, in seconds
@@ -134,7 +134,7 @@ class decorrelated:  # noqa: N801 - likewise
         return delay
 
     def __call__(self, attempt: int, error: Exception, /) -> float:
-        """Return a wait as a separate call would have it after ``attempt`` tries."""
+        """Return a wait as a separate call would have it after ``attempt`` attempts."""
         delay = self.start()
         for number in range(1, attempt):
             delay(number, error)
@@ -156,18 +156,18 @@ def _to_delay(delay: Delay | float | timedelta) -> Delay:
 
 @frozen(kw_only=True)
 class Retry:
-    """When a failed call is tried again, and after how long.
+    """When a failed call is retried, and after how long.
 
-    :param attempts: the number of tries, the first one included
-    :param delay: seconds between tries, or a function of (attempt, error) that returns them
+    :param attempts: the number of attempts, the first one included
+    :param delay: seconds between attempts, or a function of (attempt, error) that returns them
     :param retry_on: exception types, or a predicate of the error; a predicate that returns a
         number of seconds sets the delay as well (a ``Retry-After`` header, for example)
     :param on_retry: called as ``on_retry(attempt, error, delay)`` before each wait
-    :param max_elapsed: seconds after the start of the first try; no try starts later than that
-    :param attempt_timeout: seconds that each try may take; a longer one fails with ``TimeoutError``
+    :param max_elapsed: seconds from the start of the first attempt after which none starts
+    :param attempt_timeout: seconds that each attempt may take; then it fails with ``TimeoutError``
 
     A :class:`CircuitOpenError` is retried only if ``retry_on`` names it, or is a predicate that
-    asks for it. The error of the last try is the result; the earlier ones are in its
+    asks for it. The error of the last attempt is the result; the earlier ones are in its
     ``__context__``.
     """
 
@@ -199,14 +199,14 @@ class Retry:
         return _of_attempts(check_count("retry", option))
 
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
-        """Call a function, again if it fails, and return its value.
+        """Call a function, retry it if it fails, and return its value.
 
         A cancellation is never retried.
 
         :param fn: an async function, or any that returns an awaitable
         :param args: its positional arguments
-        :raises TypeError: if ``fn`` is no function
-        :raises Exception: the error of the last try
+        :raises TypeError: if ``fn`` is not a function
+        :raises Exception: the error of the last attempt
         """
         if not callable(fn):
             raise refusal(fn, "retry.call")
@@ -232,7 +232,7 @@ class Retry:
         with anyio.move_on_after(self.attempt_timeout) as attempt:
             return await fn(*args)
         assert attempt.cancelled_caught
-        raise AttemptTimeoutError(f"a try took longer than {self.attempt_timeout:g} s")
+        raise AttemptTimeoutError(f"an attempt took longer than {self.attempt_timeout:g} s")
 
     async def _repeat(
         self, tell: OnRetry | None, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts
@@ -319,13 +319,13 @@ def _of_attempts(attempts: int) -> Retry:
 
 
 async def pause(delay: float) -> None:
-    """Wait between two tries; a test may replace it."""
+    """Wait between two attempts; a test may replace it."""
     await anyio.sleep(delay)
 
 
 class AttemptTimeoutError(TimeoutError):
-    """One try took longer than ``attempt_timeout``."""
+    """An attempt took longer than ``attempt_timeout``."""
 
 
-def _checked(giver: str, wait: float | timedelta) -> float:
-    return seconds(f"the delay that {giver} gave", wait, zero=True)
+def _checked(source: str, wait: float | timedelta) -> float:
+    return seconds(f"the delay that {source} returned", wait, zero=True)

@@ -11,7 +11,7 @@ from attrs import Attribute
 
 
 def check_observer(name: str, observer: object) -> None:
-    """Refuse what cannot be called as an observer, or would have to be awaited.
+    """Refuse an observer that cannot be called, or that is async.
 
     :raises TypeError: naming the argument
     """
@@ -23,7 +23,7 @@ def check_observer(name: str, observer: object) -> None:
 
 
 def check_name(name: object) -> None:
-    """Refuse a name that is no text.
+    """Refuse a name that is not a ``str``.
 
     :raises TypeError: naming the argument
     """
@@ -34,8 +34,8 @@ def check_name(name: object) -> None:
 def check_priority(priority: float) -> None:
     """Refuse a priority that cannot be compared.
 
-    :raises TypeError: if it is no number
-    :raises ValueError: if it is not a number (NaN)
+    :raises TypeError: if it is of another type than a number
+    :raises ValueError: if it is NaN
     """
     if not isinstance(priority, int | float):
         kind = type(priority).__name__
@@ -58,7 +58,7 @@ def check_count(name: str, value: int, minimum: int = 1) -> int:
 
 
 def count(minimum: int = 1) -> Callable[[object, Attribute[Any], Any], None]:
-    """Return a validator of a field that is an integer of at least ``minimum``."""
+    """Return a validator for a field that is an integer of at least ``minimum``."""
 
     def check(instance: object, attribute: Attribute[Any], value: Any) -> None:
         check_count(attribute.name, value, minimum)

@@ -1,4 +1,4 @@
-"""What can be called: its name, what it returns, and what to say of what cannot be called."""
+"""Functions and other callables: their names, and errors for what cannot be called."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 def check_function(fn: object) -> None:
-    """Refuse what cannot be a task's function.
+    """Refuse what cannot be the function of a task.
 
-    :raises TypeError: showing what can
+    :raises TypeError: showing what to write instead
     """
     if not callable(fn) or surely_not_awaitable(fn):
         raise refusal(fn, "s.task")
 
 
 def surely_not_awaitable(fn: Callable[..., object]) -> bool:
-    """Return whether a function can be known, without calling it, to give no awaitable."""
+    """Return whether it is certain, without calling it, that a function returns no awaitable."""
     return isinstance(fn, types.FunctionType) and (
         inspect.isasyncgenfunction(fn)
         or (
@@ -38,10 +38,10 @@ def surely_not_awaitable(fn: Callable[..., object]) -> bool:
 
 
 def refusal(fn: object, taker: str) -> TypeError:
-    """Return the error for what is no async function, which shows what to write.
+    """Return the error for something that is not an async function; it shows what to write.
 
-    :param fn: what was given; a coroutine object is closed
-    :param taker: the method that it was given to
+    :param fn: what was passed; a coroutine object is closed
+    :param taker: the method that it was passed to
     """
     if inspect.iscoroutine(fn):
         name = fn.__name__
@@ -52,7 +52,7 @@ def refusal(fn: object, taker: str) -> TypeError:
         )
     if callable(fn):
         return TypeError(
-            f"{callable_name(fn)} is a generator function, which gives no awaitable; "
+            f"{callable_name(fn)} is a generator function, which returns no awaitable; "
             "run a function that is not async with s.thread(fn, *args)"
         )
     return TypeError(
@@ -62,7 +62,7 @@ def refusal(fn: object, taker: str) -> TypeError:
 
 
 def callable_name(fn: object) -> str:
-    """Return the name of a function, of what a partial wraps, or of a callable's type."""
+    """Return the name of a function, of the function in a partial, or of the type of a callable."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     name = getattr(fn, "__qualname__", None)
@@ -70,11 +70,11 @@ def callable_name(fn: object) -> str:
 
 
 class NotAwaitableError(TypeError):
-    """A function that was given to ``s.task`` did not return an awaitable."""
+    """A function that was passed to ``s.task`` did not return an awaitable."""
 
 
 async def call_in_thread(fn: Callable[..., T], *args: Any) -> T:
-    """Call a function in a worker thread, and let a cancellation happen when it has ended."""
+    """Call a function in a worker thread; a cancellation takes effect when the thread has ended."""
     value, error = await to_thread.run_sync(_outcome, fn, args)
     if error is not None:
         try:
@@ -86,17 +86,17 @@ async def call_in_thread(fn: Callable[..., T], *args: Any) -> T:
 
 
 def _outcome(fn: Callable[..., T], args: tuple[Any, ...]) -> tuple[T | None, BaseException | None]:
-    """Call a function; keep the frames of the worker thread out of its error's traceback."""
+    """Call a function, and keep the frames of the worker thread out of the traceback."""
     try:
         return fn(*args), None
-    except BaseException as error:  # noqa: BLE001 - raised again by who called
+    except BaseException as error:  # noqa: BLE001 - raised again by the caller
         return None, error
 
 
 def stable_name(fn: object) -> str:
     """Return the module and qualified name of a function: the same in every process.
 
-    A script's own functions are named after its file, since every script is ``__main__``.
+    The functions of a script are named after its file, since every script is ``__main__``.
     """
     while isinstance(fn, functools.partial):
         fn = fn.func

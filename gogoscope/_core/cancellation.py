@@ -1,4 +1,4 @@
-"""Telling cancellation apart from everything else, on every event loop."""
+"""Telling a cancellation from other exceptions, on every event loop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def split_cancellation(
 
 
 def unwrapped(raised: BaseException) -> BaseException:
-    """Return the only exception of a group, as a task's KeyboardInterrupt comes out of one."""
+    """Return the only exception in a group, such as the KeyboardInterrupt of a task."""
     while isinstance(raised, BaseExceptionGroup) and len(raised.exceptions) == 1:
         raised = raised.exceptions[0]
     return raised
@@ -47,17 +47,17 @@ def left_by(scope: anyio.CancelScope, leaving: BaseException | None) -> BaseExce
 
 
 async def checkpoint() -> None:
-    """Let others run, and a cancellation that is under way happen here."""
+    """Let other tasks run; raise a pending cancellation here."""
     await anyio.lowlevel.checkpoint()
 
 
 async def checkpoint_if_cancelled() -> None:
-    """Let a cancellation that is under way happen here; else go on at once."""
+    """Raise a pending cancellation here; else go on at once."""
     await anyio.lowlevel.checkpoint_if_cancelled()
 
 
 async def pending_cancellation() -> BaseException | None:
-    """Return the cancellation that the code around is about to get."""
+    """Return the pending cancellation of the current code, or ``None``."""
     try:
         await checkpoint_if_cancelled()
     except anyio.get_cancelled_exc_class() as cancelled:
@@ -66,7 +66,7 @@ async def pending_cancellation() -> BaseException | None:
 
 
 def cancellation_requested() -> bool:
-    """Return whether anybody wants the current task to end."""
+    """Return whether the current task has been cancelled."""
     return anyio.current_effective_deadline() == -math.inf or cancelled_natively()
 
 
@@ -84,7 +84,7 @@ def on_asyncio() -> bool:
 
 
 def never_began(handle: TaskHandle[None]) -> bool:
-    """Return whether a coroutine has not taken its first step, and see to it that it never does."""
+    """Return whether a coroutine has not started, and make sure that it never does."""
     if inspect.getcoroutinestate(handle.coro) != inspect.CORO_CREATED:
         return False
     handle.coro.close()

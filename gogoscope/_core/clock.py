@@ -1,4 +1,4 @@
-"""The clocks that everything here reads, behind one seam that a test may replace.
+"""The clocks that everything here reads; a test may replace them.
 
 :func:`monotonic` is the clock of the event loop: deadlines of this process use it. The wall clock
 is for times that other machines must understand. ``elapsed`` measures how long something lasted
@@ -16,16 +16,16 @@ import anyio
 
 
 class Clock(Protocol):
-    """What a store tells the time by; any thread may read it."""
+    """The clock of a store; any thread may read it."""
 
     def wall(self) -> float:
         """Return the seconds since the Unix epoch; the clock may be set forward or back."""
         ...
 
     def elapsed(self) -> float:
-        """Return the seconds of a clock that is never set; only differences of it mean anything.
+        """Return the seconds of a clock that is never set; only their differences mean anything.
 
-        It goes on while the machine is suspended, where the system has such a clock.
+        It goes on while the machine is suspended, if the system has such a clock.
         """
         ...
 
@@ -60,9 +60,9 @@ clock_in_context: ContextVar[Clock] = ContextVar("clock", default=_SYSTEM)
 clock_here = clock_in_context.get
 
 current_clock: Clock = _CurrentClock()
-"""The clock in the context of whoever reads it; what a store uses unless it is told another."""
+"""The clock of the context in which it is read; the default of every store."""
 
 
 def monotonic() -> float:
-    """Return the current event loop's clock in seconds; only differences of it mean anything."""
+    """Return the time of the event loop in seconds; only differences of it mean anything."""
     return anyio.current_time()

@@ -51,7 +51,7 @@ current: ContextVar[Frame | None] = ContextVar("current", default=None)
 
 
 def lent_to(slots: Slots | None) -> AbstractAsyncContextManager[None]:
-    """Lend the slot of the current task, or of one around it, that is one of ``slots``."""
+    """Lend the slot in ``slots`` that the current task holds, or a task around it."""
     frame = None if slots is None else current.get()
     while frame is not None:
         slot = frame.slot

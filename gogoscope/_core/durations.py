@@ -1,8 +1,8 @@
 """Durations as the public API takes them: seconds, or a ``timedelta``.
 
-A function checks one with :func:`seconds`. A field of a class of attrs takes one by a converter,
-:func:`to_seconds` or :func:`to_seconds_or_none`, and checks it by the validator :func:`duration`,
-which knows the name of the field.
+A function checks a duration with :func:`seconds`. A field of an attrs class has a converter,
+:func:`to_seconds` or :func:`to_seconds_or_none`, and the validator :func:`duration`, which knows
+the name of the field.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ def seconds(
 
 
 def to_seconds(value: float | timedelta) -> float:
-    """Convert a duration to seconds; leave what is none to :func:`duration`, which refuses it."""
+    """Convert a duration to seconds; anything else is left for :func:`duration` to refuse."""
     if isinstance(value, timedelta):
         return value.total_seconds()
     return value if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
 
 
 def to_seconds_or_none(value: float | timedelta | None) -> float | None:
-    """Convert an optional duration; a named function, so that type checkers know what it takes."""
+    """Convert an optional duration; a function with a name, so that type checkers know its type."""
     return None if value is None else to_seconds(value)
 
 
 def duration(
     *, zero: bool = False, infinite: bool = False, maximum: float | None = None
 ) -> Callable[[object, Attribute[Any], Any], None]:
-    """Return a validator of a field that is a duration in seconds.
+    """Return a validator for a field that is a duration in seconds.
 
     The parameters and the errors are those of :func:`seconds`.
     """

@@ -1,7 +1,7 @@
-"""What is written onto errors: notes, tracebacks, contexts.
+"""What is written to errors: notes, tracebacks, contexts.
 
-An error may refuse attributes, as one that is a frozen dataclass does; what the interpreter itself
-writes onto it must be set past that.
+An error may refuse to have its attributes set, for example if it is a frozen dataclass. So these
+attributes are set as the interpreter does it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ def annotate(error: BaseException, note: str) -> None:
 
 
 def description(error: BaseException) -> str:
-    """Return the ``repr`` of an error, also if that fails."""
+    """Return the ``repr`` of an error, or a substitute if that fails."""
     try:
         return repr(error)
-    except Exception:  # noqa: BLE001 - the error is described all the same
+    except Exception:  # noqa: BLE001 - any error must be described
         return f"<{type(error).__name__}, whose repr fails>"
 
 
 def forget_own_frames(error: BaseException, caller: types.FrameType) -> None:
-    """Take this package's frames off the tracebacks of an error and of those that led to it.
+    """Remove the frames of this package from the tracebacks of an error and of its contexts.
 
-    They tell nothing about the caller's code, and would keep the scope for as long as the error.
+    They say nothing about the code of the user, and they keep the scope alive as long as the error.
 
-    :param caller: the frame whose call, which is over, raised the error
+    :param caller: the frame whose call has ended and raised the error
     """
     seen: set[int] = set()
     unvisited: list[BaseException | None] = [error]
@@ -51,9 +51,9 @@ def forget_own_frames(error: BaseException, caller: types.FrameType) -> None:
 
 
 def _clear_callers(frame: types.FrameType, last: types.FrameType) -> None:
-    """Let go of what this package's frames between two frames hold; those have returned.
+    """Clear the frames of this package between two frames; they have returned.
 
-    Since Python 3.12 the frame of a coroutine that failed keeps those that awaited it.
+    Since Python 3.12, the frame of a failed coroutine keeps the frames that awaited it.
     """
     between: list[types.FrameType] = []
     caller = frame.f_back
@@ -66,7 +66,7 @@ def _clear_callers(frame: types.FrameType, last: types.FrameType) -> None:
 
 
 def first_of(*errors: BaseException | None) -> BaseException | None:
-    """Return the first that there is; an error may be false, as one with a length of 0 is."""
+    """Return the first that is not ``None``; an error may be falsy, if its length is 0."""
     return next((error for error in errors if error is not None), None)
 
 
@@ -77,7 +77,7 @@ def lead_to(error: BaseException, earlier: BaseException | None) -> None:
 
 
 class ErrorChain:
-    """Makes the errors of one call's tries reachable from the last, each through its context."""
+    """Links the errors of the attempts of one call, so that the last one leads to all others."""
 
     __slots__ = ("_last", "_linked")
 
@@ -87,14 +87,14 @@ class ErrorChain:
         self._link(first)
 
     def add(self, error: BaseException) -> None:
-        """Let the error of the next try lead to those of the tries before."""
+        """Link the error of the next attempt to the earlier ones."""
         end = self._link(error)
-        if end is not None:  # what it leads to besides, those before lead to as well
+        if end is not None:  # the earlier ones lead to all its other contexts
             _set(end, "__context__", self._last)
         self._last = error
 
     def _link(self, error: BaseException) -> BaseException | None:
-        """Return the last of an error's own contexts that was not linked before."""
+        """Return the last context of an error that was not linked before."""
         end: BaseException | None = None
         following: BaseException | None = error
         while following is not None and id(following) not in self._linked:

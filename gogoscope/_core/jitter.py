@@ -1,4 +1,4 @@
-"""Pauses of different lengths, so that processes which wait do not all ask at the same time."""
+"""Random pauses, so that waiting processes do not all send requests at the same time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _BYTES = 7
 
 
 def uniform(low: float, high: float) -> float:
-    """Return a number between ``low`` and ``high``, each as likely as any other.
+    """Return a random number between ``low`` and ``high``.
 
-    The system's randomness differs between processes that were forked from one, too.
+    It comes from the operating system, so it differs between forked processes, too.
     """
     return low + (high - low) * int.from_bytes(os.urandom(_BYTES), "big") / (1 << 8 * _BYTES)
 

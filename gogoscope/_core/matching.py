@@ -14,7 +14,7 @@ Errors = ErrorTypes | Callable[[Exception], bool]
 
 
 def check_errors(name: str, errors: object) -> None:
-    """Refuse what can match no error.
+    """Refuse what is neither exception types nor a predicate.
 
     :raises TypeError: naming the argument
     """
@@ -28,12 +28,12 @@ def check_errors(name: str, errors: object) -> None:
 
 
 def errors(instance: object, attribute: Attribute[Any], value: Any) -> None:
-    """Validate a field of what matches errors."""
+    """Validate a field that matches errors."""
     check_errors(attribute.name, value)
 
 
 def matches(errors: ErrorTypes | Callable[[Exception], Answer], error: Exception) -> Answer | bool:
-    """Return whether an error is of one of the types, or what the predicate says of it."""
+    """Return whether an error is of one of the types, or the answer of the predicate."""
     if isinstance(errors, type | tuple):
         return isinstance(error, errors)
     return errors(error)

@@ -1,7 +1,7 @@
-"""What one event loop keeps for a store: queues of locks, snapshots of circuits, outages.
+"""State of one event loop and one store: lock queues, snapshots of circuits, outages.
 
-It is found by the identity of the store, never by its equality: two stores may be equal and still
-be two, and a store need not have a hash.
+The store is identified by its identity, never by equality: two stores may be equal and still be
+different, and a store need not be hashable.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class PerStore(Generic[T]):
-    """One value for each store and event loop, made when it is first asked for.
+    """One value for each store and event loop, made when it is first used.
 
-    It lives as long as the store. Where no weak reference to the store can be made, the store is
-    kept for as long as the event loop, lest another object be given its identity.
+    It lives as long as the store. If the store allows no weak reference, the store is kept as long
+    as the event loop runs, so that no other object gets its identity.
 
     :param name: names the variable of the event loop
     :param make: returns the first value for a store

@@ -23,7 +23,7 @@ class Slots:
         self._arrivals = itertools.count()
 
     def line_up(self, slot: Slot, priority: float) -> None:
-        """Return a slot its turn, at once if one is free."""
+        """Put a slot in the line; it is granted at once if one is free."""
         heapq.heappush(self._waiting, (-priority, next(self._arrivals), slot))
         self._grant()
 
@@ -38,7 +38,7 @@ class Slots:
         self._grant()
 
     def seize(self) -> None:
-        """Take one slot at once, even beyond the limit; the next ones to be free make up for it."""
+        """Take a slot at once, even beyond the limit; the next free one makes up for it."""
         self._free -= 1
 
     def _grant(self) -> None:
@@ -50,7 +50,7 @@ class Slots:
 class Slot:
     """The slot of one task: in line from the beginning, held while it runs.
 
-    :param slots: those that it is one of
+    :param slots: the slots that it belongs to
     :param priority: higher goes first
     """
 
@@ -70,7 +70,7 @@ class Slot:
             self._granted.set()
 
     async def hold(self) -> None:
-        """Wait for its turn. When cancelled, it is not held and not in line any more."""
+        """Wait for its turn; if cancelled, it is neither held nor in the line any more."""
         if not self._held:
             self._granted = anyio.Event()
             try:
@@ -89,11 +89,11 @@ class Slot:
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[None]:
-        """Lend it while its task waits for others of the same slots.
+        """Lend it to other tasks while its own task waits.
 
-        A task may wait in several places at once (in a task group of its own): it is lent from
-        the first wait on, and taken back, before all others in line, after the last. A task that
-        is cancelled while it waits goes on at once, even beyond the limit.
+        A task may wait in several places at once (in a task group of its own). The slot is lent
+        when the first wait begins, and taken back, before all others in the line, when the last one
+        has ended. A task that is cancelled while it waits goes on at once, even beyond the limit.
         """
         self._waits += 1
         if self._waits == 1:
@@ -115,7 +115,7 @@ class Slot:
 
     def _lend(self) -> None:
         self.leave()
-        if self._granted is not None:  # what was about to take it back goes on without it
+        if self._granted is not None:  # a wait that is taking it back goes on without it
             self._granted.set()
 
     def _seize(self) -> None:

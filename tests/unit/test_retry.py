@@ -126,11 +126,11 @@ def bad_hint(error: Exception) -> Any:
     ("options", "kind", "text"),
     [
         ({"retry_on": bad_hint}, KeyError, "broken"),
-        ({"retry_on": lambda error: None}, TypeError, "delay that retry_on gave"),
+        ({"retry_on": lambda error: None}, TypeError, "delay that retry_on returned"),
         ({"delay": lambda attempt, error: bad_hint(error)}, KeyError, "broken"),
-        ({"delay": lambda attempt, error: -1}, ValueError, "delay that delay gave"),
-        ({"delay": lambda attempt, error: math.nan}, ValueError, "delay that delay gave"),
-        ({"delay": lambda attempt, error: "1"}, TypeError, "delay that delay gave"),
+        ({"delay": lambda attempt, error: -1}, ValueError, "delay that delay returned"),
+        ({"delay": lambda attempt, error: math.nan}, ValueError, "delay that delay returned"),
+        ({"delay": lambda attempt, error: "1"}, TypeError, "delay that delay returned"),
     ],
 )
 async def test_a_policy_that_fails_keeps_the_error_of_the_try(
