@@ -29,6 +29,7 @@ from datetime import timedelta
 from typing import Any
 
 from gogoscope.persistence import (
+    acquire_once,
     LockClaim,
     LockHandle,
     LockHolder,
@@ -36,7 +37,6 @@ from gogoscope.persistence import (
     LockReply,
     check_key,
     check_lease,
-    claim_handle,
     describe_holder,
 )
 from gogoscope_dynamodb import schema
@@ -119,8 +119,7 @@ class Locks(Capability):
         :param ttl: the lease in seconds, at most 12 hours
         :param owner: a name for ``extend``; the acquisition's nonce if left out
         """
-        outcome = await claim_handle(self, key, ttl, owner)
-        return outcome if isinstance(outcome, LockHandle) else None
+        return await acquire_once(self, key, ttl, owner)
 
     async def extend(self, key: str, ttl: float | timedelta, owner: str) -> bool:
         """Let the lease of an owner end ``ttl`` seconds from now; ``False`` if it has none.

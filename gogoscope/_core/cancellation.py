@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
+
+T = TypeVar("T")
 
 
 def split_cancellation(
@@ -81,6 +84,31 @@ def cancelled_natively() -> bool:
 def on_asyncio() -> bool:
     """Return whether the event loop is asyncio's, whose own cancellation knows no cancel scopes."""
     return anyio.get_cancelled_exc_class().__module__.startswith("asyncio")
+
+
+async def finish(work: Callable[[], Awaitable[T]], seconds: float) -> T | None:
+    """Do what must be done at the end of a block, whatever cancels the block meanwhile.
+
+    It is shielded and bounded. asyncio's own cancellation, which knows no shield, comes once: then
+    the work is done once more, and the cancellation goes on; an error of that second time is
+    dropped for it.
+
+    :param work: what is to be done; it may be called twice
+    :param seconds: how long it may take
+    :returns: what the work returned, or ``None`` if it took longer
+    """
+    try:
+        return await _shielded(work, seconds)
+    except anyio.get_cancelled_exc_class():
+        with suppress(Exception):
+            await _shielded(work, seconds)
+        raise
+
+
+async def _shielded(work: Callable[[], Awaitable[T]], seconds: float) -> T | None:
+    with anyio.move_on_after(seconds, shield=True):
+        return await work()
+    return None
 
 
 def never_began(handle: TaskHandle[None]) -> bool:

@@ -56,14 +56,13 @@ from gogoscope.events import (
     log_warning,
 )
 from gogoscope.exceptions import GogoscopeError
-from gogoscope.locks.lease import release
+from gogoscope.persistence.lease import Renewal, release
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.protocols.cache import CacheEntry
 from gogoscope.persistence.protocols.locks import LockProvider
 
 FIRST_POLL_SECONDS = 0.02
 LONGEST_POLL_SECONDS = 0.5
-RENEWALS_PER_LEASE = 3
 LONGEST_KEY_IN_LOCK = 256
 
 
@@ -218,14 +217,16 @@ class Loading:
         failure: BaseException | None = None
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(_renew, handle)
+                renewal = Renewal(handle)
+                group.start_soon(_renew, renewal)
                 try:
                     outcome = await self._load_alone()
                 except anyio.get_cancelled_exc_class():
                     raise
                 except BaseException as raised:  # noqa: BLE001 - raised below, outside the group
                     failure = raised
-                group.cancel_scope.cancel()
+                finally:
+                    renewal.stop()
         finally:
             await release(handle)
         if failure is not None:
@@ -288,10 +289,7 @@ class Loading:
         self._context.tell(CacheStaleGiven, self._key, error)
 
 
-async def _renew(handle: LockHandle) -> None:
-    while handle.lost is None:
-        await anyio.sleep(handle.lease / RENEWALS_PER_LEASE)
-        try:
-            await handle.extend()
-        except GogoscopeError as error:
-            log_warning("%r could not be renewed", handle, error=error)
+async def _renew(renewal: Renewal) -> None:
+    lost = await renewal.run()
+    if lost is not None and lost.__cause__ is not None:
+        log_warning("the lock of a load could not be renewed", error=lost)

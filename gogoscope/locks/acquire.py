@@ -1,4 +1,4 @@
-"""Taking a lock for a scope, waiting for it if need be, and releasing it at the end."""
+"""Taking a lock for a scope, waiting for it if need be, and releasing it at the scope's end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import partial
 
 import anyio
 
@@ -15,11 +14,11 @@ from gogoscope._core.context import slots_lent
 from gogoscope._core.durations import seconds
 from gogoscope.events import LockAcquired, LockReleased
 from gogoscope.exceptions import LockTimeoutError
-from gogoscope.locks.lease import release
 from gogoscope.locks.polling import Wanted
-from gogoscope.locks.queue import queue_of
+from gogoscope.locks.queue import LockQueue, queue_of
 from gogoscope.locks.reentry import refuse_reentry
 from gogoscope.persistence.bundle import Persistence, unsupported
+from gogoscope.persistence.lease import release
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
 from gogoscope.persistence.lock_records import LockRecord
 from gogoscope.persistence.protocols.locks import LockProvider
@@ -29,9 +28,11 @@ from gogoscope.persistence.validation import check_key, check_lease
 class Locks:
     """The locks that one scope holds without a block; attached to it, and settled at its end."""
 
+    # _held: the handles that are not released yet.
+
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._handles: set[LockHandle] = set()
+        self._held: set[LockHandle] = set()
 
     @classmethod
     def of(cls, home: Home) -> Locks:
@@ -50,46 +51,45 @@ class Locks:
 
         :param ttl: the lease in seconds
         :param wait: seconds to wait for it; ``None`` waits for ever
+        :returns: its handle, or ``None`` if it was not free in time
         :raises LockError: if it would wait for a block of the same task to end
         """
-        patience = check_patience(wait)
+        check_key(key)
+        lease, patience = check_lease(ttl), check_patience(wait)
         if patience:
             refuse_reentry(locks_of(self._home), key)
-        answer = await acquire(self._home, check_key(key), check_lease(ttl), patience, {})
-        if not isinstance(answer, LockHandle):
-            return None
-        tell = answer.on_release
-
-        def released(handle: LockHandle, freed: bool) -> None:
-            self._handles.discard(handle)
-            if tell is not None:
-                tell(handle, freed)
-
-        answer.on_release = released
-        self._handles.add(answer)
-        return answer
+        answer = await acquire(self._home, key, lease, patience, {}, self._held)
+        return answer if isinstance(answer, LockHandle) else None
 
     async def settle(self) -> None:
         """Release the locks, all at once, so that they share one bound."""
-        for handle in [handle for handle in self._handles if handle.lost is not None]:
-            handle.abandon()
-        if self._handles:
+        for handle in [handle for handle in self._held if handle.lost is not None]:
+            handle._abandon()
+        if self._held:
             async with anyio.create_task_group() as group:
-                for handle in self._handles:
+                for handle in self._held:
                     group.start_soon(release, handle)
 
 
 async def acquire(
-    home: Home, key: str, lease: float, patience: float, metadata: Mapping[str, str]
+    home: Home,
+    key: str,
+    lease: float,
+    patience: float,
+    metadata: Mapping[str, str],
+    held: set[LockHandle],
 ) -> LockHandle | LockRecord | None:
     """Take a lock for a scope; return its handle, or else who has it.
 
     :param lease: in seconds
     :param patience: seconds to wait; 0 asks once and never queues, ``math.inf`` waits for ever. For
         the answer to one request the wait may last a second; with 0 as long as the store allows it.
+    :param metadata: what to tell people about the holder, besides host, pid and scope
+    :param held: where the handle is kept until it is released
     """
-    wanted = Wanted(lease, {"scope": home.name, **metadata}, home.spawn)
     queue = queue_of(locks_of(home), key)
+    releaser = ScopeReleaser(home, queue, held)
+    wanted = Wanted(lease, {"scope": home.name, **metadata}, home.spawn, releaser)
     began = time.monotonic()
     answer: LockHandle | LockRecord | None = None
     try:
@@ -99,15 +99,42 @@ async def acquire(
             async with slots_lent():
                 answer = await queue.acquire(wanted, patience)
     except BaseException:
-        if isinstance(answer, LockHandle):  # cancelled while it waited for its slot
+        if isinstance(answer, LockHandle):  # cancelled while it waited to get its slot back
             await release(answer)
         raise
     if isinstance(answer, LockHandle):
-        answer.on_release = partial(_tell_released, home)
+        held.add(answer)
         if home.observed:
-            seconds = time.monotonic() - began
-            home.emit(LockAcquired(home.name, key, answer.fencing_token, seconds))
+            waited = time.monotonic() - began
+            home.emit(LockAcquired(home.name, key, answer.fencing_token, waited))
     return answer
+
+
+class ScopeReleaser:
+    """Releases a lock of a scope: in its queue, and with an event of the scope.
+
+    :param held: the handles that the scope has been told of; one that is released before it could
+        get there, since its task was cancelled, has no event
+    """
+
+    __slots__ = ("_held", "_home", "_queue")
+
+    def __init__(self, home: Home, queue: LockQueue, held: set[LockHandle]) -> None:
+        self._home = home
+        self._queue = queue
+        self._held = held
+
+    async def free(self, handle: LockHandle, in_time: bool) -> bool:
+        """Free the lock, or hand it over to the next in the queue."""
+        return await self._queue.free(handle, in_time)
+
+    def released(self, handle: LockHandle, freed: bool) -> None:
+        """Let the next in the queue have the lock, and tell the scope."""
+        self._queue.left_by(handle)
+        if handle in self._held:
+            self._held.discard(handle)
+            if self._home.observed:
+                self._home.emit(LockReleased(self._home.name, handle.key, freed))
 
 
 def locks_of(home: Home) -> LockProvider:
@@ -134,8 +161,3 @@ def timeout_error(key: str, patience: float, record: LockRecord | None) -> LockT
         return LockTimeoutError(found)
     place = ", ".join(f"{name} {value}" for name, value in record.metadata.items())
     return LockTimeoutError(f"{found}: held by {record.owner!r} ({place})")
-
-
-def _tell_released(home: Home, handle: LockHandle, freed: bool) -> None:
-    if home.observed:
-        home.emit(LockReleased(home.name, handle.key, freed))

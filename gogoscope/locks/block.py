@@ -1,4 +1,9 @@
-"""The block of a lock: a scope that ends with the lease."""
+"""The block of a lock: a scope that ends with the lease.
+
+From outside in: the lock is held, a task renews it, the scope runs. So the scope's last task has
+ended before the renewals stop, and only then the lock is released. When the lease is lost, the
+renewing task cancels the scope, which then raises the loss.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +20,14 @@ from gogoscope._core.errors import first_of
 from gogoscope.events import LeaseLost
 from gogoscope.exceptions import LeaseLostError
 from gogoscope.locks.acquire import acquire, check_patience, locks_of, timeout_error
-from gogoscope.locks.lease import Keeper, release
 from gogoscope.locks.reentry import held, refuse_reentry
+from gogoscope.persistence.lease import Renewal, release
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.validation import check_key, check_lease, check_metadata
 
 
 class Held(Protocol):
-    """The block of a lock: what ends with the lease, such as a scope."""
+    """What runs inside the block of a lock, and ends with the lease: a scope."""
 
     async def __aenter__(self) -> object:
         """Begin the block."""
@@ -35,15 +40,15 @@ class Held(Protocol):
         traceback: TracebackType | None,
         /,
     ) -> bool | None:
-        """End the block, and what runs in it."""
+        """End it, and what runs in it."""
         ...
 
     def raised_by_body(self, loss: LeaseLostError) -> None:
-        """Note that the body raises the loss of the lease itself, so that it is told only once."""
+        """Note that the body raises the loss of the lease itself, so that it is raised once."""
         ...
 
     def lease_lost(self, loss: LeaseLostError) -> None:
-        """Cancel the block, which then raises the loss."""
+        """Cancel it, and raise the loss from it."""
         ...
 
 
@@ -54,8 +59,15 @@ class LockBlock(Generic[B]):
     """Takes a lock, keeps it while its block runs, and releases it; made by ``s.lock``.
 
     :param home: the scope that the block stands in
-    :param open_block: returns the block of a lock that is held
+    :param open_block: returns what runs in the block of a lock that is held
+    :param key: the lock
+    :param ttl: the lease in seconds
+    :param wait: seconds to wait for it; ``None`` waits for ever
+    :param metadata: what to tell people about the holder, besides host, pid and scope
     """
+
+    # Set on entering: _handle, _locked (what runs in the block), _renewal, _group (its task's),
+    # _mark (refuses that the same task takes the lock again), _held_before (the marks outside).
 
     def __init__(
         self,
@@ -76,16 +88,18 @@ class LockBlock(Generic[B]):
     async def __aenter__(self) -> B:
         self._home.check_open()
         mark = refuse_reentry(locks_of(self._home), self.key)
-        answer = await acquire(self._home, self.key, self._lease, self._patience, self._metadata)
+        answer = await acquire(
+            self._home, self.key, self._lease, self._patience, self._metadata, set()
+        )
         if not isinstance(answer, LockHandle):
             raise timeout_error(self.key, self._patience, answer)
         self._handle = answer
         self._locked = self._open_block(answer)
-        self._keeper = Keeper(answer)
+        self._renewal = Renewal(answer)
         self._group: TaskGroup = anyio.create_task_group()
         try:
             await self._group.__aenter__()
-            self._group.create_task(self._keep(), name=f"gogoscope lease of {self.key}")
+            self._group.create_task(self._renew(), name=f"gogoscope lease of {self.key}")
             await self._locked.__aenter__()
         except BaseException:
             await release(answer)
@@ -112,14 +126,11 @@ class LockBlock(Generic[B]):
         except BaseException as raised:  # noqa: BLE001 - raised again when the lock is free
             outgoing = raised
         lost = handle.lost
-        self._keeper.stop()
-        for _ in range(2):  # asyncio's own cancellation knows no shield, and comes once
-            try:
-                await release(handle)
-            except anyio.get_cancelled_exc_class() as cancelled:
-                outgoing = first_of(outgoing, cancelled)
-            else:
-                break
+        self._renewal.stop()
+        try:
+            await release(handle)
+        except anyio.get_cancelled_exc_class() as cancelled:
+            outgoing = first_of(outgoing, cancelled)
         try:
             await self._group.__aexit__(None, None, None)
         except anyio.get_cancelled_exc_class() as cancelled:
@@ -130,8 +141,8 @@ class LockBlock(Generic[B]):
             return outgoing is None
         raise outgoing from outgoing.__cause__
 
-    async def _keep(self) -> None:
-        lost = await self._keeper.run()
+    async def _renew(self) -> None:
+        lost = await self._renewal.run()
         if lost is not None:
             self._home.emit(LeaseLost(self._home.name, self.key, lost.reason))
             self._locked.lease_lost(lost)

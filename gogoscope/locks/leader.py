@@ -1,4 +1,8 @@
-"""Leading a fleet: one process at a time has the term, and another takes over when it is lost."""
+"""Leading a fleet: one process at a time has the term, and another takes over when it is lost.
+
+A term is the block of a lock. What differs: entering goes on through failures of the store, and
+losing the lease is no error, but the end of the term.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,15 @@ from gogoscope.persistence.lock_handle import LockHandle
 
 
 class Campaign(LockBlock[B]):
-    """Waits until it leads, and leads while its block runs; made by ``s.leader``.
+    """Waits until this process leads, which it does while the block runs; made by ``s.leader``.
 
     ``lost`` tells, after the block, why the term was lost; ``None`` if the block ended by itself.
+
+    :param home: the scope that the block stands in
+    :param open_block: returns what runs in the block of a term
+    :param key: what is led
+    :param ttl: the lease in seconds
+    :param metadata: what to tell people about the leader, besides host, pid and scope
     """
 
     def __init__(
@@ -65,7 +75,7 @@ class Campaign(LockBlock[B]):
         raise rest from rest.__cause__
 
     def _without_loss(self, error: BaseException | None) -> BaseException | None:
-        """Return what is left of an error, in which the loss of the term may be."""
+        """Return an error, or the rest of a group, without the loss of the term."""
         if isinstance(error, ExceptionGroup):
             return error.split(lambda part: self._is_loss(part))[1]  # noqa: PLW0108 - no method will do
         return None if error is None or self._is_loss(error) else error

@@ -1,51 +1,70 @@
-"""Asking a store for a lock again and again, for all who wait for it in one event loop."""
+"""Asking a store for a lock again and again, on behalf of all who wait for it in one event loop.
+
+The pauses between two requests follow three rules:
+
+1. They double, up to a limit. Where the lock changes hands often, the limit is lower, and it falls
+   the longer one waits: so whoever has waited longest asks most often.
+2. None is longer than until the holder's lease is over.
+3. They are jittered, so that processes do not ask in step.
+
+A process that hands the lock over among its own tasks could keep it from the others for ever. So a
+poller that has waited for ``RESERVE_AFTER_SECONDS`` reserves the next turn in the store, and renews
+that reservation while it waits: the holder's process cannot hand the lock over then, only release
+it, and only the claims of this poller are granted.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import anyio
 from attrs import frozen
 
+from gogoscope._core.background import Spawn
+from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
 from gogoscope._core.jitter import jittered
 from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
-from gogoscope.persistence.lock_handle import LockHandle, Spawn, claim_handle
-
-if TYPE_CHECKING:
-    from gogoscope.persistence.lock_records import LockRecord, LockReply
-    from gogoscope.persistence.protocols.locks import LockProvider
+from gogoscope.locks.watching import RESERVATION_SECONDS, Watched
+from gogoscope.persistence.lock_claims import claim_handle, new_claim
+from gogoscope.persistence.lock_handle import LockHandle, Releaser
+from gogoscope.persistence.lock_records import LockRecord, LockReply
+from gogoscope.persistence.protocols.locks import LockProvider
 
 FIRST_POLL_SECONDS = 0.02
 LONGEST_POLL_SECONDS = 0.5
 BUSY_POLL_SECONDS = 0.05
 RESERVE_AFTER_SECONDS = 0.25
-RESERVATION_SECONDS = 1.0
-GIVE_BACK_SECONDS = 0.5
+END_RESERVATION_SECONDS = 0.5
 
 
 @frozen
 class Wanted:
-    """What one who waits asks for: a lease in seconds, and what to tell people about the holder.
+    """What is asked for: a lease in seconds, and what to tell people about the holder.
 
-    ``spawn`` runs in the background what is left to do for it when it waits no more.
+    ``spawn`` runs in the background what is left to do when the wait has ended. ``releaser`` is
+    what the handle asks to free the lock.
     """
 
     lease: float
     metadata: Mapping[str, str]
     spawn: Spawn
+    releaser: Releaser
 
 
 class Poller:
-    """Asks for one lock until it is had; the last refusal is its ``record``.
+    """Asks for one lock, as often as makes sense."""
 
-    Its pauses grow while the holder stays the same, and end when its lease does. One who waited
-    for 250 ms reserves the next turn, so that a process which hands the lock over among its own
-    cannot keep it from others.
-    """
+    # record: the lock as the last refusal showed it; None before, and once the lock was had here.
+    # _turn: the name of this poller's reservations.
+    # _interval: the next pause before it is jittered and bounded.
+    # _busy: the longest pause while the holders change.
+    # _may_reserve_at: when the present wait is long enough for a reservation.
+    # _reserved_until: when our reservation ends; minus infinity if there is none.
+    # _dead_at: when the holder's lease will be over, as the store said.
+    # _watched: when it will be over by this process's clock alone.
 
     def __init__(self, provider: LockProvider, key: str) -> None:
         self._provider = provider
@@ -55,40 +74,48 @@ class Poller:
         self._may_reserve_at = -math.inf
         self.reset()
 
-    async def ask(
-        self, wanted: Wanted, waiting_since: float, give_up_at: float
-    ) -> LockHandle | None:
-        """Ask once, for one who may have the lock; one request, rarely two.
+    def reset(self) -> None:
+        """Forget the holder, since the lock was had here."""
+        self.record: LockRecord | None = None
+        self._watched = Watched(self._turn)
+        self._interval = FIRST_POLL_SECONDS
+        self._reserved_until = -math.inf
+        self._dead_at = math.inf
 
-        :param waiting_since: since when nobody of this event loop had the lock
-        :param give_up_at: when to wait for an answer no more
-        :raises StoreTimeoutError: if there was none by then, nor before
+    async def ask(
+        self, wanted: Wanted, waiting_since: float, answer_by: float
+    ) -> LockHandle | None:
+        """Ask once; that is one request, rarely two.
+
+        :param waiting_since: since when nobody of this event loop has had the lock
+        :param answer_by: when to stop waiting for an answer
+        :returns: the handle of the lock, or ``None`` if somebody else has it
+        :raises StoreTimeoutError: if there was no answer by then, nor one before
         """
         seen = self._watched.dead()
         waited = monotonic() - waiting_since
         self._may_reserve_at = waiting_since + RESERVE_AFTER_SECONDS
-        # Where the lock changes hands often, who waits longest asks most often.
         self._busy = BUSY_POLL_SECONDS * RESERVE_AFTER_SECONDS / max(waited, RESERVE_AFTER_SECONDS)
         if (
             seen is None
             and waited >= RESERVE_AFTER_SECONDS
-            and self._may_reserve()
-            and not await self._reserve_finds_it_free(give_up_at)
+            and self._should_reserve()
+            and not await self._reserve_finds_it_free(answer_by)
         ):
             return None
         try:
             answer = await claim_handle(
                 self._provider,
                 self._key,
+                new_claim(wanted.lease, metadata=wanted.metadata, turn=self._turn),
                 wanted.lease,
-                metadata=wanted.metadata,
                 seen=seen,
-                turn=self._turn,
-                patience=give_up_at - monotonic(),
+                releaser=wanted.releaser,
+                patience=answer_by - monotonic(),
                 spawn=wanted.spawn,
             )
         except StoreTimeoutError:
-            if self.record is None or monotonic() < give_up_at:
+            if self.record is None or monotonic() < answer_by:
                 raise
             return None  # The wait is over, and an earlier answer told who has the lock.
         if isinstance(answer, LockHandle):
@@ -106,37 +133,32 @@ class Poller:
         dead_at = min(self._watched.dead_at(), self._dead_at if self._dead_at > now else math.inf)
         return min(pause, max(0.0, dead_at - now + jittered(FIRST_POLL_SECONDS)))
 
-    def reset(self) -> None:
-        """Forget the holder, since the lock was had here."""
-        self.record: LockRecord | None = None
-        self._watched = Watched(self._turn)
-        self._interval = FIRST_POLL_SECONDS
-        self._reserved_until = -math.inf
-        self._dead_at = math.inf
-
-    async def give_back_turn(self) -> None:
-        """Return a reservation back, shielded and bounded, since nobody waits here any more."""
+    async def end_reservation(self) -> None:
+        """End a reservation, shielded and bounded, since nobody waits here any more."""
         if self._reserved_until > monotonic():
             self._reserved_until = -math.inf
-            with anyio.move_on_after(GIVE_BACK_SECONDS, shield=True):
-                try:
-                    await self._provider.reserve_lock(self._key, self._turn, 0)
-                except GogoscopeError:
-                    return  # It ends by itself, soon.
+            await finish(self._end_reservation, END_RESERVATION_SECONDS)
 
-    def _may_reserve(self) -> bool:
+    async def _end_reservation(self) -> None:
+        try:
+            await self._provider.reserve_lock(self._key, self._turn, 0)
+        except GogoscopeError:
+            return  # It ends by itself, soon.
+
+    def _should_reserve(self) -> bool:
         return (
             self.record is not None
             and self.record.nonce is not None
             and self._reserved_until - monotonic() < RESERVATION_SECONDS / 2
         )
 
-    async def _reserve_finds_it_free(self, give_up_at: float) -> bool:
+    async def _reserve_finds_it_free(self, answer_by: float) -> bool:
+        """Reserve the next turn; return whether the lock can be had at once instead."""
         asked = monotonic()
         had_it = asked < self._reserved_until
         self._reserved_until = asked + RESERVATION_SECONDS  # Even if no answer should come.
         reply = None
-        with anyio.move_on_after(give_up_at - asked):
+        with anyio.move_on_after(answer_by - asked):
             reply = await self._provider.reserve_lock(
                 self._key, self._turn, int(RESERVATION_SECONDS * 1000)
             )
@@ -150,6 +172,7 @@ class Poller:
         return self.record is None or self.record.owner is None
 
     def _look(self, reply: LockReply) -> None:
+        """Learn from an answer who has the lock, and how long the next pause shall be."""
         before, record = self.record, reply.record
         now = monotonic()
         self.record = record
@@ -157,55 +180,6 @@ class Poller:
         self._dead_at = now + reply.dead_in_ms / 1000 if reply.dead_in_ms else math.inf
         if record is None or record.next_turn != self._turn:
             self._reserved_until = -math.inf
-        if before is None or record is None or before.nonce != record.nonce:
-            self._interval = min(self._busy, self._interval * 2)
-        else:
-            self._interval = min(LONGEST_POLL_SECONDS, self._interval * 2)
-
-
-class Watched:
-    """Watches a holder, and another's reservation, without trusting any clock but its own.
-
-    A holder that did not renew for its whole lease is dead, and so is who reserved the next turn
-    and did not renew that for as long as a reservation lasts.
-
-    :param turn: what our own reservations are made under
-    """
-
-    def __init__(self, turn: str) -> None:
-        self._turn = turn
-        self._record: LockRecord | None = None
-        self._held_since = 0.0
-        self._reserved_since = 0.0
-
-    def look(self, record: LockRecord | None) -> None:
-        """Note the lock as it now is."""
-        before, self._record = self._record, record
-        if record is None:
-            return
-        now = monotonic()
-        if before is None or (before.nonce, before.version) != (record.nonce, record.version):
-            self._held_since = now
-        if before is None or (before.next_turn, before.next_until_ms) != (
-            record.next_turn,
-            record.next_until_ms,
-        ):
-            self._reserved_since = now
-
-    def dead(self) -> LockRecord | None:
-        """Return the lock if who has it, or has its next turn, is dead."""
-        return self._record if monotonic() >= self.dead_at() else None
-
-    def dead_at(self) -> float:
-        """Tell when the lock is to be had unless it changes until then."""
-        record = self._record
-        if record is None:
-            return math.inf
-        if record.nonce is not None:
-            return self._held_since + record.lease_ms / 1000 + _A_MOMENT
-        if record.owner is None and record.next_turn not in (None, self._turn):
-            return self._reserved_since + RESERVATION_SECONDS + _A_MOMENT
-        return math.inf
-
-
-_A_MOMENT = 0.001
+        changed_hands = before is None or record is None or before.nonce != record.nonce
+        longest = self._busy if changed_hands else LONGEST_POLL_SECONDS
+        self._interval = min(longest, self._interval * 2)

@@ -1,15 +1,26 @@
-"""Those of one event loop who wait for one lock: first in, first out, behind one poller.
+"""The tasks of one event loop that wait for one lock: first in, first out.
 
-The first in the queue polls for all; when it has left, the next one does. So a queue needs no task
-of its own, and is gone with the last who waits and the last who holds. A release hands the lock
-over to the first in the queue in one write.
+Only the first in the queue asks the store; when it leaves, the next one does. So a queue needs no
+task of its own, and a hundred waiters make no more requests than one. A release hands the lock over
+to the first waiter in one write. After ``MOST_IN_A_ROW`` handovers the lock is released instead, so
+that another process may come in between.
+
+What always holds:
+
+1. A waiter has a claim in flight (``asking``) or a handover to it (``promised``), never both: so
+   it cannot be granted the lock twice.
+2. A lock that arrives for a waiter which has left (``gone``) is passed on, or freed. When no answer
+   to a request comes, whatever it may have taken is taken back.
+3. While the lock is held here (by ``_holder``, whose lease still runs), nobody asks the store, but
+   for a look at each third of the lease: somebody may have freed the lock by force.
+4. A queue can be found as long as anybody waits in it or holds its lock. One that was forgotten is
+   still told when a handle of it is released late.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
 
 import anyio
 
@@ -18,33 +29,28 @@ from gogoscope._core.jitter import jittered
 from gogoscope._core.per_store import PerStore
 from gogoscope.exceptions import GogoscopeError
 from gogoscope.locks.polling import FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, Poller, Wanted
-from gogoscope.persistence.lock_handle import (
-    CLEAN_UP_SECONDS,
-    LockHandle,
-    claim_handle,
-    new_claim,
-    take_back,
-)
-
-if TYPE_CHECKING:
-    from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
-    from gogoscope.persistence.protocols.locks import LockProvider
+from gogoscope.persistence.lease import release
+from gogoscope.persistence.lock_claims import claim_handle, new_claim, take_back
+from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
+from gogoscope.persistence.protocols.locks import LockProvider
 
 MOST_IN_A_ROW = 16
-ASKS_PER_LEASE = 3
+LOOKS_PER_LEASE = 3
 REQUEST_SECONDS = 1.0
-"""How long an answer is waited for, be the patience ever so short."""
+"""How long an answer is waited for, however short the wait for the lock may be."""
 FREEING_SECONDS = CLEAN_UP_SECONDS / 2
-"""What offers of a handover must leave of the time for a release, so that the lock can be freed."""
+"""The part of the time for a release that handovers must leave, so that the lock can be freed."""
 
 
 class Waiter:
-    """One who waits.
+    """One task that waits."""
 
-    ``asking`` tells that its claim is under way, ``promised`` that a handover to it is, ``gone``
-    that it waits no more. Who hands over sets ``handle``.
-    """
-
+    # woken: set when the waiter shall look again; it makes a new one before each look.
+    # asking: whether a claim of it is in flight.
+    # promised: whether a handover to it is in flight.
+    # gone: whether it has stopped waiting.
+    # handle: the lock, once it has it.
     __slots__ = ("arrived", "asking", "gone", "handle", "promised", "wanted", "woken")
 
     def __init__(self, wanted: Wanted) -> None:
@@ -58,10 +64,16 @@ class Waiter:
 
 
 class LockQueue:
-    """Those of one event loop who wait for one lock, and who of them has it.
+    """The queue of one lock.
 
-    :param queues: where it is kept while it is in use
+    :param queues: where it is found while it is in use
     """
+
+    # _holder: the last handle that a task here got; it may have lost the lock.
+    # _users: how many calls of acquire() have not returned.
+    # _in_a_row: how many handovers there were since the lock was last claimed.
+    # _rest_until: until when nobody here claims, since another process has reserved the next turn.
+    # _left_at: when the lock was last released here; waiting for others counts from then.
 
     def __init__(self, provider: LockProvider, key: str, queues: dict[str, LockQueue]) -> None:
         self._provider = provider
@@ -76,7 +88,7 @@ class LockQueue:
         self._left_at = -math.inf
 
     async def acquire(self, wanted: Wanted, patience: float) -> LockHandle | LockRecord | None:
-        """Take the lock; give its handle, or else who has it.
+        """Take the lock; return its handle, or else who has it.
 
         :param patience: seconds to wait for it; with 0 it is asked for once, past the queue, and
             the store says how long that may take
@@ -85,13 +97,41 @@ class LockQueue:
         try:
             if patience > 0:
                 return await self._wait(wanted, patience)
-            answer = await claim_handle(
-                self._provider, self._key, wanted.lease, metadata=wanted.metadata
-            )
-            return self._held_by(answer) if isinstance(answer, LockHandle) else answer.record
+            return await self._ask_past_the_queue(wanted)
         finally:
             self._users -= 1
             self._forget_if_idle()
+
+    async def free(self, handle: LockHandle, in_time: bool) -> bool:
+        """Free the lock of a handle, or hand it over; return whether the handle held it.
+
+        :param in_time: whether its lease still runs, as far as this process knows
+        """
+        try:
+            if in_time and handle is self._holder:
+                return await self._hand_over(handle)
+            return await handle._free(in_time)
+        except BaseException:
+            self.left_by(handle)
+            raise
+
+    def left_by(self, handle: LockHandle) -> None:
+        """Note that a handle is not used any more; its lock may be had by the next."""
+        if self._holder is handle:
+            self._holder = None
+            self._left_at = monotonic()
+        self._wake_first()
+        self._forget_if_idle()
+
+    async def _ask_past_the_queue(self, wanted: Wanted) -> LockHandle | LockRecord | None:
+        answer = await claim_handle(
+            self._provider,
+            self._key,
+            new_claim(wanted.lease, metadata=wanted.metadata),
+            wanted.lease,
+            releaser=wanted.releaser,
+        )
+        return self._claimed_by(answer) if isinstance(answer, LockHandle) else answer.record
 
     async def _wait(self, wanted: Wanted, patience: float) -> LockHandle | LockRecord | None:
         waiter = Waiter(wanted)
@@ -104,7 +144,7 @@ class LockQueue:
                 await self._leave(waiter)
         except BaseException:
             if waiter.handle is not None:
-                await _let_go(waiter.handle)
+                await release(waiter.handle)
             raise
 
     async def _turn_of(self, waiter: Waiter, give_up_at: float) -> LockHandle | LockRecord | None:
@@ -115,7 +155,7 @@ class LockQueue:
             if first and may_ask and not waiter.promised and self._rest_until <= monotonic():
                 handle = await self._ask(waiter, give_up_at)
                 if handle is not None:
-                    waiter.handle = self._held_by(handle)
+                    waiter.handle = self._claimed_by(handle)
                     return waiter.handle
             left = give_up_at - monotonic()
             if left <= 0:
@@ -138,11 +178,11 @@ class LockQueue:
             waiter.asking = False
 
     def _pause(self) -> float:
-        """Return the seconds until the first in the queue asks, unless it is woken."""
+        """Return the seconds until the first in the queue asks, unless it is woken before."""
         now = monotonic()
         if (holder := self._held_here()) is not None:
-            # Its release wakes; this is for a lock that was freed by force.
-            pause = max(LONGEST_POLL_SECONDS, holder.lease / ASKS_PER_LEASE)
+            # Its release wakes the first; this is for a lock that was freed by force.
+            pause = max(LONGEST_POLL_SECONDS, holder._lease / LOOKS_PER_LEASE)
             return min(pause, holder.deadline - now)
         return max(self._rest_until - now, 0.0) or self._poller.pause()
 
@@ -153,70 +193,65 @@ class LockQueue:
             if was_first:
                 self._wake_first()
         if not self._waiters:
-            await self._poller.give_back_turn()
-
-    async def _pass_on(self, handle: LockHandle, in_time: bool) -> bool:
-        """Free the lock, or hand it over; tell whether ``handle`` held it."""
-        if in_time and handle is self._holder:
-            return await self._hand_over(handle)
-        return await handle.free(in_time)
-
-    def _left_by(self, handle: LockHandle) -> None:
-        if self._holder is handle:
-            self._holder = None
-            self._left_at = monotonic()
-        self._wake_first()
-        self._forget_if_idle()
+            await self._poller.end_reservation()
 
     async def _hand_over(self, handle: LockHandle) -> bool:
-        giver = handle
+        """Hand the lock over to the first waiter that takes it, or else free it.
+
+        ``current`` is the handle that has the lock: at first ``handle``, and then that of each
+        waiter which has left before it could get it.
+        """
+        current = handle
         deadline = monotonic() + CLEAN_UP_SECONDS
-        while self._may_offer() and monotonic() < deadline - FREEING_SECONDS:
+        while self._may_hand_over() and monotonic() < deadline - FREEING_SECONDS:
             waiter = self._waiters[0]
-            claim = new_claim(waiter.wanted.lease, metadata=waiter.wanted.metadata)
+            wanted = waiter.wanted
+            claim = new_claim(wanted.lease, metadata=wanted.metadata)
             sent = monotonic()
             waiter.promised = True
             try:
-                reply = await self._offer(giver, claim, deadline)
+                reply = await self._offer(current, claim, deadline)
             finally:
                 waiter.promised = False
-            if reply is None:
+            if reply is None:  # Either of the two has the lock, or neither.
                 try:
-                    freed = await giver.free(True)
+                    freed = await current._free(True)
                 finally:
                     taken_back = await self._take_back(claim.nonce, deadline)
                 return freed or taken_back
             if not reply.granted or reply.record is None:
-                if reply.record is None or reply.record.nonce != giver.nonce:
-                    return giver is not handle
+                if reply.record is None or reply.record.nonce != current._nonce:
+                    return current is not handle  # It was lost before.
                 self._rest_until = monotonic() + jittered(FIRST_POLL_SECONDS)
                 break  # Another process has reserved the next turn.
-            giver = LockHandle(self._provider, self._key, reply.record, sent, waiter.wanted.lease)
+            current = LockHandle(
+                self._provider, self._key, reply.record, sent, wanted.lease, wanted.releaser
+            )
             self._in_a_row += 1
-            if not waiter.gone and giver.lost is None:
-                self._deliver(waiter, giver)
+            if not waiter.gone and current.lost is None:
+                self._deliver(waiter, current)
                 return True
-        if giver is handle:
-            return await giver.free(True)
-        await self._take_back(giver.nonce, deadline)  # Nobody has its handle who could free it.
+        if current is handle:
+            return await handle._free(True)
+        await self._take_back(current._nonce, deadline)  # Nobody has a handle to free it with.
         return True
 
-    def _may_offer(self) -> bool:
+    def _may_hand_over(self) -> bool:
         return bool(
             self._in_a_row < MOST_IN_A_ROW and self._waiters and not self._waiters[0].asking
         )
 
     async def _offer(
-        self, giver: LockHandle, claim: LockClaim, deadline: float
+        self, current: LockHandle, claim: LockClaim, deadline: float
     ) -> LockReply | None:
         """Ask the store to hand over; ``None`` if nobody knows whether it did."""
         try:
             with anyio.move_on_after(deadline - FREEING_SECONDS - monotonic(), shield=True):
-                return await self._provider.hand_over_lock(self._key, giver.nonce, claim)
+                return await self._provider.hand_over_lock(self._key, current._nonce, claim)
         except GogoscopeError:
             return None
-        except BaseException:  # such as a cancellation that knows no shield
-            await self._take_back(giver.nonce, deadline)
+        except BaseException:  # such as asyncio's own cancellation, which knows no shield
+            await self._take_back(current._nonce, deadline)
             await self._take_back(claim.nonce, deadline)
             raise
         return None
@@ -225,17 +260,16 @@ class LockQueue:
         return await take_back(self._provider, self._key, nonce, deadline - monotonic())
 
     def _deliver(self, waiter: Waiter, handle: LockHandle) -> None:
-        in_a_row = self._in_a_row
         waiter.handle = self._held_by(handle)
-        self._in_a_row = in_a_row
         self._waiters.remove(waiter)
         waiter.woken.set()
 
-    def _held_by(self, handle: LockHandle) -> LockHandle:
-        handle.pass_on = self._pass_on
-        handle.on_leave = self._left_by
-        self._holder = handle
+    def _claimed_by(self, handle: LockHandle) -> LockHandle:
         self._in_a_row = 0
+        return self._held_by(handle)
+
+    def _held_by(self, handle: LockHandle) -> LockHandle:
+        self._holder = handle
         self._poller.reset()
         return handle
 
@@ -245,7 +279,7 @@ class LockQueue:
 
     def _record(self) -> LockRecord | None:
         holder = self._held_here()
-        return self._poller.record if holder is None else holder.record
+        return self._poller.record if holder is None else holder._record
 
     def _wake_first(self) -> None:
         if self._waiters:
@@ -253,7 +287,6 @@ class LockQueue:
 
     def _forget_if_idle(self) -> None:
         idle = not self._users and self._held_here() is None
-        # One that was forgotten before is told of late releases, when there may be another.
         if idle and self._queues.get(self._key) is self:
             del self._queues[self._key]
 
@@ -266,7 +299,7 @@ _queues = PerStore("lock_queues", _no_queues)
 
 
 def queue_of(provider: LockProvider, key: str) -> LockQueue:
-    """Return the queue of a lock in the current event loop; it lasts while somebody is in it."""
+    """Return the queue of a lock in the current event loop; it lasts while it is in use."""
     queues = _queues.of(provider)
     queue = queues.get(key)
     if queue is None:
@@ -278,12 +311,3 @@ async def _set_within(event: anyio.Event, seconds: float) -> bool:
     with anyio.move_on_after(seconds):
         await event.wait()
     return event.is_set()
-
-
-async def _let_go(handle: LockHandle) -> None:
-    """Release what was handed to one who was cancelled meanwhile; bounded and shielded."""
-    with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
-        try:
-            await handle.release()
-        except GogoscopeError:
-            return  # Its lease ends it.

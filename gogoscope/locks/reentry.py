@@ -1,4 +1,4 @@
-"""Telling that a task waits for a lock which it holds itself."""
+"""Refusing a task that would wait for a lock which it holds itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gogoscope.persistence.protocols.locks import LockProvider
 class Mark:
     """Says that a task holds a lock, for as long as its block is open.
 
-    Tasks inherit it, and the id of an ended task may be given to a new one.
+    The tasks that it starts inherit its marks, so a mark names its task. And the id of a task that
+    has ended may become that of a new one, so a mark is closed with its block.
     """
 
     provider: int
@@ -25,10 +26,11 @@ class Mark:
 
 
 held: ContextVar[tuple[Mark, ...]] = ContextVar("held", default=())
+"""The blocks of locks around the running code, and around what started its task."""
 
 
 def refuse_reentry(provider: LockProvider, key: str) -> Mark:
-    """Raise if the current task holds the lock already; give what marks that it does.
+    """Raise if the current task holds the lock already; return the mark for its block.
 
     :raises LockError: waiting for it would never end
     """

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from gogoscope._core.clock import Clock, current_clock, monotonic
     from gogoscope._core.durations import seconds
     from gogoscope.persistence.bundle import Persistence
-    from gogoscope.persistence.lock_handle import LockHandle, claim_handle, describe_holder
+    from gogoscope.persistence.lock_claims import acquire_once
+    from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.lock_records import (
         LeaseStore,
         LockClaim,
         LockHolder,
         LockRecord,
         LockReply,
+        describe_holder,
     )
     from gogoscope.persistence.paging import KEYS_PER_PAGE, Pages
     from gogoscope.persistence.protocols.cache import CacheEntry, CacheProvider
@@ -83,6 +85,7 @@ __all__ = [
     "Record",
     "RecordStore",
     "Records",
+    "acquire_once",
     "check_count",
     "check_key",
     "check_key_prefix",
@@ -92,7 +95,6 @@ __all__ = [
     "check_stale",
     "check_ttl",
     "circuit_rules",
-    "claim_handle",
     "current_clock",
     "describe_holder",
     "glob_matcher",
@@ -115,17 +117,15 @@ if not TYPE_CHECKING:
             ),
             "gogoscope._core.durations": ("seconds",),
             "gogoscope.persistence.bundle": ("Persistence",),
-            "gogoscope.persistence.lock_handle": (
-                "LockHandle",
-                "claim_handle",
-                "describe_holder",
-            ),
+            "gogoscope.persistence.lock_claims": ("acquire_once",),
+            "gogoscope.persistence.lock_handle": ("LockHandle",),
             "gogoscope.persistence.lock_records": (
                 "LeaseStore",
                 "LockClaim",
                 "LockHolder",
                 "LockRecord",
                 "LockReply",
+                "describe_holder",
             ),
             "gogoscope.persistence.paging": (
                 "KEYS_PER_PAGE",

@@ -1,32 +1,48 @@
-"""The handle of a held lock, and how any store's lock is taken."""
+"""The handle of a lock that is held.
+
+A handle counts its lease on the event loop's clock, from before the claim or the renewal was sent:
+so its lease never ends later here than it does in the store. The store's clock is used only to say
+for how much longer than the claim the lease shall last.
+
+The handle is made with a :class:`Releaser`, which it asks to free the lock, and which it tells when
+that is done. It knows nothing else of the queue and the scope that it belongs to.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
-import os
-from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import anyio
 
+from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
-from gogoscope.exceptions import GogoscopeError, LeaseLostError, StoreTimeoutError
-from gogoscope.persistence.lock_records import (
-    LeaseStore,
-    LockClaim,
-    LockHolder,
-    LockRecord,
-    LockReply,
-)
-from gogoscope.persistence.validation import TOLD_BY_EVERY_LOCK, check_key, check_lease
+from gogoscope.exceptions import LeaseLostError
+from gogoscope.persistence.lock_records import LeaseStore, LockRecord
+from gogoscope.persistence.validation import check_lease
 
 CLEAN_UP_SECONDS = 5.0
+"""How long a release may take at the end of a block; after that the lease ends the lock."""
 
-Spawn = Callable[[Callable[[], Awaitable[object]]], bool]
-"""Runs something in the background, or tells by ``False`` that nothing is run any more."""
+
+class Releaser(Protocol):
+    """Frees the lock of a handle, or passes it on; each handle has one from the beginning."""
+
+    async def free(self, handle: LockHandle, in_time: bool) -> bool:
+        """Free the lock, or hand it over; return whether the handle held it until then.
+
+        :param in_time: whether the lease still runs, as far as this process knows
+        """
+        ...
+
+    def released(self, handle: LockHandle, freed: bool) -> None:
+        """Note that the handle has no lock any more.
+
+        :param freed: whether it held the lock until its release
+        """
+        ...
 
 
 class LockHandle:
@@ -37,51 +53,50 @@ class LockHandle:
     written to can refuse an older one.
     """
 
+    # _record: the lock as the store's last answer showed it; the next renewal needs its version.
+    # _sent: when the claim was sent, which is the time that the record's acquired_at_ms stands for.
+    # _lease: how long a renewal lasts, in seconds; only a granted extension changes it.
+    # _deadline: when the lease ends on the event loop's clock, at the latest.
+    # _lost: why the lock is not held any more; once it is set, the handle never has the lock again.
+    # _guard: lets one request about the lease be in flight at a time.
+    # _shortened: set when the deadline moves back while a renewal sleeps.
     __slots__ = (
         "_deadline",
         "_guard",
         "_lease",
         "_lost",
-        "_provider",
         "_record",
+        "_releaser",
         "_sent",
+        "_shortened",
+        "_store",
         "key",
-        "made_shorter",
-        "on_leave",
-        "on_release",
-        "pass_on",
     )
 
     def __init__(
-        self, provider: LeaseStore, key: str, record: LockRecord, sent: float, lease: float
+        self,
+        store: LeaseStore,
+        key: str,
+        record: LockRecord,
+        sent: float,
+        lease: float,
+        releaser: Releaser,
     ) -> None:
         self.key = key
-        self._provider = provider
+        self._store = store
         self._record = record
         self._sent = sent
         self._lease = lease
+        self._releaser = releaser
         self._deadline = sent + lease
         self._lost: str | None = None
         self._guard = anyio.Lock(fast_acquire=True)
-        self.on_leave: Callable[[LockHandle], object] | None = None
-        self.on_release: Callable[[LockHandle, bool], object] | None = None
-        self.made_shorter: anyio.Event | None = None
-        self.pass_on: Callable[[LockHandle, bool], Awaitable[bool]] = LockHandle.free
+        self._shortened: anyio.Event | None = None
 
     def __repr__(self) -> str:
         return (
             f"<LockHandle key={self.key!r} owner={self.owner!r} fencing_token={self.fencing_token}>"
         )
-
-    @property
-    def record(self) -> LockRecord:
-        """The lock as this handle last saw it in the store."""
-        return self._record
-
-    @property
-    def nonce(self) -> str:
-        """The name of this acquisition, which every condition in the store compares."""
-        return self._record.nonce or ""
 
     @property
     def owner(self) -> str:
@@ -104,11 +119,6 @@ class LockHandle:
         return self._deadline
 
     @property
-    def lease(self) -> float:
-        """How long a renewal lasts, in seconds."""
-        return self._lease
-
-    @property
     def lost(self) -> str | None:
         """Why the lock is not held any more, or ``None`` as far as this process knows."""
         if self._lost is None and monotonic() >= self._deadline:
@@ -124,21 +134,25 @@ class LockHandle:
             raise LeaseLostError(self.key, reason)
 
     async def is_valid(self) -> bool:
-        """Ask the store whether this handle still holds the lock."""
+        """Ask the store whether this handle still holds the lock.
+
+        :raises PersistenceError: if the store fails
+        """
         if self.lost is not None:
             return False
-        record = await self._provider.read_lock(self.key)
-        if record is None or record.nonce != self._record.nonce:
+        record = await self._store.read_lock(self.key)
+        if record is None or record.nonce != self._nonce:
             self._lost = _loss(record)
         return self.lost is None
 
     async def extend(self, ttl: float | timedelta | None = None) -> bool:
         """Let the lease end ``ttl`` seconds from now; ``False`` if the lock is lost.
 
-        If that is earlier than before and it fails or is cancelled, the lock is not counted on any
-        longer than that.
+        If that is earlier than before, the lock counts as lost by then, even if the store fails or
+        the call is cancelled.
 
         :param ttl: the new lease in seconds, at most 12 hours; the present one if left out
+        :raises PersistenceError: if the store fails
         """
         wanted = None if ttl is None else check_lease(ttl)
         async with self._guard:
@@ -147,17 +161,17 @@ class LockHandle:
                 sent = monotonic()
                 # Whether or not an answer comes, the store may end the lease then.
                 self._end_by(sent + lease)
-                lease_ms = _milliseconds(lease)
-                held_ms = _milliseconds(sent - self._sent)
-                reply = await self._provider.renew_lock(
+                lease_ms = milliseconds(lease)
+                held_ms = milliseconds(sent - self._sent)
+                reply = await self._store.renew_lock(
                     self.key,
-                    self.nonce,
+                    self._nonce,
                     self._record.version,
                     lease_ms,
                     self._record.acquired_at_ms + held_ms + lease_ms,
                 )
                 record = reply.record
-                if record is None or record.nonce != self._record.nonce:
+                if record is None or record.nonce != self._nonce:
                     self._lost = _loss(record)
                     break
                 self._record = record
@@ -165,45 +179,23 @@ class LockHandle:
                     self._lease = lease
                     self._deadline = sent + lease
                     return True
+                # Its owner's name was used to extend it, so its version is another: once more.
         return False
-
-    def _end_by(self, deadline: float) -> None:
-        if deadline < self._deadline:
-            self._deadline = deadline
-            if self.made_shorter is not None:
-                self.made_shorter.set()
 
     async def release(self) -> bool:
         """Free the lock; never raises for a lock that is lost, and never frees another's.
 
         :returns: ``True`` if this call freed the lock, ``False`` if it was lost (or released)
             before
+        :raises PersistenceError: if the store fails; it may be called again then
         """
         async with self._guard:
             if self._lost == _RELEASED:
                 return False
-            in_time = self.lost is None
-            try:
-                freed = await self.pass_on(self, in_time)
-            finally:
-                if self.on_leave is not None:
-                    self.on_leave(self)
+            freed = await self._releaser.free(self, self.lost is None)
             self._lost = _RELEASED
-            if self.on_release is not None:
-                self.on_release(self, freed)
+            self._releaser.released(self, freed)
             return freed
-
-    def abandon(self) -> None:
-        """Leave a lock that is lost to whoever has it, without a request to the store."""
-        self._lost = _RELEASED
-        if self.on_leave is not None:
-            self.on_leave(self)
-        if self.on_release is not None:
-            self.on_release(self, False)
-
-    async def free(self, in_time: bool) -> bool:
-        """Free the lock in the store, for whoever comes first; ``release`` is for callers."""
-        return await self._provider.release_lock(self.key, self.nonce, in_time=in_time)
 
     async def __aenter__(self) -> Self:
         return self
@@ -214,125 +206,53 @@ class LockHandle:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
-            await self.release()
+        await finish(self.release, CLEAN_UP_SECONDS)
+
+    @property
+    def _nonce(self) -> str:
+        """The name of this acquisition, which every condition in the store compares."""
+        return self._record.nonce or ""
+
+    async def _free(self, in_time: bool) -> bool:
+        """Free the lock in the store, for whoever comes first; for releasers only."""
+        return await self._store.release_lock(self.key, self._nonce, in_time=in_time)
+
+    def _abandon(self) -> None:
+        """Leave a lock that is lost to whoever has it, without a request to the store."""
+        self._lost = _RELEASED
+        self._releaser.released(self, False)
+
+    async def _sleep_unless_shortened(self, seconds: float) -> bool:
+        """Sleep, but return ``True`` at once when the lease is made shorter; for one renewal."""
+        self._shortened = shortened = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await shortened.wait()
+        return shortened.is_set()
+
+    def _end_by(self, deadline: float) -> None:
+        if deadline < self._deadline:
+            self._deadline = deadline
+            if self._shortened is not None:
+                self._shortened.set()
 
 
-async def claim_handle(
-    provider: LeaseStore,
-    key: str,
-    ttl: float | timedelta,
-    owner: str | None = None,
-    metadata: Mapping[str, str] | None = None,
-    seen: LockRecord | None = None,
-    turn: str | None = None,
-    patience: float = math.inf,
-    spawn: Spawn = lambda work: False,
-) -> LockHandle | LockReply:
-    """Try once to take a lock; give its handle, or the refusal that shows who has it.
+class _StoreReleaser:
+    """Frees a lock in its store, for a handle that belongs to no queue and no scope."""
 
-    When cancelled, or when the store did not answer, a claim that may have gone through is taken
-    back, so that nobody waits out its lease.
+    async def free(self, handle: LockHandle, in_time: bool) -> bool:
+        return await handle._free(in_time)
 
-    :param patience: seconds to wait for the store
-    :param spawn: runs in the background what is left to do when the store did not answer by then
-    :raises StoreTimeoutError: if it did not
-    """
-    check_key(key)
-    lease = check_lease(ttl)
-    if owner is not None:
-        check_key(owner, "owner")
-    claim = new_claim(lease, owner, metadata, turn)
-    nonce = claim.nonce
-    sent = monotonic()
-    reply: LockReply | None = None
-    try:
-        with anyio.move_on_after(patience):
-            reply = await provider.claim_lock(key, claim, seen=seen)
-    except BaseException as error:
-        if not isinstance(error, Exception) or isinstance(error, StoreTimeoutError):
-            await take_back(provider, key, nonce)
-        raise
-    if reply is None:
-        undo = functools.partial(take_back, provider, key, nonce)
-        if not spawn(undo):
-            await undo()
-        raise StoreTimeoutError(f"the store did not answer for lock {key!r} in {patience:.3g} s")
-    if not reply.granted or reply.record is None:
-        return reply
-    handle = LockHandle(provider, key, reply.record, sent, lease)
-    if handle.lost is None:
-        return handle
-    await take_back(provider, key, nonce)
-    return LockReply(granted=False, record=None)  # Whoever has it now, it is not this process.
+    def released(self, handle: LockHandle, freed: bool) -> None:
+        return
 
 
-def new_claim(
-    lease: float,
-    owner: str | None = None,
-    metadata: Mapping[str, str] | None = None,
-    turn: str | None = None,
-) -> LockClaim:
-    """Return a claim of this process that was never sent.
-
-    :param lease: in seconds
-    """
-    nonce = os.urandom(8).hex()
-    return LockClaim(
-        nonce=nonce,
-        owner=owner or nonce,
-        lease_ms=_milliseconds(lease),
-        metadata={**process_metadata(os.getpid()), **(metadata or {})},
-        turn=turn,
-    )
-
-
-async def take_back(
-    provider: LeaseStore, key: str, nonce: str, patience: float = CLEAN_UP_SECONDS
-) -> bool:
-    """Free what ``nonce`` may hold, shielded and bounded; its lease ends it if this fails.
-
-    :param patience: the bound in seconds
-    """
-    with anyio.move_on_after(patience, shield=True):
-        try:
-            return await provider.release_lock(key, nonce, in_time=True)
-        except GogoscopeError:
-            return False
-    return False
-
-
-def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None:
-    """Return what people want to know about a lock's holder, or ``None`` if it is free."""
-    if record is None or record.owner is None:
-        return None
-    pid = record.metadata.get("pid", "")
-    return LockHolder(
-        owner=record.owner,
-        host=record.metadata.get("host"),
-        pid=int(pid) if pid.isdecimal() else None,
-        scope=record.metadata.get("scope"),
-        since=record.acquired_at_ms / 1000,
-        lease_left=(record.lease_until_ms - now_ms) / 1000,
-        fencing_token=record.fencing_token,
-        metadata={
-            name: value for name, value in record.metadata.items() if name not in TOLD_BY_EVERY_LOCK
-        },
-    )
-
-
-@functools.cache
-def process_metadata(pid: int) -> Mapping[str, str]:
-    """Tell people who hold a lock: this machine's name and the process."""
-    import socket  # noqa: PLC0415 - a tenth of what importing this package may take
-
-    return {"host": socket.gethostname(), "pid": str(pid)}
-
+IN_STORE: Releaser = _StoreReleaser()
 
 _RELEASED = "it was released"
 
 
-def _milliseconds(duration: float) -> int:
+def milliseconds(duration: float) -> int:
+    """Return a duration in seconds as whole milliseconds, rounded up."""
     return math.ceil(duration * 1000)
 
 

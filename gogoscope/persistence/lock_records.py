@@ -7,15 +7,17 @@ from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
+from gogoscope.persistence.validation import TOLD_BY_EVERY_LOCK
+
 
 @frozen
 class LockClaim:
-    """What somebody who wants a lock writes into it.
+    """What is written into a lock to take it.
 
     ``nonce`` is fresh for each acquisition and is what every condition compares; ``owner`` is for
     people and for ``extend(key, ttl, owner)``; ``lease_ms`` is how long the lock lasts unless it
-    is renewed; ``metadata`` tells people who it is (host, pid, scope); ``turn`` is the name under
-    which it may have reserved the next turn.
+    is renewed; ``metadata`` tells people who holds it (host, pid, scope); ``turn`` is the name
+    under which the next turn may be reserved for this claim.
     """
 
     nonce: str
@@ -31,7 +33,8 @@ class LockRecord:
 
     ``version`` starts at the clock in microseconds and only grows. ``fencing_token`` is the
     version as the acquiring write left it: later acquisitions have higher ones, renewals the same.
-    ``next_turn`` is who reserved the next turn, ``next_until_ms`` until when.
+    ``next_turn`` is the name under which the next turn is reserved, ``next_until_ms`` until when.
+    ``released_by`` is the nonce that released the lock last, so that a late claim of it is refused.
     """
 
     version: int
@@ -49,10 +52,10 @@ class LockRecord:
 
 @frozen
 class LockReply:
-    """The answer to a write: whether it was granted, and the lock as it now is.
+    """The answer to a write: whether it was granted, and the lock as it is now.
 
     ``dead_in_ms`` comes with a lock that somebody else holds: in how many milliseconds its lease
-    will be over by the store's clock with its allowance; 0 if it is, or if that is not known.
+    will be over by the store's clock with its allowance; 0 if it is over, or if that is not known.
     """
 
     granted: bool
@@ -65,7 +68,7 @@ class LockHolder:
     """Who holds a lock, for people.
 
     ``since`` is in seconds since the Unix epoch. ``lease_left`` is in seconds and only a hint,
-    since it compares the clocks of two machines. ``metadata`` is what the holder told besides.
+    since it compares the clocks of two machines. ``metadata`` is what else the holder told.
     """
 
     owner: str
@@ -78,22 +81,42 @@ class LockHolder:
     metadata: Mapping[str, str] = field(factory=dict)
 
 
+def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None:
+    """Return what people want to know about a lock's holder, or ``None`` if it is free."""
+    if record is None or record.owner is None:
+        return None
+    pid = record.metadata.get("pid", "")
+    return LockHolder(
+        owner=record.owner,
+        host=record.metadata.get("host"),
+        pid=int(pid) if pid.isdecimal() else None,
+        scope=record.metadata.get("scope"),
+        since=record.acquired_at_ms / 1000,
+        lease_left=(record.lease_until_ms - now_ms) / 1000,
+        fencing_token=record.fencing_token,
+        metadata={
+            name: value for name, value in record.metadata.items() if name not in TOLD_BY_EVERY_LOCK
+        },
+    )
+
+
 @runtime_checkable
 class LeaseStore(Protocol):
-    """Takes, renews, releases and reads leases: what a :class:`LockHandle` needs of its store."""
+    """Takes, renews, releases and reads leases: what a ``LockHandle`` needs of its store."""
 
     async def claim_lock(
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
     ) -> LockReply:
         """Take a lock in one write, or learn from the refusal who has it.
 
-        It is granted when the lock is absent or released or its lease is over by the clock with
-        the store's allowance for skew, and nobody else's reservation runs. A claim whose nonce
-        already holds the lock is granted: an earlier try landed.
+        It is granted when the lock is absent or released, or its lease is over by the clock with
+        the store's allowance for skew, and the next turn is not reserved by somebody else. A claim
+        whose nonce already holds the lock is granted: an earlier try landed.
 
-        With ``seen`` no clock is trusted: it is granted only when what the caller watched on its
-        own clock has not changed. If ``seen`` is held, that is its nonce and version, watched for
-        a whole lease; if it is free, its reservation, watched for as long as one lasts.
+        With ``seen`` no clock is trusted: it is granted only if the caller has watched the lock on
+        its own clock for long enough, and it has not changed since. A lock that is held has been
+        watched for a whole lease, and its nonce and version are compared; of one that is free the
+        reservation has been watched for as long as one lasts, and is compared.
         """
         ...
 
@@ -111,8 +134,8 @@ class LeaseStore(Protocol):
     async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
         """Free the lock that ``nonce`` holds, keeping its version; ``False`` if it was lost.
 
-        :param in_time: whether the holder's lease still ran when it called; then a retry that
-            finds the lock in other hands knows that its first try freed it
+        :param in_time: whether the lease still ran when the release was called for; if so, a retry
+            that finds the lock held by another knows that the first try freed it
         """
         ...
 

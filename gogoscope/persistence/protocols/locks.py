@@ -16,7 +16,7 @@ class LockProvider(LeaseStore, Protocol):
     async def acquire(
         self, key: str, ttl: float | timedelta, owner: str | None = None
     ) -> LockHandle | None:
-        """Take a lock for ``ttl`` seconds, or give ``None`` if somebody holds it.
+        """Take a lock for ``ttl`` seconds, or return ``None`` if somebody holds it.
 
         :param key: the lock
         :param ttl: the lease in seconds, at most 12 hours
@@ -37,22 +37,23 @@ class LockProvider(LeaseStore, Protocol):
         ...
 
     async def holder(self, key: str) -> LockHolder | None:
-        """Tell who holds a lock, or ``None`` if nobody does."""
+        """Return who holds a lock, or ``None`` if nobody does."""
         ...
 
     async def hand_over_lock(self, key: str, nonce: str, claim: LockClaim) -> LockReply:
         """Pass the lock that ``nonce`` holds on to a claim, in one write.
 
-        Refused with the same nonce: somebody else's reservation runs, so release. Refused
-        otherwise: the lease of ``nonce`` is lost.
+        Refused with the same nonce: the next turn is reserved by somebody else, so the lock must
+        be released. Refused otherwise: the lease of ``nonce`` is lost.
         """
         ...
 
     async def reserve_lock(self, key: str, turn: str, duration_ms: int) -> LockReply:
         """Reserve the next turn of a lock that is held, for ``duration_ms`` from now.
 
-        Only a claim with that ``turn`` is granted meanwhile. It is refused when the lock is free
-        or the reservation of another runs. A release keeps a reservation, an acquisition ends it;
-        the version stays. With 0 it gives back a reservation, of a free lock too.
+        Only a claim with that ``turn`` is granted meanwhile. It is refused when the lock is free,
+        or when its next turn is reserved under another name. A release keeps a reservation, an
+        acquisition ends it; the version stays. A duration of 0 ends a reservation of the same
+        name, that of a free lock too.
         """
         ...

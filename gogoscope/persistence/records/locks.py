@@ -5,8 +5,15 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 
-from gogoscope.persistence.lock_handle import LockHandle, claim_handle, describe_holder
-from gogoscope.persistence.lock_records import LockClaim, LockHolder, LockRecord, LockReply
+from gogoscope.persistence.lock_claims import acquire_once
+from gogoscope.persistence.lock_handle import LockHandle
+from gogoscope.persistence.lock_records import (
+    LockClaim,
+    LockHolder,
+    LockRecord,
+    LockReply,
+    describe_holder,
+)
 from gogoscope.persistence.records.place import RecordCapability, json_kind
 from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.validation import check_key, check_lease
@@ -26,8 +33,7 @@ class RecordLocks(RecordCapability):
         :param ttl: the lease in seconds, at most 12 hours
         :param owner: a name for ``extend``; the acquisition's nonce if left out
         """
-        outcome = await claim_handle(self, key, ttl, owner)
-        return outcome if isinstance(outcome, LockHandle) else None
+        return await acquire_once(self, key, ttl, owner)
 
     async def extend(self, key: str, ttl: float | timedelta, owner: str) -> bool:
         """Let the lease of an owner last ``ttl`` more seconds; ``False`` if it has none.

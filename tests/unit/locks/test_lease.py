@@ -152,7 +152,7 @@ async def test_a_scope_that_lives_long_keeps_no_released_handles(store: FaultySt
             handle = await s.acquire_lock("order", 5)
             assert handle is not None
             await handle.release()
-        assert not Locks.of(s)._handles
+        assert not Locks.of(s)._held
 
 
 async def test_extend_moves_the_end_of_the_lease(store: FaultyStore) -> None:
@@ -356,7 +356,7 @@ async def test_rule_14_a_renewal_that_waits_for_an_extension_renews_by_its_lease
         async with s.child() as c:
             c.task(handle.extend, 600)
             c.task(handle.extend)
-        assert handle.lease == 600
+        assert handle._lease == 600
         assert handle.deadline > anyio.current_time() + 500
 
 

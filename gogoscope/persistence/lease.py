@@ -1,28 +1,35 @@
-"""Waiting for a lock, and holding it for the length of a block."""
+"""Keeping a lock for the length of a block, and releasing it at the block's end.
+
+Whoever holds a lock while some code runs needs both: the block of a lock, and a load of a cached
+value. A :class:`Renewal` runs beside the code, in a task of its own. When the code has ended, it is
+stopped, and :func:`release` frees the lock. Neither is disturbed by what cancels the code.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import anyio
 
+from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
 from gogoscope.events import log_warning
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
 
-if TYPE_CHECKING:
-    pass
-
 RENEWALS_PER_LEASE = 3
+RETRIES_PER_RENEWAL = 4
+"""How many times as often a renewal is tried again after the store failed."""
 
 
-class Keeper:
+class Renewal:
     """Renews a lock at a third of its lease until it is told to stop, or the lock is lost.
 
-    It is shielded: what cancels the block of the lock must not end the lease under tasks that
-    are still ending.
+    It is shielded: what cancels the code that needs the lock must not end the lease before that
+    code has ended. So whoever runs it must stop it.
     """
+
+    # _stopped: the shield; cancelling it stops the renewals.
+    # _failure: what the store failed with last, if it has not answered since.
+    # _unanswered: whether the last try ended with the lease, without an answer.
 
     def __init__(self, handle: LockHandle) -> None:
         self._handle = handle
@@ -31,15 +38,15 @@ class Keeper:
         self._unanswered = False
 
     async def run(self) -> LeaseLostError | None:
-        """Renew, and give the error when the lock is lost; ``None`` when told to stop."""
+        """Renew until told to stop; return the error if the lock is lost before.
+
+        Its cause is the error of the store, if the lease ended since the store failed.
+        """
         handle = self._handle
         with self._stopped:
-            pause = handle.lease / RENEWALS_PER_LEASE
+            pause = handle._lease / RENEWALS_PER_LEASE
             while (reason := handle.lost) is None:
-                handle.made_shorter = shorter = anyio.Event()
-                with anyio.move_on_after(min(pause, handle.deadline - monotonic())):
-                    await shorter.wait()
-                if shorter.is_set():
+                if await handle._sleep_unless_shortened(min(pause, handle.deadline - monotonic())):
                     pause = (handle.deadline - monotonic()) / RENEWALS_PER_LEASE
                 else:
                     pause = await self._renew()
@@ -53,11 +60,11 @@ class Keeper:
         return None
 
     def stop(self) -> None:
-        """End the renewals."""
+        """End the renewals, also if they have not begun yet."""
         self._stopped.cancel()
 
     async def _renew(self) -> float:
-        """Try to renew once; give the seconds until the next try."""
+        """Try to renew once; return the seconds until the next try."""
         handle = self._handle
         left = handle.deadline - monotonic()
         if left <= 0:
@@ -67,24 +74,22 @@ class Keeper:
                 await handle.extend()
             except GogoscopeError as error:
                 self._failure = error
-                return handle.lease / (RENEWALS_PER_LEASE * 4)
+                return handle._lease / (RENEWALS_PER_LEASE * RETRIES_PER_RENEWAL)
             self._failure = None
         self._unanswered = limit.cancelled_caught
-        return handle.lease / RENEWALS_PER_LEASE
+        return handle._lease / RENEWALS_PER_LEASE
 
 
 async def release(handle: LockHandle) -> None:
-    """Free a lock at its block's end, shielded and bounded; else its lease ends it."""
-    try:
-        await _release(handle)
-    except anyio.get_cancelled_exc_class():  # asyncio's own cancellation, which knows no shield
-        await _release(handle)
-        raise
+    """Free a lock at its block's end, whatever cancels the block; else its lease ends it.
 
+    It takes no longer than ``CLEAN_UP_SECONDS``, and logs if the store fails.
+    """
 
-async def _release(handle: LockHandle) -> None:
-    with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+    async def free() -> None:
         try:
             await handle.release()
         except GogoscopeError as error:
             log_warning("%r could not be released; its lease will end", handle, error=error)
+
+    await finish(free, CLEAN_UP_SECONDS)

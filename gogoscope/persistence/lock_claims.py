@@ -1,0 +1,140 @@
+"""How any store's lock is taken: one claim, whose every end leaves the lock held or free.
+
+A claim that was cancelled, or not answered, may have gone through all the same. It is taken back
+then, by its nonce: otherwise the lock would belong to nobody until its lease ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+
+import anyio
+
+from gogoscope._core.background import Spawn, run_nothing
+from gogoscope._core.cancellation import finish
+from gogoscope._core.clock import monotonic
+from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
+from gogoscope.persistence.lock_handle import (
+    CLEAN_UP_SECONDS,
+    IN_STORE,
+    LockHandle,
+    Releaser,
+    milliseconds,
+)
+from gogoscope.persistence.lock_records import LeaseStore, LockClaim, LockRecord, LockReply
+from gogoscope.persistence.validation import check_key, check_lease
+
+
+async def acquire_once(
+    store: LeaseStore, key: str, ttl: float | timedelta, owner: str | None = None
+) -> LockHandle | None:
+    """Try once to take a lock, as the method ``acquire`` of every store does.
+
+    :param ttl: the lease in seconds
+    :param owner: a name for ``extend``; the acquisition's nonce if left out
+    :returns: its handle, or ``None`` if somebody holds it
+    :raises TypeError: if an argument is of the wrong type
+    :raises ValueError: if an argument is out of range
+    """
+    check_key(key)
+    lease = check_lease(ttl)
+    if owner is not None:
+        check_key(owner, "owner")
+    answer = await claim_handle(store, key, new_claim(lease, owner), lease)
+    return answer if isinstance(answer, LockHandle) else None
+
+
+async def claim_handle(
+    store: LeaseStore,
+    key: str,
+    claim: LockClaim,
+    lease: float,
+    *,
+    seen: LockRecord | None = None,
+    releaser: Releaser = IN_STORE,
+    patience: float = math.inf,
+    spawn: Spawn = run_nothing,
+) -> LockHandle | LockReply:
+    """Try once to take a lock; return its handle, or the refusal that shows who has it.
+
+    When cancelled, or when the store did not answer, the claim is taken back.
+
+    :param claim: one that was never sent
+    :param lease: what the claim asks for, in seconds
+    :param seen: the lock as it was watched, to take it over from a dead holder
+    :param releaser: what the handle asks to free the lock
+    :param patience: seconds to wait for the store
+    :param spawn: takes the claim back in the background if the store did not answer by then
+    :raises StoreTimeoutError: if the store did not answer
+    """
+    sent = monotonic()
+    reply: LockReply | None = None
+    try:
+        with anyio.move_on_after(patience):
+            reply = await store.claim_lock(key, claim, seen=seen)
+    except BaseException as error:
+        if not isinstance(error, Exception) or isinstance(error, StoreTimeoutError):
+            await take_back(store, key, claim.nonce)
+        raise
+    if reply is None:
+        undo = functools.partial(take_back, store, key, claim.nonce)
+        if not spawn(undo):
+            await undo()
+        raise StoreTimeoutError(f"the store did not answer for lock {key!r} in {patience:.3g} s")
+    if not reply.granted or reply.record is None:
+        return reply
+    handle = LockHandle(store, key, reply.record, sent, lease, releaser)
+    if handle.lost is None:
+        return handle
+    await take_back(store, key, claim.nonce)
+    return LockReply(granted=False, record=None)  # Whoever has it now, it is not this process.
+
+
+def new_claim(
+    lease: float,
+    owner: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    turn: str | None = None,
+) -> LockClaim:
+    """Return a claim of this process that was never sent.
+
+    :param lease: in seconds
+    """
+    nonce = os.urandom(8).hex()
+    return LockClaim(
+        nonce=nonce,
+        owner=owner or nonce,
+        lease_ms=milliseconds(lease),
+        metadata={**_process_metadata(os.getpid()), **(metadata or {})},
+        turn=turn,
+    )
+
+
+async def take_back(
+    store: LeaseStore, key: str, nonce: str, patience: float = CLEAN_UP_SECONDS
+) -> bool:
+    """Free what ``nonce`` may hold, shielded and bounded; its lease ends it if this fails.
+
+    :param patience: the bound in seconds
+    :returns: whether ``nonce`` is known to have held it
+    """
+
+    async def free() -> bool:
+        try:
+            return await store.release_lock(key, nonce, in_time=True)
+        except GogoscopeError:
+            return False
+
+    return bool(await finish(free, patience))
+
+
+@functools.cache
+def _process_metadata(pid: int) -> Mapping[str, str]:
+    """Tell people who hold a lock: this machine's name and the process."""
+    import socket  # noqa: PLC0415 - a tenth of what importing this package may take
+
+    return {"host": socket.gethostname(), "pid": str(pid)}
