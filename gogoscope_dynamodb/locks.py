@@ -29,12 +29,12 @@ from datetime import timedelta
 from typing import Any
 
 from gogoscope.persistence import (
-    acquire_once,
     LockClaim,
     LockHandle,
     LockHolder,
     LockRecord,
     LockReply,
+    acquire_once,
     check_key,
     check_lease,
     describe_holder,

@@ -38,7 +38,6 @@ LEFT = {
     ("gogoscope.cache.cache", "gogoscope.cache.loading"),
     ("gogoscope.cache.cache", "gogoscope.cache.policy"),
     ("gogoscope.cache.decorator", "gogoscope.cache.policy"),
-    ("gogoscope.cache.loading", "gogoscope.locks.lease"),
     ("gogoscope.cache.loading", "gogoscope.events"),
     ("gogoscope.stores.memory", "gogoscope._core.clock"),
     ("gogoscope.stores.sqlite.file", "gogoscope._core.clock"),

@@ -1,0 +1,235 @@
+"""Renewing a lock beside the code that needs it, and releasing it at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Literal
+
+import anyio
+import pytest
+
+from gogoscope import LockHandle, StoreConnectionError
+from gogoscope.persistence.lease import Renewal, release
+from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS
+from gogoscope.stores.memory import MemoryStore
+from gogoscope.testing import VirtualClock
+
+Backend = Literal["asyncio", "trio"]
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+class FaultyStore(MemoryStore):
+    """Counts renewals; fails while ``cut_off``, and does not answer while ``silent``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renewals = 0
+        self.cut_off = False
+        self.silent = False
+
+    async def _fail(self) -> None:
+        if self.silent:
+            await anyio.sleep_forever()
+        if self.cut_off:
+            raise StoreConnectionError("cut off")
+
+    async def renew_lock(self, *args: Any, **options: Any) -> Any:
+        self.renewals += 1
+        await self._fail()
+        return await super().renew_lock(*args, **options)
+
+    async def release_lock(self, *args: Any, **options: Any) -> bool:
+        await self._fail()
+        return await super().release_lock(*args, **options)
+
+
+async def held(store: FaultyStore, ttl: float = 30) -> LockHandle:
+    handle = await store.acquire("job", ttl)
+    assert handle is not None
+    return handle
+
+
+def test_a_renewal_keeps_the_lock_until_it_is_stopped(
+    virtual_clock: VirtualClock, backend: Backend
+) -> None:
+    async def program() -> None:
+        store = FaultyStore()
+        handle = await held(store)
+        renewal = Renewal(handle)
+        async with anyio.create_task_group() as group:
+            task = group.create_task(renewal.run())
+            await anyio.sleep(95)
+            handle.ensure()
+            renewal.stop()
+            assert await task is None
+        assert store.renewals == 9
+
+    virtual_clock.run(program, backend=backend)
+
+
+def test_a_renewal_that_is_stopped_before_it_began_renews_nothing(
+    virtual_clock: VirtualClock, backend: Backend
+) -> None:
+    async def program() -> None:
+        store = FaultyStore()
+        renewal = Renewal(await held(store))
+        renewal.stop()
+        assert await renewal.run() is None
+        assert store.renewals == 0
+
+    virtual_clock.run(program, backend=backend)
+    assert virtual_clock.elapsed() == 0
+
+
+def test_a_renewal_goes_on_while_the_code_beside_it_is_being_cancelled(
+    virtual_clock: VirtualClock, backend: Backend
+) -> None:
+    async def program() -> None:
+        store = FaultyStore()
+        handle = await held(store)
+        renewal = Renewal(handle)
+        async with anyio.create_task_group() as group:
+            group.start_soon(renewal.run)
+            group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(95)
+            handle.ensure()
+            renewal.stop()
+
+    virtual_clock.run(program, backend=backend)
+
+
+@pytest.mark.parametrize("fault", ["cut_off", "silent"])
+def test_a_renewal_ends_with_the_lease_and_says_what_the_store_did(
+    virtual_clock: VirtualClock, backend: Backend, fault: str
+) -> None:
+    async def program() -> None:
+        store = FaultyStore()
+        handle = await held(store)
+        setattr(store, fault, True)
+        lost = await Renewal(handle).run()
+        assert lost is not None
+        assert lost.key == "job"
+        if fault == "cut_off":
+            assert "the store failed with StoreConnectionError('cut off')" in lost.reason
+            assert isinstance(lost.__cause__, StoreConnectionError)
+        else:
+            assert "the store did not answer" in lost.reason
+            assert lost.__cause__ is None
+
+    virtual_clock.run(program, backend=backend)
+    assert virtual_clock.elapsed() == pytest.approx(30, abs=0.01)
+
+
+def test_a_renewal_tries_again_soon_after_the_store_failed(
+    virtual_clock: VirtualClock, backend: Backend
+) -> None:
+    async def program() -> None:
+        store = FaultyStore()
+        handle = await held(store)
+        store.cut_off = True
+        renewal = Renewal(handle)
+        async with anyio.create_task_group() as group:
+            group.start_soon(renewal.run)
+            await anyio.sleep(11)
+            store.cut_off = False
+            await anyio.sleep(2)
+            assert store.renewals == 2
+            assert handle.deadline == pytest.approx(anyio.current_time() + 29.5)
+            renewal.stop()
+
+    virtual_clock.run(program, backend=backend)
+
+
+def test_release_is_bounded_when_the_store_does_not_answer(
+    virtual_clock: VirtualClock, backend: Backend
+) -> None:
+    async def program() -> None:
+        store = FaultyStore()
+        handle = await held(store)
+        store.silent = True
+        with anyio.CancelScope() as outside:
+            outside.cancel()
+            await release(handle)
+
+    virtual_clock.run(program, backend=backend)
+    assert virtual_clock.elapsed() == pytest.approx(CLEAN_UP_SECONDS)
+
+
+def test_release_logs_a_store_that_fails(
+    virtual_clock: VirtualClock, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def program() -> None:
+        store = FaultyStore()
+        handle = await held(store)
+        store.cut_off = True
+        await release(handle)
+
+    with caplog.at_level(logging.WARNING, logger="gogoscope"):
+        virtual_clock.run(program, backend=backend)
+    assert "could not be released; its lease will end" in caplog.text
+
+
+class SlowOnce(MemoryStore):
+    """Does not answer the first release."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.releasing = asyncio.Event()
+
+    async def release_lock(self, *args: Any, **options: Any) -> bool:
+        if not self.releasing.is_set():
+            self.releasing.set()
+            await asyncio.sleep(60)
+        return await super().release_lock(*args, **options)
+
+
+@pytest.mark.parametrize("how", ["release", "block"])
+def test_asyncios_own_cancellation_of_a_release_leaves_no_lock_behind(how: str) -> None:
+    async def leave(handle: LockHandle) -> None:
+        if how == "release":
+            await release(handle)
+        else:
+            async with handle:
+                pass
+
+    async def program() -> None:
+        store = SlowOnce()
+        handle = await store.acquire("job", 600)
+        assert handle is not None
+        task = asyncio.ensure_future(leave(handle))
+        await store.releasing.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.holder("job") is None
+
+    asyncio.run(program())
+
+
+def test_asyncios_own_cancellation_of_a_claim_that_is_taken_back_leaves_no_lock_behind() -> None:
+    class NotAnswering(SlowOnce):
+        async def claim_lock(self, *args: Any, **options: Any) -> Any:
+            await super().claim_lock(*args, **options)
+            claimed.set()
+            await asyncio.sleep(60)
+
+    claimed = asyncio.Event()
+
+    async def program() -> None:
+        store = NotAnswering()
+        task = asyncio.ensure_future(store.acquire("job", 600))
+        await claimed.wait()
+        task.cancel()
+        await store.releasing.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.holder("job") is None
+
+    asyncio.run(program())
