@@ -7,7 +7,7 @@ knows whether the store was changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from attrs import frozen
 
@@ -31,19 +31,24 @@ class Layers:
         """Return the entry of a key in the local layer, or ``None`` if it has none."""
         return None if self.local is None else self.local._find(key)
 
-    async def read(
+    def read(
         self, key: str, *, latest: bool = False, stale: bool = False
-    ) -> CacheEntry | None:
+    ) -> Awaitable[CacheEntry | None]:
         """Return the entry of a key in the store, and keep a fresh one in the local layer.
 
         The parameters are those of :meth:`gogoscope.Cache.get_entry`.
         """
         if self.local is None:
-            return await self.store.get_entry(key, latest=latest, stale=stale)
-        reading, read_at = self.local._begin(key), monotonic()
+            return self.store.get_entry(key, latest=latest, stale=stale)
+        return self._read_for(self.local, key, latest=latest, stale=stale)
+
+    async def _read_for(
+        self, local: LocalCache, key: str, *, latest: bool, stale: bool
+    ) -> CacheEntry | None:
+        reading, read_at = local._begin(key), monotonic()
         entry = await self.store.get_entry(key, latest=latest, stale=stale)
         if entry is not None and entry.left > 0:
-            self.local._keep(key, reading, entry, read_at)
+            local._keep(key, reading, entry, read_at)
         return entry
 
     def forget(self, keys: Iterable[str]) -> None:

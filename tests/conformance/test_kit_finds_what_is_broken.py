@@ -16,7 +16,7 @@ RULES = {
     "TestLostUpdate": "test_no_concurrent_failure_is_lost",
     "TestValuesExpireInWholeSeconds": "test_a_value_ends_to_the_millisecond",
     "TestLeasesInWholeSeconds": "test_a_lock_of_half_a_second_is_held_to_the_millisecond",
-    "TestPrefixLeak": "test_prefixes_keep_stores_apart_and_nest",
+    "TestPrefixLeak": "test_prefixes_separate_stores_and_may_be_nested",
     "TestExtendIgnoresThePrefix": "test_a_change_of_a_lock_leaves_those_beside_it_alone",
     "TestHolderIgnoresThePrefix": "test_the_holder_is_that_of_the_lock_and_of_none_beside_it",
     "TestForceReleaseIgnoresThePrefix": "test_a_change_of_a_lock_leaves_those_beside_it_alone",
@@ -31,12 +31,12 @@ RULES = {
     "TestCancellationBecomesAnError": "test_cancelling_a_method_of_circuits_raises_nothing_else",
     "TestHalfOpenLetsTwoThrough": "test_at_most_the_limit_of_probes_is_under_way",
     "TestClearTouchesLocks": "test_clear_leaves_locks_and_circuits_alone",
-    "TestOldValuesAreGiven": (
-        "test_a_value_that_is_kept_beyond_its_time_is_given_only_to_who_asks_for_it"
-    ),
+    "TestOldValuesAreGiven": ("test_a_value_kept_beyond_its_time_is_returned_only_on_request"),
     "TestNoneIsMissing": "test_none_is_a_value_and_not_a_missing_key",
     "TestTupleIsAccepted": "test_a_value_that_is_not_json_shaped_is_refused_with_its_path",
-    "TestValuesAreShared": ("test_what_was_got_or_set_may_be_changed_without_changing_the_cache"),
+    "TestValuesAreShared": (
+        "test_changing_what_get_returned_or_set_took_does_not_change_the_cache"
+    ),
     "TestReleaseFreesAnothersLock": (
         "test_releasing_a_lost_lock_says_so_and_does_not_free_the_new_holders"
     ),
@@ -45,9 +45,9 @@ RULES = {
         "test_an_owner_never_moves_the_end_of_a_lease_back_but_its_holder_may"
     ),
     "TestReservationIsIgnored": "test_a_reservation_is_respected_until_it_ends",
-    "TestKeysArePagedShort": "test_keys_and_clear_reach_all_of_5000_items_and_nothing_else",
+    "TestKeysArePagedShort": "test_keys_and_clear_cover_all_of_5000_items_and_nothing_else",
     "TestLateSuccessCloses": "test_a_late_success_does_not_close_an_open_circuit",
-    "TestSettingWhatIsAbsentIsNotAtomic": "test_of_many_who_set_what_is_absent_one_does",
+    "TestSettingWhatIsAbsentIsNotAtomic": "test_one_of_many_callers_sets_an_absent_key",
     "TestVersionsStandStill": "test_every_change_raises_the_version",
     "TestUseAfterCloseIsAnAccident": "test_a_closed_store_says_so_and_never_hangs",
     "TestOnlyItsOpenerMayCloseIt": "test_a_store_may_be_closed_by_another_task_than_opened_it",

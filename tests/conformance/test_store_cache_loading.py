@@ -42,7 +42,7 @@ class LoadingRules:
         assert found == [["Ann"]] * 40
         assert loads == 1
 
-    async def test_a_caller_cancelled_at_any_await_takes_the_value_from_nobody(
+    async def test_a_caller_cancelled_at_any_await_deprives_no_other_of_the_value(
         self, open_store: OpenStore
     ) -> None:
         async with open_store() as first, open_store() as second:

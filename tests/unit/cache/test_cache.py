@@ -1,4 +1,4 @@
-"""The cache of a scope, and what a cache takes and says of itself."""
+"""The cache of a scope, and the arguments of a cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gogoscope.stores.memory import MemoryStore
 from tests.unit.cache.sources import Run, Source
 
 
-def test_the_cache_of_a_scope_is_kept_and_that_of_a_bundle_is_used(run: Run) -> None:
+def test_a_scope_has_one_cache_which_is_that_of_its_bundle(run: Run) -> None:
     async def program() -> None:
         store = MemoryStore()
         given = Cache(store)
@@ -87,7 +87,7 @@ async def test_bad_arguments_are_named() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("in_scope", [True, False])
-async def test_a_function_that_is_not_async_is_an_error_and_no_value_stands_in_for_it(
+async def test_a_function_that_is_not_async_is_an_error_even_with_an_old_value(
     in_scope: bool,
 ) -> None:
     def not_async(*args: Any) -> int:
@@ -111,7 +111,7 @@ async def test_a_function_that_is_not_async_is_an_error_and_no_value_stands_in_f
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("local", [True, False])
-async def test_what_is_no_key_and_no_mapping_is_named_with_a_layer_in_front_or_not(
+async def test_a_bad_key_and_a_bad_mapping_are_named_with_and_without_a_local_layer(
     local: bool,
 ) -> None:
     cache: Any = Cache(MemoryStore(), local=LocalCache() if local else None)
@@ -132,7 +132,7 @@ async def test_what_is_no_key_and_no_mapping_is_named_with_a_layer_in_front_or_n
     assert await cache.get("k") == 1
 
 
-def test_any_object_with_the_methods_of_a_cache_will_do(run: Run) -> None:
+def test_any_object_with_the_methods_of_a_cache_provider_is_a_store(run: Run) -> None:
     class Delegating:
         """A store that cannot be hashed, is equal to others, and takes no weak references."""
 
@@ -167,7 +167,7 @@ def test_any_object_with_the_methods_of_a_cache_will_do(run: Run) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_known_of_a_store_goes_with_it() -> None:
+async def test_the_state_of_a_store_is_dropped_with_the_store() -> None:
     async def use() -> weakref.ref[object]:
         store = MemoryStore()
         await Cache(store).get_or_set("k", Source(0).load, 60)

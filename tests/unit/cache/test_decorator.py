@@ -1,4 +1,4 @@
-"""``cached``: a function whose results are kept, by a key made of its arguments."""
+"""``cached``: the results of a function are kept under a key made of its arguments."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Tenant:
         return 7
 
 
-async def test_what_its_name_does_not_tell_from_others_needs_a_key() -> None:
+async def test_a_function_whose_name_may_stand_for_others_needs_a_key() -> None:
     def reading(table: str) -> Callable[[int], Awaitable[str]]:
         async def read(number: int) -> str:
             return f"{table}:{number}"
@@ -124,7 +124,7 @@ async def test_the_key_tells_values_of_different_types_apart() -> None:
     assert await show("a=2") != await show(a=2)
 
 
-async def test_a_key_function_is_given_the_arguments() -> None:
+async def test_a_key_function_gets_the_arguments() -> None:
     class User:
         def __init__(self, number: int) -> None:
             self.number = number

@@ -1,4 +1,4 @@
-"""``get_or_set``: one load for many callers, whoever is cancelled, fails or is slow."""
+"""``get_or_set``: one load for many callers, whichever is cancelled, fails or is slow."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_value_is_fresh_for_its_time_and_no_longer(run: Run) -> None:
     run(program)
 
 
-def test_many_callers_of_a_cold_key_make_one_load_and_own_what_they_get(run: Run) -> None:
+def test_many_callers_of_a_cold_key_share_one_load_and_get_copies(run: Run) -> None:
     async def program() -> None:
         store, source = FaultyStore(), Source()
         caches = [Cache(store), Cache(store), beside(store), beside(store)]
@@ -106,7 +106,7 @@ def test_an_error_is_raised_for_all_who_waited_and_is_not_kept(run: Run) -> None
     run(program)
 
 
-def test_who_comes_after_an_error_has_a_load_of_its_own(run: Run) -> None:
+def test_a_caller_after_an_error_starts_a_load_of_its_own(run: Run) -> None:
     async def program() -> None:
         cache, source = Cache(MemoryStore()), Source()
         source.error = LookupError("no such user")
@@ -128,7 +128,7 @@ def test_who_comes_after_an_error_has_a_load_of_its_own(run: Run) -> None:
     run(program)
 
 
-def test_a_value_that_comes_between_the_look_and_the_lock_is_found(run: Run) -> None:
+def test_a_value_stored_between_the_read_and_the_lock_is_found(run: Run) -> None:
     class Racing(MemoryStore):
         async def acquire(self, key: str, ttl: Any, owner: str | None = None) -> LockHandle | None:
             await self.set("k", "theirs")
@@ -171,7 +171,7 @@ def test_none_is_kept_as_long_as_negative_ttl_says(
     run(program)
 
 
-def test_none_that_is_not_kept_removes_the_old_value(run: Run) -> None:
+def test_a_none_that_is_not_stored_removes_the_old_value(run: Run) -> None:
     async def program() -> None:
         cache = Cache(MemoryStore())
         answers: list[int | None] = [1, None, 3]
@@ -191,7 +191,7 @@ def test_none_that_is_not_kept_removes_the_old_value(run: Run) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("others", ["here", "beside"])
-async def test_a_caller_cancelled_at_any_await_takes_the_value_from_nobody(others: str) -> None:
+async def test_a_caller_cancelled_at_any_await_deprives_no_other_of_the_value(others: str) -> None:
     async def attempt_at(n: int) -> CancelledAt:
         store, source = FaultyStore(), Source(0)
         cache = Cache(store)
@@ -260,7 +260,7 @@ def test_when_every_caller_is_cancelled_nothing_is_left_behind(run: Run) -> None
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_asyncios_own_cancellation_at_any_time_leaves_no_lock() -> None:
+async def test_no_lock_is_left_by_asyncios_own_cancellation_at_any_time() -> None:
     for fails in (True, False):
         for steps in range(40):
             store, source = FaultyStore(), Source(0)
@@ -285,7 +285,7 @@ def test_a_load_longer_than_the_lease_is_still_the_only_one(run: Run) -> None:
     run(program)
 
 
-def test_a_loader_that_died_is_waited_for_no_longer_than_its_lease(run: Run) -> None:
+def test_a_load_of_a_dead_process_is_waited_for_no_longer_than_its_lease(run: Run) -> None:
     async def program() -> None:
         store, source = MemoryStore(), Source(0)
         assert await store.acquire("get_or_set:k", 10) is not None  # and it is never renewed

@@ -1,4 +1,4 @@
-"""The layer in front of a cache: no staler than it says, never larger, and nobody's to change."""
+"""The local layer: bounded in staleness and in size, and safe from changes of its values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CountingStore(MemoryStore):
         return entry
 
 
-def test_what_was_read_is_not_read_again_within_its_time(run: Run) -> None:
+def test_a_value_that_was_read_is_not_read_again_within_ttl(run: Run) -> None:
     async def program() -> None:
         store = CountingStore()
         cache = Cache(store, local=LocalCache(ttl=1))
@@ -119,7 +119,7 @@ def test_no_value_outlives_its_end_in_the_store(run: Run) -> None:
     run(program)
 
 
-def test_it_holds_no_more_than_it_may_and_drops_what_was_not_used_for_longest(run: Run) -> None:
+def test_the_least_recently_used_value_is_dropped_when_the_layer_is_full(run: Run) -> None:
     async def program() -> None:
         store, local = CountingStore(), LocalCache(max_items=3, ttl=100)
         cache = Cache(store, local=local)
@@ -138,7 +138,7 @@ def test_it_holds_no_more_than_it_may_and_drops_what_was_not_used_for_longest(ru
     run(program)
 
 
-def test_what_it_gives_may_be_changed_without_changing_it(run: Run) -> None:
+def test_changing_a_returned_value_does_not_change_the_layer(run: Run) -> None:
     async def program() -> None:
         store = CountingStore()
         cache = Cache(store, local=LocalCache(ttl=100))
@@ -165,7 +165,7 @@ def test_latest_and_has_ask_the_store(run: Run) -> None:
     run(program)
 
 
-def test_get_or_set_makes_no_request_for_what_is_in_front(run: Run) -> None:
+def test_get_or_set_makes_no_request_for_a_value_in_the_layer(run: Run) -> None:
     async def program() -> None:
         store, loads = CountingStore(), 0
 
@@ -197,7 +197,7 @@ def test_bad_bounds_are_refused() -> None:
     assert repr(LocalCache(5, 2)) == "<LocalCache max_items=5 ttl=2>"
 
 
-def test_reads_that_failed_leave_nothing_behind(run: Run) -> None:
+def test_failed_reads_leave_nothing_behind(run: Run) -> None:
     async def program() -> None:
         class Failing(CountingStore):
             async def get_entry(self, key: str, **options: bool) -> CacheEntry | None:

@@ -1,4 +1,4 @@
-"""What a user of a cache sees: ``dir()`` shows what there is to call, and nothing else."""
+"""``dir()`` of a cache shows what a user calls, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store that fails, in whole or in part: the function is called, and the rest of it is used."""
+"""A store that fails: the function is called, and what still works of the store is used."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Echo:
 
 @pytest.mark.parametrize("failing", ["set", "acquire"])
 @pytest.mark.parametrize("times", [1, 5])
-def test_what_is_in_the_cache_is_found_while_locks_or_writes_fail(
+def test_stored_values_are_found_while_locks_or_writes_fail(
     run: Run, failing: str, times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def program() -> None:
@@ -111,7 +111,7 @@ def test_a_store_that_cannot_be_read_is_left_alone_altogether(run: Run) -> None:
 
 
 @pytest.mark.parametrize("failing", ["*", "get_entry", "acquire", "set", "release_lock"])
-def test_whatever_request_fails_the_function_is_called(
+def test_the_function_is_called_whichever_request_fails(
     run: Run, failing: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def program() -> None:
@@ -141,7 +141,7 @@ def test_a_renewal_that_fails_does_not_disturb_the_load(
     assert "could not be renewed" in caplog.text
 
 
-def test_an_outage_is_told_once_and_so_is_its_end(
+def test_the_beginning_and_the_end_of_an_outage_are_each_told_once(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     events: list[Event] = []
@@ -169,7 +169,7 @@ def test_an_outage_is_told_once_and_so_is_its_end(
     assert told == [CacheStoreFailed("main", DOWN), CacheStoreRecovered("main")]
 
 
-def test_a_silent_store_delays_one_call_by_a_bounded_time_and_the_next_not(
+def test_a_silent_store_delays_one_call_for_a_bounded_time_and_no_other(
     run: Run,
 ) -> None:
     async def program() -> None:
@@ -208,7 +208,7 @@ def test_a_corrupt_value_is_replaced(run: Run) -> None:
     run(program)
 
 
-def test_a_result_too_large_to_store_is_given(run: Run) -> None:
+def test_a_result_too_large_to_store_is_returned(run: Run) -> None:
     async def program() -> None:
         store, source = FaultyStore(), Source(0)
         store.failures["set"] = RecordTooLargeError("too large")

@@ -1,4 +1,4 @@
-"""Who waits for a value lends its slot: the function that loads it may need one."""
+"""A caller that waits for a value lends its slot: the function that loads it may need one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def loader(s: Scope) -> Callable[[], Awaitable[list[int]]]:
 
 
 @pytest.mark.parametrize("of_the_scope", [True, False])
-def test_those_who_wait_for_a_load_let_it_have_their_slots(run: Run, of_the_scope: bool) -> None:
+def test_callers_that_wait_for_a_load_lend_it_their_slots(run: Run, of_the_scope: bool) -> None:
     async def program() -> None:
         store = MemoryStore()
         async with scope(persistence=store, concurrency=2) as s:
@@ -39,7 +39,7 @@ def test_those_who_wait_for_a_load_let_it_have_their_slots(run: Run, of_the_scop
     run(program)
 
 
-def test_those_who_wait_for_another_process_let_others_run(run: Run) -> None:
+def test_callers_that_wait_for_another_process_lend_their_slots(run: Run) -> None:
     async def program() -> None:
         store = MemoryStore()
         held = await store.acquire("get_or_set:k", 60)
@@ -89,7 +89,7 @@ def test_a_function_runs_in_its_slot_after_a_wait(run: Run, elsewhere: bool) -> 
     run(program)
 
 
-def test_one_cancelled_as_it_takes_its_slot_back_frees_the_lock(run: Run) -> None:
+def test_a_caller_cancelled_while_it_takes_back_its_slot_releases_the_lock(run: Run) -> None:
     async def program() -> None:
         store = MemoryStore()
         held = await store.acquire("get_or_set:k", 60)

@@ -1,4 +1,4 @@
-"""Old values: never older than their bound, each caller's own, and no refresh harms a scope."""
+"""Old values: never older than their bound, and no failed refresh harms a scope."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_refresh_that_meets_a_load_that_fails_leaves_its_scope_alone(
 
 
 @pytest.mark.parametrize("in_scope", [True, False])
-def test_who_has_no_old_value_gets_the_error_of_the_refresh_it_waits_for(
+def test_a_caller_without_an_old_value_gets_the_error_of_the_refresh_it_waits_for(
     run: Run, in_scope: bool
 ) -> None:
     async def program() -> None:
@@ -74,7 +74,7 @@ def test_who_has_no_old_value_gets_the_error_of_the_refresh_it_waits_for(
     run(program)
 
 
-def test_a_value_that_grew_too_old_while_the_function_ran_stands_in_for_nothing(run: Run) -> None:
+def test_a_value_that_grew_too_old_while_the_function_ran_is_not_returned(run: Run) -> None:
     async def program() -> None:
         cache = Cache(MemoryStore())
         get: Any = partial(cache.get_or_set, "k", fail, 1, stale_if_error=4)
@@ -87,7 +87,7 @@ def test_a_value_that_grew_too_old_while_the_function_ran_stands_in_for_nothing(
     run(program)
 
 
-def test_each_of_those_who_share_a_failed_load_has_its_own_old_value_or_none(run: Run) -> None:
+def test_callers_that_share_a_failed_load_each_return_their_own_old_value(run: Run) -> None:
     async def program() -> None:
         cache = Cache(MemoryStore())
         get: Any = partial(cache.get_or_set, "k", fail, 1, 2, stale_if_error=60)
@@ -103,7 +103,7 @@ def test_each_of_those_who_share_a_failed_load_has_its_own_old_value_or_none(run
     run(program)
 
 
-def test_who_waits_for_a_refresh_that_another_process_does_waits_for_its_value(run: Run) -> None:
+def test_a_caller_that_waits_for_the_refresh_of_another_process_gets_its_value(run: Run) -> None:
     class Slow(MemoryStore):
         async def acquire(self, key: str, ttl: Any, owner: str | None = None) -> LockHandle | None:
             await anyio.sleep(1)
@@ -126,7 +126,7 @@ def test_who_waits_for_a_refresh_that_another_process_does_waits_for_its_value(r
     run(program)
 
 
-def test_a_value_kept_for_later_is_none_of_the_caches_beyond_its_time(run: Run) -> None:
+def test_a_value_kept_beyond_its_time_is_not_seen_by_the_plain_methods(run: Run) -> None:
     async def program() -> None:
         cache = Cache(MemoryStore(), local=LocalCache(ttl=100))
         await cache.get_or_set("k", load, 1, stale_if_error=3600, stale_while_revalidate=60)
@@ -176,7 +176,7 @@ def test_a_refresh_in_the_background_may_wait_for_the_load_that_began_it(run: Ru
     run(program)
 
 
-def test_an_old_value_is_given_at_once_while_it_is_refreshed_once(run: Run) -> None:
+def test_an_old_value_is_returned_at_once_while_one_refresh_runs(run: Run) -> None:
     events: list[Event] = []
 
     async def program() -> None:
@@ -202,7 +202,7 @@ def test_an_old_value_is_given_at_once_while_it_is_refreshed_once(run: Run) -> N
     assert len([event for event in events if isinstance(event, CacheLoaded)]) == 3
 
 
-def test_the_end_of_a_scope_gives_a_refresh_a_moment(run: Run) -> None:
+def test_the_end_of_a_scope_waits_a_moment_for_a_refresh(run: Run) -> None:
     async def program() -> None:
         store, source = MemoryStore(), Source(0.5)
         for number in (1, 1, 2):
@@ -258,7 +258,7 @@ def test_a_cache_whose_scope_has_ended_refreshes_in_its_caller(run: Run) -> None
     run(program)
 
 
-def test_a_value_that_another_process_refreshes_is_given_old(run: Run) -> None:
+def test_an_old_value_is_returned_while_another_process_refreshes_it(run: Run) -> None:
     async def program() -> None:
         store, source = MemoryStore(), Source(1)
         for cache in (Cache(store), Cache(Persistence(cache=store, locks=store.with_prefix("")))):
@@ -299,7 +299,7 @@ def test_a_refresh_that_fails_leaves_the_old_value_until_its_end(
     assert "could not be refreshed" in caplog.text
 
 
-def test_an_old_value_stands_in_for_an_error_until_its_end(run: Run) -> None:
+def test_an_old_value_is_returned_instead_of_an_error_until_its_end(run: Run) -> None:
     events: list[Event] = []
     error = OSError("the source is down")
 
@@ -332,7 +332,7 @@ def test_an_old_value_stands_in_for_an_error_until_its_end(run: Run) -> None:
     ] * 10
 
 
-def test_each_of_the_two_stale_times_counts_by_itself(run: Run) -> None:
+def test_each_of_the_two_stale_times_counts_separately(run: Run) -> None:
     async def program() -> None:
         cache, source = Cache(MemoryStore()), Source(1)
         get = partial(

@@ -1,4 +1,4 @@
-"""Rules of keys: any text will do, listing is exact, and prefixes keep stores apart."""
+"""Rules of keys: any text may be a key, listing is exact, and prefixes separate stores."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ class CacheKeyRules(Conformance):
     """How a ``CacheProvider`` tells keys apart and lists them."""
 
     @pytest.mark.parametrize("key", ODD_KEYS, ids=ascii)
-    async def test_any_text_will_do_as_the_key_of_a_value(
-        self, store: CacheProvider, key: str
-    ) -> None:
+    async def test_any_text_may_be_a_key(self, store: CacheProvider, key: str) -> None:
         await store.set(key, "value")
         await store.set("plain", "other")
         assert await store.get(key) == "value"
@@ -64,14 +62,16 @@ class CacheKeyRules(Conformance):
         assert await store.keys("a*b") == ["a\nb"]
         assert await store.keys("a?b") == ["a\nb"]
 
-    async def test_other_characters_of_a_pattern_are_themselves(self, store: CacheProvider) -> None:
+    async def test_other_characters_of_a_pattern_stand_for_themselves(
+        self, store: CacheProvider
+    ) -> None:
         for key in ("a.c", "abc", "[ab]", "a", "b", "x[1]", "x1"):
             await store.set(key, 1)
         assert await store.keys("a.c") == ["a.c"]
         assert await store.keys("[ab]") == ["[ab]"]
         assert await store.keys("x[1]*") == ["x[1]"]
 
-    async def test_prefixes_keep_stores_apart_and_nest(self, open_store: OpenStore) -> None:
+    async def test_prefixes_separate_stores_and_may_be_nested(self, open_store: OpenStore) -> None:
         async with (
             open_store() as whole,
             open_store("app:") as app,
@@ -103,7 +103,7 @@ class CacheKeyRules(Conformance):
             ("%_/", "ab/"),
         ],
     )
-    async def test_the_characters_of_a_prefix_are_themselves(
+    async def test_the_characters_of_a_prefix_stand_for_themselves(
         self, prefix: str, beside: str, open_store: OpenStore
     ) -> None:
         async with open_store(prefix) as store, open_store(beside) as other:
@@ -151,7 +151,9 @@ class CacheKeyRules(Conformance):
         assert await store.keys() == []
         await self._check_beside(store, "k")
 
-    async def test_a_lock_and_a_circuit_are_no_keys_of_the_cache(self, store: Any) -> None:
+    async def test_a_lock_and_a_circuit_breaker_are_not_listed_as_cached_keys(
+        self, store: Any
+    ) -> None:
         await self._fill_beside(store, "k")
         assert await store.keys() == []
         assert await store.has("k") is False
@@ -159,7 +161,7 @@ class CacheKeyRules(Conformance):
         assert await store.delete("k") is False
         await self._check_beside(store, "k")
 
-    async def test_keys_and_clear_reach_all_of_5000_items_and_nothing_else(
+    async def test_keys_and_clear_cover_all_of_5000_items_and_nothing_else(
         self, open_store: OpenStore
     ) -> None:
         async with open_store("big:") as store, open_store("big2:") as beside:
@@ -195,7 +197,7 @@ class CacheKeyRules(Conformance):
             assert await first.has("k") is False
 
     async def _fill_beside(self, store: Any, key: str) -> None:
-        """Put under a key what else the store keeps."""
+        """Store a lock and the state of a circuit breaker under a key, if the store keeps them."""
         if "locks" in self.capabilities:
             assert await store.acquire(key, 3600) is not None
         if "circuit_breakers" in self.capabilities:

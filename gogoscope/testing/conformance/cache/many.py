@@ -1,4 +1,4 @@
-"""Rules of many keys at once, of setting what is absent, of touching, and of going through keys."""
+"""Rules of methods of many keys, of setting absent keys, of touching, and of iterating."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ async def everything(store: CacheProvider, key: str) -> Any:
 
 
 class CacheBatchRules(Conformance):
-    """What a ``CacheProvider`` does beyond one get and one set."""
+    """What a ``CacheProvider`` does besides getting and setting one value."""
 
-    async def test_get_many_gives_those_keys_that_have_a_value(self, store: CacheProvider) -> None:
+    async def test_get_many_returns_the_keys_that_have_a_value(self, store: CacheProvider) -> None:
         await store.set("a", 1)
         await store.set("none", None)
         await store.set("b", {"tags": [1.5]})
@@ -39,7 +39,7 @@ class CacheBatchRules(Conformance):
         assert await store.get_many([]) == {}
         assert await store.get_many(key for key in ("b",)) == {"b": {"tags": [1.5]}}
 
-    async def test_get_many_gives_no_expired_value(
+    async def test_get_many_returns_no_expired_value(
         self, store: CacheProvider, clock: ManualClock
     ) -> None:
         await store.set_many({"short": 1}, ttl=1)
@@ -48,7 +48,7 @@ class CacheBatchRules(Conformance):
         clock.now += 2
         assert await store.get_many(["short", "long", "ever"]) == {"long": 2, "ever": 3}
 
-    async def test_what_get_many_gave_may_be_changed_without_changing_the_cache(
+    async def test_changing_what_get_many_returned_does_not_change_the_cache(
         self, store: CacheProvider
     ) -> None:
         await store.set_many({"k": {"tags": []}})
@@ -70,7 +70,7 @@ class CacheBatchRules(Conformance):
         assert await store.has("a") is False
         await store.set_many({})
 
-    async def test_delete_many_removes_what_is_there_and_minds_nothing_else(
+    async def test_delete_many_removes_keys_and_ignores_missing_ones(
         self, store: CacheProvider
     ) -> None:
         await store.set_many({"a": 1, "b": 2, "c": 3})
@@ -118,7 +118,7 @@ class CacheBatchRules(Conformance):
             await nested.delete_many(["k"])
             assert await app.get_many(["k", "eu:k"]) == {"k": 1}
 
-    async def test_if_absent_sets_what_has_no_value_and_leaves_the_rest(
+    async def test_if_absent_sets_only_a_key_that_has_no_value(
         self, store: CacheProvider, clock: ManualClock
     ) -> None:
         assert await store.set("k", 1, ttl=1, if_absent=True) is True
@@ -134,7 +134,7 @@ class CacheBatchRules(Conformance):
         assert await store.set("none", 1, if_absent=True) is False
         assert await store.set("k", 4) is True
 
-    async def test_of_many_who_set_what_is_absent_one_does(self, store: CacheProvider) -> None:
+    async def test_one_of_many_callers_sets_an_absent_key(self, store: CacheProvider) -> None:
         won: list[int] = []
 
         async def contend(number: int) -> None:
@@ -161,7 +161,7 @@ class CacheBatchRules(Conformance):
         clock.now += 0.251
         assert await store.has("k") is False
 
-    async def test_touch_wakes_nothing_that_has_no_value(
+    async def test_touch_brings_back_no_value_that_has_ended(
         self, store: CacheProvider, clock: ManualClock
     ) -> None:
         assert await store.touch("k", 5) is False
@@ -174,7 +174,7 @@ class CacheBatchRules(Conformance):
         with pytest.raises(ValueError, match="ttl must be more than 0"):
             await store.touch("k", -1)
 
-    async def test_an_entry_tells_when_its_value_ends(
+    async def test_an_entry_says_when_its_value_ends(
         self, store: CacheProvider, clock: ManualClock
     ) -> None:
         assert await store.get_entry("k") is None
@@ -193,7 +193,7 @@ class CacheBatchRules(Conformance):
         assert entry is not None
         assert (entry.value, entry.until_ms, entry.left) == (None, None, math.inf)
 
-    async def test_iterating_gives_each_key_once(
+    async def test_iterating_returns_each_key_once(
         self, store: CacheProvider, clock: ManualClock
     ) -> None:
         await store.set("expired", 1, ttl=1)
@@ -207,7 +207,7 @@ class CacheBatchRules(Conformance):
         assert [key async for key in store.iterate_keys("item:7")] == ["item:7"]
         assert [key async for key in store.iterate_keys("nothing:*")] == []
 
-    async def test_iterating_stays_within_the_prefix_and_may_be_left(
+    async def test_iterating_stays_within_the_prefix_and_may_stop_early(
         self, open_store: OpenStore
     ) -> None:
         async with open_store("app:") as app, open_store("app2:") as other:
@@ -218,9 +218,7 @@ class CacheBatchRules(Conformance):
                 break
             assert sorted([key async for key in app.iterate_keys()]) == ["a", "b"]
 
-    async def test_what_is_removed_while_iterating_disturbs_nobody(
-        self, store: CacheProvider
-    ) -> None:
+    async def test_iterating_goes_on_while_keys_are_removed(self, store: CacheProvider) -> None:
         await store.set_many({f"item:{number}": 1 for number in range(1_050)})
         seen = 0
         async for key in store.iterate_keys():

@@ -1,4 +1,4 @@
-"""The kit for caches."""
+"""All rules of a store of cached values."""
 
 from __future__ import annotations
 

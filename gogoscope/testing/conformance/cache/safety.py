@@ -1,4 +1,4 @@
-"""Rules of safety for a cache: bad input, cancellation, and processes that race."""
+"""Rules of safety: bad arguments, cancellation, and processes that race."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CHANGES: dict[str, Call] = {
 
 
 class CacheSafetyRules(Conformance):
-    """What a ``CacheProvider`` holds to when it is misused, cancelled or raced for."""
+    """What a ``CacheProvider`` guarantees when it is misused, cancelled or raced for."""
 
     async def test_every_method_of_the_cache_refuses_a_bad_key(self, store: CacheProvider) -> None:
         for name, call in TAKING_A_KEY.items():
@@ -173,9 +173,7 @@ class CacheSafetyRules(Conformance):
         assert cancelled.cancelled_caught
 
     @pytest.mark.usefixtures("atomic")
-    def test_of_3_processes_that_set_what_is_absent_one_sets_each_key(
-        self, shared_url: str
-    ) -> None:
+    def test_of_3_processes_that_set_absent_keys_one_sets_each_key(self, shared_url: str) -> None:
         won = race(shared_url, 3, "set_if_absent", 20, 3)
         assert sorted(key for keys in won for key in keys) == sorted(
             f"key:{number}" for number in range(20)

@@ -1,4 +1,4 @@
-"""Rules of values: what was set is got, unchanged, until its time is over."""
+"""Rules of values: get returns what was set, unchanged, until its time is over."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def alike(left: Any, right: Any) -> bool:
 class CacheValueRules(Conformance):
     """How a ``CacheProvider`` keeps values."""
 
-    async def test_what_was_set_is_got(self, store: CacheProvider) -> None:
+    async def test_get_returns_what_was_set(self, store: CacheProvider) -> None:
         await store.set("user:1", {"name": "Ann", "tags": ["a", "b"], "score": 1.5})
         assert await store.get("user:1") == {"name": "Ann", "tags": ["a", "b"], "score": 1.5}
 
@@ -46,7 +46,7 @@ class CacheValueRules(Conformance):
         clock.now += 2
         assert await store.get("k") is None
 
-    async def test_a_missing_key_gives_the_default(self, store: CacheProvider) -> None:
+    async def test_get_returns_the_default_for_a_missing_key(self, store: CacheProvider) -> None:
         assert await store.get("k") is None
         assert await store.get("k", 7) == 7
         assert await store.has("k") is False
@@ -58,7 +58,7 @@ class CacheValueRules(Conformance):
         assert await store.keys() == ["k"]
         assert await store.delete("k") is True
 
-    async def test_delete_tells_whether_there_was_a_value(self, store: CacheProvider) -> None:
+    async def test_delete_returns_whether_there_was_a_value(self, store: CacheProvider) -> None:
         await store.set("k", 1)
         assert await store.delete("k") is True
         assert await store.delete("k") is False
@@ -78,7 +78,7 @@ class CacheValueRules(Conformance):
         assert await store.has("k") is False
         assert await store.keys() == []
 
-    async def test_a_value_that_is_kept_beyond_its_time_is_given_only_to_who_asks_for_it(
+    async def test_a_value_kept_beyond_its_time_is_returned_only_on_request(
         self, store: CacheProvider, clock: ManualClock
     ) -> None:
         await store.set("k", [1], ttl=10, stale=5)
@@ -105,7 +105,7 @@ class CacheValueRules(Conformance):
         assert await store.get_entry("k", stale=True) is None
         assert await store.keys() == []
 
-    async def test_whatever_changes_a_value_ends_what_was_kept_beyond_its_time(
+    async def test_every_change_of_a_key_replaces_a_value_kept_beyond_its_time(
         self, store: CacheProvider, clock: ManualClock
     ) -> None:
         for key in ("set", "absent", "many", "deleted", "all deleted", "touched"):
@@ -159,7 +159,7 @@ class CacheValueRules(Conformance):
         await store.set("k", [value])
         assert alike(await store.get("k"), [value])
 
-    async def test_what_was_got_or_set_may_be_changed_without_changing_the_cache(
+    async def test_changing_what_get_returned_or_set_took_does_not_change_the_cache(
         self, store: CacheProvider
     ) -> None:
         value = {"tags": ["a"]}
