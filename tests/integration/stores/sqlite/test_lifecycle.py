@@ -1,4 +1,4 @@
-"""A SQLite store from opening to closing: alone, cancelled, forked, and busy."""
+"""A SQLite store from opening to closing: alone, cancelled and forked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from gogoscope.exceptions import PersistenceError, StoreTimeoutError
+from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence.lock_records import LockClaim
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope.testing.conformance import ManualClock
@@ -288,109 +288,6 @@ async def test_a_close_that_asyncio_itself_cancels_closes_when_the_thread_is_fre
             await anyio.sleep(0.001)
     with pytest.raises(PersistenceError, match="is not open"):
         await store.get("k")
-
-
-async def test_waiting_for_another_process_ends_when_it_is_done(path: Path) -> None:
-    async with SQLiteStore(path) as store, anyio.create_task_group() as group:
-        with another_writer(path) as other:
-            group.start_soon(store.set, "k", 1)
-            await anyio.wait_all_tasks_blocked()
-            assert await store.get("k") is None
-            other.execute("COMMIT")
-        with anyio.fail_after(20):
-            while await store.get("k") is None:
-                await anyio.sleep(0.001)
-
-
-async def test_waiting_for_another_process_is_bounded(path: Path) -> None:
-    async with SQLiteStore(path, busy_timeout=0.05) as store:
-        with another_writer(path):
-            with pytest.raises(StoreTimeoutError, match=r"busy for 0\.05 s; nothing was done") as e:
-                await store.set("k", 1)
-            assert isinstance(e.value.__cause__, sqlite3.OperationalError)
-            assert e.value.retryable
-            assert await store.get("k") is None
-        await store.set("k", 1)
-
-
-async def test_a_busy_timeout_of_zero_does_not_wait(path: Path) -> None:
-    async with SQLiteStore(path, busy_timeout=0) as store:
-        with another_writer(path), pytest.raises(StoreTimeoutError):
-            await store.acquire("k", 1)
-        assert await store.holder("k") is None
-
-
-async def test_waiting_for_another_process_is_cancelled_at_once_and_undone(path: Path) -> None:
-    async with SQLiteStore(path) as store:
-        with another_writer(path):
-            with anyio.fail_after(5), anyio.move_on_after(0.05) as waiting:
-                await store.set("k", 1)
-            assert waiting.cancelled_caught
-        assert await store.get("k") is None
-
-
-async def test_opening_waits_for_another_process_that_is_making_the_file(path: Path) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        async with anyio.create_task_group() as group:
-
-            async def open_and_use() -> None:
-                async with SQLiteStore(path) as store:
-                    await store.set("k", 1)
-
-            group.start_soon(open_and_use)
-            await anyio.wait_all_tasks_blocked()
-            other.execute("COMMIT")
-    async with SQLiteStore(path) as store:
-        assert await store.get("k") == 1
-
-
-def test_many_that_open_a_new_file_at_once_all_get_a_store(tmp_path: Path) -> None:
-    rounds, openers = 30, 4
-    barrier = threading.Barrier(openers, timeout=30)
-    counts: list[int] = []
-
-    async def open_and_count(path: Path) -> None:
-        barrier.wait()
-        async with SQLiteStore(path) as store:
-            counts.append(await store.record_failure("c", 9))
-
-    def open_all() -> None:
-        for number in range(rounds):
-            anyio.run(open_and_count, tmp_path / f"{number}.db")
-
-    threads = [threading.Thread(target=open_all) for _ in range(openers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(counts) == sorted([*range(1, openers + 1)] * rounds)
-
-
-async def test_opening_a_file_that_stays_locked_is_bounded(path: Path) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(StoreTimeoutError):
-            async with SQLiteStore(path, busy_timeout=0.05):
-                pytest.fail("it opened")
-    assert open_files(path) == []
-
-
-async def test_tasks_of_one_process_share_the_waiting(path: Path) -> None:
-    async with SQLiteStore(path) as store:
-        counts: list[int] = []
-
-        async def fail() -> None:
-            counts.append(await store.record_failure("c", 10**9))
-
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as group:
-                with another_writer(path) as other:
-                    for _ in range(50):
-                        group.start_soon(fail)
-                    await anyio.sleep(0.02)
-                    other.execute("COMMIT")
-        assert sorted(counts) == list(range(1, 51))
 
 
 async def test_what_is_dead_is_removed_from_the_file(path: Path) -> None:

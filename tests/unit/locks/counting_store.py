@@ -1,0 +1,68 @@
+"""A memory store that counts its requests for locks; handovers may fail or take time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Literal
+
+import anyio
+import pytest
+
+from gogoscope.stores.memory import MemoryStore
+
+LONG = 600
+BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+Backend = Literal["asyncio", "trio"]
+
+
+class CountingStore(MemoryStore):
+    """Counts the calls that would be requests, and lets a handover fail or take its time."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.calls: Counter[str] = Counter()
+        self.before_handover: list[Exception] = []
+        self.after_handover: list[Exception] = []
+        self.gate: anyio.Event | None = None
+        self.at_gate = anyio.Event()
+
+    async def claim_lock(self, *args: Any, **options: Any) -> Any:
+        self.calls["claim"] += 1
+        await anyio.sleep(0)
+        return await super().claim_lock(*args, **options)
+
+    async def release_lock(self, *args: Any, **options: Any) -> bool:
+        self.calls["release"] += 1
+        await anyio.sleep(0)
+        return await super().release_lock(*args, **options)
+
+    async def reserve_lock(self, *args: Any, **options: Any) -> Any:
+        self.calls["reserve"] += 1
+        await anyio.sleep(0)
+        return await super().reserve_lock(*args, **options)
+
+    async def hand_over_lock(self, *args: Any, **options: Any) -> Any:
+        self.calls["hand over"] += 1
+        if self.before_handover:
+            raise self.before_handover.pop()
+        await anyio.sleep(0)
+        reply = await super().hand_over_lock(*args, **options)
+        if self.gate is not None:
+            self.at_gate.set()
+            await self.gate.wait()
+        if self.after_handover:
+            raise self.after_handover.pop()
+        return reply
+
+
+def another_process(store: CountingStore) -> CountingStore:
+    """Return a store on the same records that shares no queue, as in another process."""
+    other = CountingStore()
+    other._records = store._records
+    return other
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await anyio.sleep(0)

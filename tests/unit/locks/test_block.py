@@ -1,0 +1,240 @@
+"""Rule 14: a lock held for a block, its renewal, and what happens when it is lost."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import pytest
+
+from gogoscope import (
+    LeaseLostError,
+    LockError,
+    LockTimeoutError,
+    StoreConnectionError,
+    StoreTimeoutError,
+    TaskCancelled,
+    scope,
+)
+from gogoscope.events import Event, LeaseLost
+from gogoscope.testing import VirtualClock
+from tests.unit.locks.faulty_store import Backend, FaultyStore
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def store() -> FaultyStore:
+    return FaultyStore()
+
+
+async def test_a_block_renews_its_lock_while_it_runs(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        async with s.lock("order", ttl=0.15, metadata={"shard": "7"}) as locked:
+            for _ in range(8):
+                await anyio.sleep(0.05)
+                locked.ensure()
+                assert await locked.is_valid()
+            holder = await store.holder("order")
+            assert holder is not None
+            assert holder.fencing_token == locked.fencing_token
+            assert holder.scope == s.name
+        assert store.renewals >= 3
+        assert await store.holder("order") is None
+
+
+async def test_rule_14_the_lock_is_released_after_the_last_task_of_its_block(
+    store: FaultyStore,
+) -> None:
+    held: list[bool] = []
+
+    async def work() -> None:
+        await anyio.sleep(0.3)
+        held.append(await store.holder("order") is not None)
+
+    async with scope(persistence=store) as s, s.lock("order", ttl=0.15) as locked:
+        locked.task(work)
+    assert held == [True]
+
+
+async def test_rule_14_a_lost_lease_cancels_the_block_and_its_tasks(store: FaultyStore) -> None:
+    events: list[Event] = []
+    tasks = []
+    with pytest.raises(LeaseLostError, match="taken over by 'thief'") as caught:
+        async with (
+            scope(persistence=store, on_event=events.append) as s,
+            s.lock("order", ttl=0.15) as locked,
+        ):
+            tasks.append(locked.task(anyio.sleep_forever))
+            await store.force_release("order")
+            assert await store.acquire("order", 60, "thief") is not None
+            with anyio.fail_after(5):
+                await anyio.sleep_forever()
+    assert caught.value.key == "order"
+    assert isinstance((await tasks[0]).error, TaskCancelled)
+    assert [event.key for event in events if isinstance(event, LeaseLost)] == ["order"]
+    holder = await store.holder("order")
+    assert holder is not None
+    assert holder.owner == "thief"
+
+
+async def test_rule_14_a_store_that_is_cut_off_loses_the_lock_at_the_end_of_its_lease(
+    store: FaultyStore,
+) -> None:
+    started = anyio.current_time()
+    with pytest.raises(LeaseLostError, match="cut off") as caught:
+        async with scope(persistence=store) as s, s.lock("order", ttl=0.8) as locked:
+            store.cut_off = True
+            try:
+                with anyio.fail_after(5):
+                    await anyio.sleep_forever()
+            finally:
+                assert anyio.current_time() - started >= 0.7
+                with pytest.raises(LeaseLostError):
+                    locked.ensure()
+    assert isinstance(caught.value.__cause__, StoreConnectionError)
+
+
+async def test_rule_14_a_short_outage_of_the_store_loses_nothing(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s, s.lock("order", ttl=0.6) as locked:
+        store.cut_off = True
+        await anyio.sleep(0.3)
+        store.cut_off = False
+        await anyio.sleep(0.5)
+        locked.ensure()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_rule_14_a_block_whose_lease_was_made_shorter_is_renewed_in_time(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
+) -> None:
+    async def program() -> None:
+        async with scope(persistence=store) as s, s.lock("order", ttl=600) as locked:
+            await anyio.sleep(1)
+            assert await locked.extend(3)
+            for _ in range(20):
+                await anyio.sleep(1)
+                locked.ensure()
+            assert 20 <= store.renewals <= 22
+
+    virtual_clock.run(program, backend=backend)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_rule_14_a_block_whose_lease_was_made_shorter_is_cancelled_at_its_end(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore, answered: bool
+) -> None:
+    async def program() -> None:
+        with pytest.raises(LeaseLostError, match="not renewed within its lease"):
+            async with scope(persistence=store) as s, s.lock("order", ttl=600) as locked:
+                await anyio.sleep(1)
+                store.lose_answer = None if answered else "error"
+                with suppress(StoreTimeoutError):
+                    assert await locked.extend(3)
+                store.cut_off = True
+                await anyio.sleep_forever()
+
+    virtual_clock.run(program, backend=backend)
+    assert virtual_clock.elapsed() == pytest.approx(4, abs=0.1)
+
+
+async def test_rule_14_a_renewal_that_waits_for_an_extension_renews_by_its_lease(
+    store: FaultyStore,
+) -> None:
+    renew = store.renew_lock
+
+    async def renew_later(*args: Any) -> Any:
+        await anyio.sleep(0)
+        return await renew(*args)
+
+    store.renew_lock = renew_later  # type: ignore[method-assign]
+    async with scope(persistence=store) as s:
+        handle = await s.acquire_lock("order", 60)
+        assert handle is not None
+        async with s.child() as c:
+            c.task(handle.extend, 600)
+            c.task(handle.extend)
+        assert handle._lease == 600
+        assert handle.deadline > anyio.current_time() + 500
+
+
+async def test_rule_14_a_blocked_event_loop_is_told_by_ensure(store: FaultyStore) -> None:
+    with pytest.raises(LeaseLostError, match="not renewed within its lease"):
+        async with scope(persistence=store) as s, s.lock("order", ttl=0.1) as locked:
+            time.sleep(0.2)
+            locked.ensure()
+
+
+async def test_rule_14_a_lease_that_ended_unnoticed_is_raised_at_the_end_of_the_block(
+    store: FaultyStore,
+) -> None:
+    with pytest.raises(LeaseLostError):
+        async with scope(persistence=store) as s, s.lock("order", ttl=0.1):
+            time.sleep(0.2)
+
+
+async def test_rule_14_an_exception_of_the_block_goes_out_and_frees_the_lock(
+    store: FaultyStore,
+) -> None:
+    with pytest.raises(KeyError, match="body"):
+        async with scope(persistence=store) as s, s.lock("order"):
+            raise KeyError("body")
+    assert await store.holder("order") is None
+
+
+async def test_rule_14_a_block_can_be_cancelled_by_itself(store: FaultyStore) -> None:
+    async with scope(persistence=store) as s:
+        async with s.lock("order") as locked:
+            locked.cancel("enough")
+            await anyio.sleep_forever()
+        assert await store.holder("order") is None
+        assert not s.cancelling
+
+
+async def test_rule_14_waiting_for_a_lock_that_the_same_task_holds_is_an_error(
+    store: FaultyStore,
+) -> None:
+    async def take() -> int:
+        async with s.lock("order") as locked:
+            return locked.fencing_token
+
+    async with scope(persistence=store) as s:
+        async with s.lock("order"):
+            with pytest.raises(LockError, match="holds the lock 'order' already"):
+                async with s.lock("order"):
+                    pass
+            async with s.lock("another"):
+                pass
+            other = s.task(take)
+            await anyio.sleep(0.01)
+            assert not other.done
+        assert (await other).error is None
+        assert (await s.task(take)).error is None
+
+
+async def test_a_block_that_cannot_have_its_lock_in_time_says_who_has_it(
+    store: FaultyStore,
+) -> None:
+    assert await store.acquire("order", 60, "somebody") is not None
+    async with scope(persistence=store) as s:
+        for wait in (0, 0.05):
+            with pytest.raises(LockTimeoutError, match="held by 'somebody'") as caught:
+                async with s.lock("order", wait=wait):
+                    pass
+            assert isinstance(caught.value, TimeoutError)
+
+
+async def test_rule_14_a_loss_that_the_body_raises_is_told_once(
+    store: FaultyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    for pause in (0, 0.001, 0.01):
+        with pytest.raises(LeaseLostError) as caught:
+            async with scope(persistence=store) as s, s.lock("order", ttl=0.05) as locked:
+                time.sleep(0.06)
+                await anyio.sleep(pause)
+                locked.ensure()
+        assert not getattr(caught.value, "__notes__", [])
+    assert not caplog.records
