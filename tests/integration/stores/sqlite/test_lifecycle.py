@@ -341,7 +341,7 @@ FORKED = """
 import multiprocessing, sys
 import anyio, anyio.to_thread
 from gogoscope.exceptions import PersistenceError
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores import SQLiteStore
 
 async def in_the_fork():
     try:
@@ -385,7 +385,7 @@ async def test_a_killed_process_leaves_a_file_that_works(path: Path) -> None:
     script = """
 import os, signal, sys
 import anyio
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores import SQLiteStore
 
 async def main():
     async with SQLiteStore(sys.argv[1]) as store:

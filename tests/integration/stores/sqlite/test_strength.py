@@ -133,7 +133,7 @@ FULL_DISK = """
 import resource, signal, sys
 import anyio
 from gogoscope.exceptions import PersistenceError
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores import SQLiteStore
 
 async def main():
     async with SQLiteStore(sys.argv[1]) as store:
@@ -164,7 +164,7 @@ READ_ONLY = """
 import os, sys, tempfile
 import anyio
 from gogoscope.exceptions import PersistenceError
-from gogoscope.persistence.sqlite import SQLiteStore
+from gogoscope.stores import SQLiteStore
 
 async def main():
     with tempfile.TemporaryDirectory() as folder:
