@@ -32,7 +32,7 @@ from fleet_parts.processes import PaymentService, WorkerProcess, payment_service
 from fleet_parts.progress import Progress
 from fleet_parts.store import for_one_run, sqlite_url
 from fleet_parts.verdict import judge
-from fleet_parts.worker import PAYMENTS, Work
+from fleet_parts.worker import Work
 
 from gogoscope import GogoscopeError, open_persistence, scope
 
@@ -74,7 +74,7 @@ async def run(options: Options) -> int:
         url = for_one_run(options.persistence or sqlite_url(folder))
         print(f"{len(options.orders)} orders, {options.workers} workers, store {url}", flush=True)
         async with open_persistence(url) as store:
-            await store.get_state(PAYMENTS.name)  # fail early if the store does not work
+            await store.get_state("payments")  # fail early if the store does not work
             return await Fleet(options, folder, url, store).run()
 
 
@@ -132,7 +132,7 @@ class Fleet:
                 await anyio.sleep(LOOK_EVERY)
                 self.progress.workers = sum(worker.alive for worker in self.workers)
                 self.read_journals()
-                self.progress.learn_of_circuit(await self.store.get_state(PAYMENTS.name))
+                self.progress.learn_of_circuit(await self.store.get_state("payments"))
                 self.progress.seconds = time.monotonic() - began
                 show(self.progress)
                 half_done = len(self.progress.charged) >= self.progress.orders / 2

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     )
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_handle import LockHandle
-    from gogoscope.persistence.registry import PersistenceURL, open_persistence
+    from gogoscope.persistence.registry import open_persistence
+    from gogoscope.persistence.url import PersistenceURL
     from gogoscope.retry import Retry, decorrelated, exponential, fixed, linear
     from gogoscope.scopes.results import Err, Ok
     from gogoscope.scopes.scope import Scope, current_scope, scope
@@ -115,7 +116,8 @@ if not TYPE_CHECKING:
             ),
             "gogoscope.persistence.bundle": ("Persistence",),
             "gogoscope.persistence.lock_handle": ("LockHandle",),
-            "gogoscope.persistence.registry": ("PersistenceURL", "open_persistence"),
+            "gogoscope.persistence.registry": ("open_persistence",),
+            "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.retry": ("Retry", "decorrelated", "exponential", "fixed", "linear"),
             "gogoscope.scopes.results": ("Err", "Ok"),
             "gogoscope.scopes.scope": ("Scope", "current_scope", "scope"),

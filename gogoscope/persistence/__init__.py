@@ -38,11 +38,13 @@ if TYPE_CHECKING:
         ProbeReply,
     )
     from gogoscope.persistence.protocols.locks import LockProvider
+    from gogoscope.persistence.protocols.store import Store
     from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
     from gogoscope.persistence.records.store import RecordStore
-    from gogoscope.persistence.registry import PersistenceURL, open_persistence
+    from gogoscope.persistence.registry import open_persistence
     from gogoscope.persistence.rules import circuit_breakers as circuit_rules
     from gogoscope.persistence.rules import locks as lock_rules
+    from gogoscope.persistence.url import PersistenceURL
     from gogoscope.persistence.validation import (
         check_key,
         check_key_prefix,
@@ -85,6 +87,7 @@ __all__ = [
     "Record",
     "RecordStore",
     "Records",
+    "Store",
     "acquire_once",
     "check_count",
     "check_key",
@@ -152,10 +155,9 @@ if not TYPE_CHECKING:
                 "Records",
             ),
             "gogoscope.persistence.records.store": ("RecordStore",),
-            "gogoscope.persistence.registry": (
-                "PersistenceURL",
-                "open_persistence",
-            ),
+            "gogoscope.persistence.registry": ("open_persistence",),
+            "gogoscope.persistence.url": ("PersistenceURL",),
+            "gogoscope.persistence.protocols.store": ("Store",),
             "gogoscope.persistence.validation": (
                 "check_key",
                 "check_key_prefix",

@@ -1,98 +1,32 @@
-"""From a URL to an open store, through entry points."""
+"""From a URL to an open store, through entry points.
+
+A backend registers, under the scheme of its URLs, a function that opens a store. Only the backend
+that a URL names is imported, so that a program pays for no other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import entry_points
 from typing import Any
-
-from attrs import field, frozen
 
 from gogoscope.exceptions import (
     AmbiguousBackendError,
     BackendUnavailableError,
-    InvalidURLError,
     UnknownBackendError,
 )
+from gogoscope.persistence.protocols.store import Store
+from gogoscope.persistence.url import PersistenceURL
 
 ENTRY_POINT_GROUP = "gogoscope.persistence"
 
-
-@frozen
-class PersistenceURL:
-    """A persistence URL in its parts.
-
-    ``location`` is what stands between ``scheme:`` or ``scheme://`` and the options, with
-    percent-escapes decoded; the case of its letters is kept. ``options`` are those after ``?``.
-    """
-
-    url: str
-    scheme: str
-    location: str
-    options: Mapping[str, str] = field(factory=dict)
-
-    @classmethod
-    def parse(cls, url: str) -> PersistenceURL:
-        """Split a URL.
-
-        :raises InvalidURLError: if it has no scheme, an option without value or twice, or a ``#``,
-            or is no URL at all
-        """
-        from urllib.parse import parse_qsl, unquote, urlsplit  # noqa: PLC0415 - see test_packaging
-
-        try:
-            parts = urlsplit(url)
-            location = unquote(parts.netloc + parts.path, errors="strict")
-        except ValueError as error:
-            raise InvalidURLError(f"{url!r} is malformed: {error}") from None
-        if not parts.scheme:
-            raise InvalidURLError(f"{url!r} has no scheme; write for example 'sqlite:///app.db'")
-        if parts.fragment or url.endswith("#"):
-            raise InvalidURLError(f"{url!r} contains '#'; write it as %23")
-        try:
-            pairs = parse_qsl(
-                parts.query,
-                keep_blank_values=True,
-                strict_parsing=bool(parts.query),
-                errors="strict",
-            )
-        except ValueError as error:
-            raise InvalidURLError(f"the options of {url!r} are not name=value: {error}") from None
-        options: dict[str, str] = {}
-        for name, value in pairs:
-            if name in options:
-                raise InvalidURLError(f"{url!r} has the option {name!r} twice")
-            options[name] = value
-        return cls(url, parts.scheme, location, options)
-
-    def convert_options(self, **known: Callable[[str], Any]) -> dict[str, Any]:
-        """Return the options as Python values.
-
-        :param known: each option that the backend knows, with what converts it from a ``str``
-        :raises InvalidURLError: for an unknown option or a value that its converter refuses
-        """
-        converted: dict[str, Any] = {}
-        for name, value in self.options.items():
-            if name not in known:
-                listing = ", ".join(sorted(known)) or "none"
-                raise InvalidURLError(
-                    f"unknown option {name!r} in {self.url!r}; {self.scheme} knows: {listing}"
-                )
-            try:
-                converted[name] = known[name](value)
-            except ValueError as error:
-                raise InvalidURLError(
-                    f"option {name!r} in {self.url!r} has the value {value!r}: {error}"
-                ) from error
-        return converted
-
-
 Opener = Callable[[PersistenceURL], AbstractAsyncContextManager[Any]]
-"""What a backend registers: it gives an async context manager of the store of a URL.
+"""What a backend registers: it returns an async context manager of the store of a URL.
 
-Scopes share the store, and the last one to end closes it. So it may be left in another task of the
-event loop than it was entered in, and must hold nothing that belongs to one: no task group, cancel
-scope or timeout around its ``yield``, and no context variable to be reset.
+Scopes share the store, and the last one to end closes it. So the context manager may be left in
+another task of the event loop than it was entered in, and must hold nothing that belongs to a task:
+no task group, cancel scope or timeout around its ``yield``, and no context variable to be reset.
 """
 
 
@@ -103,8 +37,6 @@ def find_opener(url: PersistenceURL) -> Opener:
     :raises AmbiguousBackendError: if two distributions register it with different values
     :raises BackendUnavailableError: if the backend cannot be imported
     """
-    from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import
-
     installed = entry_points(group=ENTRY_POINT_GROUP)
     matching = {point.value: point for point in installed if point.name == url.scheme}
     if not matching:
@@ -130,13 +62,14 @@ def find_opener(url: PersistenceURL) -> Opener:
 
 
 @asynccontextmanager
-async def open_persistence(url: str) -> AsyncIterator[Any]:
-    """Open the store of a URL for the length of a block; one for the life of a program will do.
+async def open_persistence(url: str) -> AsyncIterator[Store]:
+    """Open the store of a URL for the length of a block; one for the life of a program is enough.
 
     :param url: ``memory:``, ``memory://name``, ``sqlite:///relative.db``,
         ``sqlite:////absolute.db``, ``dynamodb://table?region=...``, or another installed scheme;
         every backend takes the option ``key_prefix``
-    :returns: an async context manager that gives the open store
+    :returns: an async context manager of the open store. For type checkers it has all
+        capabilities; a backend may lack one, which its documentation says.
     :raises InvalidURLError: if the URL or an option is malformed or unknown
     :raises UnknownBackendError: if no installed backend has the scheme
     :raises BackendUnavailableError: if a package that the backend needs is not installed

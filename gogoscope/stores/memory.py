@@ -17,7 +17,7 @@ from gogoscope._core.clock import Clock, current_clock
 from gogoscope.persistence.records.cache import CACHE
 from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
 from gogoscope.persistence.records.store import RecordStore
-from gogoscope.persistence.registry import PersistenceURL
+from gogoscope.persistence.url import PersistenceURL
 from gogoscope.persistence.validation import check_key_prefix
 from gogoscope.persistence.values import Codec, check_value, copied
 

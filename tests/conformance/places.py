@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gogoscope._core.clock import Clock, current_clock
-from gogoscope.persistence.registry import PersistenceURL
+from gogoscope.persistence import PersistenceURL
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter

@@ -22,13 +22,14 @@ from gogoscope import (
     open_persistence,
     scope,
 )
-from gogoscope.persistence.protocols.cache import CacheProvider
-from gogoscope.persistence.protocols.circuit_breakers import (
+from gogoscope.persistence import (
+    CacheProvider,
     CircuitBreakerState,
     CircuitBreakerStateProvider,
+    LockProvider,
+    Store,
 )
-from gogoscope.persistence.protocols.locks import LockProvider
-from gogoscope.stores.memory import MemoryStore
+from gogoscope.stores import MemoryStore
 from gogoscope_dynamodb import DynamoDBAdapter
 
 
@@ -83,7 +84,7 @@ async def results() -> None:
             assert_type(locked.task(text), Task[str])
         async with s.child(concurrency=2) as inner:
             assert_type(inner.task(text), Task[str])
-        assert_type(await s.enter(open_persistence("memory:")), Any)
+        assert_type(await s.enter(open_persistence("memory:")), Store)
 
 
 async def numbers() -> AsyncIterator[int]:
@@ -101,6 +102,17 @@ def stores(memory: MemoryStore, dynamodb: DynamoDBAdapter) -> None:
         circuit_breakers: CircuitBreakerStateProvider = store
         cache: CacheProvider = store
         scope(persistence=Persistence(locks, circuit_breakers, cache))
+
+
+async def an_opened_store_has_all_capabilities() -> None:
+    async with open_persistence("memory:") as store:
+        assert_type(store, Store)
+        assert_type(await store.acquire("key", 5), LockHandle | None)
+        assert_type(await store.circuits(), dict[str, CircuitBreakerState])
+        assert_type(await store.has("key"), bool)
+        async for key in store.iterate_keys():
+            assert_type(key, str)
+        scope(persistence=Persistence(locks=store, circuit_breakers=store, cache=store))
 
 
 async def values_from_the_cache(store: MemoryStore) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gogoscope import CircuitBreaker, Retry, scope
+from gogoscope import CircuitBreaker, Retry, open_persistence, scope
 
 
 async def load(number: int) -> float:
@@ -40,6 +40,9 @@ async def misuse() -> None:
         (await s.cache.get_or_set("key", load, 60, 1)).append(1)  # error
         s.cached("60")  # error
         s.cached(60)(plain)  # error
+    async with open_persistence("memory:") as store:
+        await store.acquire("key", "5")  # error
+        store.no_such_capability("key")  # error
     scope(timeout="5")  # error
     scope(on_exit="stop")  # error
     scope(circuit_breaker=True)  # error

@@ -15,7 +15,7 @@ from gogoscope.exceptions import CorruptRecordError, InvalidURLError
 from gogoscope.persistence.paging import KEYS_PER_PAGE
 from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
 from gogoscope.persistence.records.store import RecordStore
-from gogoscope.persistence.registry import PersistenceURL
+from gogoscope.persistence.url import PersistenceURL
 from gogoscope.persistence.validation import check_key_prefix
 from gogoscope.persistence.values import Codec
 from gogoscope.stores.sqlite.file import SQLiteFile

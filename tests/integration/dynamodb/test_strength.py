@@ -177,6 +177,7 @@ def test_event_loops_of_several_threads_each_have_their_own_client(
 
     async def main() -> None:
         async with open_persistence(url) as store:
+            assert isinstance(store, DynamoDBAdapter)
             clients.append(store._table.client)
             barrier.wait()
             async with anyio.create_task_group() as group:

@@ -184,12 +184,14 @@ async def test_a_url_opens_a_store_of_its_own_client_and_closes_it(dynamodb_url:
         assert await store.get("k") == 1
     with pytest.raises(PersistenceError, match="not open: it is closed"):
         await store.get("k")
+    assert isinstance(store, DynamoDBAdapter)
     with pytest.raises(PersistenceError, match="entered before"):
         await store.__aenter__()
 
 
 async def test_a_store_that_is_open_cannot_be_entered_again(dynamodb_url: str) -> None:
     async with open_persistence(dynamodb_url) as store:
+        assert isinstance(store, DynamoDBAdapter)
         with pytest.raises(PersistenceError, match="entered before"):
             await store.__aenter__()
         assert await store.get("k") is None
@@ -294,4 +296,5 @@ async def test_failures_recorded_by_two_processes_at_once_are_counted_exactly(
     assert [process.wait(120) for process in processes] == [0, 0]
     async with open_persistence(atomic_dynamodb_url) as store:
         state = await store.get_state("c")
+        assert state is not None
         assert (state.failure_count, state.state) == (2000, "closed")

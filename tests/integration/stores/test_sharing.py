@@ -14,10 +14,9 @@ import pytest
 
 from gogoscope import open_persistence, scope
 from gogoscope.exceptions import StoreConnectionError
-from gogoscope.persistence.registry import PersistenceURL
+from gogoscope.persistence import PersistenceURL, Store
 from gogoscope.persistence.sharing import SharedStore, _stores
 from gogoscope.stores.memory import MemoryStore
-from gogoscope.stores.sqlite.store import SQLiteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +59,9 @@ def witness_from_url(url: PersistenceURL) -> Witness:
 def witness(monkeypatch: pytest.MonkeyPatch) -> type[Witness]:
     point = EntryPoint("witness", f"{__name__}:witness_from_url", "gogoscope.persistence")
     monkeypatch.setattr(EntryPoint, "load", lambda self: witness_from_url)
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: EntryPoints([point]))
+    monkeypatch.setattr(
+        "gogoscope.persistence.registry.entry_points", lambda **_: EntryPoints([point])
+    )
     monkeypatch.setattr(Witness, "opened", [])
     monkeypatch.setattr(Witness, "closed", [])
     monkeypatch.setattr(Witness, "gate", None)
@@ -231,7 +232,7 @@ async def test_an_open_store_is_used_by_many_scopes_and_closed_by_none(
     monkeypatch.undo()
     url = f"sqlite:///{tmp_path / 'store.db'}"
 
-    async def count(store: SQLiteStore) -> None:
+    async def count(store: Store) -> None:
         async with scope(persistence=store) as s:
             lock = await s.acquire_lock("job", 30, wait=30)
             assert lock is not None

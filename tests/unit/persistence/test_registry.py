@@ -169,7 +169,8 @@ def test_a_backend_that_cannot_be_imported_says_what_is_missing(site: Site) -> N
 async def test_a_backend_of_anybodys_is_opened_with_its_url(site: Site) -> None:
     site.add("mine", "mine = mine_backend:from_url", mine_backend=RECORDING_BACKEND)
     async with open_persistence("mine://Place?size=3") as store:
-        assert store == PersistenceURL("mine://Place?size=3", "mine", "Place", {"size": "3"})
+        opened: object = store
+        assert opened == PersistenceURL("mine://Place?size=3", "mine", "Place", {"size": "3"})
 
 
 @pytest.mark.anyio

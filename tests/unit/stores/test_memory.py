@@ -108,6 +108,7 @@ async def test_prefixes_of_one_store_share_its_records() -> None:
         await inner.set("k", 1)
         assert await outer.get("b:k") == 1
         assert await whole.get("a:b:k") == 1
+        assert isinstance(outer, MemoryStore)
         assert await outer.with_prefix("b:").get("k") == 1
 
 
