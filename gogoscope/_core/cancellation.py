@@ -122,7 +122,7 @@ def never_began(handle: TaskHandle[None]) -> bool:
 class Begins(Protocol):
     """Something that is run from the next checkpoint on."""
 
-    def end_unless_begun(self) -> None:
+    def _end_unless_begun(self) -> None:
         """End it if its first step was never taken."""
         ...
 
@@ -136,4 +136,4 @@ async def end_what_never_began(works: Iterable[Begins]) -> None:
         with anyio.CancelScope(shield=True):
             await checkpoint()  # what is left to begin does so
         for work in works:
-            work.end_unless_begun()
+            work._end_unless_begun()

@@ -16,34 +16,31 @@ from gogoscope._core.slots import Slot, Slots
 
 
 class Frame(Protocol):
-    """A task, or the body of a scope.
-
-    ``bounded_by`` are the slots that a task needs one of to run; ``None`` where nothing bounds it.
-    """
+    """A task, or the body of a scope."""
 
     @property
-    def outer(self) -> Frame | None:
+    def _outer(self) -> Frame | None:
         """The frame around it."""
         ...
 
     @property
-    def home(self) -> Home:
-        """The scope that it belongs to."""
+    def _home(self) -> Home:
+        """The scope that it belongs to, as capabilities know it."""
         ...
 
     @property
-    def children(self) -> set[Home]:
-        """The scopes whose blocks are open directly inside it."""
+    def _inside(self) -> set[Frame]:
+        """The bodies of scopes whose blocks are open directly inside it."""
         ...
 
     @property
-    def slot(self) -> Slot | None:
+    def _slot(self) -> Slot | None:
         """The slot that it holds itself."""
         ...
 
     @property
-    def bounded_by(self) -> Slots | None:
-        """The slots that it is one user of."""
+    def _bounded_by(self) -> Slots | None:
+        """The slots that it needs one of to run; ``None`` where nothing bounds it."""
         ...
 
 
@@ -54,12 +51,12 @@ def lent_to(slots: Slots | None) -> AbstractAsyncContextManager[None]:
     """Lend the slot in ``slots`` that the current task holds, or a task around it."""
     frame = None if slots is None else current.get()
     while frame is not None:
-        slot = frame.slot
+        slot = frame._slot
         if slot is not None and slot.slots is slots:
             return slot.lent()
-        if frame.bounded_by is slots:
+        if frame._bounded_by is slots:
             break  # it runs without a slot; that of a task around it is in use
-        frame = frame.outer
+        frame = frame._outer
     return nullcontext()
 
 
@@ -69,7 +66,7 @@ async def slots_lent() -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         frame = current.get()
         while frame is not None:
-            if frame.slot is not None:
-                await stack.enter_async_context(lent_to(frame.slot.slots))
-            frame = frame.outer
+            if frame._slot is not None:
+                await stack.enter_async_context(lent_to(frame._slot.slots))
+            frame = frame._outer
         yield

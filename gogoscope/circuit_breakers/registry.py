@@ -96,7 +96,9 @@ def circuit_for(policy: CircuitPolicy, fn: Callable[..., object]) -> Circuit:
     """Return the circuit that guards a function: its policy's, else one named after it."""
     frame = current.get()
     name = policy.name or stable_name(fn)
-    return _in_process_store(policy, name) if frame is None else _in_scope(frame.home, policy, name)
+    if frame is None:
+        return _in_process_store(policy, name)
+    return Circuits.of(frame._home).circuit(policy, name)
 
 
 def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
@@ -107,7 +109,7 @@ def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
     :raises ValueError: if the policy has no name, and there is no scope that has one
     """
     frame = current.get()
-    name = policy.name or (None if frame is None else frame.home.name)
+    name = policy.name or (None if frame is None else frame._home.name)
     if name is None:
         raise ValueError(
             "this circuit breaker has no name, so nobody can tell which circuit is meant; give it "
@@ -118,11 +120,9 @@ def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
         snapshot = snapshot_of(provider, name)
         link = CircuitLink(policy, name, provider, snapshot, run_nothing, ProcessObserver())
         return Circuit(link)
-    return _in_process_store(policy, name) if frame is None else _in_scope(frame.home, policy, name)
-
-
-def _in_scope(home: Home, policy: CircuitPolicy, name: str) -> Circuit:
-    return Circuits.of(home).circuit(policy, name)
+    if frame is None:
+        return _in_process_store(policy, name)
+    return Circuits.of(frame._home).circuit(policy, name)
 
 
 def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:

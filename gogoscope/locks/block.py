@@ -43,11 +43,11 @@ class Held(Protocol):
         """End it, and what runs in it."""
         ...
 
-    def raised_by_body(self, loss: LeaseLostError) -> None:
+    def _raised_by_body(self, loss: LeaseLostError) -> None:
         """Note that the body raises the loss of the lease itself, so that it is raised once."""
         ...
 
-    def lease_lost(self, loss: LeaseLostError) -> None:
+    def _lease_lost(self, loss: LeaseLostError) -> None:
         """Cancel it, and raise the loss from it."""
         ...
 
@@ -119,7 +119,7 @@ class LockBlock(Generic[B]):
         handle = self._handle
         outgoing = exc
         if isinstance(exc, LeaseLostError) and exc.key == self.key:
-            self._locked.raised_by_body(exc)
+            self._locked._raised_by_body(exc)
         try:
             if await self._locked.__aexit__(exc_type, exc, traceback):
                 outgoing = None
@@ -145,4 +145,4 @@ class LockBlock(Generic[B]):
         lost = await self._renewal.run()
         if lost is not None:
             self._home.emit(LeaseLost(self._home.name, self.key, lost.reason))
-            self._locked.lease_lost(lost)
+            self._locked._lease_lost(lost)

@@ -1,4 +1,26 @@
-"""The life of a scope: how its block begins, what ends with it, and what leaves it."""
+"""The block of a scope: how it begins, what ends with it, and what leaves it.
+
+A block has a task group and, around it, a cancel scope. Everything that runs in the block is work:
+tasks, and the workers of maps. The block ends in this order, whatever goes wrong on the way:
+
+1. The body has ended. If it raised, or the scope was cancelled, all work is stopped.
+2. The block waits until no work is left. Maps that nobody takes from any more are closed.
+3. The resources that the body entered are closed, in reverse order.
+4. The services settle: the store is told everything, locks are released.
+5. The task group, then the cancel scope, then the store are left.
+
+What leaves the block is decided once, at the end, by :func:`verdict`. Until then cancellation from
+outside is noted, and the steps that are left are taken shielded from it. asyncio's own cancellation
+knows no shield, but comes once: a step that it cut is taken again.
+
+``_works`` is all that runs; ``_offers`` is work whose results somebody has yet to take. It may
+have ended by itself, or may end only when they are taken.
+``_idle`` wakes the block's end when nothing but offers is left. ``_cancelling`` tells that the
+scope cancels its work, ``_why`` for what reason; ``_fatal`` is the error that the block is to
+raise, ``_timed_out`` tells that its time is over. ``_body`` is the id of the task that the body
+runs in, while it does; ``_body_cancelled`` tells that the body itself was cancelled.
+``_unshielded`` is a cancellation that knew no shield.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +29,11 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import anyio
+from anyio.abc import TaskGroup
 
-from gogoscope._core.background import Home, Service, tell_subscribers
 from gogoscope._core.cancellation import (
     cancelled_natively,
     end_what_never_began,
@@ -21,74 +43,100 @@ from gogoscope._core.cancellation import (
     unwrapped,
 )
 from gogoscope._core.context import Frame, current, lent_to
-from gogoscope._core.errors import annotate, description, first_of, lead_to
+from gogoscope._core.errors import first_of, lead_to
 from gogoscope._core.slots import Slot, Slots
-from gogoscope.events import (
-    ErrorUnseen,
-    ScopeCancelled,
-    ScopeEnded,
-    ScopeStarted,
-    log_error,
-    notify,
-    subscribers,
-)
+from gogoscope.events import OnError, ScopeCancelled, ScopeEnded, ScopeStarted, notify
 from gogoscope.exceptions import ScopeClosedError, TaskCancelled
+from gogoscope.scopes.outcome import Outcome
+from gogoscope.scopes.services import Services
 from gogoscope.scopes.task import Task
-from gogoscope.scopes.unhandled import UnseenErrors, group_of
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
-
-    from gogoscope.events import Event, OnError, OnEvent
-    from gogoscope.scopes.services import Services
-    from gogoscope.scopes.workers import Stream
+from gogoscope.scopes.unhandled import Unhandled, group_of, report, tell
 
 T = TypeVar("T")
-S = TypeVar("S", bound=Service)
 
 _FROM_OUTSIDE = "cancelled from outside its scope"
 
 
-class Lifetime:
-    """What a scope is besides its methods: a block, and the tasks that end with it.
+class Work(Protocol):
+    """What runs in a block: a task, or the workers of a map."""
 
-    ``cancel_reason`` is what ``cancel`` was given; ``cancelling`` tells whether the scope is
-    cancelling its tasks.
+    def _stop(self) -> None:
+        """Cancel it."""
+        ...
+
+    def _end_unless_begun(self) -> None:
+        """End it if its first step was never taken."""
+        ...
+
+
+class Offer(Work, Protocol):
+    """Work that ends only when somebody takes its results, or it is closed."""
+
+    def _close(self) -> None:
+        """Cancel it, since nobody takes its results any more."""
+        ...
+
+
+def verdict(
+    *,
+    interrupt: BaseException | None = None,
+    body: BaseException | None = None,
+    outside: BaseException | None = None,
+    fatal: Exception | None = None,
+    timed_out: Exception | None = None,
+    unhandled: Exception | None = None,
+) -> BaseException | None:
+    """Return what leaves a block: the first of these that there is.
+
+    :param interrupt: what is no result ended a task, a ``KeyboardInterrupt`` for example
+    :param body: the exception of the body, or of closing what it entered
+    :param outside: a cancellation from outside of the scope
+    :param fatal: the error that cancelled the scope: of ``fail_fast``, or of a lost lease
+    :param timed_out: the timeout of the scope
+    :param unhandled: the errors of tasks that nobody handled
     """
+    return first_of(interrupt, body, outside, fatal, timed_out, unhandled)
 
-    services: Services
-    slots: Slots | None
+
+class Block:
+    """What a scope is besides its methods: a block, and the work that ends with it.
+
+    ``cancel_reason`` is what ``cancel`` was called with.
+
+    :param home: the services of the scope
+    :param slots: what bounds how many of its tasks run at a time, ``None`` if nothing does
+    :param timeout: seconds, or ``None``
+    """
 
     def __init__(
         self,
+        home: Services,
         *,
-        name: str | Callable[[], str],
+        slots: Slots | None,
         timeout: float | None,
         fail_fast: bool,
         cancel_on_exit: bool,
         on_error: OnError | None,
-        on_event: OnEvent | None,
         stopping: anyio.Event | None,
     ) -> None:
-        self._name = name
+        self._home = home
+        self._slots = slots
         self._timeout = timeout
         self._fail_fast = fail_fast
         self._cancel_on_exit = cancel_on_exit
         self._on_error = on_error
         self._stopping = stopping
-        self.on_event = on_event
-        self.unseen_errors = UnseenErrors()
         self.cancel_reason: str | None = None
-        self.cancelling = False
-        self.running: set[Task[Any]] = set()
-        self.streams: set[Stream[Any, Any]] = set()
-        self.open_streams: set[Stream[Any, Any]] = set()
-        self.children: set[Home] = set()
-        self.began = math.nan
-        self.host: Frame | None = None
-        self._timed_out = False
+        self._unhandled = Unhandled()
+        self._works: set[Work] = set()
+        self._offers: set[Offer] = set()
+        self._inside: set[Frame] = set()
+        self._outer: Frame | None = None
+        self._began = math.nan
+        self._cancelling = False
         self._why: str | None = None
         self._fatal: Exception | None = None
+        self._timed_out = False
         self._idle: anyio.Event | None = None
         self._used = self._ended = False
         self._group: TaskGroup | None = None
@@ -98,35 +146,16 @@ class Lifetime:
         self._body_cancelled = False
         self._unshielded: BaseException | None = None
 
+    _slot: Slot | None = None
+    _bounded_by: Slots | None = None
+
     def __repr__(self) -> str:
         return f"<Scope {self.name!r}>"
 
     @property
     def name(self) -> str:
         """The name given, else the module and qualified name of the function that made it."""
-        if not isinstance(self._name, str):
-            self._name = self._name()
-        return self._name
-
-    @property
-    def outer(self) -> Frame | None:
-        """The frame around the scope's block."""
-        return self.host
-
-    @property
-    def home(self) -> Self:
-        """The scope itself."""
-        return self
-
-    @property
-    def slot(self) -> Slot | None:
-        """``None``: the body holds no slot of its own."""
-        return None
-
-    @property
-    def bounded_by(self) -> Slots | None:
-        """``None``: a body needs no slot."""
-        return None
+        return self._home.name
 
     @property
     def stopping(self) -> anyio.Event:
@@ -135,32 +164,7 @@ class Lifetime:
             self._stopping = anyio.Event()
         return self._stopping
 
-    @property
-    def observed(self) -> bool:
-        """Whether anybody wants the scope's events."""
-        return self.on_event is not None or bool(subscribers)
-
-    def spawn(self, work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bool:
-        """Run something in the background, beside the scope's tasks.
-
-        :param brief: whether the end of the scope gives it a moment to finish by itself
-        :returns: ``False`` if the scope has ended, and nothing is run
-        """
-        return self.services.spawn(work, brief=brief)
-
-    def store(self) -> object:
-        """Return the open store of the scope."""
-        return self.services.store()
-
-    def attach(self, kind: type[S], make: Callable[[Home], S]) -> S:
-        """Return the scope's only service of a kind, made when it is first asked for."""
-        return self.services.attach(self, kind, make)
-
-    def unfinished(self) -> list[Task[Any] | Stream[Any, Any]]:
-        """Return what the scope's end waits for."""
-        return [*self.running, *self.streams]
-
-    def check_open(self) -> TaskGroup:
+    def _check_open(self) -> TaskGroup:
         """Return the task group of the open block.
 
         :raises ScopeClosedError: outside the block
@@ -171,15 +175,9 @@ class Lifetime:
 
     def cancel(self, reason: str | None = None) -> None:
         """Cancel the block and its tasks; the block then ends without an exception."""
-        if self._group is not None and not self.cancelling:
+        if self._group is not None and not self._cancelling:
             self.cancel_reason = reason
             self._cancel(reason)
-
-    def fail(self, error: Exception, why: str) -> None:
-        """Cancel the scope; its block then raises ``error``, unless something else goes first."""
-        if self._fatal is None:
-            self._fatal = error
-        self._cancel(why)
 
     async def enter(self, resource: AbstractAsyncContextManager[T]) -> T:
         """Enter a context manager that is left, in reverse order, after the last task.
@@ -188,11 +186,11 @@ class Lifetime:
         its exit awaits, as everywhere in a cancelled block: shield what must not be cut short.
 
         :param resource: an async context manager
-        :returns: what entering it gives
+        :returns: what entering it returns
         :raises ScopeClosedError: outside the block
         :raises RuntimeError: from anywhere but the body of the block
         """
-        self.check_open()
+        self._check_open()
         if self._body != anyio.get_current_task().id or current.get() is not self:
             raise RuntimeError(
                 "s.enter works only in the body of the scope's own block; in a task, write "
@@ -206,21 +204,22 @@ class Lifetime:
         if self._used:
             raise ScopeClosedError(f"{self!r} was used before; a scope has one block")
         self._used = True
-        await self.services.open()
+        home = self._home
+        await home.open()
         deadline = math.inf if self._timeout is None else anyio.current_time() + self._timeout
         self._cancel_scope = anyio.CancelScope(deadline=deadline)
         self._cancel_scope.__enter__()
         group = anyio.create_task_group()
         self._group = await group.__aenter__()
-        self.services.start(self._group)
-        self.began = time.monotonic()
+        home.start(self._group)
+        self._began = time.monotonic()
         self._body = anyio.get_current_task().id
-        self.host = current.get()
-        if self.host is not None:
-            self.host.children.add(self)
+        self._outer = current.get()
+        if self._outer is not None:
+            self._outer._inside.add(self)
         current.set(self)
-        if self.observed:
-            self.emit(ScopeStarted(self.name))
+        if home.observed:
+            home.emit(ScopeStarted(home.name))
         return self
 
     async def __aexit__(
@@ -231,67 +230,84 @@ class Lifetime:
     ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
         self._body = 0
         self._note_timeout()
-        unwrapped_own = isinstance(exc, TaskCancelled) and self.cancelling
-        if exc is not None and not unwrapped_own:
-            cancelled = split_cancellation(exc)[1] is None
-            why = f"the block of its scope ended with {type(exc).__name__}"
+        # The body unwrapped a task that was cancelled as it is itself.
+        body = None if isinstance(exc, TaskCancelled) and self._cancelling else exc
+        if body is not None:
+            cancelled = split_cancellation(body)[1] is None
+            why = f"the block of its scope ended with {type(body).__name__}"
             self._cancel(_FROM_OUTSIDE if cancelled else why)
         elif self._cancel_on_exit:
             self._cancel("the block of its scope ended")
-        outgoing = await self._end(None if unwrapped_own else exc)
-        self._ended = True
-        errors, further = self.unseen_errors.take()
-        if self._fatal is not None and outgoing is not self._fatal:
-            errors.insert(0, self._fatal)
-        if outgoing is not None:
-            self._report_unseen(outgoing, errors, further)
-        elif errors:
-            outgoing = group_of(errors, further, self.name)
-        if self.observed:
-            self.emit(ScopeEnded(self.name, outgoing, time.monotonic() - self.began))
-        if outgoing is None or outgoing is exc:
-            return outgoing is None
-        raise outgoing from outgoing.__cause__
+        leaving = await self._end(body)
+        home = self._home
+        if home.observed:
+            home.emit(ScopeEnded(home.name, leaving, time.monotonic() - self._began))
+        if leaving is None or leaving is exc:
+            return leaving is None
+        raise leaving from leaving.__cause__
 
-    async def _end(self, exc: BaseException | None) -> BaseException | None:
-        """End everything that belongs to the scope; give the exception that leaves the block."""
+    async def _end(self, body: BaseException | None) -> BaseException | None:
+        """End everything that belongs to the block; return the exception that leaves it."""
         assert self._cancel_scope is not None
-        leaving = exc
+        leaving = body
         try:
-            async with lent_to(self.slots):
-                leaving = first_of(leaving, await self._wait_for_tasks())
+            async with lent_to(self._slots):
+                leaving = first_of(leaving, await self._wait_for_works())
         except anyio.get_cancelled_exc_class() as cancelled_without_slot:
             leaving = first_of(leaving, cancelled_without_slot)
         self._note_timeout()
         if self._resources is not None:
-            leaving = await self._close(self._resources, leaving)
-            leaving = first_of(leaving, await self._wait_for_tasks())  # which the closing began
-        leaving = first_of(leaving, await self._shielded(self.services.settle))
+            leaving = await self._close_resources(self._resources, leaving)
+            leaving = first_of(leaving, await self._wait_for_works())  # which the closing began
+        leaving = first_of(leaving, await self._shielded(self._home.settle))
         leaving, interrupt = await self._leave_group(leaving)
-        current.set(self.host)
-        if self.host is not None:
-            self.host.children.discard(self)
+        current.set(self._outer)
+        if self._outer is not None:
+            self._outer._inside.discard(self)
         # anyio may take a cancellation that knows no shield for one of its own, and swallow it
         leaving = first_of(left_by(self._cancel_scope, leaving), self._unshielded)
-        # asyncio has let an interrupt out of its event loop already, and cancels all tasks natively
-        if interrupt is not None and (leaving is None or not cancelled_natively()):
-            lead_to(interrupt, leaving)
-            leaving = interrupt
-        if leaving is None:
-            leaving = first_of(await pending_cancellation(), self._own_error())
-        return first_of(leaving, await self._shielded(self.services.close))
+        if interrupt is not None and leaving is not None and cancelled_natively():
+            interrupt = None  # asyncio let it out of its event loop already, and cancels all tasks
+        if interrupt is None and leaving is None:
+            leaving = await pending_cancellation()
+        leaving = first_of(leaving, await self._shielded(self._home.close))
+        return self._decide(leaving, interrupt)
 
-    async def _wait_for_tasks(self) -> BaseException | None:
-        """Wait until nothing runs; give a cancellation that came in the meantime."""
+    def _decide(
+        self, leaving: BaseException | None, interrupt: BaseException | None
+    ) -> BaseException | None:
+        """Return what leaves the block, and report the errors that do not."""
+        self._ended = True
+        cancelled = leaving is not None and split_cancellation(leaving)[1] is None
+        errors, further = self._unhandled.take()
+        unhandled = group_of(errors, further, self.name)
+        chosen = verdict(
+            interrupt=interrupt,
+            body=None if cancelled else leaving,
+            outside=leaving if cancelled else None,
+            fatal=self._fatal,
+            timed_out=self._timeout_error(),
+            unhandled=unhandled,
+        )
+        if interrupt is not None:
+            lead_to(interrupt, leaving)
+        if chosen is not None and chosen is not unhandled:
+            if self._fatal is not None and chosen is not self._fatal:
+                errors.insert(0, self._fatal)
+            report(self._home, chosen, errors, further)
+        return chosen
+
+    async def _wait_for_works(self) -> BaseException | None:
+        """Wait until nothing runs; return a cancellation that came in the meantime."""
         cancelled: BaseException | None = None
         while True:
-            if self._nothing_takes():
-                for stream in list(self.open_streams):
-                    stream.close()
-                if not self.streams:
+            if self._only_offers():
+                for offer in list(self._offers):
+                    offer._close()
+                if not self._works:
                     return cancelled
             self._idle = anyio.Event()
-            if self.cancelling:
+            if self._cancelling:
                 await self._shielded(self._end_what_never_began)
                 cancelled = first_of(cancelled, await self._shielded(self._idle.wait))
                 continue
@@ -303,24 +319,24 @@ class Lifetime:
                 cancelled = raised
 
     async def _end_what_never_began(self) -> None:
-        await end_what_never_began(self.unfinished())
+        await end_what_never_began(list(self._works))
         self._wake_if_idle()
 
-    def _nothing_takes(self) -> bool:
-        """Whether nothing of the scope is left that could take from an open stream."""
-        return not self.running and self.streams <= self.open_streams
+    def _only_offers(self) -> bool:
+        """Return whether nothing is left that could take from an offer."""
+        return self._works <= self._offers
 
-    async def _close(
+    async def _close_resources(
         self, resources: AsyncExitStack, leaving: BaseException | None
     ) -> BaseException | None:
-        """Leave the entered resources with an exception; give what is left of it."""
+        """Leave the entered resources with an exception; return the one that comes out of them."""
         assert self._cancel_scope is not None
         try:
             if leaving is None:
                 await resources.aclose()
             elif await resources.__aexit__(type(leaving), leaving, leaving.__traceback__):
                 leaving = None
-        except BaseException as raised:  # noqa: BLE001 - it is given back
+        except BaseException as raised:  # noqa: BLE001 - it is returned
             cut_short = split_cancellation(raised)[1] is None
             if cut_short and self._cancel_scope.cancel_called and not self._body_cancelled:
                 self._timed_out = True
@@ -332,8 +348,8 @@ class Lifetime:
     async def _leave_group(
         self, leaving: BaseException | None
     ) -> tuple[BaseException | None, BaseException | None]:
-        """Leave the task group; give what goes on, and an interrupt that ended a task."""
-        group, self._group = self.check_open(), None
+        """Leave the task group; return what goes on, and an interrupt that ended a task."""
+        group, self._group = self._check_open(), None
         mere: BaseException | None = None
         if leaving is not None and split_cancellation(leaving)[1] is None:
             mere = leaving  # it may be the group's own, which only the group can tell
@@ -346,9 +362,9 @@ class Lifetime:
         return None if mere is not None and swallowed else leaving, None
 
     async def _shielded(self, step: Callable[[], Awaitable[object]]) -> BaseException | None:
-        """Take a step that the scope's end needs; give a cancellation that knows no shield.
+        """Take a step that the block's end needs; return a cancellation that knows no shield.
 
-        That is asyncio's own, which comes once: what is left of the step is then taken again.
+        That is asyncio's own, which comes once: the rest of the step is then taken again.
         """
         cancelled: BaseException | None = None
         for _ in range(2):
@@ -362,17 +378,15 @@ class Lifetime:
                 break
         return cancelled
 
-    def _own_error(self) -> Exception | None:
-        if self._fatal is not None:
-            return self._fatal
-        if self._timed_out:
-            return TimeoutError(
-                f"scope {self.name!r} took longer than its timeout of {self._timeout:g} s"
-            )
-        return None
+    def _timeout_error(self) -> Exception | None:
+        if not self._timed_out:
+            return None
+        return TimeoutError(
+            f"scope {self.name!r} took longer than its timeout of {self._timeout:g} s"
+        )
 
     def _note_timeout(self) -> None:
-        if self.cancelling or self._timeout is None or self._cancel_scope is None:
+        if self._cancelling or self._timeout is None or self._cancel_scope is None:
             return
         # asyncio calls off a scope only when its event loop has its turn
         late = anyio.current_time() >= self._cancel_scope.deadline
@@ -380,73 +394,85 @@ class Lifetime:
             self._timed_out = True
             self._cancel(f"the timeout of its scope, {self._timeout:g} s, passed")
 
+    def _fail(self, error: Exception, why: str) -> None:
+        """Cancel the scope; its block then raises ``error``, unless something else goes first."""
+        if self._fatal is None:
+            self._fatal = error
+        self._cancel(why)
+
     def _cancel(self, why: str | None) -> None:
         assert self._cancel_scope is not None
-        if not self.cancelling:
-            self.cancelling = True
+        if not self._cancelling:
+            self._cancelling = True
             self._why = why
             if self._body:
                 self._body_cancelled = True
                 self._cancel_scope.cancel(why)
             else:  # the scope's resources are closed inside its cancel scope
-                for work in self.unfinished():
-                    work.stop()
-            if self.observed:
-                self.emit(ScopeCancelled(self.name, why))
+                for work in list(self._works):
+                    work._stop()
+            home = self._home
+            if home.observed:
+                home.emit(ScopeCancelled(home.name, why))
 
-    def why_cancelled(self) -> str | None:
+    def _why_cancelled(self) -> str | None:
         """Return the reason for the result of a task that this scope cancelled."""
         self._note_timeout()
-        return self._why if self.cancelling else _FROM_OUTSIDE
+        return self._why if self._cancelling else _FROM_OUTSIDE
 
-    def settled(self, task: Task[Any], error: Exception | None, *, looked_at: bool) -> None:
+    def _start(self, task: Task[T], group: TaskGroup) -> Task[T]:
+        """Start a task at the next checkpoint, or end it at once if the scope is cancelled."""
+        if self._cancelling:
+            task._end_cancelled(self._why)
+        else:
+            self._works.add(task)
+            try:
+                task._start(group)
+            except BaseException:
+                self._works.discard(task)
+                raise
+        return task
+
+    def _note_settled(
+        self, outcome: Outcome[Any], error: Exception | None, *, awaited: bool
+    ) -> None:
         """Note that a task has its result."""
-        self.running.discard(task)
+        self._works.discard(outcome)
         if error is not None:
-            if self._fail_fast and not self.cancelling:
-                self.fail(error, f"task {task.name!r} of its scope failed")
-            elif not looked_at:
-                self.unlooked(task, error)
+            if self._fail_fast and not self._cancelling:
+                self._fail(error, f"task {outcome.name!r} of its scope failed")
+            elif not awaited:
+                self._note_unhandled(outcome, error)
         self._wake_if_idle()
 
-    def stream_ended(self, stream: Stream[Any, Any]) -> None:
-        """Note that nothing of a stream runs any more."""
-        self.streams.discard(stream)
+    def _note_offered(self, offer: Offer) -> None:
+        """Note that work has begun which ends only when somebody takes from it."""
+        self._works.add(offer)
+        self._offers.add(offer)
+
+    def _note_closed(self, offer: Offer) -> None:
+        """Note that nobody has to take from some work any more for it to end."""
+        self._offers.discard(offer)
+
+    def _note_ended(self, work: Work) -> None:
+        """Note that nothing of some work runs any more."""
+        self._works.discard(work)
         self._wake_if_idle()
 
     def _wake_if_idle(self) -> None:
-        if self._idle is not None and self._nothing_takes():
+        if self._idle is not None and self._only_offers():
             self._idle.set()
 
-    def unlooked(self, task: Task[Any], error: Exception) -> None:
-        """Note that nobody looks at the error of a task that has ended."""
-        on_error = task.on_error or self._on_error
+    def _note_unhandled(self, outcome: Outcome[Any], error: Exception) -> None:
+        """Note that nobody takes the error of a task that has ended."""
+        on_error = outcome._on_error or self._on_error
         if on_error is not None and notify(on_error, error):
             return
         if self._ended:
-            self._tell_unseen(error)
+            tell(self._home, error)
         else:
-            self.unseen_errors.add(task, error)
+            self._unhandled.add(outcome, error)
 
-    def emit(self, event: Event) -> None:
-        """Send an event to the scope's observer and to those who listen to the whole process."""
-        notify(self.on_event, event)
-        tell_subscribers(event)
-
-    def _report_unseen(
-        self, outgoing: BaseException, errors: list[Exception], further: int
-    ) -> None:
-        cancellation, _ = split_cancellation(outgoing)
-        for error in errors:
-            if error is outgoing:
-                continue
-            if cancellation is None:
-                unseen = f"unseen error of a task of scope {self.name!r}: {description(error)}"
-                annotate(outgoing, unseen)
-            self._tell_unseen(error)
-        if further:
-            log_error("%d more errors of scope %r were not looked at", further, self.name)
-
-    def _tell_unseen(self, error: Exception) -> None:
-        log_error("an error of scope %r was not looked at", self.name, error=error)
-        self.emit(ErrorUnseen(self.name, error))
+    def _note_retrieved(self, outcome: Outcome[Any]) -> None:
+        """Note that somebody took an error after all."""
+        self._unhandled.retrieved(outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, TypeVarTuple, overload
 
 import anyio
 
@@ -15,16 +15,15 @@ from gogoscope._core.cancellation import end_what_never_began
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import lent_to
 from gogoscope._core.durations import seconds
+from gogoscope.events import OnError
+from gogoscope.scopes.block import Block
 from gogoscope.scopes.mapping import Completed, Mapped
-from gogoscope.scopes.options import CircuitOption, RetryOption
+from gogoscope.scopes.options import CircuitOption, RetryOption, TaskOptions
+from gogoscope.scopes.outcome import let_interrupt_happen
+from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err, Ok
-from gogoscope.scopes.starting import Starting
-from gogoscope.scopes.task import Task, let_interrupt_happen
-from gogoscope.scopes.workers import DEFAULT_LIMIT, Stream
-
-if TYPE_CHECKING:
-    from gogoscope.scopes.mapping import Completed, Mapped
-    from gogoscope.scopes.workers import Stream
+from gogoscope.scopes.task import Task
+from gogoscope.scopes.workers import DEFAULT_LIMIT, Workers
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -32,10 +31,26 @@ T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 T4 = TypeVar("T4")
 Item = TypeVar("Item")
+Ts = TypeVarTuple("Ts")
 
 
-class Combinators(Starting):
+class Combinators(Block):
     """The methods of a scope that put tasks together."""
+
+    def task(
+        self,
+        fn: Callable[[*Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        on_error: OnError | None = None,
+    ) -> Task[T]:
+        """Start a function; what a scope adds here."""
+        raise NotImplementedError
+
+    def _safety_nets(self, options: TaskOptions | None = None) -> SafetyNets | None:
+        """Return what surrounds tasks with these options; what a scope adds here."""
+        raise NotImplementedError
 
     @overload
     async def all(self, first: Task[T1], /) -> tuple[Ok[T1] | Err]: ...
@@ -59,7 +74,7 @@ class Combinators(Starting):
     async def all(self, *tasks: Task[T]) -> tuple[Ok[T] | Err, ...]: ...
 
     async def all(self, *tasks: Task[Any]) -> tuple[Ok[Any] | Err, ...]:
-        """Wait for all tasks, and give their results in the same order."""
+        """Wait for all tasks, and return their results in the same order."""
         return await _join_all(tasks)
 
     async def race(
@@ -68,11 +83,11 @@ class Combinators(Starting):
         *,
         stagger: float | timedelta | None = None,
     ) -> Ok[T] | Err:
-        """Run functions side by side, and give the result of the first to settle.
+        """Run functions side by side, and return the result of the first to settle.
 
         The others are cancelled, and have ended when this returns.
 
-        :param fns: async functions without arguments (``functools.partial`` gives them some)
+        :param fns: async functions without arguments (``functools.partial`` binds some)
         :param stagger: seconds after which the next function starts, too; all at once if left out
         :raises ValueError: if there is none
         """
@@ -84,12 +99,12 @@ class Combinators(Starting):
         *,
         stagger: float | timedelta | None = None,
     ) -> Ok[T] | Err:
-        """Run functions side by side, and give the result of the first to succeed.
+        """Run functions side by side, and return the result of the first to succeed.
 
         The others are cancelled, and have ended when this returns. If all fail, the result is
         an ``ExceptionGroup`` of their errors.
 
-        :param fns: async functions without arguments (``functools.partial`` gives them some)
+        :param fns: async functions without arguments (``functools.partial`` binds some)
         :param stagger: seconds after which the next function starts, too, unless the ones before
             have failed by then (hedging); all at once if left out
         :raises ValueError: if there is none
@@ -106,10 +121,10 @@ class Combinators(Starting):
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
     ) -> Mapped[T]:
-        """Run a function on each item, and give the results in the order of the items.
+        """Run a function on each item, and return the results in the order of the items.
 
-        ``await`` gives all results as a list, ``async for`` one after the other as they come.
-        Nothing starts before. Leaving the loop early cancels what runs.
+        ``await`` returns all results as a list, ``async for`` yields one after the other as they
+        come. Nothing starts before. Leaving the loop early cancels what runs.
 
         :param fn: an async function of one item
         :param items: any iterable or async iterable, taken from only as far as needed
@@ -119,7 +134,8 @@ class Combinators(Starting):
         :param circuit_breaker: a policy, or ``False``
         :raises TypeError: if ``fn`` or ``items`` are not what they must be
         """
-        return Mapped(self._stream(fn, items, limit, timeout, retry, circuit_breaker, ordered=True))
+        options = TaskOptions(timeout, retry, circuit_breaker)
+        return Mapped(self._workers(fn, items, limit, options, ordered=True))
 
     def as_completed(
         self,
@@ -131,14 +147,13 @@ class Combinators(Starting):
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
     ) -> Completed[Item, T]:
-        """Run a function on each item, and give ``(item, result)`` as they come: ``async for``.
+        """Run a function on each item, and yield ``(item, result)`` as they come: ``async for``.
 
         Nothing starts before the loop does. Leaving it early cancels what runs. The parameters
         are those of :meth:`map`.
         """
-        return Completed(
-            self._stream(fn, items, limit, timeout, retry, circuit_breaker, ordered=False)
-        )
+        options = TaskOptions(timeout, retry, circuit_breaker)
+        return Completed(self._workers(fn, items, limit, options, ordered=False))
 
     def every(self, interval: float | timedelta, fn: Callable[[], Awaitable[object]]) -> Task[None]:
         """Run a function at once and then at a fixed rate, until it fails or is cancelled.
@@ -154,37 +169,27 @@ class Combinators(Starting):
         name = f"every {pause:g} s: {callable_name(fn)}"
         # Without a slot, which it would hold between the ticks; each tick has one.
         ticking: Task[None] = Task(self, _tick, (self, pause, fn), name, None, None)
-        return self.start(ticking, self.check_open())
+        return self._start(ticking, self._check_open())
 
-    def _stream(
+    def _workers(
         self,
         fn: Callable[[Item], Awaitable[T]],
         items: Iterable[Item] | AsyncIterable[Item],
         limit: int | None,
-        timeout: float | timedelta | None,
-        retry: RetryOption,
-        circuit_breaker: CircuitOption,
+        options: TaskOptions,
         *,
         ordered: bool,
-    ) -> Stream[Item, T]:
-        self.check_open()
+    ) -> Workers[Item, T]:
+        self._check_open()
         check_function(fn)
         if not isinstance(items, Iterable | AsyncIterable):
             raise TypeError(f"items must be iterable, got {items!r} of type {type(items).__name__}")
-        options = (timeout, retry, circuit_breaker)
-        plain = not self.needs_pipeline and options == (None, None, None)
-        return Stream(
-            self,
-            fn,
-            items,
-            DEFAULT_LIMIT if limit is None else check_count("limit", limit),
-            (lambda: None) if plain else self.pipelines(*options),
-            ordered=ordered,
-        )
+        limit = DEFAULT_LIMIT if limit is None else check_count("limit", limit)
+        return Workers(self, fn, items, limit, self._safety_nets(options), ordered=ordered)
 
 
 async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:
-    """Wait for all tasks, and give their results."""
+    """Wait for all tasks, and return their results."""
     for task in tasks:
         if not isinstance(task, Task):
             raise TypeError(
@@ -192,31 +197,31 @@ async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:
                 "start functions with s.task first"
             )
     for task in tasks:
-        task.refuse_circle()
+        task._refuse_circle()
     for task in tasks:
-        task.attach()
+        task._attach()
     abandoned = True
     try:
         for task in tasks:
             await task.wait()
         await let_interrupt_happen(*tasks)
         for task in tasks:
-            task.refuse_wrong_function()
+            task._refuse_wrong_function()
         abandoned = False
     finally:
         for task in tasks:
-            task.detach(abandoned=abandoned)
-    return tuple([task.look() for task in tasks])
+            task._detach(abandoned=abandoned)
+    return tuple([task._retrieve() for task in tasks])
 
 
 async def _first(
-    scope: Starting,
+    scope: Combinators,
     fns: Iterable[Callable[[], Awaitable[T]]],
     stagger: float | timedelta | None,
     *,
     succeeding: bool,
 ) -> Ok[T] | Err:
-    """Run functions side by side, and give the result of the first that settles, or succeeds.
+    """Run functions side by side, and return the result of the first that settles, or succeeds.
 
     The others are cancelled, and have ended when this returns.
 
@@ -231,12 +236,12 @@ async def _first(
         raise ValueError(f"s.{name} needs at least one function, got none")
     pause = 0.0 if stagger is None else seconds("stagger", stagger, zero=True)
     # Lent until the losers have ended, since one of them may have the slot that this task lent.
-    async with lent_to(scope.slots):
+    async with lent_to(scope._slots):
         return await _first_of(scope, waiting, pause, succeeding=succeeding)
 
 
 async def _first_of(
-    scope: Starting,
+    scope: Combinators,
     waiting: list[Callable[[], Awaitable[T]]],
     pause: float,
     *,
@@ -249,17 +254,19 @@ async def _first_of(
     try:
         while True:
             while waiting and (monotonic() >= due or (succeeding and len(failed) == len(tasks))):
-                task = scope.task(waiting.pop(), on_error=_seen)
-                task.watcher = bell.ring
+                task = scope.task(waiting.pop(), on_error=_lost)
+                task._watcher = bell.ring
                 tasks.append(task)
                 due = monotonic() + pause
             settled = [task for task in tasks if task.done]
             await let_interrupt_happen(*settled)
             for task in settled:
-                result = task.look()
+                result = task._retrieve()
                 if result.error is None or not succeeding:
                     return result
-            failed = [result.error for task in settled if (result := task.look()).error is not None]
+            failed = [
+                result.error for task in settled if (result := task._retrieve()).error is not None
+            ]
             if not waiting and len(failed) == len(tasks):
                 return Err(ExceptionGroup("none of the functions succeeded", failed), None)
             if len(failed) == len(tasks):
@@ -290,7 +297,7 @@ class _Bell:
         self._rang = anyio.Event()
 
 
-async def _tick(scope: Starting, interval: float, fn: Callable[[], Awaitable[object]]) -> None:
+async def _tick(scope: Combinators, interval: float, fn: Callable[[], Awaitable[object]]) -> None:
     """Run a function at a fixed rate until it fails, skipping the ticks that it is late for."""
     began = monotonic()
     number = 0
@@ -300,5 +307,5 @@ async def _tick(scope: Starting, interval: float, fn: Callable[[], Awaitable[obj
         await anyio.sleep(max(0.0, began + number * interval - monotonic()))
 
 
-def _seen(error: Exception) -> None:
-    """Look at the error of a task that lost: whoever asked for the first does not want it."""
+def _lost(error: Exception) -> None:
+    """Handle the error of a task that lost: whoever asked for the first does not want it."""

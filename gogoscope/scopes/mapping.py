@@ -8,7 +8,7 @@ from typing import Any, Generic, Self, TypeVar
 from gogoscope._core.callables import NotAwaitableError
 from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.task import Task
-from gogoscope.scopes.workers import Stream
+from gogoscope.scopes.workers import Workers
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -21,10 +21,10 @@ class Mapped(Generic[T]):
     starts before. Leaving the loop early cancels what runs.
     """
 
-    __slots__ = ("_looped", "_stream", "_used")
+    __slots__ = ("_looped", "_used", "_workers")
 
-    def __init__(self, stream: Stream[Any, T]) -> None:
-        self._stream = stream
+    def __init__(self, workers: Workers[Any, T]) -> None:
+        self._workers = workers
         self._used = self._looped = False
 
     def __await__(self) -> Generator[Any, Any, list[Ok[T] | Err]]:
@@ -33,9 +33,9 @@ class Mapped(Generic[T]):
     async def _collect(self) -> list[Ok[T] | Err]:
         self._begin()
         try:
-            return _looked_at([task for _, task in await self._stream.take_all()])
+            return _retrieved([task for _, task in await self._workers.take_all()])
         finally:
-            self._stream.close()
+            self._workers._close()
 
     def __aiter__(self) -> Self:
         if not self._looped:
@@ -44,34 +44,34 @@ class Mapped(Generic[T]):
         return self
 
     async def __anext__(self) -> Ok[T] | Err:
-        taken = await self._stream.take()
+        taken = await self._workers.take()
         if taken is None:
             raise StopAsyncIteration
-        return taken[1].look()
+        return taken[1]._retrieve()
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
-        self._stream.give_up()
+        self._workers.give_up()
 
     def __del__(self) -> None:
-        self._stream.forgotten()
+        self._workers.forget()
 
     def _begin(self) -> None:
         if self._used:
             raise RuntimeError("the results of s.map can be had only once")
         self._used = True
-        self._stream.start()
+        self._workers.start()
 
 
-def _looked_at(tasks: list[Task[T]]) -> list[Ok[T] | Err]:
+def _retrieved(tasks: list[Task[T]]) -> list[Ok[T] | Err]:
     try:
         for task in tasks:
-            task.refuse_wrong_function()
+            task._refuse_wrong_function()
     except NotAwaitableError:
         for task in tasks:
-            task.detach(abandoned=True)
+            task._detach(abandoned=True)
         raise
-    return [task.look() for task in tasks]
+    return [task._retrieve() for task in tasks]
 
 
 class Completed(Generic[Item, T]):
@@ -80,27 +80,27 @@ class Completed(Generic[Item, T]):
     Nothing starts before the loop does. Leaving it early cancels what runs.
     """
 
-    __slots__ = ("_stream", "_used")
+    __slots__ = ("_used", "_workers")
 
-    def __init__(self, stream: Stream[Item, T]) -> None:
-        self._stream = stream
+    def __init__(self, workers: Workers[Item, T]) -> None:
+        self._workers = workers
         self._used = False
 
     def __aiter__(self) -> Self:
         if not self._used:
             self._used = True
-            self._stream.start()
+            self._workers.start()
         return self
 
     async def __anext__(self) -> tuple[Item, Ok[T] | Err]:
-        taken = await self._stream.take()
+        taken = await self._workers.take()
         if taken is None:
             raise StopAsyncIteration
-        return taken[0], taken[1].look()
+        return taken[0], taken[1]._retrieve()
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
-        self._stream.give_up()
+        self._workers.give_up()
 
     def __del__(self) -> None:
-        self._stream.forgotten()
+        self._workers.forget()

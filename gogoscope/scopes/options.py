@@ -1,11 +1,26 @@
-"""Options of scopes and tasks: what they may be, and the errors for what they may not."""
+"""Options of scopes and tasks: what they may be, and what is inherited.
+
+``None`` stands for an option that was left out, which is inherited; ``False`` switches a retry or a
+circuit breaker off.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
+from attrs import evolve, field, frozen
+
+from gogoscope._core.arguments import check_count, check_name, check_observer, check_priority
+from gogoscope._core.background import Home
+from gogoscope._core.durations import seconds
+from gogoscope._core.slots import Slots
+from gogoscope.events import OnError, OnEvent
 from gogoscope.retry import Retry
 from gogoscope.scopes import doors
+from gogoscope.scopes.pipeline import SafetyNets
 
 if TYPE_CHECKING:
     from gogoscope.circuit_breakers.breaker import CircuitBreaker
@@ -13,14 +28,89 @@ if TYPE_CHECKING:
 RetryOption: TypeAlias = Retry | int | None
 CircuitOption: TypeAlias = "CircuitBreaker | Literal[False] | None"
 
-
-def retry_option(option: RetryOption) -> Retry | None:
-    """Return the policy of an option ``retry=``, or ``None`` if there is none."""
-    return None if option is None or option is False else Retry.of(option)
+Off: TypeAlias = Literal[False]
 
 
-def circuit_option(option: CircuitOption) -> CircuitBreaker | None:
-    """Return the policy of an option ``circuit_breaker=``, or ``None`` if there is none."""
-    if option is None or option is False:
-        return None
-    return doors.check_circuit_breaker(option)
+def _timeout(option: float | timedelta | None) -> float | None:
+    return None if option is None else seconds("timeout", option, infinite=True)
+
+
+def _retry(option: RetryOption) -> Retry | Off | None:
+    return option if option is None or option is False else Retry.of(option)
+
+
+def _circuit_breaker(option: CircuitOption) -> CircuitBreaker | Off | None:
+    return option if option is None or option is False else doors.check_circuit_breaker(option)
+
+
+def _slots(concurrency: int | Slots | None) -> Slots | None:
+    if concurrency is None or isinstance(concurrency, Slots):
+        return concurrency
+    return Slots(check_count("concurrency", concurrency))
+
+
+@frozen(kw_only=True)
+class ScopeOptions:
+    """The options of :func:`gogoscope.scope`, which explains them, checked."""
+
+    name: str | Callable[[], str]
+    timeout: float | None = field(default=None, converter=_timeout)
+    slots: Slots | None = field(default=None, alias="concurrency", converter=_slots)
+    retry: Retry | Off | None = field(default=None, converter=_retry)
+    circuit_breaker: CircuitBreaker | Off | None = field(default=None, converter=_circuit_breaker)
+    persistence: object = None
+    fail_fast: bool = False
+    on_exit: Literal["wait", "cancel"] = "wait"
+    on_error: OnError | None = None
+    on_event: OnEvent | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.on_exit not in ("wait", "cancel"):
+            raise ValueError(f"on_exit must be 'wait' or 'cancel', got {self.on_exit!r}")
+        if not callable(self.name):
+            check_name(self.name)
+        check_observer("on_error", self.on_error)
+        check_observer("on_event", self.on_event)
+
+    def inherit(self, parent: ScopeOptions, store: object) -> Self:
+        """Return the options of a scope inside another.
+
+        :param parent: the options of the scope around
+        :param store: the store of the scope around
+        """
+        return evolve(
+            self,
+            concurrency=self.slots or parent.slots,
+            retry=parent.retry if self.retry is None else self.retry,
+            circuit_breaker=(
+                parent.circuit_breaker if self.circuit_breaker is None else self.circuit_breaker
+            ),
+            on_event=self.on_event or parent.on_event,
+            persistence=store if self.persistence is None else self.persistence,
+        )
+
+
+@frozen
+class TaskOptions:
+    """The options of a task that are inherited from its scope, checked."""
+
+    timeout: float | None = field(default=None, converter=_timeout)
+    retry: Retry | Off | None = field(default=None, converter=_retry)
+    circuit_breaker: CircuitBreaker | Off | None = field(default=None, converter=_circuit_breaker)
+    priority: float = 0
+
+    def __attrs_post_init__(self) -> None:
+        check_priority(self.priority)
+
+    def safety_nets(self, scope: ScopeOptions, home: Home) -> SafetyNets | None:
+        """Return what surrounds such a task in a scope, ``None`` if nothing does.
+
+        :raises CapabilityNotSupportedError: if the scope's store keeps no circuit breakers
+        """
+        timeout = None if self.timeout == math.inf else self.timeout
+        retry = scope.retry if self.retry is None else self.retry
+        breaker = scope.circuit_breaker if self.circuit_breaker is None else self.circuit_breaker
+        circuit = doors.circuit(home, breaker) if breaker else None
+        if (timeout, scope.slots, retry or None, circuit) == (None, None, None, None):
+            return None
+        return SafetyNets(timeout, scope.slots, self.priority, retry or None, circuit)

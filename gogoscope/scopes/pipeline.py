@@ -1,4 +1,4 @@
-"""What surrounds a task's function: timeout, slot, retry, circuit breaker, try timeout."""
+"""What surrounds a task's function: timeout, slot, retry, circuit breaker, timeout of a try."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from attrs import frozen
 
 from gogoscope._core.callables import NotAwaitableError
-from gogoscope._core.slots import Slot
+from gogoscope._core.slots import Slot, Slots
 from gogoscope.events import RetryScheduled, TaskTimedOut
 from gogoscope.retry import AttemptTimeoutError, Retry
 from gogoscope.scopes.task import Task
@@ -17,10 +18,29 @@ if TYPE_CHECKING:
     from gogoscope.circuit_breakers.circuit import Circuit
 
 
+@frozen
+class SafetyNets:
+    """What tasks run in; calling it returns the :class:`Pipeline` of one task.
+
+    ``timeout`` is in seconds, for all tries together.
+    """
+
+    timeout: float | None = None
+    slots: Slots | None = None
+    priority: float = 0
+    retry: Retry | None = None
+    circuit: Circuit | None = None
+
+    def __call__(self) -> Pipeline:
+        """Return what surrounds one task, which stands in line for a slot from now on."""
+        slot = None if self.slots is None else Slot(self.slots, self.priority)
+        return Pipeline(self.timeout, slot, self.retry, self.circuit)
+
+
 class Pipeline:
     """Runs a task's function inside its safety nets, outermost first as the parameters stand."""
 
-    __slots__ = ("circuit", "retry", "slot", "timeout")
+    __slots__ = ("_attempt_timeout", "_circuit", "_retry", "_slot", "_timeout")
 
     def __init__(
         self,
@@ -29,51 +49,54 @@ class Pipeline:
         retry: Retry | None,
         circuit: Circuit | None,
     ) -> None:
-        self.timeout = timeout
-        self.slot = slot
-        self.retry = retry
-        self.circuit = circuit
+        self._timeout = timeout
+        self._slot = slot
+        self._retry = retry
+        self._circuit = circuit
+        self._attempt_timeout = None if retry is None else retry.attempt_timeout
 
     async def __call__(self, task: Task[Any]) -> Any:
-        """Run the function of a task and give its value, or raise its error."""
-        if self.timeout is None:
+        """Run the function of a task and return its value, or raise its error."""
+        if self._timeout is None:
             return await self._in_slot(task, None)
-        with anyio.move_on_after(self.timeout) as deadline:
+        with anyio.move_on_after(self._timeout) as deadline:
             return await self._in_slot(task, deadline)
         assert deadline.cancelled_caught
-        if task.scope.observed:
-            task.scope.emit(TaskTimedOut(task.scope.name, task.name, self.timeout))
-        raise TimeoutError(f"the task took longer than its timeout of {self.timeout:g} s")
+        home = task._home
+        if home.observed:
+            home.emit(TaskTimedOut(home.name, task.name, self._timeout))
+        raise TimeoutError(f"the task took longer than its timeout of {self._timeout:g} s")
 
     def never_run(self) -> None:
         """Note that the task ends without its function being called."""
-        if self.slot is not None:
-            self.slot.leave()
+        if self._slot is not None:
+            self._slot.leave()
 
     async def _in_slot(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
-        if self.slot is None:
+        slot = self._slot
+        if slot is None:
             return await self._retried(task, deadline)
-        await self.slot.hold()
-        task.slot = self.slot
+        await slot.hold()
+        task._slot = slot
         try:
             return await self._retried(task, deadline)
         finally:
-            task.slot = None
-            self.slot.leave()
+            task._slot = None
+            slot.leave()
 
-    async def _retried(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
-        if self.retry is None:
-            return await self._guarded(task, deadline)
-        tell = partial(_tell_retry, task) if task.scope.observed else None
-        return await self.retry._repeat(tell, self._guarded, task, deadline)
+    def _retried(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
+        attempt = self._bounded if self._circuit is None else self._guarded
+        if self._retry is None:
+            return attempt(task, deadline)
+        tell = partial(_tell_retry, task) if task._home.observed else None
+        return self._retry._repeat(tell, attempt, task, deadline)
 
     async def _guarded(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
-        circuit = self.circuit
-        if circuit is None:
-            return await self._bounded(task)
+        circuit = self._circuit
+        assert circuit is not None
         permit = circuit.admit_now() or await circuit.admit(self._longest_call())
         try:
-            value = await self._bounded(task)
+            value = await self._bounded(task, deadline)
         except AttemptTimeoutError:
             circuit.failed(permit)
             raise
@@ -84,7 +107,7 @@ class Pipeline:
             circuit.raised(permit, error)
             raise
         except BaseException:
-            cancelled = task.cancel_requested or task.scope.cancelling
+            cancelled = task._cancel_requested or task._parent._cancelling
             if deadline is not None and deadline.cancel_called and not cancelled:
                 circuit.failed(permit)
             else:
@@ -93,16 +116,17 @@ class Pipeline:
         circuit.returned(permit, value)
         return value
 
-    async def _bounded(self, task: Task[Any]) -> Any:
-        if self.retry is None or self.retry.attempt_timeout is None:
-            return await task.call()
-        return await self.retry._bounded(task.call)
+    async def _bounded(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
+        if self._attempt_timeout is None:
+            return await task._call()
+        assert self._retry is not None
+        return await self._retry._bounded(task._call)
 
     def _longest_call(self) -> float:
-        attempt_timeout = None if self.retry is None else self.retry.attempt_timeout
-        bounds = [bound for bound in (self.timeout, attempt_timeout) if bound is not None]
+        bounds = [bound for bound in (self._timeout, self._attempt_timeout) if bound is not None]
         return min(bounds, default=0.0)
 
 
 def _tell_retry(task: Task[Any], attempt: int, error: Exception, delay: float) -> None:
-    task.scope.emit(RetryScheduled(task.scope.name, task.name, attempt, error, delay))
+    home = task._home
+    home.emit(RetryScheduled(home.name, task.name, attempt, error, delay))

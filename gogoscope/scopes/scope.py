@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, TypeVarTuple
 
-from gogoscope._core.arguments import check_count, check_name, check_observer
-from gogoscope._core.callables import name_of_code
+from anyio.abc import TaskGroup
+
+from gogoscope._core.arguments import check_name, check_observer
+from gogoscope._core.callables import (
+    call_in_thread,
+    callable_name,
+    check_function,
+    name_of_code,
+)
 from gogoscope._core.context import current
-from gogoscope._core.durations import seconds
-from gogoscope._core.slots import Slots
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import LeaseLostError
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.scopes import doors
 from gogoscope.scopes.combinators import Combinators
-from gogoscope.scopes.options import CircuitOption, RetryOption, circuit_option, retry_option
+from gogoscope.scopes.dedupe import Dedupe
+from gogoscope.scopes.options import CircuitOption, RetryOption, ScopeOptions, TaskOptions
+from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.services import Services
 from gogoscope.scopes.signals import stop_on_signals
+from gogoscope.scopes.task import Task
 from gogoscope.scopes.tree import draw
 
 if TYPE_CHECKING:
@@ -31,61 +40,139 @@ if TYPE_CHECKING:
     from gogoscope.locks.block import LockBlock
     from gogoscope.locks.leader import Campaign
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 
 class Scope(Combinators):
     """A block whose tasks end with it; made by :func:`scope`."""
 
-    def __init__(
-        self,
-        *,
-        name: str | Callable[[], str],
-        timeout: float | timedelta | None = None,
-        concurrency: int | None = None,
-        retry: RetryOption = None,
-        circuit_breaker: CircuitOption = None,
-        persistence: object = None,
-        fail_fast: bool = False,
-        on_exit: Literal["wait", "cancel"] = "wait",
-        on_error: OnError | None = None,
-        on_event: OnEvent | None = None,
-        parent: Scope | None = None,
-    ) -> None:
-        if on_exit not in ("wait", "cancel"):
-            raise ValueError(f"on_exit must be 'wait' or 'cancel', got {on_exit!r}")
-        if not callable(name):
-            check_name(name)
-        check_observer("on_error", on_error)
-        check_observer("on_event", on_event)
-        self.slots = None if concurrency is None else Slots(check_count("concurrency", concurrency))
-        self.retry = retry_option(retry)
-        self.circuit_breaker = circuit_option(circuit_breaker)
+    def __init__(self, options: ScopeOptions, parent: Scope | None = None) -> None:
         if parent is not None:
-            self.slots = self.slots or parent.slots
-            self.retry = parent.retry if retry is None else self.retry
-            if circuit_breaker is None:
-                self.circuit_breaker = parent.circuit_breaker
-            on_event = on_event or parent.on_event
-            persistence = parent.services.inherited if persistence is None else persistence
+            options = options.inherit(parent._options, parent._home.inherited)
         super().__init__(
-            name=name,
-            timeout=None if timeout is None else seconds("timeout", timeout, infinite=True),
-            fail_fast=fail_fast,
-            cancel_on_exit=on_exit == "cancel",
-            on_error=on_error,
-            on_event=on_event,
+            Services(options.name, options.persistence, options.on_event),
+            slots=options.slots,
+            timeout=options.timeout,
+            fail_fast=options.fail_fast,
+            cancel_on_exit=options.on_exit == "cancel",
+            on_error=options.on_error,
             stopping=None if parent is None else parent.stopping,
         )
-        self.services = Services(persistence)
-        nets = (self.slots, self.retry, self.circuit_breaker)
-        self.needs_pipeline = nets != (None, None, None)
-        self.leaders = {}
-        self._inside: Scope | None = None
+        self._options: ScopeOptions = options
+        self._around = parent
+        self._dedupe = Dedupe()
+        self._own_nets: tuple[SafetyNets | None] | None = None
 
     async def __aenter__(self) -> Self:
-        inside, self._inside = self._inside, None
-        if inside is not None:
-            inside.check_open()
+        around, self._around = self._around, None
+        if around is not None:
+            around._check_open()
         return await super().__aenter__()
+
+    def task(
+        self,
+        fn: Callable[[*Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        timeout: float | timedelta | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+        priority: float = 0,
+        dedupe: Hashable = None,
+        on_error: OnError | None = None,
+    ) -> Task[T]:
+        """Start a function at the next checkpoint; ``err, value = await`` what this returns.
+
+        An option left out is the scope's. Pass keyword arguments with ``functools.partial``.
+
+        :param fn: an async function, or any that returns an awaitable
+        :param args: its positional arguments
+        :param name: the task's name; the function's if left out
+        :param timeout: seconds for all tries together; ``math.inf`` for no limit
+        :param retry: a policy, a number of attempts, or ``False``
+        :param circuit_breaker: a policy, or ``False``
+        :param priority: higher goes first where ``concurrency`` makes tasks wait
+        :param dedupe: a key: while a task with that key runs, this returns its outcome, too, and
+            ``fn`` is not called; the options of the first count
+        :param on_error: gets the error if the task ends with nobody awaiting it
+        :raises ScopeClosedError: outside the scope's block
+        :raises TypeError: if ``fn`` is not a function that can be awaited
+        """
+        group = self._group or self._check_open()
+        check_function(fn)
+        if name is not None:
+            check_name(name)
+        if on_error is not None:
+            check_observer("on_error", on_error)
+        if timeout is None and retry is None and circuit_breaker is None and priority == 0:
+            nets = self._own_nets[0] if self._own_nets else self._safety_nets()
+        else:
+            nets = self._safety_nets(TaskOptions(timeout, retry, circuit_breaker, priority))
+        if dedupe is None:
+            return self._run(group, fn, args, name, nets, on_error)
+        start = partial(self._run, group, fn, args, name, nets, on_error)
+        return self._dedupe.join(dedupe, self, start, name, on_error)
+
+    def _run(
+        self,
+        group: TaskGroup,
+        fn: Callable[..., Awaitable[T]],
+        args: tuple[Any, ...],
+        name: str | None,
+        nets: SafetyNets | None,
+        on_error: OnError | None,
+    ) -> Task[T]:
+        """Start a task whose arguments were checked; only now does it stand in line for a slot."""
+        guard = None if nets is None or self._cancelling else nets()
+        return self._start(Task(self, fn, args, name, guard, on_error), group)
+
+    def _safety_nets(self, options: TaskOptions | None = None) -> SafetyNets | None:
+        """Return what surrounds tasks with these options, ``None`` if nothing does.
+
+        What surrounds tasks without options of their own is found out once.
+        """
+        if options is not None:
+            return options.safety_nets(self._options, self._home)
+        if self._own_nets is None:
+            self._own_nets = (TaskOptions().safety_nets(self._options, self._home),)
+        return self._own_nets[0]
+
+    def thread(
+        self,
+        fn: Callable[[*Ts], T],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        timeout: float | timedelta | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+        priority: float = 0,
+        on_error: OnError | None = None,
+    ) -> Task[T]:
+        """Start a function that is not async in a worker thread.
+
+        A timeout or cancellation takes effect when the thread ends, since it cannot be stopped.
+        The options are those of :meth:`task`.
+
+        :raises ScopeClosedError: outside the scope's block
+        :raises TypeError: if ``fn`` is an async function
+        """
+        if not callable(fn) or inspect.iscoroutinefunction(fn):
+            raise TypeError(
+                f"s.thread takes a function that is not async, got {fn!r}; "
+                "run an async function with s.task(fn, *args)"
+            )
+        return self.task(
+            partial(call_in_thread, fn, *args),
+            name=name or callable_name(fn),
+            timeout=timeout,
+            retry=retry,
+            circuit_breaker=circuit_breaker,
+            priority=priority,
+            on_error=on_error,
+        )
 
     @property
     def cache(self) -> Cache:
@@ -93,7 +180,7 @@ class Scope(Combinators):
 
         :raises CapabilityNotSupportedError: if the store has none
         """
-        return doors.cache(self)
+        return doors.cache(self._home)
 
     def cached(
         self,
@@ -138,9 +225,9 @@ class Scope(Combinators):
         It inherits store, circuit breaker, retry and observer, and shares the slots, unless it is
         given its own. The options are those of :func:`scope`.
         """
-        self.check_open()
-        frame = sys._getframe(1)  # as in scope()
-        child = Scope(
+        self._check_open()
+        frame = sys._getframe(1)
+        options = ScopeOptions(
             name=name or partial(name_of_code, frame.f_code, frame.f_globals),
             timeout=timeout,
             concurrency=concurrency,
@@ -151,10 +238,8 @@ class Scope(Combinators):
             on_exit=on_exit,
             on_error=on_error,
             on_event=on_event,
-            parent=self,
         )
-        child._inside = self
-        return child
+        return Scope(options, self)
 
     def stop_on_signals(
         self,
@@ -196,8 +281,8 @@ class Scope(Combinators):
         :raises PersistenceError: if the store failed, or did not answer in time
         :raises ScopeClosedError: outside the scope's block
         """
-        self.check_open()
-        return await doors.acquire_lock(self, key, ttl, wait)
+        self._check_open()
+        return await doors.acquire_lock(self._home, key, ttl, wait)
 
     def lock(
         self,
@@ -219,7 +304,7 @@ class Scope(Combinators):
         :raises LockTimeoutError: on entering, if it was not free in time
         :raises LockError: on entering, if this task holds it already
         """
-        return doors.lock_block(self, partial(LockedScope, self), key, ttl, wait, metadata)
+        return doors.lock_block(self._home, partial(LockedScope, self), key, ttl, wait, metadata)
 
     def leader(
         self,
@@ -246,7 +331,7 @@ class Scope(Combinators):
         :raises LockError: on entering, if this task leads already
         :raises PersistenceError: on entering, if the store fails for good
         """
-        return doors.campaign(self, partial(LockedScope, self), key, ttl, metadata)
+        return doors.campaign(self._home, partial(LockedScope, self), key, ttl, metadata)
 
 
 class LockedScope(Scope):
@@ -256,51 +341,52 @@ class LockedScope(Scope):
     """
 
     def __init__(self, parent: Scope, handle: LockHandle) -> None:
-        super().__init__(name=lambda: f"{parent.name} holding {handle.key}", parent=parent)
-        self.handle = handle
+        options = ScopeOptions(name=lambda: f"{parent.name} holding {handle.key}")
+        super().__init__(options, parent)
+        self._handle = handle
 
     @property
     def key(self) -> str:
         """The lock."""
-        return self.handle.key
+        return self._handle.key
 
     @property
     def owner(self) -> str:
         """The name that ``extend(key, ttl, owner)`` takes."""
-        return self.handle.owner
+        return self._handle.owner
 
     @property
     def fencing_token(self) -> int:
         """A number that is higher than that of every earlier holder of this lock."""
-        return self.handle.fencing_token
+        return self._handle.fencing_token
 
     @property
     def expires_at(self) -> float:
         """When the lease ends unless renewed, in seconds since the Unix epoch."""
-        return self.handle.expires_at
+        return self._handle.expires_at
 
-    def raised_by_body(self, loss: LeaseLostError) -> None:
+    def _raised_by_body(self, loss: LeaseLostError) -> None:
         """Note that the body raises the loss of the lease itself, so that it is told only once."""
         self._fatal = loss
 
-    def lease_lost(self, loss: LeaseLostError) -> None:
+    def _lease_lost(self, loss: LeaseLostError) -> None:
         """Cancel the block, which then raises the loss."""
-        self.fail(loss, f"the lease of its lock was lost: {loss.reason}")
+        self._fail(loss, f"the lease of its lock was lost: {loss.reason}")
 
     def ensure(self) -> None:
         """Raise if the lease is over; makes no request. Call it before each outside write.
 
         :raises LeaseLostError: if the lock is not held any more
         """
-        self.handle.ensure()
+        self._handle.ensure()
 
     async def is_valid(self) -> bool:
         """Ask the store whether this block still holds the lock."""
-        return await self.handle.is_valid()
+        return await self._handle.is_valid()
 
     async def extend(self, ttl: float | timedelta) -> bool:
         """Let the lease end ``ttl`` seconds from now, and renew it for as long from then on."""
-        return await self.handle.extend(ttl)
+        return await self._handle.extend(ttl)
 
 
 def scope(
@@ -334,8 +420,8 @@ def scope(
     :raises TypeError: if an option is of the wrong type
     :raises ValueError: if an option is out of range
     """
-    frame = sys._getframe(1)  # the standard library offers no other way this fast
-    return Scope(
+    frame = sys._getframe(1)
+    options = ScopeOptions(
         name=name or partial(name_of_code, frame.f_code, frame.f_globals),
         timeout=timeout,
         concurrency=concurrency,
@@ -347,9 +433,12 @@ def scope(
         on_error=on_error,
         on_event=on_event,
     )
+    return Scope(options)
 
 
 def current_scope() -> Scope | None:
     """Return the innermost scope around the calling code, or ``None``."""
     frame = current.get()
-    return None if frame is None else cast("Scope", frame.home)
+    while frame is not None and not isinstance(frame, Scope):
+        frame = frame._outer
+    return frame

@@ -1,12 +1,16 @@
-"""The store of a scope, what runs in its background, and what is settled with it at the end.
+"""What a scope offers to capabilities: events, its store, a background, and a settled end.
 
 Capabilities attach what they have to finish (:class:`~gogoscope._core.background.Service`); nothing
 here knows what that is. The order at the end of a scope, when its last task has ended:
 
-1. background work that is brief is given a moment to finish by itself,
+1. background work that is brief has a moment to finish by itself,
 2. every service settles: all of them side by side, each within a bound of its own,
 3. what still runs in the background is cancelled,
 4. the store is closed, if the scope opened it.
+
+``_bundle`` is the open store, once it was needed, and ``_shared`` what closes it. ``_group``
+carries the background while the block is open; ``_work`` is what runs in it, and whether it is
+brief.
 """
 
 from __future__ import annotations
@@ -15,16 +19,17 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+from anyio import TaskHandle
+from anyio.abc import TaskGroup
 
-from gogoscope._core.background import Home, Service
+from gogoscope._core.background import Home, Service, tell_subscribers
+from gogoscope.events import Event, OnEvent, notify, subscribers
+from gogoscope.exceptions import ScopeClosedError
 from gogoscope.persistence.bundle import Persistence
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS
 from gogoscope.scopes import doors
 
 if TYPE_CHECKING:
-    from anyio import TaskHandle
-    from anyio.abc import TaskGroup
-
     from gogoscope.persistence.sharing import SharedStore
 
 S = TypeVar("S", bound=Service)
@@ -34,15 +39,30 @@ BRIEF_SECONDS = 1.0
 
 
 class Services:
-    """What one scope has of its store.
+    """The :class:`~gogoscope._core.background.Home` of one scope.
 
+    :param name: the scope's name, or what returns it
     :param persistence: a URL, a store, a bundle of stores, or ``None`` for the default one
+    :param on_event: is called with the scope's events
     """
 
-    __slots__ = ("_attached", "_bundle", "_group", "_persistence", "_shared", "_work")
+    __slots__ = (
+        "_attached",
+        "_bundle",
+        "_group",
+        "_name",
+        "_persistence",
+        "_shared",
+        "_work",
+        "on_event",
+    )
 
-    def __init__(self, persistence: object) -> None:
+    def __init__(
+        self, name: str | Callable[[], str], persistence: object, on_event: OnEvent | None
+    ) -> None:
+        self._name = name
         self._persistence = persistence
+        self.on_event = on_event
         self._shared: SharedStore | None = None
         self._bundle: Persistence | None = None
         self._group: TaskGroup | None = None
@@ -50,6 +70,23 @@ class Services:
         self._attached: dict[type[Any], Any] = {}
         if not isinstance(persistence, str | None):
             self._bundle = Persistence.of(persistence)
+
+    @property
+    def name(self) -> str:
+        """The name of the scope."""
+        if not isinstance(self._name, str):
+            self._name = self._name()
+        return self._name
+
+    @property
+    def observed(self) -> bool:
+        """Whether anybody wants the scope's events."""
+        return self.on_event is not None or bool(subscribers)
+
+    def emit(self, event: Event) -> None:
+        """Send an event to the scope's observer and to those who listen to the whole process."""
+        notify(self.on_event, event)
+        tell_subscribers(event)
 
     @property
     def inherited(self) -> object:
@@ -62,12 +99,23 @@ class Services:
             self._bundle = Persistence.of(doors.process_store())
         return self._bundle
 
-    def attach(self, home: Home, kind: type[S], make: Callable[[Home], S]) -> S:
+    def attach(self, kind: type[S], make: Callable[[Home], S]) -> S:
         """Return the only service of a kind, made when it is first asked for."""
         service: S | None = self._attached.get(kind)
         if service is None:
-            service = self._attached[kind] = make(home)
+            service = self._attached[kind] = make(self)
         return service
+
+    def check_open(self) -> TaskGroup:
+        """Return the task group of the open block.
+
+        :raises ScopeClosedError: outside of it
+        """
+        if self._group is None:
+            raise ScopeClosedError(
+                f"the block of <Scope {self.name!r}> is not open; nothing can start in it"
+            )
+        return self._group
 
     async def open(self) -> None:
         """Open the store, if it was given as a URL."""
@@ -82,7 +130,7 @@ class Services:
                 raise
 
     def start(self, group: TaskGroup) -> None:
-        """Name the task group that carries the work in the background."""
+        """Begin the block; a task group carries the work in the background."""
         self._group = group
 
     def spawn(self, work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bool:

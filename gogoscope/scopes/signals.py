@@ -5,23 +5,20 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import anyio
 
 from gogoscope._core.durations import seconds
-
-if TYPE_CHECKING:
-    from gogoscope.scopes.block import Lifetime
+from gogoscope.scopes.block import Block
 
 DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def stop_on_signals(
-    scope: Lifetime, grace: float | timedelta, signals: Iterable[signal.Signals] | None
+    scope: Block, grace: float | timedelta, signals: Iterable[signal.Signals] | None
 ) -> None:
     """Set a scope's ``stopping`` on a signal, and cancel it later, or on a second one."""
-    scope.check_open()
+    scope._check_open()
     patience = seconds("grace", grace, zero=True, infinite=True)
     numbers = DEFAULT_SIGNALS if signals is None else tuple(signals)
 
@@ -33,4 +30,4 @@ def stop_on_signals(
                 await anext(aiter(received))
             scope.cancel(first.name)
 
-    scope.spawn(watch, brief=False)
+    scope._home.spawn(watch, brief=False)

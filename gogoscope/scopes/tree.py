@@ -7,40 +7,38 @@ import os.path
 import time
 from collections.abc import Coroutine, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from gogoscope._core.context import Frame
+from gogoscope.scopes.block import Block, Work
 from gogoscope.scopes.task import Task
-
-if TYPE_CHECKING:
-    from gogoscope._core.background import Home
-    from gogoscope.scopes.block import Lifetime
-    from gogoscope.scopes.workers import Stream
+from gogoscope.scopes.workers import Workers
 
 _LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
 
 
-def draw(scope: Lifetime) -> str:
+def draw(scope: Block) -> str:
     """Draw a scope as text, one line for each scope and task."""
     return "\n".join(_scope_lines(scope, ""))
 
 
-def _scope_lines(scope: Lifetime, indent: str) -> Iterator[str]:
-    state = "cancelling" if scope.cancelling else "open"
-    yield f"{indent}scope {scope.name} [{state}, {_age(scope.began)}]"
+def _scope_lines(scope: Block, indent: str) -> Iterator[str]:
+    state = "cancelling" if scope._cancelling else "open"
+    yield f"{indent}scope {scope.name} [{state}, {_age(scope._began)}]"
     deeper = indent + "  "
-    for work in sorted(scope.unfinished(), key=_beginning):
+    for work in sorted(scope._works, key=_beginning):
         if isinstance(work, Task):
-            handle = work.handle
+            handle = work._handle
             yield from _task_lines(work, None if handle is None else handle.coro, deeper)
-        else:
-            yield from _stream_lines(work, deeper)
-    yield from _child_lines(scope.children, deeper)
+        elif isinstance(work, Workers):
+            yield from _workers_lines(work, deeper)
+    yield from _child_lines(scope._inside, deeper)
 
 
-def _child_lines(children: set[Home], indent: str) -> Iterator[str]:
-    scopes = cast("set[Lifetime]", children)
-    for scope in sorted(scopes, key=lambda scope: scope.began):
+def _child_lines(children: set[Frame], indent: str) -> Iterator[str]:
+    scopes = cast("set[Block]", children)
+    for scope in sorted(scopes, key=lambda scope: scope._began):
         yield from _scope_lines(scope, indent)
 
 
@@ -48,14 +46,14 @@ def _task_lines(
     task: Task[Any], coroutine: Coroutine[Any, Any, Any] | None, indent: str
 ) -> Iterator[str]:
     place = "" if coroutine is None else _waits_for(coroutine)
-    age = "" if task.began is None else f", {_age(task.began)}"
+    age = "" if task._began is None else f", {_age(task._began)}"
     yield f"{indent}task {task.name} [{task.state}{age}]{place}"
-    yield from _child_lines(task.children, indent + "  ")
+    yield from _child_lines(task._inside, indent + "  ")
 
 
-def _stream_lines(stream: Stream[Any, Any], indent: str) -> Iterator[str]:
-    running = dict(stream.coroutines)
-    yield f"{indent}map {stream.name} [{len(running)} running, {stream.finished} finished]"
+def _workers_lines(workers: Workers[Any, Any], indent: str) -> Iterator[str]:
+    running = dict(workers.coroutines)
+    yield f"{indent}map {workers.name} [{len(running)} running, {workers.finished} finished]"
     for task, coroutine in running.items():
         yield from _task_lines(task, coroutine, indent + "  ")
 
@@ -85,9 +83,9 @@ def _known_wait(frame: FrameType, outer: FrameType | None) -> str | None:
             return "a slot"
         case "acquire" if "key" in names:
             return f"lock {names['key']!r}"
-        case "Task.__await__" | "Task.wait":
+        case "Outcome.__await__" | "Outcome.wait":
             return f"task {names['self'].name}"
-        case "Lifetime._end":
+        case "Block._end":
             return f"the tasks of {names['self'].name}"
         case "Circuit.admit":
             return f"circuit {names['self'].name!r}"
@@ -113,8 +111,8 @@ def _frames(awaitable: Any) -> Iterator[FrameType]:
             yield frame
 
 
-def _beginning(work: Task[Any] | Stream[Any, Any]) -> float:
-    began = work.began if isinstance(work, Task) else None
+def _beginning(work: Work) -> float:
+    began = work._began if isinstance(work, Task) else None
     return float("inf") if began is None else began
 
 

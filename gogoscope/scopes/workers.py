@@ -1,18 +1,24 @@
-"""Running one function on many items with bounded memory: what ``s.map`` and kin are made of.
+"""Running one function on many items with bounded memory: what ``s.map`` and its kin are made of.
 
 A few workers take the items one after the other, so that an item costs no task of the event loop
 and nothing grows with their number. Every item is a task all the same: it has its own context
-variables, safety nets and result.
+variables, safety nets and result, which a :class:`~gogoscope.scopes.delivery.Delivery` hands on.
+
+One worker begins. A worker whose item suspends lets one more begin, up to the limit, so that items
+which never suspend need only one. A worker that finds no room for one more item is parked.
+
+``_live`` counts the workers that have not ended, ``_parked`` wakes those that wait for room.
+``_exhausted`` tells that no further item is to be taken, ``_closed`` that nobody wants results any
+more, ``_complete`` that every item was run. ``_failure`` is what the source of the items raised.
+``coroutines`` are the items that run now, ``finished`` counts those that have ended.
 """
 
 from __future__ import annotations
 
 import contextvars
 import itertools
-import sys
 import threading
 import types
-from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -24,21 +30,19 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
+from anyio import TaskHandle
 
 from gogoscope._core.callables import callable_name
 from gogoscope._core.cancellation import checkpoint, never_began
-from gogoscope._core.context import lent_to
 from gogoscope.exceptions import TaskCancelled
-from gogoscope.scopes.task import Task, let_interrupt_happen
-
-if TYPE_CHECKING:
-    from anyio import TaskHandle
-
-    from gogoscope.scopes.block import Lifetime
-    from gogoscope.scopes.pipeline import Pipeline
+from gogoscope.scopes.block import Block
+from gogoscope.scopes.delivery import Delivery
+from gogoscope.scopes.outcome import let_interrupt_happen
+from gogoscope.scopes.pipeline import SafetyNets
+from gogoscope.scopes.task import Task
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -47,38 +51,35 @@ DEFAULT_LIMIT = 100
 ITEMS_PER_CHECKPOINT = 64
 
 
-class Stream(Generic[Item, T]):
+class Workers(Generic[Item, T]):
     """The workers that run a function on items, for one consumer.
 
-    At most ``limit`` items are out at a time: running, or finished and not delivered.
-
-    :param scope: the scope that the workers end with
+    :param block: the scope that the workers end with
     :param fn: the function
     :param items: what it is called with, one by one
-    :param limit: how many items may be out
-    :param pipeline: gives the safety nets of one item
+    :param limit: how many items may be out: running, or finished and not delivered
+    :param nets: what each item runs in, ``None`` for nothing
     :param ordered: whether results are delivered in the order of the items
     """
 
     def __init__(
         self,
-        scope: Lifetime,
+        block: Block,
         fn: Callable[[Item], Awaitable[T]],
         items: Iterable[Item] | AsyncIterable[Item],
         limit: int,
-        pipeline: Callable[[], Pipeline | None],
+        nets: SafetyNets | None,
         *,
         ordered: bool,
     ) -> None:
         self.name = callable_name(fn)
         self.coroutines: dict[Task[T], Coroutine[Any, Any, None]] = {}
         self.finished = 0
-        self._scope = scope
+        self._block = block
         self._fn = fn
-        self._pipeline = pipeline
-        self._ordered = ordered
+        self._nets = nets
         self._limit = limit
-        self._room = limit
+        self._delivery: Delivery[Item, T] = Delivery(limit, ordered=ordered)
         self._source: Iterator[Item] | None = None
         self._async_source: AsyncIterator[Item] | None = None
         if isinstance(items, AsyncIterable):
@@ -86,8 +87,7 @@ class Stream(Generic[Item, T]):
         else:
             self._source = iter(items)
         self._pulling = anyio.Lock()
-        self._out: deque[tuple[Item, Task[T]]] = deque()
-        self._workers: list[TaskHandle[None]] = []
+        self._handles: list[TaskHandle[None]] = []
         self._live = 0
         self._thread = threading.get_ident()
         self._parked: list[anyio.Event] = []
@@ -95,56 +95,53 @@ class Stream(Generic[Item, T]):
         self._closed = False
         self._complete = False
         self._failure: Exception | None = None
-        self._changed: anyio.Event | None = None
 
     def start(self) -> None:
         """Begin to take items.
 
         :raises ScopeClosedError: outside the scope's block
         """
-        self._scope.check_open()
-        if not self._scope.cancelling:
-            self._scope.streams.add(self)
-            self._scope.open_streams.add(self)
+        self._block._check_open()
+        if not self._block._cancelling:
+            self._block._note_offered(self)
             self._add_worker()
 
-    def close(self) -> None:
-        """Cancel what runs. Errors that were not delivered are then errors that nobody saw."""
-        if self._out or self.coroutines or self._live:
+    def _close(self) -> None:
+        """Cancel what runs. Errors that were not delivered are then unhandled."""
+        if not self._delivery.empty or self.coroutines or self._live:
             self._complete = False
         self._exhausted = self._closed = True
-        self._scope.open_streams.discard(self)
+        self._block._note_closed(self)
         self._report_failure()
-        unwanted = {*self.coroutines, *(task for _, task in self._out)}
-        self._out.clear()
+        unwanted = {*self.coroutines, *(task for _, task in self._delivery.take_all())}
         for task in unwanted:
-            task.note_cancel("its results were not wanted any more")
-            task.detach(abandoned=True)
-        self.stop()
+            task._note_cancel("its results were not wanted any more")
+            task._detach(abandoned=True)
+        self._stop()
 
-    def forgotten(self) -> None:
-        """Close it as nobody can take any more; the scope's end does that for another thread.
+    def forget(self) -> None:
+        """Close it, as nobody can take any more; the scope's end does that for another thread.
 
         Garbage is collected in whichever thread happens to need memory.
         """
         if threading.get_ident() == self._thread:
-            self.close()
+            self._close()
 
     def give_up(self) -> None:
         """Cancel what runs: its only consumer does not want the rest."""
-        self.close()
+        self._close()
         self._complete = True
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """Cancel the workers."""
         if self._live:
-            for worker in self._workers:
-                worker.cancel()
+            for handle in self._handles:
+                handle.cancel()
 
-    def end_unless_begun(self) -> None:
+    def _end_unless_begun(self) -> None:
         """Count out the workers whose first step was never taken."""
-        for worker in self._workers:
-            if self._live and never_began(worker):
+        for handle in self._handles:
+            if self._live and never_began(handle):
                 self._exhausted = True
                 if self._live == 1 and isinstance(self._source, Generator):
                     self._source.close()
@@ -155,36 +152,29 @@ class Stream(Generic[Item, T]):
 
         :raises Exception: what taking an item from their source raised
         """
-        while not (self._out and self._out[0][1].done):
+        delivery = self._delivery
+        while not delivery.ready:
             if not self._live:
                 await self._end()
                 return None
             self._more_hands()
-            await self._change()
-        self._room += 1
-        if self._parked and self._room * 2 >= self._limit:
+            await delivery.change(self._block._slots)
+        taken = delivery.take()
+        if self._parked and delivery.half_empty:
             self._more_hands()
-        taken = self._out.popleft()
-        if taken[1].interrupted:
+        if taken[1]._interrupted:
             await checkpoint()
         return taken
 
     async def take_all(self) -> list[tuple[Item, Task[T]]]:
         """Wait until every item has been run; none counts as undelivered."""
-        self._room = sys.maxsize
+        self._delivery.lift_limit()
         while self._live:
-            await self._change()
+            await self._delivery.change(self._block._slots)
         await self._end()
-        taken = list(self._out)
-        self._out.clear()
+        taken = self._delivery.take_all()
         await let_interrupt_happen(*(task for _, task in taken))
         return taken
-
-    async def _change(self) -> None:
-        if self._changed is None or self._changed.is_set():
-            self._changed = anyio.Event()
-        async with lent_to(self._scope.slots):
-            await self._changed.wait()
 
     async def _end(self) -> None:
         """Raise what kept the source from being run to its end."""
@@ -194,19 +184,20 @@ class Stream(Generic[Item, T]):
             raise failure
         if not self._complete:
             await checkpoint()  # whoever is cancelled with the scope must not see it as an error
-            raise TaskCancelled(self._scope.why_cancelled())
-        self._scope.open_streams.discard(self)
+            raise TaskCancelled(self._block._why_cancelled())
+        self._block._note_closed(self)
 
     def _report_failure(self) -> None:
         """Hand an error of the source, which no consumer will get, to the scope."""
         failure, self._failure = self._failure, None
         if failure is not None:
             name = f"source of {self.name}"
-            self._scope.unlooked(Task(self._scope, self._fn, (), name, None, None), failure)
+            source: Task[T] = Task(self._block, self._fn, (), name, None, None)
+            self._block._note_unhandled(source, failure)
 
     def _more_hands(self) -> None:
         """Let one more worker work, if there may be anything for it to do."""
-        if self._exhausted or self._room <= 0 or self._scope.cancelling:
+        if self._exhausted or self._delivery.room <= 0 or self._block._cancelling:
             return
         if self._parked:
             self._parked.pop().set()
@@ -214,9 +205,9 @@ class Stream(Generic[Item, T]):
             self._add_worker()
 
     def _add_worker(self) -> None:
-        group = self._scope.check_open()
+        group = self._block._check_open()
         self._live += 1
-        self._workers.append(group.create_task(self._work(), name=f"map {self.name}"))
+        self._handles.append(group.create_task(self._work(), name=f"map {self.name}"))
 
     async def _work(self) -> None:
         try:
@@ -236,19 +227,19 @@ class Stream(Generic[Item, T]):
         self._live -= 1
         if self._closed:
             self._report_failure()
-        if self._changed is not None:
-            self._changed.set()
+        self._delivery.wake()
         if not self._live:
-            self._scope.stream_ended(self)
+            self._block._note_ended(self)
 
     async def _take_turns(self) -> None:
+        delivery = self._delivery
         try:
             for turn in itertools.count(1):
-                while self._room <= 0 and not self._exhausted:
+                while delivery.room <= 0 and not self._exhausted:
                     await self._park()
-                if self._exhausted or self._scope.cancelling:
+                if self._exhausted or self._block._cancelling:
                     return
-                self._room -= 1
+                delivery.room -= 1
                 try:
                     item = await self._pull()
                 except StopAsyncIteration:
@@ -260,7 +251,7 @@ class Stream(Generic[Item, T]):
                 if turn % ITEMS_PER_CHECKPOINT == 0:
                     await checkpoint()
         finally:
-            del self
+            del self, delivery
 
     async def _close_source(self) -> None:
         """Let a generator that items came from end, as leaving a loop over it would."""
@@ -302,21 +293,20 @@ class Stream(Generic[Item, T]):
                 raise
 
     async def _run(self, item: Item) -> None:
-        task: Task[T] = Task(self._scope, self._fn, (item,), self.name, self._pipeline(), None)
-        task.attach()
-        coroutine = task.run()
+        guard = None if self._nets is None else self._nets()
+        task: Task[T] = Task(self._block, self._fn, (item,), self.name, guard, None)
+        task._attach()
+        coroutine = task._run()
         self.coroutines[task] = coroutine
-        if self._ordered:
-            self._out.append((item, task))
+        self._delivery.begin(item, task)
         try:
             await in_own_context(coroutine, self._more_hands)
         finally:
             del self.coroutines[task]
             self.finished += 1
-            if not self._ordered and not self._closed:
-                self._out.append((item, task))
-            if self._changed is not None:
-                self._changed.set()
+            if not self._closed:
+                self._delivery.finish(item, task)
+            self._delivery.wake()
             del self, task, coroutine
 
 

@@ -322,7 +322,7 @@ def events() -> Case:
         s = scope()
         for _ in range(FAN_OUT):
             for _ in range(2):  # at the start and at the end of a task
-                if s.on_event is not None or subscribers:
+                if s._home.on_event is not None or subscribers:
                     raise AssertionError("nobody listens")
 
     return Case(

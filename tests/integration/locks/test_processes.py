@@ -132,7 +132,7 @@ async def test_a_store_that_is_cut_off_ends_the_block_by_the_end_of_its_lease(
                 try:
                     await anyio.sleep_forever()
                 finally:
-                    assert anyio.current_time() <= locked.handle.deadline + 0.5
+                    assert anyio.current_time() <= locked._handle.deadline + 0.5
         proxy.dead = False
     assert re.search("the store (failed with|did not answer)", caught.value.reason)
 

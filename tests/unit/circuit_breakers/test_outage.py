@@ -228,7 +228,7 @@ def test_a_circuit_that_opens_again_and_again_looks_ahead_once_at_a_time() -> No
                 await store.record_failure("payments", 1)
                 await breaker.state()
                 await breaker.reset()
-            assert len(s.services._work) <= 2
+            assert len(s._home._work) <= 2
             await store.record_failure("payments", 1)
             await breaker.state()
             store.requests = 0
@@ -409,7 +409,7 @@ def test_the_end_of_a_scope_waits_once_for_all_that_a_circuit_has_to_tell(
         breaker = CircuitBreaker("service", failure_threshold=100, half_open_probes=9)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             assert (await s.task(service)).error is None
-            circuit = Circuits.of(s).circuit(breaker)
+            circuit = Circuits.of(s._home).circuit(breaker)
             store.fault = takes_its_time
             for number in range(9):
                 circuit.link.note_verdict(f"probe {number}", succeeded=None)

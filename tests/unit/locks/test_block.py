@@ -191,7 +191,7 @@ async def test_rule_14_a_block_can_be_cancelled_by_itself(store: FaultyStore) ->
             locked.cancel("enough")
             await anyio.sleep_forever()
         assert await store.holder("order") is None
-        assert not s.cancelling
+        assert not s._cancelling
 
 
 async def test_rule_14_waiting_for_a_lock_that_the_same_task_holds_is_an_error(

@@ -105,7 +105,7 @@ async def test_a_scope_that_lives_long_keeps_no_released_handles(store: FaultySt
             handle = await s.acquire_lock("order", 5)
             assert handle is not None
             await handle.release()
-        assert not Locks.of(s)._held
+        assert not Locks.of(s._home)._held
 
 
 async def test_extend_moves_the_end_of_the_lease(store: FaultyStore) -> None:

@@ -105,11 +105,11 @@ class Run:
         if lost := ledger.lost():
             found.append(f"nobody saw {lost}")
         if s is not None:
-            left: list[object] = [*s.running, *s.streams, *s.children, *s.leaders]
+            left: list[object] = [*s._works, *s._offers, *s._inside, *s._dedupe._flights]
             if left:
                 found.append(f"the scope still has {left}")
-            if s.slots is not None and (s.slots._free != s.slots.limit or s.slots._waiting):
-                found.append(f"{s.slots._free} of {s.slots.limit} slots are free")
+            if s._slots is not None and (s._slots._free != s._slots.limit or s._slots._waiting):
+                found.append(f"{s._slots._free} of {s._slots.limit} slots are free")
         return found
 
     def _left_as_it_must(self) -> bool:

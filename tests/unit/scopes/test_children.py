@@ -35,11 +35,11 @@ async def test_rule_12_a_child_inherits_and_shares() -> None:
             assert inner.name == "inner"
             assert (await inner.task(flaky)).unwrap() == 2
             assert await inner.cache.get("key") == 1
-            assert inner.slots is s.slots
+            assert inner._slots is s._slots
             assert inner.stopping is s.stopping
             async with inner.child(retry=False, concurrency=2) as own:
                 assert isinstance((await own.task(flaky)).error, ValueError)
-                assert own.slots is not s.slots
+                assert own._slots is not s._slots
     with pytest.raises(ScopeClosedError):
         s.child()
 

@@ -128,8 +128,8 @@ async def test_rule_10_a_limit_of_one_never_deadlocks(
         async with scope(concurrency=1) as s:
             for task in [s.task(nested, s), s.task(number, 0), s.task(nested, s)]:
                 assert (await task).error is None
-        assert s.slots is not None
-        assert s.slots._free == 1
+        assert s._slots is not None
+        assert s._slots._free == 1
 
 
 async def test_rule_10_what_ticks_leaves_the_slot_to_others_between_its_ticks() -> None:

@@ -156,7 +156,7 @@ async def test_rule_12_leaving_the_loop_early_cancels_what_runs(ordered: bool, k
         else:
             results = None
         with anyio.fail_after(5):
-            while s.running:
+            while s._works:
                 await anyio.sleep(0.001)
     assert {"1", "2"} <= set(finish.ended) <= {"1", "2", "3"}
 
@@ -169,7 +169,7 @@ async def test_rule_12_a_loop_left_early_never_keeps_the_scope_waiting() -> None
             kept.append(results)
             async for _ in results:
                 break
-    assert not s.running
+    assert not s._works
 
 
 async def test_rule_12_an_error_that_was_not_delivered_is_not_lost() -> None:

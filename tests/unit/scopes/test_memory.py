@@ -306,10 +306,10 @@ async def test_what_is_known_of_circuits_is_kept_for_those_in_use_and_those_used
     async def use(name: str) -> None:
         async with scope(persistence=store, circuit_breaker=breaker, name=name) as s:
             (await s.task(number, 1)).unwrap()
-            made.append(weakref.ref(Circuits.of(s).circuit(breaker).snapshot))
+            made.append(weakref.ref(Circuits.of(s._home).circuit(breaker).snapshot))
 
     async with scope(persistence=store, circuit_breaker=breaker, name="in use") as s:
-        in_use = Circuits.of(s).circuit(breaker).snapshot
+        in_use = Circuits.of(s._home).circuit(breaker).snapshot
         for order in range(REMEMBERED + 500):
             await use(f"order {order}")
             await use("used again and again")

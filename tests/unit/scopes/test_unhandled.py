@@ -95,7 +95,7 @@ async def test_rule_4_an_observer_that_fails_disturbs_nobody(
 async def test_rule_4_an_observer_that_turns_out_to_be_async_loses_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pytest.raises(ExceptionGroup, match="1 error"):
+    with pytest.raises(ExceptionGroup, match="1 unhandled error"):
         async with scope(on_error=lambda error: give(1)) as s:
             s.task(fail, ValueError("a"))
     assert "is async" in caplog.text
@@ -139,7 +139,7 @@ async def test_rule_4_an_error_without_a_repr_hides_no_other() -> None:
 
 
 async def test_rule_4_a_hundred_are_kept_whole_and_further_ones_counted() -> None:
-    with pytest.raises(ExceptionGroup, match="100 errors and 7 more, not kept") as caught:
+    with pytest.raises(ExceptionGroup, match="100 unhandled errors and 7 more, not kept") as caught:
         async with scope() as s:
             kept = [s.task(fail, ValueError("kept")) for _ in range(100)]
             for task in kept:
@@ -152,7 +152,7 @@ async def test_rule_4_a_hundred_are_kept_whole_and_further_ones_counted() -> Non
     assert {str(error) for error in caught.value.exceptions} == {"kept"}
 
 
-async def test_rule_4_unseen_errors_become_notes_events_and_log_lines(
+async def test_rule_4_unhandled_errors_become_notes_events_and_log_lines(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     events: list[Event] = []
@@ -162,7 +162,7 @@ async def test_rule_4_unseen_errors_become_notes_events_and_log_lines(
             raise KeyError("body")
     assert any("lost?" in note for note in caught.value.__notes__)
     assert [event for event in events if isinstance(event, ErrorUnseen)]
-    assert "not looked at" in caplog.text
+    assert "not handled" in caplog.text
 
 
 async def test_rule_4_a_cancellation_from_outside_goes_before_the_group(
@@ -183,7 +183,7 @@ async def test_rule_4_a_cancellation_from_outside_goes_before_the_group(
     await cancelled_outside(program)
     assert len(caught) == 1
     assert isinstance(caught[0], anyio.get_cancelled_exc_class())
-    assert "not looked at" in caplog.text
+    assert "not handled" in caplog.text
 
 
 async def test_rule_4_the_timeout_goes_before_the_group() -> None:

@@ -52,7 +52,7 @@ class Resource:
 
 
 def store_of(s: Any) -> Any:
-    return locks_of(s)
+    return locks_of(s._home)
 
 
 class Worker:

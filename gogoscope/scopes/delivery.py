@@ -1,0 +1,93 @@
+"""Results on their way to one consumer, in the order of their items or as they come.
+
+At most ``limit`` items are out at a time: running, or finished and not delivered. So nothing grows
+with the number of items, and a slow consumer slows the workers.
+
+``_out`` are the items that are out and not delivered: all of them where the order counts, only
+the finished ones where it does not. ``room`` is how many more may be out. ``_changed`` wakes the
+consumer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import Generic, TypeVar
+
+import anyio
+
+from gogoscope._core.context import lent_to
+from gogoscope._core.slots import Slots
+from gogoscope.scopes.task import Task
+
+Item = TypeVar("Item")
+T = TypeVar("T")
+
+
+class Delivery(Generic[Item, T]):
+    """The results of one map.
+
+    :param limit: how many items may be out
+    :param ordered: whether results are delivered in the order of the items
+    """
+
+    __slots__ = ("_changed", "_limit", "_ordered", "_out", "room")
+
+    def __init__(self, limit: int, *, ordered: bool) -> None:
+        self._limit = limit
+        self._ordered = ordered
+        self._out: deque[tuple[Item, Task[T]]] = deque()
+        self._changed: anyio.Event | None = None
+        self.room = limit
+
+    @property
+    def empty(self) -> bool:
+        """Whether no item is out that could be delivered some time."""
+        return not self._out
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next result can be taken."""
+        return bool(self._out) and self._out[0][1].done
+
+    @property
+    def half_empty(self) -> bool:
+        """Whether there is room enough to let several workers go on at once."""
+        return self.room * 2 >= self._limit
+
+    def begin(self, item: Item, task: Task[T]) -> None:
+        """Note that an item is being run."""
+        if self._ordered:
+            self._out.append((item, task))
+
+    def finish(self, item: Item, task: Task[T]) -> None:
+        """Note that an item has been run, for a consumer that is still there."""
+        if not self._ordered:
+            self._out.append((item, task))
+
+    def take(self) -> tuple[Item, Task[T]]:
+        """Take the next result, which is ready, and make room for one more."""
+        self.room += 1
+        return self._out.popleft()
+
+    def take_all(self) -> list[tuple[Item, Task[T]]]:
+        """Take all that is out."""
+        taken = list(self._out)
+        self._out.clear()
+        return taken
+
+    def lift_limit(self) -> None:
+        """Let any number of items be out: the consumer takes them all at the end."""
+        self.room = sys.maxsize
+
+    def wake(self) -> None:
+        """Wake the consumer, for which something has changed."""
+        if self._changed is not None:
+            self._changed.set()
+
+    async def change(self, slots: Slots | None) -> None:
+        """Wait until something changes, and lend the consumer's slot meanwhile."""
+        if self._changed is None or self._changed.is_set():
+            self._changed = anyio.Event()
+        async with lent_to(slots):
+            await self._changed.wait()

@@ -1,0 +1,231 @@
+"""The result of a task, and who waits for it.
+
+An outcome has a result exactly once. Until then it counts those who await it: if the last of them
+is cancelled, nobody needs the result, and the outcome is abandoned. An error is unhandled as long
+as nobody who awaited the outcome has taken it: the scope keeps it, and raises it at its end.
+
+``_result`` is the result, once there is one. ``_awaiters`` counts those who await it now,
+``_ended`` wakes them, ``_watcher`` is called once. ``_retrieved`` tells that somebody took the
+result, ``_unhandled`` that the scope keeps the error. ``_was_cancelled`` tells a cancellation from
+an error of the function, ``_interrupted`` that what ended the function is no result
+(``KeyboardInterrupt``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Generic, Protocol, TypeVar
+
+import anyio
+
+from gogoscope._core.callables import NotAwaitableError
+from gogoscope._core.cancellation import cancelled_natively, checkpoint, end_what_never_began
+from gogoscope._core.context import Frame, lent_to
+from gogoscope._core.slots import Slots
+from gogoscope.events import OnError
+from gogoscope.exceptions import TaskCancelled
+from gogoscope.scopes.results import Err, Ok
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Parent(Frame, Protocol):
+    """The scope of an outcome, as outcomes know it."""
+
+    _cancelling: bool
+
+    @property
+    def _slots(self) -> Slots | None:
+        """What bounds how many of its tasks run at a time."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name of the scope."""
+        ...
+
+    def _why_cancelled(self) -> str | None:
+        """Return the reason for the result of a task that the scope cancelled."""
+        ...
+
+    def _note_settled(
+        self, outcome: Outcome[Any], error: Exception | None, *, awaited: bool
+    ) -> None:
+        """Note that an outcome has its result."""
+        ...
+
+    def _note_unhandled(self, outcome: Outcome[Any], error: Exception) -> None:
+        """Note that nobody takes the error of an outcome."""
+        ...
+
+    def _note_retrieved(self, outcome: Outcome[Any]) -> None:
+        """Note that somebody took an error after all."""
+        ...
+
+
+class Outcome(Generic[T_co]):
+    """A result to come; ``await`` it.
+
+    :param parent: the scope that it belongs to
+    :param on_error: is called with an error that nobody awaits
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_awaiters",
+        "_began",
+        "_ended",
+        "_interrupted",
+        "_on_error",
+        "_parent",
+        "_result",
+        "_retrieved",
+        "_unhandled",
+        "_was_cancelled",
+        "_watcher",
+    )
+
+    def __init__(self, parent: Parent, on_error: OnError | None) -> None:
+        self._parent = parent
+        self._on_error = on_error
+        self._result: Ok[T_co] | Err | None = None
+        self._began: float | None = None
+        self._awaiters = 0
+        self._ended: anyio.Event | None = None
+        self._interrupted = False
+        self._retrieved = False
+        self._unhandled = False
+        self._was_cancelled = False
+        self._watcher: Callable[[], object] | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+        raise NotImplementedError
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a result."""
+        return self._result is not None
+
+    @property
+    def state(self) -> str:
+        """``waiting``, ``running``, ``succeeded``, ``failed`` or ``cancelled``, for people."""
+        if self._result is None:
+            return "waiting" if self._began is None else "running"
+        if self._result.error is None:
+            return "succeeded"
+        return "cancelled" if self._was_cancelled else "failed"
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Cancel what the result would come from."""
+        raise NotImplementedError
+
+    async def wait(self) -> None:
+        """Wait until there is a result.
+
+        Unlike awaiting the task itself, this does not retrieve its error, and a cancellation of
+        this call does not cancel the task.
+        """
+        if self._result is None:
+            self._refuse_circle()
+            if self._began is None and cancelled_natively():
+                await end_what_never_began([self])
+            async with lent_to(self._parent._slots):
+                await self._end_of_it().wait()
+
+    def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
+        if self._result is None:
+            self._refuse_circle()
+            self._attach()
+            try:
+                direct = self._began is not None or not cancelled_natively()
+                if direct and self._parent._slots is None:
+                    yield from self._end_of_it().wait().__await__()
+                else:
+                    yield from self.wait().__await__()
+            except BaseException:
+                self._detach(abandoned=True)
+                raise
+            self._detach(abandoned=False)
+        if self._interrupted:
+            yield from checkpoint().__await__()
+        return self._retrieve()
+
+    def _refuse_circle(self) -> None:
+        """Refuse to wait for a result inside of what it comes from.
+
+        :raises RuntimeError: there
+        """
+        raise NotImplementedError
+
+    def _stop(self) -> None:
+        """Cancel what the result would come from, whatever for."""
+        raise NotImplementedError
+
+    def _end_unless_begun(self) -> None:
+        """End it if its first step was never taken."""
+        raise NotImplementedError
+
+    def _attach(self) -> None:
+        """Count one more who awaits the result."""
+        self._awaiters += 1
+
+    def _detach(self, *, abandoned: bool) -> None:
+        """Count one less; if it was the last, and was cancelled, nobody needs the result."""
+        self._awaiters -= 1
+        if not abandoned or self._awaiters:
+            return
+        result = self._result
+        if result is None:
+            self.cancel("everything that awaited the task was cancelled")
+        elif result.error is not None and not (
+            self._retrieved or self._was_cancelled or self._unhandled
+        ):
+            self._parent._note_unhandled(self, result.error)
+
+    def _retrieve(self) -> Ok[T_co] | Err:
+        """Return the result, for somebody who handles it.
+
+        :raises NotAwaitableError: if the function was none that can be awaited
+        """
+        result = self._result
+        assert result is not None
+        if result.error is not None:
+            self._retrieved = True
+            if self._unhandled:
+                self._parent._note_retrieved(self)
+            if isinstance(result.error, NotAwaitableError):
+                raise result.error
+        return result
+
+    def _refuse_wrong_function(self) -> None:
+        """Refuse a function that returned nothing that can be awaited.
+
+        :raises NotAwaitableError: if this outcome, which has a result, is of one
+        """
+        assert self._result is not None
+        if isinstance(self._result.error, NotAwaitableError):
+            self._retrieve()
+
+    def _end(self, result: Ok[Any] | Err) -> None:
+        """Set the result, and wake those who await it."""
+        self._result = result
+        if self._ended is not None:
+            self._ended.set()
+
+    def _end_cancelled(self, reason: str | None) -> None:
+        """Set the result of what was cancelled."""
+        self._was_cancelled = True
+        self._end(Err(TaskCancelled(reason), None))
+
+    def _end_of_it(self) -> anyio.Event:
+        if self._ended is None:
+            self._ended = anyio.Event()
+        return self._ended
+
+
+async def let_interrupt_happen(*outcomes: Outcome[Any]) -> None:
+    """Let an interrupt that ended one of the tasks have its chance to cancel the caller, too."""
+    if any(outcome._interrupted for outcome in outcomes):
+        await checkpoint()
