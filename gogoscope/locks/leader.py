@@ -53,7 +53,11 @@ class Campaign(LockBlock[B]):
                 if not error.retryable:
                     raise
                 if not failed:
-                    log_warning("the campaign for %r goes on, once it can", self.key, error=error)
+                    log_warning(
+                        "the campaign for %r goes on when the store works again",
+                        self.key,
+                        error=error,
+                    )
                 failed = True
             await anyio.sleep(jittered(LONGEST_POLL_SECONDS))
 

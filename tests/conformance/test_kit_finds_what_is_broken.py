@@ -38,11 +38,11 @@ RULES = {
         "test_changing_what_get_returned_or_set_took_does_not_change_the_cache"
     ),
     "TestReleaseFreesAnothersLock": (
-        "test_releasing_a_lost_lock_says_so_and_does_not_free_the_new_holders"
+        "test_releasing_a_lost_lock_returns_false_and_does_not_free_the_new_one"
     ),
     "TestRenewalIgnoresTheVersion": "test_a_renewal_needs_nonce_and_version",
     "TestAnOwnerShortensTheLease": (
-        "test_an_owner_never_moves_the_end_of_a_lease_back_but_its_holder_may"
+        "test_extending_by_owner_never_shortens_a_lease_but_the_holder_may"
     ),
     "TestReservationIsIgnored": "test_a_reservation_is_respected_until_it_ends",
     "TestKeysArePagedShort": "test_keys_and_clear_cover_all_of_5000_items_and_nothing_else",

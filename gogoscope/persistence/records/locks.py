@@ -27,7 +27,7 @@ class RecordLocks(RecordCapability):
     async def acquire(
         self, key: str, ttl: float | timedelta, owner: str | None = None
     ) -> LockHandle | None:
-        """Take a lock for ``ttl`` seconds, or give ``None`` if somebody holds it.
+        """Take a lock for ``ttl`` seconds, or return ``None`` if somebody holds it.
 
         :param key: the lock
         :param ttl: the lease in seconds, at most 12 hours
@@ -49,7 +49,7 @@ class RecordLocks(RecordCapability):
         return await self._change(LOCKS, key, lock_rules.force_release)
 
     async def holder(self, key: str) -> LockHolder | None:
-        """Tell who holds a lock, or ``None`` if nobody does."""
+        """Return who holds a lock, or ``None`` if nobody does."""
         return describe_holder(await self.read_lock(key), self._records.now_ms())
 
     async def claim_lock(

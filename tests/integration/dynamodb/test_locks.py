@@ -248,7 +248,7 @@ async def test_taking_over_an_item_that_is_gone_is_refused(store: DynamoDBAdapte
     assert (reply.granted, reply.record) == (False, None)
 
 
-async def test_the_next_turn_that_somebody_reserved_is_respected_until_it_ends(
+async def test_a_reservation_of_the_next_turn_is_respected_until_it_ends(
     store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     reservation = {
@@ -286,7 +286,7 @@ async def test_a_late_renewal_does_not_move_the_lease_back(store: DynamoDBAdapte
     assert record.lease_until_ms == until_ms + 9
 
 
-async def test_extending_needs_the_owners_name_and_a_running_lease(
+async def test_extending_needs_the_owner_and_a_running_lease(
     store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     assert await store.extend("k", 5, "worker") is False

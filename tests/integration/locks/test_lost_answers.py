@@ -56,7 +56,7 @@ async def test_a_handover_is_known_by_its_nonce(
     assert reply.record.fencing_token == first.version + 1
 
 
-async def test_a_handover_that_somebody_was_faster_than_is_refused(
+async def test_a_handover_of_a_lock_that_was_lost_meanwhile_is_refused(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
     await taken(store, "n1")
@@ -82,7 +82,7 @@ async def test_a_reservation_is_made_once_and_known_by_its_turn(
 
 
 @faults
-async def test_an_extension_by_the_owners_name_that_landed_counts(
+async def test_an_extension_by_owner_that_landed_counts(
     store: DynamoDBAdapter, faulty_client: FaultyClient, fault: Fault
 ) -> None:
     handle = await store.acquire("job", 600, "me")
@@ -130,7 +130,7 @@ async def test_a_waiter_gets_the_lock_though_every_answer_to_the_handover_is_los
             assert (await waiting).unwrap() is not None
 
 
-async def test_a_store_that_is_down_fails_a_claim_as_what_it_is(
+async def test_a_claim_on_a_store_that_is_down_raises_why_it_failed(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
     async with scope(persistence=store) as s:

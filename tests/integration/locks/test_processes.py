@@ -61,7 +61,9 @@ async def holder(url: str) -> AsyncIterator[tuple[subprocess.Popen[str], int]]:
         process.communicate()
 
 
-async def test_a_waiter_has_the_lock_of_a_killed_process_within_its_lease(shared_url: str) -> None:
+async def test_a_waiter_gets_the_lock_of_a_killed_process_when_its_lease_is_over(
+    shared_url: str,
+) -> None:
     async with (
         holder(shared_url) as (process, token),
         open_persistence(shared_url) as store,
@@ -77,7 +79,7 @@ async def test_a_waiter_has_the_lock_of_a_killed_process_within_its_lease(shared
         assert handle.fencing_token > token
 
 
-async def test_who_comes_after_the_lease_of_a_killed_process_has_the_lock_at_once(
+async def test_the_lock_of_a_killed_process_is_free_once_its_lease_is_over(
     shared_url: str,
 ) -> None:
     async with holder(shared_url) as (process, token):
@@ -98,7 +100,9 @@ async def test_the_holder_in_another_process_is_described(shared_url: str) -> No
         assert 0 < found.lease_left <= LEASE
 
 
-async def test_a_block_whose_event_loop_was_blocked_is_told_by_ensure(shared_url: str) -> None:
+async def test_ensure_raises_when_the_event_loop_was_blocked_beyond_the_lease(
+    shared_url: str,
+) -> None:
     async with open_persistence(shared_url) as store:
         with pytest.raises(LeaseLostError, match="not renewed within its lease of 1 s"):
             async with scope(persistence=store) as s, s.lock("job", ttl=1) as locked:

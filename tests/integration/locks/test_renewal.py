@@ -65,7 +65,7 @@ async def test_on_dynamodb_requests_wait_for_room_and_all_get_it(
         assert await store.get(f"key {5 * POOL_SIZE - 1}") == 5 * POOL_SIZE - 1
 
 
-async def test_on_sqlite_a_queue_of_other_operations_does_not_lose_a_lock(tmp_path: Path) -> None:
+async def test_on_sqlite_a_queue_of_other_operations_loses_no_lock(tmp_path: Path) -> None:
     async with SQLiteStore(tmp_path / "store.db") as store:
         done = 0
 

@@ -43,7 +43,7 @@ def judged(
 FINE = [line("waiting", 0), acquired(5, 0, 1), line("ended", 2)]
 
 
-def test_the_judge_has_nothing_against_turns_in_order() -> None:
+def test_the_judge_accepts_turns_in_order() -> None:
     second = [line("waiting", 0), acquired(6, 0, 2.1), line("ended", 3)]
     verdict = judged(FINE, second, writes=[("one", 5, 0, True), ("one", 6, 1, True)])
     assert not verdict.problems
@@ -59,7 +59,7 @@ def test_the_judge_has_nothing_against_turns_in_order() -> None:
         ([line("waiting", 2), line("gave up", 9)], "nobody had the lock for 7.00 s"),
     ],
 )
-def test_the_judge_sees_tokens_and_waits_that_must_not_be(
+def test_the_judge_reports_forbidden_tokens_and_waits(
     second: list[dict[str, Any]], problem: str
 ) -> None:
     assert any(problem in text for text in judged(FINE, second).problems)
@@ -79,7 +79,7 @@ def test_the_judge_counts_the_death_of_a_waiter_as_that_of_a_holder() -> None:
         ([("one", 6, 0, True), ("one", 6, 1, True)], "two processes wrote"),
     ],
 )
-def test_the_judge_sees_writes_that_must_not_be(
+def test_the_judge_reports_forbidden_writes(
     writes: list[tuple[str, int, int, bool]], problem: str
 ) -> None:
     assert any(problem in text for text in judged(writes=writes).problems)

@@ -161,7 +161,9 @@ async def test_rule_14_a_renewal_that_waits_for_an_extension_renews_by_its_lease
         assert handle.deadline > anyio.current_time() + 500
 
 
-async def test_rule_14_a_blocked_event_loop_is_told_by_ensure(store: FaultyStore) -> None:
+async def test_rule_14_ensure_raises_when_the_event_loop_was_blocked_beyond_the_lease(
+    store: FaultyStore,
+) -> None:
     with pytest.raises(LeaseLostError, match="not renewed within its lease"):
         async with scope(persistence=store) as s, s.lock("order", ttl=0.1) as locked:
             time.sleep(0.2)
@@ -215,7 +217,7 @@ async def test_rule_14_waiting_for_a_lock_that_the_same_task_holds_is_an_error(
         assert (await s.task(take)).error is None
 
 
-async def test_a_block_that_cannot_have_its_lock_in_time_says_who_has_it(
+async def test_a_block_whose_lock_is_not_free_in_time_names_the_holder(
     store: FaultyStore,
 ) -> None:
     assert await store.acquire("order", 60, "somebody") is not None
@@ -227,7 +229,7 @@ async def test_a_block_that_cannot_have_its_lock_in_time_says_who_has_it(
             assert isinstance(caught.value, TimeoutError)
 
 
-async def test_rule_14_a_loss_that_the_body_raises_is_told_once(
+async def test_rule_14_a_loss_that_the_body_raises_is_raised_once(
     store: FaultyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     for pause in (0, 0.001, 0.01):

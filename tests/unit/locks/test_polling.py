@@ -79,7 +79,7 @@ async def test_a_reservation_is_renewed_while_its_process_waits(store: CountingS
 
 
 @pytest.mark.parametrize("freed", [False, True])
-async def test_a_reservation_is_given_back_when_nobody_waits_any_more(
+async def test_a_reservation_is_ended_when_nobody_waits_any_more(
     store: CountingStore, freed: bool
 ) -> None:
     elsewhere = another_process(store)
@@ -174,7 +174,7 @@ def test_a_wait_ends_in_time_though_the_store_does_not_answer(
 
 
 @BOTH
-def test_a_wait_ends_with_who_has_the_lock_though_the_store_stops_answering(
+def test_a_wait_that_ends_names_the_holder_though_the_store_has_stopped_answering(
     virtual_clock: VirtualClock, backend: Backend
 ) -> None:
     async def program() -> None:
@@ -199,7 +199,7 @@ def test_a_wait_ends_with_who_has_the_lock_though_the_store_stops_answering(
 
 @BOTH
 @pytest.mark.parametrize(("seconds", "wait"), [(0.9, 0.01), (60, 0), (60, None)])
-def test_a_free_lock_is_had_however_short_the_wait_if_the_store_takes_its_usual_time(
+def test_a_free_lock_is_taken_however_short_the_wait_if_the_store_answers_soon(
     virtual_clock: VirtualClock, backend: Backend, seconds: float, wait: float | None
 ) -> None:
     async def program() -> None:
@@ -211,7 +211,7 @@ def test_a_free_lock_is_had_however_short_the_wait_if_the_store_takes_its_usual_
 
 @pytest.mark.parametrize("wait", [0, 2])
 @BOTH
-def test_who_was_granted_a_lock_too_late_is_not_called_its_holder(
+def test_a_process_that_was_granted_a_lock_too_late_is_not_named_its_holder(
     virtual_clock: VirtualClock, backend: Backend, wait: float
 ) -> None:
     async def program() -> None:

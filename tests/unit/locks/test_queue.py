@@ -49,7 +49,7 @@ async def test_local_waiters_get_the_lock_first_in_first_out(store: CountingStor
     assert queues() == 0
 
 
-async def test_a_handoff_is_one_write_and_after_sixteen_in_a_row_anybody_may_come(
+async def test_a_handover_is_one_write_and_after_sixteen_in_a_row_the_lock_is_freed(
     store: CountingStore,
 ) -> None:
     active = 0
@@ -69,7 +69,7 @@ async def test_a_handoff_is_one_write_and_after_sixteen_in_a_row_anybody_may_com
     assert store.calls == {"claim": 2, "hand over": 2 * MOST_IN_A_ROW, "release": 2}
 
 
-async def test_many_who_wait_ask_no_more_often_than_one(store: CountingStore) -> None:
+async def test_many_waiters_send_no_more_requests_than_one(store: CountingStore) -> None:
     elsewhere = another_process(store)
     handle = await elsewhere.acquire("job", LONG)
     assert handle is not None
@@ -104,7 +104,7 @@ async def test_without_waiting_the_lock_is_asked_for_once_and_past_the_queue(
         assert (await waiting).unwrap() is not None
 
 
-async def test_who_waits_for_a_lock_held_here_sends_nothing(store: CountingStore) -> None:
+async def test_waiting_for_a_lock_held_in_this_process_sends_nothing(store: CountingStore) -> None:
     async with scope(persistence=store) as s:
         handle = await s.acquire_lock("job", LONG)
         assert handle is not None
@@ -119,7 +119,7 @@ async def test_who_waits_for_a_lock_held_here_sends_nothing(store: CountingStore
     assert queues() == 0
 
 
-async def test_a_waiter_that_is_cancelled_during_the_handover_passes_it_on(
+async def test_a_waiter_that_is_cancelled_during_the_handover_passes_the_lock_on(
     store: CountingStore,
 ) -> None:
     async with scope(persistence=store) as s:
@@ -169,7 +169,7 @@ def test_a_release_is_bounded_however_long_handovers_take_and_whoever_leaves_mea
     virtual_clock.run(program, backend=backend)
 
 
-async def test_a_releaser_that_is_cancelled_while_nobody_is_left_to_take_the_lock_frees_it(
+async def test_a_cancelled_release_frees_the_lock_when_no_waiter_is_left(
     store: CountingStore,
 ) -> None:
     async with scope(persistence=store) as s:
@@ -188,7 +188,7 @@ async def test_a_releaser_that_is_cancelled_while_nobody_is_left_to_take_the_loc
         assert await store.holder("job") is None
 
 
-async def test_a_releaser_that_is_cancelled_during_the_handover_completes_it(
+async def test_a_release_that_is_cancelled_during_the_handover_completes_it(
     store: CountingStore,
 ) -> None:
     async with scope(persistence=store) as s:
@@ -260,7 +260,7 @@ async def test_a_handover_that_finds_the_lock_lost_says_so_and_the_waiter_waits_
             assert (await waiting).unwrap() is not None
 
 
-async def test_a_lock_that_was_freed_by_force_is_found_by_who_waits_here(
+async def test_a_waiter_finds_a_lock_that_was_forcibly_released(
     store: CountingStore,
 ) -> None:
     async with scope(persistence=store) as s:
@@ -324,7 +324,7 @@ async def test_cancelling_anybody_at_any_time_stalls_nobody(
     assert queues() == 0
 
 
-async def test_queues_are_forgotten_with_the_last_who_used_them(store: CountingStore) -> None:
+async def test_a_queue_is_forgotten_when_its_last_user_leaves(store: CountingStore) -> None:
     async with scope(persistence=store) as s:
         for number in range(50):
             handle = await s.acquire_lock(f"job {number}", LONG)
@@ -339,7 +339,7 @@ async def test_queues_are_forgotten_with_the_last_who_used_them(store: CountingS
 
 
 @BOTH
-def test_a_late_release_leaves_the_queue_of_those_who_came_later_alone(
+def test_a_late_release_does_not_disturb_a_newer_queue(
     virtual_clock: VirtualClock, backend: Backend
 ) -> None:
     order: list[int] = []

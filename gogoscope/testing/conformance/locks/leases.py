@@ -28,7 +28,7 @@ async def acquired(
 
 
 class LockLeaseRules(Conformance):
-    """What every ``LockProvider`` holds to, whoever asks it."""
+    """How a ``LockProvider`` takes, extends, renews and releases locks."""
 
     async def test_a_free_lock_is_acquired_and_a_held_one_is_not(self, store: LockProvider) -> None:
         handle = await acquired(store, "job", 30)
@@ -66,7 +66,7 @@ class LockLeaseRules(Conformance):
         assert await store.holder("job") is None
         await acquired(store, "job", 30)
 
-    async def test_releasing_a_lost_lock_says_so_and_does_not_free_the_new_holders(
+    async def test_releasing_a_lost_lock_returns_false_and_does_not_free_the_new_one(
         self, store: LockProvider, clock: ManualClock
     ) -> None:
         lost = await acquired(store, "job", 0.5)
@@ -76,7 +76,7 @@ class LockLeaseRules(Conformance):
         assert await new.is_valid()
         assert await store.acquire("job", 30) is None
 
-    async def test_a_second_release_says_that_it_freed_nothing(self, store: LockProvider) -> None:
+    async def test_a_second_release_returns_false(self, store: LockProvider) -> None:
         handle = await acquired(store, "job", 30)
         assert await handle.release() is True
         assert await handle.release() is False
@@ -113,7 +113,9 @@ class LockLeaseRules(Conformance):
         assert await store.read_lock("job") == before
         assert await new.is_valid()
 
-    async def test_a_handle_may_be_extended_after_its_owner_was(self, store: LockProvider) -> None:
+    async def test_a_handle_may_be_extended_after_an_extension_by_owner(
+        self, store: LockProvider
+    ) -> None:
         handle = await acquired(store, "job", 30, "me")
         assert await store.extend("job", 60, "me") is True
         assert await handle.extend(90) is True
@@ -126,7 +128,7 @@ class LockLeaseRules(Conformance):
         clock.now += 59
         assert await store.acquire("job", 1) is None
 
-    async def test_an_owner_never_moves_the_end_of_a_lease_back_but_its_holder_may(
+    async def test_extending_by_owner_never_shortens_a_lease_but_the_holder_may(
         self, store: LockProvider, clock: ManualClock
     ) -> None:
         handle = await acquired(store, "job", 60, "me")
@@ -157,14 +159,14 @@ class LockLeaseRules(Conformance):
         await acquired(store, "job", 30, "me")
         assert await store.acquire("job", 30, "me") is None
 
-    async def test_an_owner_that_left_out_its_name_extends_by_the_one_in_the_handle(
+    async def test_a_lock_taken_without_a_name_is_extended_by_the_owner_of_its_handle(
         self,
         store: LockProvider,
     ) -> None:
         handle = await acquired(store, "job", 30)
         assert await store.extend("job", 60, handle.owner) is True
 
-    async def test_force_release_frees_whoever_holds_it_and_says_whether_anybody_did(
+    async def test_force_release_frees_any_lock_and_returns_whether_it_was_held(
         self,
         store: LockProvider,
     ) -> None:
@@ -322,7 +324,7 @@ class LockLeaseRules(Conformance):
         assert (await store.renew_lock("job", "alive", seen.version, 500, until_ms)).granted
         assert not (await store.claim_lock("job", a_claim("other"), seen=seen)).granted
 
-    async def test_a_holder_is_not_taken_over_by_what_was_seen_of_an_earlier_one(
+    async def test_a_holder_is_not_taken_over_for_what_was_seen_of_an_earlier_one(
         self,
         store: LockProvider,
     ) -> None:
@@ -366,7 +368,7 @@ class LockLeaseRules(Conformance):
                     group.start_soon(contend)
             assert len(handles) == 1
 
-    async def test_a_record_survives_its_journey(self, store: LockProvider) -> None:
+    async def test_a_record_is_read_as_it_was_written(self, store: LockProvider) -> None:
         reply = await store.claim_lock("job", a_claim("n1", host="höst", scope="a 'b' \"c\" \n d"))
         assert isinstance(reply.record, LockRecord)
         assert await store.read_lock("job") == reply.record

@@ -1,4 +1,4 @@
-"""Any sequence of calls on a lock gets the answers that the pure rules give."""
+"""Any sequence of calls on a lock is answered as the pure rules say."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class Held:
 
 
 class LockModelRules(Conformance):
-    """The rules of ``gogoscope.persistence.lock_rules``, held against a store."""
+    """Compares a store with the rules of ``gogoscope.persistence.rules.locks``."""
 
     @sampled("calls", CORPUS, lock_calls, EXAMPLES)
     async def test_locks_change_by_the_rules(

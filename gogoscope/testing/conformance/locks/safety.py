@@ -61,7 +61,7 @@ async def _taken(store: LockProvider, key: str) -> int:
 
 
 class LockSafetyRules(Conformance):
-    """What a ``LockProvider`` holds to when it is misused, cancelled or raced for."""
+    """What a ``LockProvider`` keeps to under bad input, cancellation and races."""
 
     async def test_every_method_of_locks_refuses_a_bad_key(self, store: LockProvider) -> None:
         for name, call in TAKING_A_KEY.items():
@@ -95,9 +95,7 @@ class LockSafetyRules(Conformance):
         assert await store.read_lock("k") is None
 
     @pytest.mark.parametrize("key", ODD_KEYS, ids=ascii)
-    async def test_any_text_will_do_as_the_key_of_a_lock(
-        self, store: LockProvider, key: str
-    ) -> None:
+    async def test_any_text_may_be_the_key_of_a_lock(self, store: LockProvider, key: str) -> None:
         handle = await store.acquire(key, 30)
         assert handle is not None
         assert await store.acquire(key, 30) is None
@@ -203,7 +201,7 @@ class LockSafetyRules(Conformance):
         await cancel_everywhere(attempt_at)
 
     @pytest.mark.parametrize("name", ["holder", "read_lock"])
-    async def test_locks_work_on_after_a_cancelled_read(
+    async def test_locks_still_work_after_a_cancelled_read(
         self, store: LockProvider, name: str
     ) -> None:
         await _taken(store, "k")

@@ -9,7 +9,7 @@ from gogoscope.persistence.lock_records import LockClaim, LockRecord
 from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.testing.conformance.base import Conformance, ManualClock, OpenStore
 
-# A store may give a request a part of the lease as its time.
+# A store may allow a request no longer than a part of the lease.
 LEASE_MS = 20_000
 
 
@@ -25,7 +25,7 @@ async def taken(store: LockProvider, nonce: str, lease_ms: int = LEASE_MS) -> Lo
 
 
 class LockTurnRules(Conformance):
-    """How a ``LockProvider`` passes a lock from one to the next."""
+    """How a ``LockProvider`` hands a lock over, and reserves its next turn."""
 
     async def test_a_lock_is_handed_over_with_a_higher_token_and_a_lease_of_its_own(
         self, store: LockProvider, clock: ManualClock
@@ -62,7 +62,7 @@ class LockTurnRules(Conformance):
         assert again.granted
         assert again.record == first.record
 
-    async def test_only_who_holds_a_lock_hands_it_over(
+    async def test_only_the_holder_of_a_lock_hands_it_over(
         self, store: LockProvider, clock: ManualClock
     ) -> None:
         missing = await store.hand_over_lock("job", "n1", a_claim("n2"))
@@ -124,7 +124,7 @@ class LockTurnRules(Conformance):
         clock.now += 1.001
         assert (await store.claim_lock("job", a_claim("n3"))).granted
 
-    async def test_who_reserved_gets_the_lock_and_that_ends_the_reservation(
+    async def test_a_claim_with_the_reserved_turn_is_granted_and_ends_the_reservation(
         self, store: LockProvider
     ) -> None:
         await taken(store, "n1")
@@ -136,7 +136,7 @@ class LockTurnRules(Conformance):
         assert reply.record.next_turn is None
         assert (await store.hand_over_lock("job", "n2", a_claim("n3"))).granted
 
-    async def test_a_reservation_is_renewed_and_taken_when_it_ended(
+    async def test_a_reservation_can_be_renewed_and_once_over_made_by_another(
         self, store: LockProvider, clock: ManualClock
     ) -> None:
         await taken(store, "n1", lease_ms=60_000)
@@ -149,7 +149,7 @@ class LockTurnRules(Conformance):
         assert (await store.reserve_lock("job", "t3", 1000)).granted
 
     @pytest.mark.parametrize("freed", [False, True])
-    async def test_a_reservation_can_be_given_back(self, store: LockProvider, freed: bool) -> None:
+    async def test_a_reservation_can_be_ended(self, store: LockProvider, freed: bool) -> None:
         await taken(store, "n1")
         assert (await store.reserve_lock("job", "t2", 1000)).granted
         if freed:
@@ -162,7 +162,7 @@ class LockTurnRules(Conformance):
         await store.release_lock("job", "n1", in_time=True)
         assert (await store.claim_lock("job", a_claim("n3"))).granted
 
-    async def test_a_dead_lock_that_is_reserved_goes_to_who_reserved_it(
+    async def test_a_reserved_lock_whose_lease_is_over_goes_to_the_reserved_turn(
         self, store: LockProvider, clock: ManualClock
     ) -> None:
         await taken(store, "n1")
@@ -230,7 +230,7 @@ class LockTurnRules(Conformance):
         clock.now += refused.dead_in_ms / 1000
         assert (await store.claim_lock("job", a_claim("n2", turn="t2"))).granted
 
-    async def test_of_many_who_reserve_at_once_one_has_the_next_turn(
+    async def test_of_many_concurrent_reservations_one_is_granted(
         self, open_store: OpenStore
     ) -> None:
         async with open_store() as store:

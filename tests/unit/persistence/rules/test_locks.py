@@ -99,7 +99,7 @@ def test_a_released_lock_is_taken_with_a_higher_token() -> None:
     assert again.fencing_token == record.fencing_token + 1
 
 
-def test_what_was_seen_unchanged_is_taken_over_though_its_lease_runs() -> None:
+def test_a_lock_that_was_seen_unchanged_is_taken_over_though_its_lease_runs() -> None:
     record = taken()
     after, reply = lock_rules.claim(record, NOW, a_claim("n2"), seen=record)
     assert reply.granted
@@ -107,7 +107,7 @@ def test_what_was_seen_unchanged_is_taken_over_though_its_lease_runs() -> None:
     assert after.nonce == "n2"
 
 
-def test_what_changed_since_it_was_seen_is_not_taken_over() -> None:
+def test_a_lock_that_changed_since_it_was_seen_is_not_taken_over() -> None:
     seen = taken()
     renewed, _ = lock_rules.renew(seen, NOW, "n1", seen.version, 500, NOW + 900)
     for record in (renewed, evolve(seen, nonce="n3")):
@@ -145,7 +145,7 @@ def test_only_the_owner_extends_and_only_in_time() -> None:
     assert extended.fencing_token == record.fencing_token
 
 
-def test_an_owner_never_moves_the_end_of_a_lease_back() -> None:
+def test_extending_by_owner_never_shortens_a_lease() -> None:
     record = taken()
     for lease_ms in (1, 399, 400):
         assert lock_rules.extend(record, NOW + 100, "owner of n1", lease_ms) == (record, True)

@@ -1,4 +1,4 @@
-"""Locks of a scope: taking, waiting, renewing, losing."""
+"""Locks that a scope holds without a block: taking, waiting, extending, releasing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def store() -> FaultyStore:
     return FaultyStore()
 
 
-async def test_a_lock_is_had_once_until_it_is_released(store: FaultyStore) -> None:
+async def test_a_lock_is_taken_once_until_it_is_released(store: FaultyStore) -> None:
     async with scope(persistence=store) as s:
         handle = await s.acquire_lock("order", 5)
         assert handle is not None
@@ -125,7 +125,7 @@ async def test_extend_moves_the_end_of_the_lease(store: FaultyStore) -> None:
             handle.ensure()
 
 
-async def test_an_extension_to_a_shorter_lease_that_is_not_answered_is_counted_as_done(
+async def test_an_unanswered_extension_to_a_shorter_lease_counts_as_done(
     store: FaultyStore,
 ) -> None:
     async with scope(persistence=store) as s:
@@ -142,7 +142,9 @@ async def test_an_extension_to_a_shorter_lease_that_is_not_answered_is_counted_a
             assert handle.deadline > anyio.current_time() + 50
 
 
-async def test_an_owner_makes_no_lease_shorter_than_its_holder_knows(store: FaultyStore) -> None:
+async def test_extending_by_owner_makes_no_lease_shorter_than_its_holder_knows(
+    store: FaultyStore,
+) -> None:
     async with scope(persistence=store) as s:
         handle = await s.acquire_lock("order", 60)
         assert handle is not None
@@ -155,7 +157,7 @@ async def test_an_owner_makes_no_lease_shorter_than_its_holder_knows(store: Faul
         assert handle.expires_at < expires_at - 50
 
 
-async def test_waiting_for_a_lock_gets_it_when_it_is_free(store: FaultyStore) -> None:
+async def test_a_wait_for_a_lock_ends_when_it_is_free(store: FaultyStore) -> None:
     async with scope(persistence=store) as s:
         first = await s.acquire_lock("order", 5)
         assert first is not None
@@ -170,7 +172,7 @@ async def test_waiting_for_a_lock_gets_it_when_it_is_free(store: FaultyStore) ->
         assert anyio.current_time() - started >= 0.049
 
 
-async def test_a_lock_whose_holder_died_is_had_after_its_lease(store: FaultyStore) -> None:
+async def test_a_lock_whose_holder_died_is_free_after_its_lease(store: FaultyStore) -> None:
     handle = await store.acquire("order", 0.1)
     assert handle is not None
     async with scope(persistence=store) as s:
@@ -283,7 +285,7 @@ async def test_bad_arguments_are_refused_and_leave_nothing(
         ("shard", TypeError, "metadata must be a mapping, got 'shard' of type str"),
     ],
 )
-async def test_metadata_that_says_too_much_or_no_text_is_refused(
+async def test_metadata_with_reserved_names_or_other_than_text_is_refused(
     store: FaultyStore, metadata: Any, error: type[Exception], text: str
 ) -> None:
     async with scope(persistence=store) as s:
