@@ -32,14 +32,7 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
-        for module in (
-            "base",
-            "races",
-            *("lock_leases", "lock_turns", "lock_safety", "lock_model"),
-            *("circuit_counting", "circuit_probing", "circuit_control"),
-            *("circuit_safety", "circuit_model"),
-            *("cache_values", "cache_keys", "cache_many", "cache_safety"),
-        )
+        for module in ("base", "cancelling", "races", "cache", "circuit_breakers", "locks")
     )
 )
 
