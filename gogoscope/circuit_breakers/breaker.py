@@ -66,10 +66,10 @@ class CircuitBreaker(CircuitPolicy):
     """
 
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
-        """Call a function through the circuit and give its value.
+        """Call a function through the circuit and return its value.
 
         Inside a scope the circuit is in the scope's store, else in the memory of the process. A
-        cancellation counts as nothing, so bound a call that may hang inside of ``fn``.
+        cancellation counts as nothing, so put the timeout of a call that may hang inside ``fn``.
 
         :param fn: an async function, or any that returns an awaitable
         :param args: its positional arguments
@@ -131,7 +131,7 @@ class CircuitBreaker(CircuitPolicy):
         return await self._by_hand(store, "get_state")
 
     async def force_open(self, store: object = None) -> CircuitBreakerState:
-        """Reject every call, in the whole fleet, until :meth:`force_close`; give the new state.
+        """Reject every call, in the whole fleet, until :meth:`force_close`; return the new state.
 
         Other processes follow within their ``refresh_interval``. The parameters are those of
         :meth:`state`.
@@ -139,21 +139,21 @@ class CircuitBreaker(CircuitPolicy):
         return await self._by_hand(store, "force_open")
 
     async def force_close(self, store: object = None) -> CircuitBreakerState:
-        """Close the circuit, also one that is forced open, with a clean count; give the new state.
+        """Close the circuit, even if it is forced open, and clear its count; return the new state.
 
         It opens again if calls fail. The parameters are those of :meth:`state`.
         """
         return await self._by_hand(store, "force_close")
 
     async def reset(self, store: object = None) -> CircuitBreakerState:
-        """Forget what happened: close the circuit unless it is forced open; give the new state.
+        """Forget what happened: close the circuit unless it is forced open; return the new state.
 
         The parameters are those of :meth:`state`.
         """
         return await self._by_hand(store, "reset_circuit")
 
     async def _by_hand(self, store: object, request: Request) -> CircuitBreakerState:
-        return await circuit_in(self, store).link.ask(request)
+        return await circuit_in(self, store).sync.ask(request)
 
 
 def _has_async_call(fn: object) -> bool:

@@ -1,7 +1,18 @@
 """A circuit at work: which calls it lets through, and what it makes of how they end.
 
-A call through a closed circuit looks only at the snapshot of it that the process keeps. What the
-store must know is told in the background, by :class:`~gogoscope.circuit_link.CircuitLink`.
+The way of a call: :meth:`Circuit.admit_now` gives it a permit if the circuit is closed, by the
+snapshot alone; else :meth:`Circuit.admit` makes it a half-open probe, or rejects it. When the call
+has ended, exactly one of ``returned``, ``raised``, ``failed`` and ``abandoned`` is told of it, with
+the permit. None of them suspends: what the store must know is sent in the background.
+
+All scopes of an event loop share what is known of a circuit (:class:`SharedCircuit`), in three
+parts, each of which is changed in one place only:
+
+- ``snapshot``: the state, and what is to be sent; changed by its own methods;
+- ``contact``: how it stands with the store; changed by ``CircuitSync``;
+- ``claims``: the probes that are asked for or kept; changed by ``Probes``.
+
+Each scope has a :class:`Circuit` of its own, with its policy, its background and its observers.
 """
 
 from __future__ import annotations
@@ -10,68 +21,99 @@ import math
 import time
 from typing import Any
 
+from attrs import define, field
+
+from gogoscope._core.background import Observer, Spawn
 from gogoscope._core.clock import clock_here, monotonic
-from gogoscope.circuit_breakers.probes import BUSY_SECONDS, ProbePlaces
-from gogoscope.circuit_breakers.rates import RateWindow
-from gogoscope.circuit_breakers.snapshot import Permit, ProbeClaim
-from gogoscope.circuit_breakers.sync import CircuitLink
-from gogoscope.circuit_breakers.view import now_ms
+from gogoscope.circuit_breakers.policy import CircuitPolicy
+from gogoscope.circuit_breakers.probes import BUSY_SECONDS, ProbeClaim, ProbeClaims, Probes
+from gogoscope.circuit_breakers.snapshot import Permit, Snapshot
+from gogoscope.circuit_breakers.sync import CircuitSync, Contact, now_ms
 from gogoscope.events import CircuitCallRejected, CircuitProbeEnded, CircuitProbeStarted
 from gogoscope.exceptions import CircuitOpenError
-from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+from gogoscope.persistence.protocols.circuit_breakers import (
+    CircuitBreakerState,
+    CircuitBreakerStateProvider,
+)
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 
 SHORTEST_PROBE_LEASE = 1.0
 
 
+@define(eq=False)
+class SharedCircuit:
+    """What the scopes of one event loop share of a circuit of a store."""
+
+    snapshot: Snapshot = field(factory=Snapshot)
+    contact: Contact = field(factory=Contact)
+    claims: ProbeClaims = field(factory=ProbeClaims)
+
+
 class Circuit:
     """One policy at work on one circuit of one store, for one scope or for the process.
 
-    ``plain`` and ``timed`` are of the policy; the real monotonic clock past ``fresh_until`` means
-    that a circuit which is ``lasting`` must be looked up and asked anew.
-
-    :param link: what ties it to its store
-    :param lasting: whether it is kept where no scope ends it
+    :param name: the name of the circuit
+    :param store: keeps its state
+    :param shared: what other scopes know of it, too
+    :param spawn: runs something in the background
+    :param host: gets the events
+    :param lasting: whether it is kept where no scope ends it. Such a circuit must be looked up
+        anew when ``time.monotonic()`` is past its ``fresh_until``, which only ``admit_now`` moves.
     """
 
     __slots__ = (
+        "contact",
         "fresh_until",
         "lasting",
-        "link",
         "name",
-        "places",
         "plain",
         "policy",
+        "probes",
+        "shared",
         "snapshot",
+        "sync",
         "timed",
     )
 
-    def __init__(self, link: CircuitLink, *, lasting: bool = False) -> None:
-        self.link = link
-        self.places = ProbePlaces(link)
+    def __init__(
+        self,
+        policy: CircuitPolicy,
+        name: str,
+        store: CircuitBreakerStateProvider,
+        shared: SharedCircuit,
+        spawn: Spawn,
+        host: Observer,
+        *,
+        lasting: bool = False,
+    ) -> None:
+        self.policy = policy
+        self.name = name
+        self.shared = shared
+        self.snapshot = shared.snapshot
+        self.contact = shared.contact
+        self.sync = CircuitSync(policy, name, store, self.snapshot, self.contact, spawn, host)
+        self.probes = Probes(self.sync, shared.claims)
         self.lasting = lasting
         self.fresh_until = -math.inf
-        self.name = link.name
-        self.policy = link.policy
-        self.plain = link.policy.plain
-        self.timed = link.policy.slow_call is not None
-        self.snapshot = link.snapshot
+        # Of the policy, for calls that have no time to ask it.
+        self.plain = policy._plain
+        self.timed = policy.slow_call is not None
 
     def admit_now(self) -> Permit | None:
         """Let a call through a closed circuit; ``None`` if that needs :meth:`admit`."""
-        snapshot = self.snapshot
+        contact, snapshot = self.contact, self.snapshot
         # The wall clock, since that of the event loop costs as much as all the rest; when it is
         # set back or forth, the store is asked early.
         now = clock_here().wall()
-        if not snapshot.asked_at <= now < snapshot.ask_at:
-            if not snapshot.asked:
+        if not contact.asked_at <= now < contact.ask_at:
+            if not contact.asked:
                 return None
-            self.link.look_again()
+            self.sync.look_again()
         if not (snapshot.calm or snapshot.state.state == "closed"):
             return None
         if self.lasting:
-            self.fresh_until = time.monotonic() + snapshot.ask_at - now
-        return Permit(snapshot.permit.era, monotonic()) if self.timed else snapshot.permit
+            self.fresh_until = time.monotonic() + contact.ask_at - now
+        return self._permit() if self.timed else snapshot.permit
 
     async def admit(self, longest_call: float = 0.0) -> Permit:
         """Let a call through, as a half-open probe if need be.
@@ -79,20 +121,20 @@ class Circuit:
         :param longest_call: seconds that the call may take, if that is known
         :raises CircuitOpenError: if it must not be made
         """
-        while not self.snapshot.asked:
-            await self.link.read_first()
+        while not self.contact.asked:
+            await self.sync.read_first()
         permit = self.admit_now()
         if permit is not None:
             return permit
         lease = max(SHORTEST_PROBE_LEASE, self.policy.reset_timeout, longest_call + 1)
-        kept = self.places.take_kept(lease)
+        kept = self.probes.take_kept(lease)
         if kept is not None:
-            return self._probe(kept)
+            return self._start_probe(kept)
         self._reject_unless_probing()
         return await self._claim_probe(lease)
 
     def returned(self, permit: Permit, value: Any) -> None:
-        """Note that a call gave a value; the policy says whether that is a failure."""
+        """Note that a call returned a value; the policy says whether that is a failure."""
         if self.plain and self.snapshot.calm and permit.probe is None:
             return
         predicate = self.policy.record_result
@@ -110,7 +152,7 @@ class Circuit:
     def raised(self, permit: Permit, error: Exception) -> None:
         """Note that a call raised an error; the policy says whether that is a failure."""
         try:
-            counts = self.policy.counts(error)
+            counts = self.policy._counts(error)
         except BaseException:
             self.abandoned(permit)
             raise
@@ -120,24 +162,24 @@ class Circuit:
             self.abandoned(permit)
 
     def failed(self, permit: Permit) -> None:
-        """Note that a call failed. A call that began before the circuit changed is too late."""
+        """Note that a call failed, unless it began before the circuit changed."""
         if permit.probe is not None:
             self._settle(permit.probe, succeeded=False)
-        elif permit.era is self.snapshot.permit.era:
-            if self.policy.judges_rates:
+        elif permit.generation is self.snapshot.permit.generation:
+            if self.policy._judges_rates:
                 self._judge(permit, failed=True)
             else:
-                self.link.note_failures(1)
+                self.sync.note_failures(1)
 
     def abandoned(self, permit: Permit) -> None:
-        """Note that a call says nothing of what was called; a probe gives its turn back."""
+        """Note that a call says nothing of what was called; a probe is returned."""
         if permit.probe is not None:
             self._settle(permit.probe, succeeded=None)
 
     @property
     def store_failed(self) -> bool:
         """Whether the store failed when it was last asked."""
-        return self.snapshot.store_failed
+        return self.contact.failed
 
     async def finish(self, patience: float) -> None:
         """Tell the store what it does not know, at the end of the scope.
@@ -146,46 +188,49 @@ class Circuit:
 
         :param patience: the seconds that it may take
         """
-        self.places.give_back_kept()
-        await self.link.finish(patience)
+        self.probes.return_kept()
+        await self.sync.finish(patience)
+
+    def _permit(self, probe: str | None = None) -> Permit:
+        began = monotonic() if self.timed else 0.0
+        return Permit(self.snapshot.permit.generation, began, probe)
 
     def _succeeded(self, permit: Permit) -> None:
         snapshot = self.snapshot
         if permit.probe is not None:
             self._settle(permit.probe, succeeded=not self._is_slow(permit))
-        elif permit.era is not snapshot.permit.era:
+        elif permit.generation is not snapshot.permit.generation:
             return
-        elif self.policy.judges_rates:
+        elif self.policy._judges_rates:
             self._judge(permit, failed=False)
         elif snapshot.state.failure_count and self.policy.window is None:
-            self.link.note_success()
+            self.sync.note_success()
 
     def _judge(self, permit: Permit, *, failed: bool) -> None:
         """Count a call of this process, and report its failures if their share is too high."""
-        policy = self.policy
-        window = self.snapshot.rates
-        if window is None:
-            assert policy.window is not None
-            window = self.snapshot.rates = RateWindow(policy.window)
-        window.add(monotonic(), failed=failed, slow=self._is_slow(permit))
-        excess = window.excess(policy.minimum_calls, policy.failure_rate, policy.slow_rate)
+        slow = self._is_slow(permit)
+        excess = self.snapshot.judge(self.policy, monotonic(), failed=failed, slow=slow)
         if excess:
-            window.clear()
-            self.link.note_failures(excess)
+            self.sync.note_failures(excess)
 
     def _is_slow(self, permit: Permit) -> bool:
-        return self.timed and self.policy.is_slow(monotonic() - permit.began)
+        return self.timed and self.policy._is_slow(monotonic() - permit.began)
+
+    def _start_probe(self, claim: ProbeClaim) -> Permit:
+        host = self.sync.host
+        if host.observed:
+            host.emit(CircuitProbeStarted(host.name, self.name))
+        return self._permit(claim.nonce)
 
     def _settle(self, nonce: str, *, succeeded: bool | None) -> None:
-        host = self.link.host
+        host = self.sync.host
         if host.observed:
             host.emit(CircuitProbeEnded(host.name, self.name, succeeded))
-        self.link.note_verdict(nonce, succeeded=succeeded)
+        self.sync.note_verdict(nonce, succeeded=succeeded)
 
     def _reject_unless_probing(self) -> None:
         """Raise if a probe would be refused by what is known here, which needs no request."""
-        snapshot = self.snapshot
-        state = snapshot.state
+        state = self.snapshot.state
         time_ms = now_ms()
         if state.state == "forced-open":
             raise self._rejected(self.policy.refresh_interval)
@@ -193,30 +238,23 @@ class Circuit:
             raise self._rejected(((state.open_until_ms or 0) - time_ms) / 1000)
         limit = self.policy.half_open_probes
         _, reply = circuit_rules.claim_probe(state, time_ms, "", 1, limit)
-        if len(snapshot.claims) >= limit or not reply.granted:
+        if self.probes.in_flight >= limit or not reply.granted:
             raise self._rejected(self._until_probes_end(state, time_ms))
 
     async def _claim_probe(self, lease: float) -> Permit:
-        claim = await self.places.claim(lease)
+        claim = await self.probes.claim(lease)
         if claim.reply is None:
             raise self._rejected(BUSY_SECONDS)
         if claim.reply.granted:
-            return self._probe(claim)
+            return self._start_probe(claim)
         if claim.reply.state.state == "closed":
-            return Permit(self.snapshot.permit.era, monotonic() if self.timed else 0.0)
+            return self._permit()
         raise self._rejected(self._until_probes_end(claim.reply.state, now_ms()))
-
-    def _probe(self, claim: ProbeClaim) -> Permit:
-        host = self.link.host
-        if host.observed:
-            host.emit(CircuitProbeStarted(host.name, self.name))
-        began = monotonic() if self.timed else 0.0
-        return Permit(self.snapshot.permit.era, began, claim.nonce)
 
     def _rejected(self, retry_after: float) -> CircuitOpenError:
         """Return the error of a call that is not made, and tell that it is not."""
-        host = self.link.host
-        self.snapshot.rejected_ms = now_ms()
+        host = self.sync.host
+        self.probes.note_rejected()
         if host.observed:
             host.emit(CircuitCallRejected(host.name, self.name, retry_after))
         return CircuitOpenError(self.name, retry_after)

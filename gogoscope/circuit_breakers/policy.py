@@ -11,6 +11,7 @@ from attrs.validators import optional
 from gogoscope._core.arguments import count
 from gogoscope._core.durations import duration, to_seconds, to_seconds_or_none
 from gogoscope._core.matching import Errors, errors, matches
+from gogoscope.persistence.protocols.circuit_breakers import FailureReport
 from gogoscope.persistence.validation import check_key
 
 RATE_WINDOW = 60.0
@@ -36,11 +37,7 @@ def _rate(instance: object, attribute: Attribute[Any], value: Any) -> None:
 
 @frozen(kw_only=True, eq=False)
 class CircuitPolicy:
-    """The options of a :class:`~gogoscope.CircuitBreaker`, which explains them.
-
-    ``judges_rates`` tells whether rates trip the circuit instead of a count; ``plain`` whether a
-    call that gives a value is a success, whatever the value and however long it took.
-    """
+    """The options of a :class:`~gogoscope.CircuitBreaker`, which explains them."""
 
     name: str | None = field(default=None, kw_only=False, validator=optional(_key))
     failure_threshold: int = field(default=5, validator=count())
@@ -67,8 +64,6 @@ class CircuitPolicy:
     on_state_change: Callable[[str, str, str], object] | None = field(
         default=None, validator=optional(_function)
     )
-    judges_rates: bool = field(init=False, default=False, repr=False)
-    plain: bool = field(init=False, default=True, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if self.max_reset_timeout is not None and self.max_reset_timeout < self.reset_timeout:
@@ -77,32 +72,50 @@ class CircuitPolicy:
                 f"got {self.max_reset_timeout!r}"
             )
         self._check_rates()
-        self._set("plain", not self.judges_rates and self.record_result is None)
+        if self._judges_rates and self.window is None:
+            object.__setattr__(self, "window", RATE_WINDOW)
 
-    def counts(self, error: Exception) -> bool:
+    @property
+    def _judges_rates(self) -> bool:
+        """Whether rates open the circuit, instead of a count of failures."""
+        return self.failure_rate is not None or self.slow_rate is not None
+
+    @property
+    def _plain(self) -> bool:
+        """Whether every call that returns is a success, whatever its value and its time."""
+        return not self._judges_rates and self.record_result is None
+
+    def _counts(self, error: Exception) -> bool:
         """Return whether an error of a call is a failure of what was called."""
         return matches(self.record, error) and not matches(self.ignore, error)
 
-    def open_ms(self, open_count: int) -> int:
+    def _open_ms(self, open_count: int) -> int:
         """Return how long the circuit opens after ``open_count`` times in a row, in ms."""
         if self.max_reset_timeout is None:
             return round(self.reset_timeout * 1000)
         doubled = self.reset_timeout * 2.0 ** min(open_count, 30)
         return round(min(self.max_reset_timeout, doubled) * 1000)
 
-    def window_ms(self) -> int | None:
+    def _window_ms(self) -> int | None:
         """Return the window in milliseconds, or ``None`` for failures in a row."""
         return None if self.window is None else round(self.window * 1000)
 
-    @property
-    def trips_at(self) -> int:
-        """How many failures that the store is told of trip the circuit.
+    def _report(self, reporter: str, count: int, open_count: int, quorum: int) -> FailureReport:
+        """Return what a store is told of failures.
 
-        A process whose rates are too high reports that once, and one such report is enough.
+        :param open_count: how many times in a row the circuit was open before
         """
-        return 1 if self.judges_rates else self.failure_threshold
+        return FailureReport(
+            reporter=reporter,
+            count=count,
+            # A process whose rates are too high reports that once, and one report is enough.
+            threshold=1 if self._judges_rates else self.failure_threshold,
+            open_ms=self._open_ms(open_count),
+            window_ms=self._window_ms(),
+            quorum=quorum,
+        )
 
-    def is_slow(self, took: float) -> bool:
+    def _is_slow(self, took: float) -> bool:
         """Return whether a call took too long, in seconds."""
         return self.slow_call is not None and took > self.slow_call
 
@@ -114,20 +127,12 @@ class CircuitPolicy:
                 f"slow_rate={self.slow_rate!r}"
             )
         defaults = fields(type(self))
-        if self.failure_rate is None and self.slow_rate is None:
-            if self.minimum_calls != defaults.minimum_calls.default:
-                raise ValueError(
-                    "minimum_calls is only for failure_rate and slow_rate, and neither is given"
-                )
-            return
-        if self.failure_threshold != defaults.failure_threshold.default:
+        if not self._judges_rates and self.minimum_calls != defaults.minimum_calls.default:
+            raise ValueError(
+                "minimum_calls is only for failure_rate and slow_rate, and neither is given"
+            )
+        if self._judges_rates and self.failure_threshold != defaults.failure_threshold.default:
             raise ValueError(
                 "failure_threshold counts failures, failure_rate and slow_rate judge shares of "
                 f"calls: give one or the other, got failure_threshold={self.failure_threshold!r}"
             )
-        self._set("judges_rates", True)
-        if self.window is None:
-            self._set("window", RATE_WINDOW)
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)

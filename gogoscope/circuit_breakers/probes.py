@@ -1,7 +1,21 @@
-"""The places of half-open probes: asked for in the background, and waited for only so long.
+"""Half-open probes: claimed in the background, and waited for only so long.
 
-A call that comes to a busy circuit does not wait for a store that takes its time. It is rejected
-like the one a moment before it, and the place is kept for the next, which is a moment away.
+A call to a half-open circuit needs a probe, of which the fleet has only a few at a time. The store
+grants them, which may take longer than a call may be delayed. So the claim runs in the background,
+and the call waits for it:
+
+- half a second on a quiet circuit, where a probe is worth the wait;
+- 4 ms on a busy one. If the answer comes later, the call is rejected, like those a moment before
+  it, and the probe is kept for the next call, which will come within a moment.
+
+Invariants:
+
+- A probe that was granted is used by one call, or kept, or returned; never lost. A claim whose
+  call waits no longer says which of them by :attr:`ProbeClaim.then`.
+- What is kept has a second more of its lease than a call needs, and is kept for a second only.
+  After a probe that was kept in vain, the next call waits for its own.
+- A claim that is not begun holds nothing: where the background is ended first, nothing is asked.
+- A store that is known to fail is not asked: the process grants itself probes by what it knows.
 """
 
 from __future__ import annotations
@@ -9,75 +23,123 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections import deque
 from typing import Literal
 
 import anyio
+from attrs import define, field
 
 from gogoscope._core.clock import monotonic
-from gogoscope.circuit_breakers.snapshot import ProbeClaim
-from gogoscope.circuit_breakers.sync import CircuitLink
-from gogoscope.circuit_breakers.view import now_ms
+from gogoscope.circuit_breakers.snapshot import Generation
+from gogoscope.circuit_breakers.sync import CircuitSync, now_ms
 from gogoscope.persistence.protocols.circuit_breakers import ProbeReply
-from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 
 CLAIM_SECONDS = 0.5
+"""How long a call waits for a probe of a quiet circuit, and a claim for its answer."""
 BUSY_SECONDS = 0.1
 """A circuit that rejected a call less than so many seconds ago is busy."""
 BUSY_PATIENCE = 0.004
+"""How many seconds a call waits for a probe of a busy circuit."""
 KEPT_SECONDS = 1.0
+"""For how many seconds a probe is kept."""
 
 
-class ProbePlaces:
-    """Gets the places of half-open probes of one circuit, and gives them back.
+@define(eq=False)
+class ProbeClaim:
+    """A probe that is asked for.
 
-    :param link: what ties the circuit to its store
+    ``lease`` are the seconds for which a call needs it, ``lease_ms`` the milliseconds for which it
+    is claimed. ``until`` is the time of the event loop at which it is too old to be kept.
+    ``begun`` tells that the background has begun to ask, and ``reply`` what came of it, whereupon
+    ``answered`` is fired. ``then`` says what becomes of a probe that is granted. ``generation`` is
+    that of the circuit since the probe is kept.
     """
 
-    __slots__ = ("_link",)
+    nonce: str
+    lease: float
+    lease_ms: int
+    until: float
+    begun: bool = False
+    reply: ProbeReply | None = None
+    answered: anyio.Event = field(factory=anyio.Event)
+    then: Literal["use", "keep", "return"] = "use"
+    generation: Generation | None = None
 
-    def __init__(self, link: CircuitLink) -> None:
-        self._link = link
+
+@define(eq=False)
+class ProbeClaims:
+    """The probes of a circuit that one process asks for; shared by the scopes of an event loop.
+
+    ``in_flight`` are the claims without an answer so far, ``kept`` the probes that wait for a call,
+    the oldest first. The last kept in vain was ``wasted``, and no call waited for one since. The
+    last call was rejected at ``rejected_ms``, by the wall clock.
+    """
+
+    in_flight: set[ProbeClaim] = field(factory=set)
+    kept: deque[ProbeClaim] = field(factory=deque)
+    wasted: bool = False
+    rejected_ms: int = 0
+
+
+class Probes:
+    """Gets the half-open probes of one circuit, and returns those that no call uses.
+
+    :param sync: what ties the circuit to its store
+    :param claims: what is shared with the other scopes
+    """
+
+    __slots__ = ("_claims", "_sync")
+
+    def __init__(self, sync: CircuitSync, claims: ProbeClaims) -> None:
+        self._sync = sync
+        self._claims = claims
+
+    @property
+    def in_flight(self) -> int:
+        """How many probes are asked for by now."""
+        return len(self._claims.in_flight)
+
+    def note_rejected(self) -> None:
+        """Note that a call is rejected: the circuit is busy for a moment."""
+        self._claims.rejected_ms = now_ms()
 
     def take_kept(self, lease: float) -> ProbeClaim | None:
-        """Return a place that was granted when nobody waited for it any more, if it is still good.
+        """Return a probe that is kept, if one is still good.
 
-        :param lease: how long it is needed, in seconds
+        :param lease: for how many seconds the call needs it
         """
-        snapshot = self._link.snapshot
-        while snapshot.kept:
-            claim = snapshot.kept.popleft()
-            good = monotonic() < claim.until and claim.nonce in snapshot.state.probes
+        kept = self._claims.kept
+        while kept:
+            claim = kept.popleft()
+            good = monotonic() < claim.until and self._is_known(claim)
             if good and claim.lease >= lease:
                 return claim
             self._waste(claim)
         return None
 
-    def give_back_kept(self) -> None:
-        """Give back the places that no call has taken."""
-        kept = self._link.snapshot.kept
+    def return_kept(self) -> None:
+        """Return the probes that no call has taken."""
+        kept = self._claims.kept
         while kept:
             self._waste(kept.popleft())
 
     async def claim(self, lease: float) -> ProbeClaim:
-        """Ask for a place: of the store, or by what is known here while that fails.
+        """Ask for a probe, and wait for it as long as a call may; then the claim has no reply.
 
-        A store that is known to fail is not waited for. One that does not answer is, for half a
-        second, and when the circuit is busy for no longer than a call may be delayed; then the
-        claim has no reply.
+        A cancellation returns the probe.
 
-        :param lease: how long the place is needed, in seconds
+        :param lease: for how many seconds the call needs it
         """
-        link = self._link
+        sync = self._sync
         busy = self._is_busy()
         # The time for which it may be kept must not be missing in the end.
         lease_ms = math.ceil((lease + KEPT_SECONDS if busy else lease) * 1000)
         claim = ProbeClaim(os.urandom(8).hex(), lease, lease_ms, monotonic() + KEPT_SECONDS)
-        if link.store_is_slow():
-            link.snapshot.local_probes.add(claim.nonce)
-            claim.reply = self._claim_locally(claim)
+        if sync.store_is_slow():
+            claim.reply = sync.claim_locally(claim.nonce, lease_ms, local=True)
             return claim
-        link.snapshot.claims.add(claim)
-        if not link.spawn(functools.partial(self._ask, claim)):
+        self._claims.in_flight.add(claim)
+        if not sync.spawn(functools.partial(self._ask, claim)):
             await self._ask(claim)
         if claim.reply is not None:
             return claim
@@ -85,105 +147,86 @@ class ProbePlaces:
             with anyio.move_on_after(BUSY_PATIENCE if busy else CLAIM_SECONDS):
                 await claim.answered.wait()
         except BaseException:
-            self._leave(claim, "give back")
+            self._leave(claim, "return")
             raise
         if claim.reply is None:
-            self._leave(claim, "keep" if busy else "give back")
+            self._leave(claim, "keep" if busy else "return")
         return claim
 
     def _is_busy(self) -> bool:
-        """Return whether the next call will be here so soon that it can have the place."""
-        snapshot = self._link.snapshot
-        wasted, snapshot.wasted = snapshot.wasted, False
-        return not wasted and now_ms() - snapshot.rejected_ms <= BUSY_SECONDS * 1000
+        """Return whether the next call will be here so soon that it can have the probe."""
+        claims = self._claims
+        wasted, claims.wasted = claims.wasted, False
+        return not wasted and now_ms() - claims.rejected_ms <= BUSY_SECONDS * 1000
 
-    def _leave(self, claim: ProbeClaim, then: Literal["keep", "give back"]) -> None:
-        """Wait no more, and say what becomes of a place that is granted."""
+    def _leave(self, claim: ProbeClaim, then: Literal["keep", "return"]) -> None:
+        """Wait no longer, and say what becomes of a probe that is granted."""
         claim.then = then
         if not claim.begun:  # and it never may, where asyncio itself cancels tasks
-            self._link.snapshot.claims.discard(claim)
+            self._claims.in_flight.discard(claim)
         elif claim.reply is not None and claim.reply.granted:
-            self._give_back(claim)
+            self._return(claim)
 
     async def _ask(self, claim: ProbeClaim) -> None:
-        snapshot = self._link.snapshot
-        if claim not in snapshot.claims:
+        claims = self._claims
+        if claim not in claims.in_flight:
             return
         claim.begun = True
-        reply = self._refusal()
+        reply = self._sync.refusal()
         try:
             reply = await self._answer(claim)
             if reply.granted and claim.then == "keep":
                 self._keep(claim)
-            elif reply.granted and claim.then == "give back":
-                self._give_back(claim)
+            elif reply.granted and claim.then == "return":
+                self._return(claim)
         except BaseException:
-            snapshot.wasted = snapshot.wasted or claim.then == "keep"
-            self._give_back(claim)
+            claims.wasted = claims.wasted or claim.then == "keep"
+            self._return(claim)
             raise
         finally:
-            snapshot.claims.discard(claim)
+            claims.in_flight.discard(claim)
             claim.reply = reply
             claim.answered.set()
 
+    async def _answer(self, claim: ProbeClaim) -> ProbeReply:
+        sync = self._sync
+        if sync.snapshot.verdicts:  # a probe that is returned may be the one that is asked for
+            await sync.flush()
+        if not sync.contact.failed:
+            reply = await sync.ask_for_probe(claim.nonce, claim.lease_ms, CLAIM_SECONDS)
+            if reply is not None:
+                return reply
+        reply = sync.refusal()
+        if claim.then == "use":
+            reply = sync.claim_locally(claim.nonce, claim.lease_ms, local=False)
+        if not reply.granted:  # though the store may have granted it
+            self._return(claim)
+        return reply
+
     def _keep(self, claim: ProbeClaim) -> None:
-        """Keep a place for the next call, but no longer than it is good for one."""
-        self._link.snapshot.kept.append(claim)
-        self._link.spawn(functools.partial(self._keep_until_old, claim), brief=False)
+        """Keep a probe for the next call, but no longer than it is good for one."""
+        claim.generation = self._sync.snapshot.permit.generation
+        self._claims.kept.append(claim)
+        self._sync.spawn(functools.partial(self._keep_until_old, claim), brief=False)
 
     async def _keep_until_old(self, claim: ProbeClaim) -> None:
         await anyio.sleep_until(claim.until)
-        kept = self._link.snapshot.kept
+        kept = self._claims.kept
         if claim in kept:
             kept.remove(claim)
             self._waste(claim)
 
-    async def _answer(self, claim: ProbeClaim) -> ProbeReply:
-        link = self._link
-        if link.snapshot.verdicts:  # a place that is given back may be the one that is asked for
-            await link.flush()
-        if link.snapshot.store_failed:
-            return self._without_the_store(claim)
-        limit = link.policy.half_open_probes
-        try:
-            request = link.store.claim_probe(link.name, claim.nonce, claim.lease_ms, limit)
-            reply = await link.bounded(request, CLAIM_SECONDS)
-        except TimeoutError as error:
-            # It may have been granted: there is no probe then, lest the fleet have too many.
-            link.note_store_failed(error)
-            self._give_back(claim)
-            return self._refusal()
-        except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
-            link.note_store_failed(error)
-            return self._without_the_store(claim)
-        link.note_store_answered()
-        link.learn(reply.state)
-        return reply
-
-    def _refusal(self) -> ProbeReply:
-        return ProbeReply(granted=False, state=self._link.snapshot.state)
-
-    def _without_the_store(self, claim: ProbeClaim) -> ProbeReply:
-        if claim.then == "use":
-            return self._claim_locally(claim)
-        self._give_back(claim)
-        return self._refusal()
-
-    def _claim_locally(self, claim: ProbeClaim) -> ProbeReply:
-        link = self._link
-        limit = link.policy.half_open_probes
-        state = link.snapshot.state
-        _, reply = circuit_rules.claim_probe(state, now_ms(), claim.nonce, claim.lease_ms, limit)
-        if reply.granted:
-            link.change(reply.state)
-        else:
-            self._give_back(claim)
-        return reply
+    def _is_known(self, claim: ProbeClaim) -> bool:
+        return claim.nonce in self._sync.snapshot.state.probes
 
     def _waste(self, claim: ProbeClaim) -> None:
-        """Give back a place that was kept in vain: the next call is to wait for its own."""
-        self._link.snapshot.wasted = True
-        self._give_back(claim)
+        """Return a probe that was kept in vain: the next call is to wait for its own.
 
-    def _give_back(self, claim: ProbeClaim) -> None:
-        self._link.note_verdict(claim.nonce, succeeded=None)
+        If the circuit changed meanwhile, that has ended the probe, and nothing is to be returned.
+        """
+        if self._is_known(claim) or claim.generation is self._sync.snapshot.permit.generation:
+            self._claims.wasted = True
+            self._return(claim)
+
+    def _return(self, claim: ProbeClaim) -> None:
+        self._sync.note_verdict(claim.nonce, succeeded=None)

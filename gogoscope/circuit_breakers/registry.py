@@ -11,22 +11,24 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from weakref import WeakValueDictionary
 
 import anyio
 
 from gogoscope._core.background import Home, ProcessObserver, run_nothing
 from gogoscope._core.callables import stable_name
 from gogoscope._core.context import current
-from gogoscope.circuit_breakers.circuit import Circuit
+from gogoscope._core.per_store import PerStore
+from gogoscope.circuit_breakers.circuit import Circuit, SharedCircuit
 from gogoscope.circuit_breakers.policy import CircuitPolicy
-from gogoscope.circuit_breakers.snapshot import snapshot_of
-from gogoscope.circuit_breakers.sync import CircuitLink
 from gogoscope.persistence.bundle import Persistence, unsupported
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
 from gogoscope.stores.memory import process_store
 
 REMEMBERED = 1024
+"""How many circuits are remembered that nobody uses any more, of a store and of a thread."""
 SETTLE_SECONDS = 1.0
 """How long the end of a scope waits for a store to be told what it does not know."""
 RECOVERY_SECONDS = 0.05
@@ -55,9 +57,9 @@ class Circuits:
         circuit = self._circuits.get((policy, name))
         if circuit is None:
             provider = _circuit_breakers_of(self._home.store())
-            snapshot = snapshot_of(provider, name)
-            link = CircuitLink(policy, name, provider, snapshot, self._home.spawn, self._home)
-            circuit = self._circuits[policy, name] = Circuit(link)
+            shared = shared_circuit(provider, name)
+            circuit = Circuit(policy, name, provider, shared, self._home.spawn, self._home)
+            self._circuits[policy, name] = circuit
         return circuit
 
     @property
@@ -117,12 +119,44 @@ def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
         )
     if store is not None:
         provider = _circuit_breakers_of(store)
-        snapshot = snapshot_of(provider, name)
-        link = CircuitLink(policy, name, provider, snapshot, run_nothing, ProcessObserver())
-        return Circuit(link)
+        shared = shared_circuit(provider, name)
+        return Circuit(policy, name, provider, shared, run_nothing, ProcessObserver())
     if frame is None:
         return _in_process_store(policy, name)
     return Circuits.of(frame._home).circuit(policy, name)
+
+
+class _SharedCircuits:
+    """What one event loop knows of the circuits of one store.
+
+    Those in use are kept, and those that were used last: scopes that are gone in a moment find
+    what earlier ones knew, and names that come only once are not kept for ever.
+    """
+
+    def __init__(self) -> None:
+        self._in_use: WeakValueDictionary[str, SharedCircuit] = WeakValueDictionary()
+        self._last_used: OrderedDict[str, SharedCircuit] = OrderedDict()
+
+    def of(self, name: str) -> SharedCircuit:
+        shared = self._in_use.get(name)
+        if shared is None:
+            self._in_use[name] = shared = SharedCircuit()
+        self._last_used[name] = shared
+        self._last_used.move_to_end(name)
+        if len(self._last_used) > REMEMBERED:
+            self._last_used.popitem(last=False)
+        return shared
+
+
+_shared_circuits = PerStore("shared_circuits", _SharedCircuits)
+
+
+def shared_circuit(store: CircuitBreakerStateProvider, name: str) -> SharedCircuit:
+    """Return what the current event loop knows of a circuit.
+
+    It lasts while anybody uses it, and until 1,024 others were used since, or the store is gone.
+    """
+    return _shared_circuits.of(store).of(name)
 
 
 def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
@@ -130,14 +164,15 @@ def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
     key = policy if policy.name is not None else (policy, name)
     circuit = here.circuits.get(key)
     store = process_store()
-    # Another event loop of this thread has its own, which the scopes of that loop share.
-    if circuit is None or circuit.snapshot is not snapshot_of(store, name):
+    shared = shared_circuit(store, name)
+    # What an earlier event loop of this thread shared is not what the scopes of this loop share.
+    if circuit is None or circuit.shared is not shared:
         if len(here.circuits) >= REMEMBERED:
             # Policies that are made for a single call would be kept for ever.
             here.circuits.clear()
-        snapshot = snapshot_of(store, name)
-        link = CircuitLink(policy, name, store, snapshot, _run_now, ProcessObserver())
-        circuit = here.circuits[key] = Circuit(link, lasting=True)
+        observer = ProcessObserver()
+        circuit = Circuit(policy, name, store, shared, _run_now, observer, lasting=True)
+        here.circuits[key] = circuit
     return circuit
 
 

@@ -1,28 +1,40 @@
-"""What one process knows of a circuit, and has not told the store yet."""
+"""What one process knows of a circuit: the state that it judges calls by, and what it has to send.
+
+No call waits until the store knows how it ended. A failure changes ``state`` at once, and is noted
+to be sent; what the store answers later replaces ``state``, with what is still to be sent counted
+on top of it. While the store fails, nothing replaces it, and the snapshot alone is a circuit
+breaker.
+
+Invariants:
+
+- Only the methods of a snapshot change it, each by the rules in
+  :mod:`gogoscope.persistence.rules.circuit_breakers`, which the stores follow, too.
+- ``stored`` never goes back to an older version. It is what the store showed last; ``state`` is
+  ``stored`` and everything that is still to be sent.
+- The permit of closed circuits is replaced whenever the state gets another name. A call that ends
+  with a permit of an earlier generation began before that change, and says nothing any more.
+- A failure, a success and the verdict on a probe are dropped from what is to be sent only when the
+  store has answered, or cannot count them any more.
+
+One snapshot serves all scopes of an event loop that use the circuit. Their policies may differ, so
+the policy is a parameter. Times are passed in: milliseconds since the Unix epoch, or for
+:meth:`Snapshot.judge` seconds of the event loop's clock.
+"""
 
 from __future__ import annotations
 
-import math
 import os
-from collections import OrderedDict, deque
-from typing import Literal
-from weakref import WeakValueDictionary
+from collections import deque
 
-import anyio
 from attrs import define, field, frozen
 
-from gogoscope._core.per_store import PerStore
+from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.rates import RateWindow
-from gogoscope.persistence.protocols.circuit_breakers import (
-    CircuitBreakerState,
-    CircuitBreakerStateProvider,
-    ProbeReply,
-)
-
-REMEMBERED = 1024
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, ProbeReply
+from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 
 
-class Era:
+class Generation:
     """The time between two changes of a circuit's state, known by its identity."""
 
     __slots__ = ()
@@ -30,52 +42,46 @@ class Era:
 
 @frozen(eq=False)
 class Permit:
-    """That a call may go through.
+    """Permission for one call.
 
-    ``era`` is when it was let through, ``began`` the time of the event loop if it matters,
-    ``probe`` the nonce of a half-open probe.
+    :param generation: the generation of the circuit in which the call began
+    :param began: when it began, by the event loop's clock, if slow calls count
+    :param probe: the nonce of the half-open probe that the call is, if it is one
     """
 
-    era: Era
+    generation: Generation
     began: float = 0.0
     probe: str | None = None
 
 
-@define(eq=False)
-class ProbeClaim:
-    """A place of a half-open probe that is asked for, needed for ``lease`` seconds.
+@frozen
+class Verdict:
+    """How a probe ended.
 
-    ``reply`` is what came of it. ``then`` says what becomes of a place that is granted: it is for
-    the caller to use, or, if that waits no more, to keep for the next call ``until`` a time of the
-    event loop, or to give back.
+    :param succeeded: ``None`` if the call says nothing, so that the probe is returned
+    :param open_ms: how long the circuit opens if the probe failed
     """
 
     nonce: str
-    lease: float
-    lease_ms: int
-    until: float
-    reply: ProbeReply | None = None
-    answered: anyio.Event = field(factory=anyio.Event)
-    then: Literal["use", "keep", "give back"] = "use"
-    begun: bool = False
+    succeeded: bool | None
+    open_ms: int
 
 
 def _first_permit() -> Permit:
-    return Permit(Era())
+    return Permit(Generation())
 
 
 @define(eq=False)
 class Snapshot:
-    """What one process knows of a circuit, shared by all scopes of one event loop.
+    """A circuit by the best knowledge of this process.
 
-    ``state`` is the circuit by this process's best knowledge, ``stored`` as the store last showed
-    it. ``permit`` is what a call through the closed circuit gets; it is replaced whenever the state
-    changes, so that a call which began before the change is known by its era. ``calm`` says that
-    the circuit is closed and counts no failure. The store was asked at ``asked_at`` and is to be
-    asked again at ``ask_at``, both by the wall clock. ``unsent``, ``succeeded_ms`` and ``verdicts``
-    wait to be sent; of ``local_probes`` the store never heard. ``claims`` are under way.
-    ``kept`` are places of probes that were granted when no call waited for them any more, and
-    ``wasted`` tells that no call took one; the last rejection was at ``rejected_ms``.
+    ``state`` judges calls; ``stored`` is what the store showed last. ``permit`` is what every call
+    through the closed circuit gets. ``calm`` tells that the circuit is closed and counts no
+    failure, so that a success changes nothing. ``rates`` counts calls if the policy judges rates,
+    and ``reporter`` names this process in what it reports.
+
+    To be sent are ``unsent`` failures, a success at ``succeeded_ms``, and ``verdicts``, oldest
+    first. The store never heard of ``local_probes``, so it is told no verdict on them.
     """
 
     state: CircuitBreakerState = field(factory=CircuitBreakerState)
@@ -86,59 +92,138 @@ class Snapshot:
     reporter: str = field(factory=lambda: os.urandom(6).hex())
     unsent: int = 0
     succeeded_ms: int | None = None
-    verdicts: deque[tuple[str, bool | None, int]] = field(factory=deque)
-    asked_at: float = math.inf
-    ask_at: float = -math.inf
-    first_read: anyio.Event | None = None
-    sending: anyio.Event | None = None
-    waiting_since: float = math.inf
-    refreshing: bool = False
-    claims: set[ProbeClaim] = field(factory=set)
-    kept: deque[ProbeClaim] = field(factory=deque)
-    wasted: bool = False
-    rejected_ms: int = 0
+    verdicts: deque[Verdict] = field(factory=deque)
     local_probes: set[str] = field(factory=set)
-    store_failed: bool = False
-
-    @property
-    def asked(self) -> bool:
-        """Whether the store was asked at all."""
-        return self.asked_at != math.inf
 
     @property
     def dirty(self) -> bool:
-        """Whether the store has not been told everything."""
+        """Whether there is anything to be sent."""
         return bool(self.unsent or self.succeeded_ms is not None or self.verdicts)
 
+    def learn(
+        self, stored: CircuitBreakerState, policy: CircuitPolicy, quorum: int, now_ms: int
+    ) -> None:
+        """Take over what the store showed, unless it is older than what was seen before.
 
-class _Snapshots:
-    """The snapshots of the circuits of one store: those in use, and those that were used last.
+        What is to be sent is counted on top of it. Verdicts cannot be: until they are sent, the
+        state stays as they made it.
 
-    Scopes that are gone in a moment find what earlier ones knew, and names that come only once are
-    not kept for ever.
-    """
+        :param quorum: how many processes must have reported failures to open the circuit
+        """
+        if stored.version < self.stored.version:
+            return
+        self.stored = state = stored
+        if self.succeeded_ms is not None and state.state == "closed":
+            state = circuit_rules.cleared(state, now_ms)
+        if self.unsent:
+            state = self._counted(state, self.unsent, policy, quorum, now_ms)
+        if not self.verdicts:
+            self._become(state)
 
-    def __init__(self) -> None:
-        self._known: WeakValueDictionary[str, Snapshot] = WeakValueDictionary()
-        self._last: OrderedDict[str, Snapshot] = OrderedDict()
+    def count_failures(self, count: int, policy: CircuitPolicy, quorum: int, now_ms: int) -> None:
+        """Count failures of calls; the parameters are those of :meth:`learn`."""
+        self.unsent += count
+        self._become(self._counted(self.state, count, policy, quorum, now_ms))
 
-    def of(self, name: str) -> Snapshot:
-        snapshot = self._known.get(name)
-        if snapshot is None:
-            self._known[name] = snapshot = Snapshot()
-        self._last[name] = snapshot
-        self._last.move_to_end(name)
-        if len(self._last) > REMEMBERED:
-            self._last.popitem(last=False)
-        return snapshot
+    def reset_failures(self, now_ms: int) -> None:
+        """Clear the failures of the closed circuit after a success."""
+        self.unsent = 0
+        self.succeeded_ms = now_ms
+        self._become(circuit_rules.cleared(self.state, now_ms))
 
+    def claim_probe(
+        self, nonce: str, lease_ms: int, limit: int, now_ms: int, *, local: bool
+    ) -> ProbeReply:
+        """Grant or refuse a probe without the store.
 
-_snapshots = PerStore("snapshots", _Snapshots)
+        :param local: whether the store was not asked for it, so that it is told no verdict
+        """
+        _, reply = circuit_rules.claim_probe(self.state, now_ms, nonce, lease_ms, limit)
+        if reply.granted:
+            self._become(reply.state)
+            if local:
+                self.local_probes.add(nonce)
+        return reply
 
+    def settle_probe(
+        self, nonce: str, *, succeeded: bool | None, policy: CircuitPolicy, now_ms: int
+    ) -> None:
+        """Close or open the circuit by the end of a probe; ``None`` returns the probe unused."""
+        open_ms = policy._open_ms(self.state.open_count)
+        after: CircuitBreakerState | None
+        if succeeded is None:
+            after, _ = circuit_rules.return_probe(self.state, now_ms, nonce)
+        else:
+            after, _ = circuit_rules.settle_probe(
+                self.state,
+                now_ms,
+                nonce,
+                succeeded=succeeded,
+                success_threshold=policy.success_threshold,
+                open_ms=open_ms,
+            )
+        if after is not None and after is not self.state:
+            self._become(after)
+            if after.state == "closed":
+                self.succeeded_ms = now_ms
+        if nonce in self.local_probes:
+            self.local_probes.discard(nonce)
+        else:
+            self.verdicts.append(Verdict(nonce, succeeded, open_ms))
 
-def snapshot_of(store: CircuitBreakerStateProvider, name: str) -> Snapshot:
-    """Return what the current event loop knows of a circuit.
+    def judge(self, policy: CircuitPolicy, now: float, *, failed: bool, slow: bool) -> int:
+        """Count a call of this process for a policy that judges rates.
 
-    It lasts while anybody uses it, and until 1,024 others were used since, or the store is gone.
-    """
-    return _snapshots.of(store).of(name)
+        :param now: when the call ended, by the event loop's clock
+        :returns: how many calls were failures or slow if their share is too high, else 0; the
+            count then begins anew
+        """
+        if self.rates is None:
+            assert policy.window is not None
+            self.rates = RateWindow(policy.window)
+        self.rates.add(now, failed=failed, slow=slow)
+        excess = self.rates.excess(policy.minimum_calls, policy.failure_rate, policy.slow_rate)
+        if excess:
+            self.rates.clear()
+        return excess
+
+    def take_failures(self) -> int:
+        """Return how many failures are to be sent, and count them as sent."""
+        count, self.unsent = self.unsent, 0
+        return count
+
+    def put_back_failures(self, count: int) -> None:
+        """Count failures as not sent, after all."""
+        self.unsent += count
+
+    def sent_success(self, succeeded_ms: int) -> None:
+        """Count a success as sent, unless there was a later one."""
+        if self.succeeded_ms == succeeded_ms:
+            self.succeeded_ms = None
+
+    def sent_verdict(self) -> None:
+        """Count the oldest verdict as sent."""
+        self.verdicts.popleft()
+
+    def _counted(
+        self,
+        state: CircuitBreakerState,
+        count: int,
+        policy: CircuitPolicy,
+        quorum: int,
+        now_ms: int,
+    ) -> CircuitBreakerState:
+        report = policy._report(self.reporter, count, state.open_count, quorum)
+        state, _ = circuit_rules.count_failures(state, now_ms, report)
+        return state
+
+    def _become(self, state: CircuitBreakerState) -> None:
+        """Make a state the one that calls are judged by."""
+        old, self.state = self.state.state, state
+        self.calm = state.state == "closed" and not state.failure_count
+        if state.state != old:
+            self.permit = Permit(Generation())
+            if self.rates is not None:
+                self.rates.clear()
+            if state.state == "closed":
+                self.unsent = 0

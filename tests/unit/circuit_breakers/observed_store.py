@@ -18,7 +18,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_800_000_000.0
-        for module in ("circuit", "sync", "view"):
+        for module in ("circuit", "sync"):
             monkeypatch.setattr(f"gogoscope.circuit_breakers.{module}.clock_here", lambda: self)
 
     def wall(self) -> float:

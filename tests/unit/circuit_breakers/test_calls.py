@@ -395,10 +395,21 @@ async def test_no_event_is_made_when_nobody_listens(
 
     for event in ("CircuitCallRejected", "CircuitProbeEnded", "CircuitProbeStarted"):
         monkeypatch.setattr(f"gogoscope.circuit_breakers.circuit.{event}", refuse)
-    monkeypatch.setattr("gogoscope.circuit_breakers.view.CircuitStateChanged", refuse)
+    monkeypatch.setattr("gogoscope.circuit_breakers.sync.CircuitStateChanged", refuse)
     breaker = CircuitBreaker(name, failure_threshold=1, reset_timeout=0.01)
     await trip(breaker)
     with pytest.raises(CircuitOpenError):
         await breaker.call(fine)
     await anyio.sleep(0.02)
     assert await breaker.call(fine) == 1
+
+
+def test_a_breaker_shows_what_a_user_uses() -> None:
+    shown = {name for name in dir(CircuitBreaker("name")) if not name.startswith("_")}
+    assert shown == {
+        *("name", "failure_threshold", "reset_timeout", "success_threshold", "window"),
+        *("failure_rate", "slow_call", "slow_rate", "minimum_calls", "half_open_probes"),
+        *("record", "ignore", "record_result", "max_reset_timeout", "quorum"),
+        *("refresh_interval", "on_state_change"),
+        *("call", "state", "force_open", "force_close", "reset"),
+    }

@@ -412,7 +412,7 @@ def test_the_end_of_a_scope_waits_once_for_all_that_a_circuit_has_to_tell(
             circuit = Circuits.of(s._home).circuit(breaker)
             store.fault = takes_its_time
             for number in range(9):
-                circuit.link.note_verdict(f"probe {number}", succeeded=None)
+                circuit.sync.note_verdict(f"probe {number}", succeeded=None)
             began = anyio.current_time()
         assert anyio.current_time() - began <= 2.1
 

@@ -102,7 +102,7 @@ def test_a_place_that_no_further_call_takes_is_another_processes_a_second_later(
             await anyio.sleep(0.9)
             assert not (await store.claim_probe("payments", "another", 60_000, 1)).granted
             await anyio.sleep(0.2)
-            assert not Circuits.of(s._home).circuit(breaker).snapshot.kept
+            assert not Circuits.of(s._home).circuit(breaker).shared.claims.kept
             assert (await store.claim_probe("payments", "another", 60_000, 1)).granted
 
     run(main, backend)
@@ -221,10 +221,10 @@ def test_a_claim_that_is_never_begun_blocks_no_other() -> None:
             await s.task(service)
             await anyio.sleep(6)
             service.error = None
-            link = Circuits.of(s._home).circuit(breaker).link
-            spawn, link.spawn = link.spawn, lambda work, *, brief=True: True
+            sync = Circuits.of(s._home).circuit(breaker).sync
+            spawn, sync.spawn = sync.spawn, lambda work, *, brief=True: True
             assert isinstance((await s.task(service)).error, CircuitOpenError)
-            link.spawn = spawn
+            sync.spawn = spawn
             assert (await s.task(service)).error is None
 
     run(main, "asyncio")
@@ -246,9 +246,9 @@ def test_a_claim_whose_call_is_cancelled_is_given_back(after: float, backend: Ba
             task.cancel()
             await task
             await anyio.sleep(0.2)
-            snapshot = Circuits.of(s._home).circuit(breaker).snapshot
-            assert not snapshot.claims
-            assert not snapshot.kept
+            claims = Circuits.of(s._home).circuit(breaker).shared.claims
+            assert not claims.in_flight
+            assert not claims.kept
             store.fault = fine
             assert (await s.task(service)).error is None
 

@@ -13,8 +13,8 @@ import anyio.lowlevel
 import pytest
 
 from gogoscope import CircuitBreaker, Retry, Scope, Task, scope
-from gogoscope.circuit_breakers.registry import Circuits
-from gogoscope.circuit_breakers.snapshot import REMEMBERED, Snapshot, snapshot_of
+from gogoscope.circuit_breakers.circuit import SharedCircuit
+from gogoscope.circuit_breakers.registry import REMEMBERED, Circuits, shared_circuit
 from gogoscope.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -301,20 +301,20 @@ async def test_after_the_block_nothing_is_left_though_its_errors_are_kept(
 async def test_what_is_known_of_circuits_is_kept_for_those_in_use_and_those_used_last() -> None:
     store = MemoryStore()
     breaker = CircuitBreaker()
-    made: list[weakref.ref[Snapshot]] = []
+    made: list[weakref.ref[SharedCircuit]] = []
 
     async def use(name: str) -> None:
         async with scope(persistence=store, circuit_breaker=breaker, name=name) as s:
             (await s.task(number, 1)).unwrap()
-            made.append(weakref.ref(Circuits.of(s._home).circuit(breaker).snapshot))
+            made.append(weakref.ref(Circuits.of(s._home).circuit(breaker).shared))
 
     async with scope(persistence=store, circuit_breaker=breaker, name="in use") as s:
-        in_use = Circuits.of(s._home).circuit(breaker).snapshot
+        in_use = Circuits.of(s._home).circuit(breaker).shared
         for order in range(REMEMBERED + 500):
             await use(f"order {order}")
             await use("used again and again")
-        assert snapshot_of(store, "in use") is in_use
-    again = snapshot_of(store, "used again and again")
-    assert {snapshot() for snapshot in made[1::2]} == {again}
+        assert shared_circuit(store, "in use") is in_use
+    again = shared_circuit(store, "used again and again")
+    assert {shared() for shared in made[1::2]} == {again}
     gc.collect()
-    assert sum(snapshot() is not None for snapshot in made[::2]) <= REMEMBERED
+    assert sum(shared() is not None for shared in made[::2]) <= REMEMBERED
