@@ -139,6 +139,7 @@ def test_nothing_else_lies_at_the_top_of_the_repository() -> None:
         "CHANGELOG.md",
         "LICENSE",
         "README.md",
+        "docs",
         "examples",
         "gogoscope",
         "gogoscope_dynamodb",
