@@ -57,7 +57,7 @@ CIRCLES_LEFT = (
 )
 
 # What holds one idea in more lines: the scope is signatures and docstrings.
-LONG = ("gogoscope.scopes.scope", "gogoscope.scopes.block")
+LONG = ("gogoscope.scopes.scope",)
 
 # Where an import at the top would be paid for by everybody who uses something else.
 DOORS = ("gogoscope.scopes.doors", "gogoscope.testing.pytest_plugin")

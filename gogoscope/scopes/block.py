@@ -13,11 +13,9 @@ What leaves the block is decided once, at the end, by :func:`verdict`. Until the
 outside is noted, and the steps that are left are taken shielded from it. asyncio's own cancellation
 knows no shield, but comes once: a step that it cut is taken again.
 
-``_works`` is all that runs; ``_offers`` is work whose results somebody has yet to take. It may
-have ended by itself, or may end only when they are taken.
-``_idle`` wakes the block's end when nothing but offers is left. ``_cancelling`` tells that the
-scope cancels its work, ``_why`` for what reason; ``_fatal`` is the error that the block is to
-raise, ``_timed_out`` tells that its time is over. ``_body`` is the id of the task that the body
+``_works`` is all that runs. ``_cancelling`` tells that the scope cancels it, ``_why`` for what
+reason; ``_fatal`` is the error that the block is to raise, ``_timed_out`` tells that its time is
+over. ``_body`` is the id of the task that the body
 runs in, while it does; ``_body_cancelled`` tells that the body itself was cancelled.
 ``_unshielded`` is a cancellation that knew no shield.
 """
@@ -29,14 +27,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
 from gogoscope._core.cancellation import (
     cancelled_natively,
-    end_what_never_began,
     left_by,
     pending_cancellation,
     split_cancellation,
@@ -51,30 +48,11 @@ from gogoscope.scopes.outcome import Outcome
 from gogoscope.scopes.services import Services
 from gogoscope.scopes.task import Task
 from gogoscope.scopes.unhandled import Unhandled, group_of, report, tell
+from gogoscope.scopes.works import Works
 
 T = TypeVar("T")
 
 _FROM_OUTSIDE = "cancelled from outside its scope"
-
-
-class Work(Protocol):
-    """What runs in a block: a task, or the workers of a map."""
-
-    def _stop(self) -> None:
-        """Cancel it."""
-        ...
-
-    def _end_unless_begun(self) -> None:
-        """End it if its first step was never taken."""
-        ...
-
-
-class Offer(Work, Protocol):
-    """Work that ends only when somebody takes its results, or it is closed."""
-
-    def _close(self) -> None:
-        """Cancel it, since nobody takes its results any more."""
-        ...
 
 
 def verdict(
@@ -103,9 +81,8 @@ class Block:
 
     ``cancel_reason`` is what ``cancel`` was called with.
 
-    :param home: the services of the scope
-    :param slots: what bounds how many of its tasks run at a time, ``None`` if nothing does
-    :param timeout: seconds, or ``None``
+    :param slots: bounds how many of its tasks run at a time, if anything does
+    :param timeout: in seconds
     """
 
     def __init__(
@@ -128,8 +105,7 @@ class Block:
         self._stopping = stopping
         self.cancel_reason: str | None = None
         self._unhandled = Unhandled()
-        self._works: set[Work] = set()
-        self._offers: set[Offer] = set()
+        self._works = Works()
         self._inside: set[Frame] = set()
         self._outer: Frame | None = None
         self._began = math.nan
@@ -137,7 +113,6 @@ class Block:
         self._why: str | None = None
         self._fatal: Exception | None = None
         self._timed_out = False
-        self._idle: anyio.Event | None = None
         self._used = self._ended = False
         self._group: TaskGroup | None = None
         self._cancel_scope: anyio.CancelScope | None = None
@@ -300,31 +275,19 @@ class Block:
     async def _wait_for_works(self) -> BaseException | None:
         """Wait until nothing runs; return a cancellation that came in the meantime."""
         cancelled: BaseException | None = None
-        while True:
-            if self._only_offers():
-                for offer in list(self._offers):
-                    offer._close()
-                if not self._works:
-                    return cancelled
-            self._idle = anyio.Event()
+        while not self._works.close_offers():
+            idle = self._works.idle()
             if self._cancelling:
-                await self._shielded(self._end_what_never_began)
-                cancelled = first_of(cancelled, await self._shielded(self._idle.wait))
+                await self._shielded(self._works.end_what_never_began)
+                cancelled = first_of(cancelled, await self._shielded(idle.wait))
                 continue
             try:
-                await self._idle.wait()
+                await idle.wait()
             except anyio.get_cancelled_exc_class() as raised:
                 self._note_timeout()
                 self._cancel(_FROM_OUTSIDE)
                 cancelled = raised
-
-    async def _end_what_never_began(self) -> None:
-        await end_what_never_began(list(self._works))
-        self._wake_if_idle()
-
-    def _only_offers(self) -> bool:
-        """Return whether nothing is left that could take from an offer."""
-        return self._works <= self._offers
+        return cancelled
 
     async def _close_resources(
         self, resources: AsyncExitStack, leaving: BaseException | None
@@ -409,8 +372,7 @@ class Block:
                 self._body_cancelled = True
                 self._cancel_scope.cancel(why)
             else:  # the scope's resources are closed inside its cancel scope
-                for work in list(self._works):
-                    work._stop()
+                self._works.stop()
             home = self._home
             if home.observed:
                 home.emit(ScopeCancelled(home.name, why))
@@ -429,7 +391,7 @@ class Block:
             try:
                 task._start(group)
             except BaseException:
-                self._works.discard(task)
+                self._works.ended(task)
                 raise
         return task
 
@@ -437,31 +399,12 @@ class Block:
         self, outcome: Outcome[Any], error: Exception | None, *, awaited: bool
     ) -> None:
         """Note that a task has its result."""
-        self._works.discard(outcome)
         if error is not None:
             if self._fail_fast and not self._cancelling:
                 self._fail(error, f"task {outcome.name!r} of its scope failed")
             elif not awaited:
                 self._note_unhandled(outcome, error)
-        self._wake_if_idle()
-
-    def _note_offered(self, offer: Offer) -> None:
-        """Note that work has begun which ends only when somebody takes from it."""
-        self._works.add(offer)
-        self._offers.add(offer)
-
-    def _note_closed(self, offer: Offer) -> None:
-        """Note that nobody has to take from some work any more for it to end."""
-        self._offers.discard(offer)
-
-    def _note_ended(self, work: Work) -> None:
-        """Note that nothing of some work runs any more."""
-        self._works.discard(work)
-        self._wake_if_idle()
-
-    def _wake_if_idle(self) -> None:
-        if self._idle is not None and self._only_offers():
-            self._idle.set()
+        self._works.ended(outcome)
 
     def _note_unhandled(self, outcome: Outcome[Any], error: Exception) -> None:
         """Note that nobody takes the error of a task that has ended."""

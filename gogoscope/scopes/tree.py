@@ -10,9 +10,10 @@ from types import FrameType
 from typing import Any, cast
 
 from gogoscope._core.context import Frame
-from gogoscope.scopes.block import Block, Work
+from gogoscope.scopes.block import Block
 from gogoscope.scopes.task import Task
 from gogoscope.scopes.workers import Workers
+from gogoscope.scopes.works import Work
 
 _LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120

@@ -103,7 +103,7 @@ class Workers(Generic[Item, T]):
         """
         self._block._check_open()
         if not self._block._cancelling:
-            self._block._note_offered(self)
+            self._block._works.offer(self)
             self._add_worker()
 
     def _close(self) -> None:
@@ -111,7 +111,7 @@ class Workers(Generic[Item, T]):
         if not self._delivery.empty or self.coroutines or self._live:
             self._complete = False
         self._exhausted = self._closed = True
-        self._block._note_closed(self)
+        self._block._works.taken(self)
         self._report_failure()
         unwanted = {*self.coroutines, *(task for _, task in self._delivery.take_all())}
         for task in unwanted:
@@ -185,7 +185,7 @@ class Workers(Generic[Item, T]):
         if not self._complete:
             await checkpoint()  # whoever is cancelled with the scope must not see it as an error
             raise TaskCancelled(self._block._why_cancelled())
-        self._block._note_closed(self)
+        self._block._works.taken(self)
 
     def _report_failure(self) -> None:
         """Hand an error of the source, which no consumer will get, to the scope."""
@@ -229,7 +229,7 @@ class Workers(Generic[Item, T]):
             self._report_failure()
         self._delivery.wake()
         if not self._live:
-            self._block._note_ended(self)
+            self._block._works.ended(self)
 
     async def _take_turns(self) -> None:
         delivery = self._delivery

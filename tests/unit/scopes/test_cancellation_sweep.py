@@ -105,7 +105,7 @@ class Run:
         if lost := ledger.lost():
             found.append(f"nobody saw {lost}")
         if s is not None:
-            left: list[object] = [*s._works, *s._offers, *s._inside, *s._dedupe._flights]
+            left: list[object] = [*s._works, *s._works._offers, *s._inside, *s._dedupe._flights]
             if left:
                 found.append(f"the scope still has {left}")
             if s._slots is not None and (s._slots._free != s._slots.limit or s._slots._waiting):

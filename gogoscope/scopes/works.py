@@ -1,0 +1,100 @@
+"""What runs in a block: tasks, and the workers of maps, which live and end alike.
+
+``_all`` is all that runs. ``_offers`` is work whose results somebody has yet to take: it may have
+ended by itself, or may end only when they are taken. ``_idle`` wakes the block's end when nothing
+runs that could take from an offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import anyio
+
+from gogoscope._core.cancellation import end_what_never_began
+
+
+class Work(Protocol):
+    """Something that runs in a block."""
+
+    def _stop(self) -> None:
+        """Cancel it."""
+        ...
+
+    def _end_unless_begun(self) -> None:
+        """End it if its first step was never taken."""
+        ...
+
+
+class Offer(Work, Protocol):
+    """Work that ends only when somebody takes its results, or it is closed."""
+
+    def _close(self) -> None:
+        """Cancel it, since nobody takes its results any more."""
+        ...
+
+
+class Works:
+    """All work of one block."""
+
+    __slots__ = ("_all", "_idle", "_offers")
+
+    def __init__(self) -> None:
+        self._all: set[Work] = set()
+        self._offers: set[Offer] = set()
+        self._idle: anyio.Event | None = None
+
+    def __iter__(self) -> Iterator[Work]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, work: Work) -> None:
+        """Note that work has begun."""
+        self._all.add(work)
+
+    def offer(self, offer: Offer) -> None:
+        """Note that work has begun whose results somebody has to take."""
+        self._all.add(offer)
+        self._offers.add(offer)
+
+    def taken(self, offer: Offer) -> None:
+        """Note that nobody has to take from an offer any more."""
+        self._offers.discard(offer)
+
+    def ended(self, work: Work) -> None:
+        """Note that nothing of some work runs any more."""
+        self._all.discard(work)
+        self._wake_if_idle()
+
+    def stop(self) -> None:
+        """Cancel everything."""
+        for work in list(self._all):
+            work._stop()
+
+    async def end_what_never_began(self) -> None:
+        """End what asyncio itself cancelled before its first step."""
+        await end_what_never_began(list(self._all))
+        self._wake_if_idle()
+
+    def close_offers(self) -> bool:
+        """Close the offers if nothing runs that could take from them.
+
+        :returns: whether nothing runs any more
+        """
+        if self._all <= self._offers:
+            for offer in list(self._offers):
+                offer._close()
+            return not self._all
+        return False
+
+    def idle(self) -> anyio.Event:
+        """Return an event that is set when nothing runs that could take from an offer."""
+        self._idle = anyio.Event()
+        return self._idle
+
+    def _wake_if_idle(self) -> None:
+        if self._idle is not None and self._all <= self._offers:
+            self._idle.set()
