@@ -30,31 +30,12 @@ ROOMS = (
 )
 FLOORS = {room: floor for floor, line in enumerate(ROOMS) for room in line}
 
-BACKENDS = ("gogoscope.stores", "gogoscope_dynamodb")
-OPEN_TO_BACKENDS = ("gogoscope.persistence", "gogoscope.exceptions")
-
-# What is still to be mended.
-LEFT = {
-    ("gogoscope.cache.cache", "gogoscope.cache.loading"),
-    ("gogoscope.cache.cache", "gogoscope.cache.policy"),
-    ("gogoscope.cache.decorator", "gogoscope.cache.policy"),
-    ("gogoscope.cache.loading", "gogoscope.events"),
-    ("gogoscope.stores.memory", "gogoscope._core.clock"),
-    ("gogoscope.stores.sqlite.file", "gogoscope._core.clock"),
-    ("gogoscope.stores.sqlite.file", "gogoscope._core.jitter"),
-    ("gogoscope.stores.sqlite.store", "gogoscope._core.clock"),
-    ("gogoscope.stores.sqlite.store", "gogoscope._core.durations"),
+# What the stores may import: those of this package its private ground as well, all others only
+# what is open to third parties.
+BACKENDS = {
+    "gogoscope.stores": ("gogoscope.persistence", "gogoscope.exceptions", "gogoscope._core"),
+    "gogoscope_dynamodb": ("gogoscope.persistence", "gogoscope.exceptions"),
 }
-CIRCLES_LEFT = (
-    {"gogoscope.cache.cache", "gogoscope.cache.loading"},
-    {
-        "gogoscope.scopes.block",
-        "gogoscope.scopes.pipeline",
-        "gogoscope.scopes.task",
-        "gogoscope.scopes.unhandled",
-        "gogoscope.scopes.workers",
-    },
-)
 
 # What holds one idea in more lines: the scope is signatures and docstrings.
 LONG = ("gogoscope.scopes.scope",)
@@ -144,12 +125,11 @@ def test_rooms_import_only_rooms_below(name: str) -> None:
     for target in OURS[name]:
         assert is_in(target, "gogoscope"), f"{name} imports {target}"
         is_below = room_of(target) == room or FLOORS[room_of(target)] < FLOORS[room]
-        assert is_below or (name, target) in LEFT, f"{name} imports {target}"
+        assert is_below, f"{name} imports {target}"
 
 
 def test_no_imports_go_in_a_circle() -> None:
-    found = circles(OURS)
-    assert not [circle for circle in found if not any(circle <= left for left in CIRCLES_LEFT)]
+    assert circles(OURS) == []
 
 
 def test_circles_are_found() -> None:
@@ -161,16 +141,15 @@ def test_circles_are_found() -> None:
 def test_functions_import_only_at_the_doors(name: str) -> None:
     inside = {one.target for one in IMPORTS[name] if one.inside_function}
     for target in inside & PATHS.keys():
-        assert name in DOORS or (name, target) in LEFT, f"a function of {name} imports {target}"
+        assert name in DOORS, f"a function of {name} imports {target}"
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_backends_import_only_what_third_parties_may(name: str) -> None:
-    own = next(package for package in BACKENDS if is_in(name, package))
+def test_stores_import_only_what_is_open_to_them(name: str) -> None:
+    package = next(package for package in BACKENDS if is_in(name, package))
     for target in OURS[name]:
         is_face = PATHS[name].name == "__init__.py" and target == "gogoscope._core.faces"
-        is_open = is_in(target, own, *OPEN_TO_BACKENDS) or is_face
-        assert is_open or (name, target) in LEFT, f"{name} imports {target}"
+        assert is_face or is_in(target, package, *BACKENDS[package]), f"{name} imports {target}"
 
 
 @pytest.mark.parametrize("name", [name for name in CORE if not is_in(name, "gogoscope.testing")])

@@ -417,5 +417,4 @@ class Block:
             self._unhandled.add(outcome, error)
 
     def _note_retrieved(self, outcome: Outcome[Any]) -> None:
-        """Note that somebody took an error after all."""
         self._unhandled.retrieved(outcome)
