@@ -11,7 +11,7 @@ caller loads it while all others wait. Two gates see to that:
 Whoever has passed both looks into the store once more, since the value may have come just before it
 got the lock. Then it calls the function and stores what that returned.
 
-An old value that may still be used changes who waits. Within ``stale_while_revalidate`` all callers
+An old value that may still be used changes that. Within ``stale_while_revalidate`` all callers
 get it at once, and one refresh runs beside them; a refresh does not wait for the lock, because a
 process that holds it is refreshing already. Within ``stale_if_error`` callers load as above, and
 get the old value only if that fails.

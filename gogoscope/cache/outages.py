@@ -45,8 +45,8 @@ class Outage:
     """Whether requests of one kind fail; ``effect`` says in the log what follows from that.
 
     ``failed`` is true from the first request that fails to the next that succeeds. ``ask_at`` is
-    when the store may be asked again, on the event loop's clock; an error that trying again does
-    not mend leaves it alone, and every call asks.
+    when the store may be asked again, on the event loop's clock. An error that is not retryable
+    does not move it: every call asks then, since such an answer takes no time.
     """
 
     effect: str

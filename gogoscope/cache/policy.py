@@ -63,5 +63,5 @@ def policy_of(*options: Any) -> CachePolicy:
         return CachePolicy(*options)
 
 
-# Each call of get_or_set gives its options, and mostly the same ones.
+# Every call of get_or_set passes its options, and most pass the same ones.
 _policy_of = functools.lru_cache(maxsize=256, typed=True)(CachePolicy)
