@@ -104,11 +104,12 @@ def test_the_policy_names_every_operation_that_is_called_and_no_other() -> None:
     assert granted == {f"dynamodb:{operation}" for operation in called - to_make_a_table}
 
 
-def test_two_commands_do_all_their_set_up() -> None:
-    fleet, tests = (block.strip() for block in blocks("sh"))
+def test_three_commands_do_all_their_set_up() -> None:
+    fleet, tests, long_tests = (block.strip() for block in blocks("sh"))
     set_up = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && "
     assert fleet == set_up + ".venv/bin/python examples/fleet.py"
     assert tests == set_up + ".venv/bin/python -m pytest"
+    assert long_tests == tests + " -m 'slow or engine'"
     assert (ROOT / "examples" / "fleet.py").is_file()
 
 

@@ -13,7 +13,7 @@ import pytest
 from gogoscope.persistence import open_persistence
 from gogoscope_dynamodb.client import open_client
 from tests.conformance.places import DynamoDBPlace, MemoryPlace, Place, SQLitePlace
-from tests.support.engines import Engine, new_table_name
+from tests.support.engines import DYNAMODB, Engine, new_table_name
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -50,7 +50,7 @@ def common_table_url(dynamodb_engine: Engine) -> Iterator[str]:
         anyio.run(drop)
 
 
-@pytest.fixture(params=["memory", "sqlite", "dynamodb"])
+@pytest.fixture(params=["memory", "sqlite", DYNAMODB])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Return a place of the test's own, for tests of what works over any store."""
     if request.param == "memory":

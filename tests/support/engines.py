@@ -34,6 +34,9 @@ from tests.support.dynamodb_faults import FaultyClient
 
 START_SECONDS = 60.0
 
+DYNAMODB = pytest.param("dynamodb", marks=pytest.mark.engine)
+"""The parameter of a test that asks for a fixture of this module only when it runs."""
+
 HOW_TO_GET_ONE = (
     "only moto's server is here, which is no faithful DynamoDB; for DynamoDB Local run "
     "'npm pack amplify-dynamodb-simulator', unpack it, and set DYNAMODB_LOCAL_HOME to its folder "
@@ -91,7 +94,13 @@ def _dynamodb_local(java: str, home: str) -> Iterator[str]:
         guard = subprocess.Popen(
             [
                 *(sys.executable, "-c", _GUARD),
-                *(java, "-Djava.library.path=DynamoDBLocal_lib", "-jar", "DynamoDBLocal.jar"),
+                *(
+                    java,
+                    "-Xmx256m",
+                    "-Djava.library.path=DynamoDBLocal_lib",
+                    "-jar",
+                    "DynamoDBLocal.jar",
+                ),
                 *("-inMemory", "-port", str(port)),
             ],
             cwd=home,
@@ -155,12 +164,16 @@ def _wait_until_up(url: str, server: subprocess.Popen[bytes], log: Any) -> None:
     pytest.fail(f"DynamoDB Local did not start: {log.read().decode()[-2000:]}", pytrace=False)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what no user can run: aioboto3 needs asyncio."""
-    impossible = [item for item in items if _needs_asyncio(item) and _is_on_trio(item)]
+    """Mark what needs a server, and leave out what no user can run: aioboto3 needs asyncio."""
+    for item in items:
+        if "dynamodb_engine" in getattr(item, "fixturenames", ()):
+            item.add_marker("engine")
+    impossible = {item for item in items if _needs_asyncio(item) and _is_on_trio(item)}
     if impossible:
-        config.hook.pytest_deselected(items=impossible)
-        items[:] = [item for item in items if item not in set(impossible)]
+        config.hook.pytest_deselected(items=list(impossible))
+        items[:] = [item for item in items if item not in impossible]
 
 
 def _needs_asyncio(item: pytest.Item) -> bool:

@@ -18,6 +18,7 @@ import pytest
 
 from gogoscope import Cache, open_persistence
 from gogoscope.stores.sqlite.store import SQLiteStore
+from tests.support.engines import DYNAMODB
 
 WORKER = Path(__file__).with_name("worker.py")
 LEASE = 2.0
@@ -27,7 +28,7 @@ SOON = 8.0
 Process = subprocess.Popen[str]
 
 
-@pytest.fixture(params=["sqlite", "dynamodb"])
+@pytest.fixture(params=["sqlite", DYNAMODB])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A store that several processes share."""
     if request.param == "sqlite":

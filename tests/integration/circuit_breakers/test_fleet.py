@@ -18,7 +18,7 @@ import pytest
 
 from gogoscope import open_persistence
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
-from tests.support.engines import Tables
+from tests.support.engines import DYNAMODB, Tables
 
 WORKER = Path(__file__).parent / "fleet_worker.py"
 PROCESSES = 8
@@ -27,7 +27,7 @@ PATIENCE = 60.0
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 
 
-@pytest.fixture(params=["sqlite", "dynamodb"])
+@pytest.fixture(params=["sqlite", DYNAMODB])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:////{tmp_path}/store.db"

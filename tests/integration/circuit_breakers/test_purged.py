@@ -12,13 +12,14 @@ import pytest
 from gogoscope import CircuitBreaker, CircuitOpenError, Scope, open_persistence, scope
 from gogoscope.persistence.records.circuit_breakers import CIRCUITS
 from gogoscope_dynamodb import DynamoDBAdapter
+from tests.support.engines import DYNAMODB
 
 pytestmark = pytest.mark.anyio
 
 BREAKER = CircuitBreaker("payments", failure_threshold=1, reset_timeout=60, refresh_interval=0.05)
 
 
-@pytest.fixture(params=["memory", "sqlite", "dynamodb"])
+@pytest.fixture(params=["memory", "sqlite", DYNAMODB])
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, anyio_backend_name: str
 ) -> AsyncIterator[Any]:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.engines import DYNAMODB
+
 WORKER = Path(__file__).parent / "worker.py"
 
 
-@pytest.fixture(params=["sqlite", "dynamodb"])
+@pytest.fixture(params=["sqlite", DYNAMODB])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:////{tmp_path}/store.db"

@@ -12,6 +12,7 @@ import pytest
 
 from gogoscope import open_persistence, scope
 from gogoscope.locks.queue import _queues
+from tests.support.engines import DYNAMODB
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +20,7 @@ LONG = 600
 WORKERS = 40
 
 
-@pytest.fixture(params=["sqlite", "dynamodb"])
+@pytest.fixture(params=["sqlite", DYNAMODB])
 async def stores(
     request: pytest.FixtureRequest, tmp_path: Path, anyio_backend_name: str
 ) -> AsyncIterator[tuple[Any, Any]]:

@@ -9,9 +9,10 @@ import pytest
 
 from tests.integration.locks.torture import torture
 from tests.integration.locks.torture_parts.judge import Log, Verdict, judge
+from tests.support.engines import DYNAMODB
 
 
-@pytest.mark.parametrize("persistence", ["sqlite", "dynamodb"])
+@pytest.mark.parametrize("persistence", ["sqlite", DYNAMODB])
 def test_locks_hold_under_torture(persistence: str, request: pytest.FixtureRequest) -> None:
     if persistence == "dynamodb":
         request.getfixturevalue("atomic_dynamodb")
