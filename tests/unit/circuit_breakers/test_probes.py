@@ -83,6 +83,30 @@ def test_a_place_that_no_call_took_is_given_back(until: str) -> None:
     run(main, "asyncio")
 
 
+def test_a_kept_probe_is_not_returned_when_the_circuit_has_changed_since() -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            await s.task(service)
+            service.error = None
+            await anyio.sleep(4.98)
+            assert isinstance(await promptly(s, service), CircuitOpenError)
+            store.fault = far_away
+            await anyio.sleep(0.03)
+            assert isinstance(await promptly(s, service), CircuitOpenError)
+            await anyio.sleep(0.1)
+            assert Circuits.of(s._home).circuit(breaker).shared.claims.kept
+            await breaker.reset()
+            store.requests = 0
+            await anyio.sleep(1.5)
+            assert not Circuits.of(s._home).circuit(breaker).shared.claims.kept
+            assert store.requests == 0
+
+    run(main, "asyncio")
+
+
 @BOTH
 def test_a_place_that_no_further_call_takes_is_another_processes_a_second_later(
     backend: Backend,
