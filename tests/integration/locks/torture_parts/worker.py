@@ -34,6 +34,19 @@ CREATE TABLE IF NOT EXISTS writes (
 """
 
 
+class WrongClock:
+    """The system's clock, set wrong by some seconds."""
+
+    def __init__(self, error: float) -> None:
+        self._error = error
+
+    def wall(self) -> float:
+        return time.time() + self._error
+
+    def elapsed(self) -> float:
+        return time.monotonic()
+
+
 class Resource:
     """What the locks guard: it refuses a fencing token below one that it has seen."""
 
@@ -128,7 +141,7 @@ class Worker:
 async def main(options: argparse.Namespace) -> None:
     error = CLOCK_ERRORS[options.number % len(CLOCK_ERRORS)]
     clocks: dict[str, Any] = {
-        "clock": lambda: time.time() + error,
+        "clock": WrongClock(error),
         "max_clock_skew": 2 * LARGEST_CLOCK_ERROR,
     }
     worker = Worker(options.number, options.folder, random.Random(options.seed))
