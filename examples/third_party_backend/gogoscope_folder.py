@@ -1,7 +1,7 @@
 """A store for gogoscope in a folder of plain files, one for each record.
 
 Whoever reads or changes records holds a lock of the operating system on the folder; a record is
-replaced by renaming a complete file. A process that is killed gives its lock up and leaves no
+replaced by renaming a complete file. A process that is killed releases its lock and leaves no
 half-written record behind.
 """
 
@@ -125,7 +125,7 @@ class _FolderRecords(Records):
 
     def _locked(self, work: Callable[[], Result]) -> Result:
         with (self._folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, gives it up
+            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, releases it
             return work()
 
     def _path(self, kind: Kind[Any], key: str) -> Path:

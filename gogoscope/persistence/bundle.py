@@ -12,7 +12,7 @@ from gogoscope.persistence.protocols.locks import LockProvider
 
 @frozen
 class Persistence:
-    """A store for each capability, given one by one.
+    """A store for each capability; a scope may use several stores at once.
 
     :param locks: keeps locks
     :param circuit_breakers: keeps the state of circuit breakers

@@ -1,4 +1,16 @@
-"""Stores that scopes open by URL: one for each URL and event loop, as long as any scope uses it."""
+"""Stores that scopes open by URL: one for each URL and event loop, as long as any scope uses it.
+
+The first user opens the store, later ones join it, and the last one closes it. Invariants:
+
+- A store is in ``_stores`` from before it is opened until its last user has left. Whoever comes
+  after that opens another one, even while the old one is still closing.
+- ``users`` counts everybody who has entered, those included who still wait for it to open. So a
+  user that is cancelled while it opens the store leaves it to the others, who open it anew.
+- ``guard`` lets one user at a time open it. ``opener`` is set once the store is open.
+
+The last user may be another task than the one that opened the store, since no task outlives all of
+them. What a backend registers has to allow for that.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +22,17 @@ import anyio
 from anyio.lowlevel import RunVar
 from attrs import define, field
 
+from gogoscope.persistence.protocols.store import Store
 from gogoscope.persistence.registry import open_persistence
 
 
 @define(eq=False)
 class _Shared:
-    """An open store, or one that is being opened, and how many use it."""
+    """An open store, or one that is being opened."""
 
     guard: anyio.Lock = field(factory=anyio.Lock)
-    opener: AbstractAsyncContextManager[Any] | None = None
-    store: Any = None
+    opener: AbstractAsyncContextManager[Store] | None = None
+    store: Store | None = None
     users: int = 0
 
 
@@ -27,10 +40,9 @@ _stores: RunVar[dict[str, _Shared]] = RunVar("gogoscope.persistence.shared")
 
 
 class SharedStore:
-    """Use the store of a URL for the length of a block, together with whoever names the same URL.
+    """Use the store of a URL for the length of a block, together with all who use the same URL.
 
-    The last user closes it, which may be another task than the one that opened it: no task that
-    outlives all of them is there to do both. What a backend registers has to allow for that.
+    :param url: the URL, compared letter by letter
     """
 
     def __init__(self, url: str) -> None:
@@ -51,7 +63,7 @@ class SharedStore:
                     shared.store = await opener.__aenter__()
                     shared.opener = opener
         except BaseException:
-            # It may be open: whoever opened it may have left while this one waited for its turn.
+            # It may be open, if the user that opened it left while this one waited for the guard.
             with anyio.CancelScope(shield=True):
                 await self._leave(stores, shared)
             raise
@@ -70,7 +82,6 @@ class SharedStore:
         shared.users -= 1
         if shared.users:
             return
-        # Whoever comes from now on opens another one.
         del stores[self._url]
         if shared.opener is not None:
             await shared.opener.__aexit__(None, None, None)

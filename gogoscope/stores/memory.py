@@ -54,7 +54,7 @@ class MemoryRecords(Records):
     async def transact(
         self, kind: Kind[Record], key: str, change: Change[Record, Answer]
     ) -> Answer:
-        """Read a record, apply ``change`` to it, write the outcome, and give the answer."""
+        """Read a record, apply ``change`` to it, write the outcome, and return the answer."""
         with self._guard:
             now_ms = self.now_ms()
             record = self._find(kind, key, now_ms)
@@ -66,7 +66,7 @@ class MemoryRecords(Records):
             return answer
 
     async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
-        """Replace a record, whatever it was, by what ``make`` gives for the time."""
+        """Replace a record, whatever it was, by what ``make`` returns for the time."""
         with self._guard:
             now_ms = self.now_ms()
             self._put(kind, key, make(now_ms), now_ms)
@@ -81,7 +81,7 @@ class MemoryRecords(Records):
     async def write_many(
         self, kind: Kind[Record], keys: Sequence[str], make: Callable[[str, int], Record | None]
     ) -> None:
-        """Replace records, all at once, by what ``make`` gives; ``None`` removes one."""
+        """Replace records, all at once, by what ``make`` returns; ``None`` removes one."""
         with self._guard:
             now_ms = self.now_ms()
             for key, record in [(key, make(key, now_ms)) for key in keys]:
@@ -133,7 +133,7 @@ class MemoryRecords(Records):
 
 
 class SnapshotCodec:
-    """Keeps a copy of each value, and gives copies of that, so that no caller shares a value."""
+    """Keeps a copy of each value and returns copies of that, so that no two callers share one."""
 
     def dumps(self, value: Any) -> Any:
         """Return what is kept of a value.
@@ -191,7 +191,7 @@ class MemoryStore(RecordStore):
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, or ``default`` if it has none."""
-        # The shortest way for a hit; whatever else there is to say is said by the long one.
+        # The shortest way to a hit. Everything else, errors included, is left to the long way.
         try:
             record, purge_at_ms = self._cached[self._key_prefix + key]
         except (KeyError, TypeError):

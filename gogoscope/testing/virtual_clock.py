@@ -22,9 +22,9 @@ class VirtualClock:
 
     Everything that waits for a time (``anyio.sleep``, timeouts, retries, leases, circuit breakers,
     cache expiry) sees one clock. When no task can go on, it jumps to the next time that somebody
-    waits for, so that an hour passes in a moment. A program gives the same result each time.
+    waits for, so that an hour passes in a moment. A program has the same result each time.
 
-    Real events (sockets, threads) take no virtual time: give them ``patience`` if the program
+    Real events (sockets, threads) take no virtual time: set ``patience`` if the program
     waits for them under a timeout. uvloop keeps its time in C, where it cannot be replaced: a
     program for uvloop is tested on plain asyncio.
 

@@ -10,16 +10,17 @@ from attrs import field, frozen
 CircuitState = Literal["closed", "open", "half-open", "forced-open"]
 
 DEFAULT_OPEN_MS = 30_000
-"""How long ``record_failure``, which is not told, opens a circuit."""
+"""How long ``record_failure`` opens a circuit, in milliseconds."""
 
 
 @frozen
 class CircuitBreakerState:
     """A circuit as it is stored.
 
-    ``since_ms`` is when it came into its state, ``None`` if it was never in another; ``reporters``
-    the processes that reported failures since the count began, with the time of their last one;
-    ``probes`` the half-open probes under way, with the end of their leases.
+    ``since_ms`` is when it came into its state, ``None`` if it was never in another one.
+    ``reporters`` are the processes that reported failures since the count began, each with the
+    time of its last report. ``probes`` are the half-open probes in flight, each with the end of
+    its lease.
     """
 
     state: CircuitState = "closed"
@@ -37,7 +38,7 @@ class CircuitBreakerState:
 
     @property
     def next_probe_ms(self) -> int | None:
-        """When the next probe may run at the latest, unless it may at once or never."""
+        """When the next probe may run at the latest; ``None`` if it may at once or never."""
         if self.state == "open":
             return self.open_until_ms
         return min(self.probes.values(), default=None) if self.state == "half-open" else None
@@ -45,11 +46,11 @@ class CircuitBreakerState:
 
 @frozen
 class FailureReport:
-    """Failures of one process, to be counted in one write, and what they may lead to.
+    """Failures of one process, to be counted in one write, and when they open the circuit.
 
-    ``reporter`` is the process, ``count`` how many failures, ``threshold`` how many trip,
-    ``quorum`` how many processes must have reported, ``window_ms`` the time within which they
-    count (``None``: failures in a row), ``open_ms`` how long the circuit opens if it trips.
+    ``count`` failures of the process ``reporter``. The circuit opens for ``open_ms`` at
+    ``threshold`` failures that ``quorum`` processes reported within ``window_ms``, or in a row if
+    that is ``None``.
     """
 
     reporter: str
@@ -81,18 +82,18 @@ class CircuitBreakerStateProvider(Protocol):
         ...
 
     async def record_failure(self, key: str, max_failures: int) -> int:
-        """Count one failure, open the circuit at the maximum, and give the count."""
+        """Count one failure, open the circuit at the maximum, and return the count."""
         ...
 
     async def record_success(self, key: str) -> None:
-        """Note a success: clear the failures of a closed circuit, close one whose time is over.
+        """Record a success: clear the failures of a closed circuit, or close one that may probe.
 
         A circuit that is open and whose time is not over stays open: the success is a late one.
         """
         ...
 
     async def count_failures(self, key: str, report: FailureReport) -> CircuitBreakerState:
-        """Count failures and trip the circuit when they reach threshold and quorum.
+        """Count failures, and open the circuit when they reach threshold and quorum.
 
         Failures that arrive when the circuit is not closed are late and are dropped.
         """
@@ -101,15 +102,15 @@ class CircuitBreakerStateProvider(Protocol):
     async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> ProbeReply:
         """Ask for one of at most ``limit`` probes of a circuit whose open time is over.
 
-        The probe has ``lease_ms`` to settle; then its place may be taken by another. A claim
-        whose nonce already has a place is granted: an earlier try landed.
+        The probe must settle within ``lease_ms``; after that another one may take its permit. A
+        claim whose nonce has a permit already is granted: an earlier try landed.
         """
         ...
 
     async def settle_probe(
         self, key: str, nonce: str, *, succeeded: bool, success_threshold: int, open_ms: int
     ) -> CircuitBreakerState | None:
-        """Tell how a probe ended; ``None`` if its lease had run out, so that it has no verdict.
+        """Settle a probe by how it ended; ``None`` if its lease was over.
 
         :param succeeded: ``False`` opens the circuit for ``open_ms``; ``True`` counts, and closes
             it at ``success_threshold``
@@ -117,28 +118,28 @@ class CircuitBreakerStateProvider(Protocol):
         ...
 
     async def return_probe(self, key: str, nonce: str) -> None:
-        """Give back the place of a probe that was cancelled; the next caller may have it."""
+        """Free the permit of a probe that was cancelled, for the next caller."""
         ...
 
     async def reset_failures(self, key: str, version: int) -> CircuitBreakerState | None:
-        """Set the count of a closed circuit to 0 if its version is still the one given.
+        """Set the count of a closed circuit to 0 if it is still at ``version``.
 
-        Gives the new state, or ``None`` if it had changed meanwhile.
+        Return the new state, or ``None`` if it had changed meanwhile.
         """
         ...
 
     async def force_open(self, key: str) -> CircuitBreakerState:
-        """Open a circuit, whatever it was, until ``force_close``; give the new state."""
+        """Open a circuit, whatever it was, until ``force_close``; return the new state."""
         ...
 
     async def force_close(self, key: str) -> CircuitBreakerState:
-        """Close a circuit, whatever it was, with a clean count; give the new state."""
+        """Close a circuit, whatever it was, with a clean count; return the new state."""
         ...
 
     async def reset_circuit(self, key: str) -> CircuitBreakerState:
-        """Forget what happened to a circuit, unless it is forced open; give the state as it now is.
+        """Forget what happened to a circuit, unless it is forced open; return its state.
 
-        One that nothing was ever recorded of is left so.
+        Nothing is stored for a circuit of which nothing was ever recorded.
         """
         ...
 

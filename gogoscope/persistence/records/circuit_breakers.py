@@ -43,17 +43,17 @@ class RecordCircuitBreakers(RecordCapability):
         await self._change_circuit(key, circuit_rules.replace, copied)
 
     async def record_failure(self, key: str, max_failures: int) -> int:
-        """Count one failure, open the circuit at the maximum, and give the count."""
+        """Count one failure, open the circuit at the maximum, and return the count."""
         check_count("max_failures", max_failures)
         _, count = await self._change_circuit(key, circuit_rules.record_failure, max_failures)
         return count
 
     async def record_success(self, key: str) -> None:
-        """Note a success: clear the failures of a closed circuit, close one whose time is over."""
+        """Record a success: clear the failures of a closed circuit, or close one that may probe."""
         await self._change_circuit(key, circuit_rules.record_success)
 
     async def count_failures(self, key: str, report: FailureReport) -> State:
-        """Count failures and trip the circuit when they reach threshold and quorum."""
+        """Count failures, and open the circuit when they reach threshold and quorum."""
         state, _ = await self._change_circuit(key, circuit_rules.count_failures, report)
         return state
 
@@ -67,7 +67,7 @@ class RecordCircuitBreakers(RecordCapability):
     async def settle_probe(
         self, key: str, nonce: str, *, succeeded: bool, success_threshold: int, open_ms: int
     ) -> State | None:
-        """Tell how a probe ended; ``None`` if its lease had run out, so that it has no verdict."""
+        """Settle a probe by how it ended; ``None`` if its lease was over."""
         state, verdict = await self._change_circuit(
             key,
             circuit_rules.settle_probe,
@@ -79,26 +79,26 @@ class RecordCircuitBreakers(RecordCapability):
         return None if verdict is None else state
 
     async def return_probe(self, key: str, nonce: str) -> None:
-        """Give back the place of a probe that was cancelled; the next caller may have it."""
+        """Free the permit of a probe that was cancelled, for the next caller."""
         await self._change_circuit(key, circuit_rules.return_probe, nonce)
 
     async def reset_failures(self, key: str, version: int) -> State | None:
-        """Set the count of a closed circuit to 0 if its version is still the one given."""
+        """Set the count of a closed circuit to 0 if it is still at ``version``."""
         state, done = await self._change_circuit(key, circuit_rules.reset_failures, version)
         return state if done else None
 
     async def force_open(self, key: str) -> State:
-        """Open a circuit, whatever it was, until ``force_close``; give the new state."""
+        """Open a circuit, whatever it was, until ``force_close``; return the new state."""
         state, _ = await self._change_circuit(key, circuit_rules.set_by_hand, "forced-open")
         return state
 
     async def force_close(self, key: str) -> State:
-        """Close a circuit, whatever it was, with a clean count; give the new state."""
+        """Close a circuit, whatever it was, with a clean count; return the new state."""
         state, _ = await self._change_circuit(key, circuit_rules.set_by_hand, "closed")
         return state
 
     async def reset_circuit(self, key: str) -> State:
-        """Forget what happened to a circuit, unless it is forced open; give the state as it is."""
+        """Forget what happened to a circuit, unless it is forced open; return its state."""
         state, _ = await self._change_circuit(key, circuit_rules.reset)
         return state or State()
 

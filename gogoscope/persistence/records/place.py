@@ -1,8 +1,15 @@
-"""The seam below a store: a place that reads one record, changes it and writes it, atomically.
+"""The interface below a store: a place that can read, change and write one record atomically.
 
-How a record changes is a pure function, so a place that can :meth:`~Records.transact` gets locks,
-circuit breakers and a cache from it: derive it from :class:`Records`, then pass it to
-:class:`~gogoscope.persistence.record_store.RecordStore`.
+Derive the place from :class:`Records` and pass it to
+:class:`~gogoscope.persistence.records.store.RecordStore`: that makes locks, circuit breakers and a
+cache of it. How a record changes is a pure function (:mod:`gogoscope.persistence.rules`), so all
+that a place must know is how to keep text under a kind and a key. Invariants:
+
+- ``transact`` is atomic: no other write to the record happens between its read and its write.
+- It hands the function the time after it has begun, so that a wait for others makes nobody's
+  lease longer than it is.
+- A record whose purge time is over does not exist, whether or not the place has removed it.
+- A record that was read is never changed, only replaced, so a place may keep it as it is.
 """
 
 from __future__ import annotations
@@ -27,8 +34,8 @@ P = ParamSpec("P")
 Change = Callable[[Record | None, int], tuple[Record | None, Answer]]
 """A pure function of a record (``None`` if there is none) and the time in milliseconds.
 
-It gives the new record and an answer for the caller. The very record that was passed means that
-nothing is to be written; ``None`` that the record is to be removed.
+It returns the new record and an answer for the caller. Returning the very record that was passed
+means that nothing is to be written; returning ``None``, that the record is to be removed.
 """
 
 
@@ -36,9 +43,9 @@ nothing is to be written; ``None`` that the record is to be removed.
 class Kind(Generic[Record]):
     """A kind of record: its name, how it becomes text and a record again, and when it is gone.
 
-    ``purge_at_ms(record, now_ms)`` is the time from which nobody needs the record, ``None`` for
-    never. ``load`` takes the text that ``dump`` gave, and that time. What is done with one that is
-    ``urgent`` must not wait behind other kinds, where they wait for one another.
+    ``purge_at_ms(record, now_ms)`` is the time from which on nobody needs the record, ``None`` for
+    never. ``load`` takes the text that ``dump`` returned, and that time. Where operations wait for
+    one another, those on an ``urgent`` kind go first.
     """
 
     name: str
@@ -66,7 +73,7 @@ class Records(Protocol):
     async def transact(
         self, kind: Kind[Record], key: str, change: Change[Record, Answer]
     ) -> Answer:
-        """Read a record, apply ``change`` to it, write the outcome, and give the answer.
+        """Read a record, apply ``change`` to it, write the outcome, and return the answer.
 
         ``change`` may be applied again, to a newer record, where a place finds out at the end
         that it was overtaken.
@@ -74,7 +81,7 @@ class Records(Protocol):
         ...
 
     async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
-        """Replace a record, whatever it was, by what ``make`` gives for the time."""
+        """Replace a record, whatever it was, by what ``make`` returns for the time."""
         ...
 
     async def keys(self, kind: Kind[Any], prefix: str) -> list[str]:
@@ -88,8 +95,8 @@ class Records(Protocol):
     async def read_many(self, kind: Kind[Record], keys: Sequence[str]) -> dict[str, Record]:
         """Return the records of those keys that have one.
 
-        A place that can reads all of them at once; this one, which a place inherits from here,
-        reads one by one.
+        This method, which a place inherits, reads one after the other. Override it where the
+        place can read all at once.
         """
         found: dict[str, Record] = {}
         for key in keys:
@@ -101,10 +108,10 @@ class Records(Protocol):
     async def write_many(
         self, kind: Kind[Record], keys: Sequence[str], make: Callable[[str, int], Record | None]
     ) -> None:
-        """Replace records by what ``make`` gives for key and time; ``None`` removes one.
+        """Replace records by what ``make`` returns for key and time; ``None`` removes one.
 
-        A place that can writes all of them in one transaction; this one, which a place inherits
-        from here, writes one by one.
+        This method, which a place inherits, writes one after the other. Override it where the
+        place can write all in one transaction.
         """
 
         def change(key: str) -> Change[Record, None]:
@@ -116,11 +123,12 @@ class Records(Protocol):
     async def keys_after(
         self, kind: Kind[Any], prefix: str, after: str | None
     ) -> tuple[list[str], str | None]:
-        """List a page of the keys that start with ``prefix``, and say after which key to go on.
+        """Return a page of the keys that start with ``prefix``, and the key to go on after.
 
-        :param after: what the page before said; ``None`` for the first page
-        :returns: the page, and ``None`` after the last one. This method, which a place inherits
-            from here, gives all keys in one page.
+        This method, which a place inherits, returns all keys in one page.
+
+        :param after: the second result for the page before; ``None`` for the first page
+        :returns: the page, and the key after which the next one begins, ``None`` for the last page
         """
         return await self.keys(kind, prefix), None
 

@@ -5,5 +5,5 @@ stored (``None`` for nothing) and the wall clock in milliseconds since the Unix 
 what is to be stored, and what the caller learns. Returning the very record that was passed means
 that nothing is to be written; returning ``None``, that nothing is to be kept.
 
-``purge_at_ms(record, now_ms)`` tells from when on nobody needs a record.
+``purge_at_ms(record, now_ms)`` returns the time from which on nobody needs a record.
 """

@@ -22,7 +22,7 @@ class CacheRecord:
 
     @property
     def gone_at_ms(self) -> int | None:
-        """When nobody is given it any more, ``None`` for never."""
+        """The time from which on nobody can read it, ``None`` for never."""
         return None if self.until_ms is None else self.until_ms + self.stale_ms
 
     def is_live(self, now_ms: int) -> bool:
@@ -49,12 +49,12 @@ def touch(
 
 
 def delete(record: CacheRecord | None, now_ms: int) -> tuple[None, bool]:
-    """Remove a value, and tell whether it was live."""
+    """Remove a value; the answer is whether it was live."""
     return None, record is not None and record.is_live(now_ms)
 
 
 def purge_at_ms(record: CacheRecord, now_ms: int) -> int | None:
-    """Return when nobody is given the value any more; ``None`` for never."""
+    """Return the time from which on nobody can read the value, ``None`` for never."""
     return record.gone_at_ms
 
 

@@ -73,7 +73,7 @@ def settle_probe(
 ) -> tuple[CircuitBreakerState | None, CircuitBreakerState | None]:
     """Close or open a half-open circuit by how a probe ended, if the probe still counts.
 
-    The answer is the new state, or ``None`` if another probe took the place of this one.
+    The answer is the new state, or ``None`` if the lease of the probe is over.
     """
     if state is None or state.state != "half-open" or nonce not in state.probes:
         return state, None
@@ -93,7 +93,7 @@ def settle_probe(
 def return_probe(
     state: CircuitBreakerState | None, now_ms: int, nonce: str
 ) -> tuple[CircuitBreakerState | None, None]:
-    """Let another probe take the place of one that was cancelled."""
+    """Free the permit of a probe that was cancelled."""
     if state is None or nonce not in state.probes:
         return state, None
     return _without_probe(state, nonce), None
@@ -136,7 +136,7 @@ def record_success(
 def replace(
     state: CircuitBreakerState | None, now_ms: int, new: CircuitBreakerState
 ) -> tuple[CircuitBreakerState, None]:
-    """Put a state in the place of another."""
+    """Store a state, whatever it was before."""
     return new, None
 
 

@@ -1,4 +1,19 @@
-"""A SQLite file that coroutines use: in a worker thread, beside other processes."""
+"""A SQLite file that coroutines use: in a worker thread, beside other processes.
+
+SQLite blocks, so every use of the connection is a visit to one worker thread, and the event loop
+never waits for the disk. SQLite lets one process write at a time. It would wait for the others in
+the thread, where it can neither be cancelled nor let an urgent operation go first. So its own wait
+is switched off (``timeout=0``), and an operation that finds the file busy waits on the event loop
+and tries again. Invariants:
+
+- Only the thread uses ``_connection``; the event loop only looks whether there is one.
+- An operation is one transaction, which is rolled back if anything goes wrong inside. A busy file
+  is noticed before anything is written, so trying again is safe.
+- ``_poller`` lets one task of this process try again at a time, so that many that wait do not
+  storm the file.
+- A fork must not touch the connection of its parent, not even to close it: ``_pid`` is the process
+  that opened it.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +46,6 @@ SetUp = Callable[[sqlite3.Connection, str], None]
 class SQLiteFile:
     """One connection to a file, used by one worker thread at a time.
 
-    The event loop never waits for the disk. When another process has the file, the operation
-    waits on the event loop and tries again, so that cancelling it takes effect at once.
-
     :param path: the file
     :param busy_timeout: how long to wait for other processes, in seconds
     :param set_up: makes a fresh connection to the path ready
@@ -64,7 +76,6 @@ class SQLiteFile:
 
     async def close(self) -> None:
         """Close the file once the running operation has ended; shielded from cancellation."""
-        # SQLite forbids a fork even to close the connection of its parent.
         if self._pid == os.getpid():
             try:
                 with anyio.CancelScope(shield=True):
@@ -80,7 +91,7 @@ class SQLiteFile:
     async def run(
         self, work: Callable[[sqlite3.Connection], Result], *, urgent: bool = False
     ) -> Result:
-        """Run ``work`` in the thread, as often as it takes for no other process to be in its way.
+        """Run ``work`` in the thread, and try again as long as another process has the file.
 
         :param urgent: whether it goes before others that wait for the thread
         :raises PersistenceError: if it failed, or no try succeeded within the busy timeout
@@ -106,7 +117,6 @@ class SQLiteFile:
         except _BusyError:
             deadline = monotonic() + self._busy_timeout
         pause = FIRST_PAUSE
-        # One task of this process polls for all, so that the file is not stormed.
         async with self._poller:
             while True:
                 try:
@@ -156,7 +166,7 @@ class SQLiteFile:
 
 
 class _BusyError(PersistenceError):
-    """Another process has the file just now."""
+    """Another process is writing to the file."""
 
 
 def _translated(error: sqlite3.Error, path: str) -> PersistenceError:

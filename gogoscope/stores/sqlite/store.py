@@ -31,11 +31,11 @@ class SQLiteStore(RecordStore):
     """Locks, circuit breakers and a cache in one file, for the processes of one machine.
 
     It is open inside ``async with``, and must be used by the event loop and the process that
-    entered it. Every operation is a checkpoint and one visit to a worker thread: cancelled before
-    that, it has done nothing; cancelled later, it is completed. A read of many keys is a visit, and
-    a transaction, for each thousand of them, so that others get their turn; operations on locks go
-    before the others that wait. A write survives a crash of the
-    program; one just before a loss of power may be lost, whole. The file must not be on a network
+    entered it. Every operation is a checkpoint and one visit to a worker thread. Cancelled before
+    the visit, it has done nothing; cancelled later, it is completed. A read of many keys is one
+    visit, and one transaction, for each thousand of them, so that others get their turn.
+    Operations on locks go before others that wait. A write survives a crash of the program; just
+    before a loss of power it may be lost, but only as a whole. The file must not be on a network
     drive.
 
     :param path: the file; it is made if missing, its folder is not
@@ -43,7 +43,7 @@ class SQLiteStore(RecordStore):
     :param clock: what it tells the time by
     :param codec: turns cached values into text and back; JSON if left out
     :param max_clock_skew: how much later than its lease a dead holder's lock is taken over, in
-        seconds; one machine has one clock, so 0 will do
+        seconds; one machine has one clock, so 0 is enough
     :param busy_timeout: how long an operation waits for other processes, in seconds, before it
         raises ``StoreTimeoutError``, having done nothing
     """

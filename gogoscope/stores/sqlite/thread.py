@@ -1,7 +1,16 @@
-"""A thread of one's own for calls that block, one after the other.
+"""A thread of its own for calls that block, one after the other.
 
-It takes about half of what a visit to anyio's pool of threads costs, which has to find a thread for
-each call, and has the caller yield twice on the way there.
+A visit to it costs about half of one to anyio's pool of threads, which looks for a thread at each
+call and makes the caller yield twice on the way. How it works:
+
+- ``_calls`` is the queue that wakes the thread: a call, a sign that something urgent waits, or
+  ``None`` to end. ``_urgent`` are the calls that go first; each has put one sign into the queue.
+- A call is taken exactly once: by the thread, which then makes it, or by its caller when that is
+  cancelled before, so that it is never made (``_Call.take``). Once the thread has taken it, the
+  caller waits for its end, shielded: nobody is left in doubt whether a write happened.
+- ``ended`` belongs to the event loop of the caller. The thread sets it by asking the loop to.
+- The thread holds no reference to its ``WorkerThread``: when nobody has that any more, a
+  finalizer ends the thread.
 """
 
 from __future__ import annotations
@@ -23,15 +32,14 @@ Result = TypeVar("Result")
 
 
 class ThreadGoneError(Exception):
-    """The thread was told to end, or belongs to another event loop."""
+    """The thread is to end, or belongs to another event loop."""
 
 
 class WorkerThread:
-    """Runs the blocking calls of the current event loop's tasks, first come first served.
+    """Runs the blocking calls of the current event loop's tasks, one after the other.
 
-    Urgent ones go before the others that wait.
-
-    It ends with :meth:`end`, or when nobody has it any more.
+    Urgent calls go before the others that wait. The thread ends with :meth:`end`, or when nobody
+    has this object any more.
 
     :param name: the thread's name
     """
@@ -39,7 +47,7 @@ class WorkerThread:
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[_Next] = queue.SimpleQueue()
         self._urgent: deque[_Call[Any]] = deque()
-        # asyncio's loop or trio's token: each can be told from any thread what to call soon.
+        # asyncio's loop or trio's token: both take a call from any thread.
         native: Any = current_token().native_token
         call_soon = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
         self._loop = native
@@ -49,19 +57,19 @@ class WorkerThread:
         self._end = weakref.finalize(self, self._calls.put, None)
 
     def end(self, last: Callable[[], object] | None = None) -> None:
-        """Let the thread end after the calls that it was given, and maybe a last one."""
+        """Let the thread end after the calls that wait, and after ``last`` if there is one."""
         if self._end.alive:
             if last is not None:
                 self._calls.put(_Call(last))
             self._end()
 
     async def run(self, fn: Callable[[], Result], *, urgent: bool = False) -> Result:
-        """Call a function in the thread and give its result, or raise its error.
+        """Call a function in the thread; return its result, or raise its error.
 
-        It sees the context variables of the caller. Cancelled before the function's turn, it is
-        not called; from then on its end is waited for.
+        The function sees the context variables of the caller. If the caller is cancelled before the
+        function's turn, it is not called; after that the caller waits for its end.
 
-        :raises ThreadGoneError: if the thread was told to end, or is that of another event loop
+        :raises ThreadGoneError: if the thread is to end, or belongs to another event loop
         """
         await checkpoint_if_cancelled()
         if not self._end.alive or current_token().native_token is not self._loop:
@@ -97,7 +105,7 @@ class _Call(Generic[Result]):
     _taken: threading.Lock = field(factory=threading.Lock)
 
     def take(self) -> bool:
-        """Let the thread make the call, or its caller drop it: whoever comes first may."""
+        """Return whether this is the first one to take the call: the thread, or its caller."""
         return self._taken.acquire(blocking=False)
 
     def make(self) -> None:
@@ -110,7 +118,7 @@ class _Call(Generic[Result]):
 
 
 _Next = _Call[Any] | Literal["urgent"] | None
-"""What the thread is to do: a call, an urgent one unless that was made meanwhile, or to end."""
+"""What the thread is to do: make a call, make the urgent ones that still wait, or end."""
 
 
 def _serve(
@@ -141,5 +149,5 @@ def _serve_next(
 def _make(call: _Call[Any], call_soon: Callable[[Callable[[], None]], object]) -> None:
     if call.take():
         call.make()
-    with contextlib.suppress(RuntimeError):  # The event loop has ended: nobody waits.
+    with contextlib.suppress(RuntimeError):  # The event loop has ended: nobody waits any more.
         call_soon(call.ended.set)

@@ -61,7 +61,7 @@ class OpenStore(Protocol):
     def __call__(
         self, key_prefix: str = "", clock: Clock = current_clock
     ) -> AbstractAsyncContextManager[Any]:
-        """Return an async context manager that gives the open store."""
+        """Return an async context manager of the open store."""
         ...
 
 
@@ -81,7 +81,7 @@ class Conformance:
     @pytest.fixture
     def open_store(self) -> OpenStore:
         """Return what opens a store on data of the test's own; override it."""
-        pytest.fail("override the fixture open_store: it gives what opens a store", pytrace=False)
+        pytest.fail("override the fixture open_store: it returns what opens a store", pytrace=False)
 
     @pytest.fixture
     def url(self) -> str | None:

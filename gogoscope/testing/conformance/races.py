@@ -13,7 +13,7 @@ RACE_SECONDS = 120.0
 
 
 def race(url: str, processes: int, command: str, *arguments: object) -> list[Any]:
-    """Let processes run a command of the worker at the same time; give their results.
+    """Let processes run a command of the worker at the same time, and return their results.
 
     :param url: the store's URL
     :param processes: how many

@@ -88,7 +88,7 @@ def sampled(
 
     :param argument: the name of the test's argument
     :param corpus: its values where hypothesis is not installed
-    :param strategy: given ``hypothesis.strategies``, gives what its values are drawn from
+    :param strategy: given ``hypothesis.strategies``, returns what its values are drawn from
     :param examples: how many are drawn
     """
     if importlib.util.find_spec("hypothesis") is None:

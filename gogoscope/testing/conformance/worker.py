@@ -20,7 +20,7 @@ from gogoscope import open_persistence
 
 
 async def record_failures(store: Any, key: str, tasks: str, times: str) -> list[int]:
-    """Count failures from many tasks at once; give every count that was answered."""
+    """Count failures from many tasks at once; return every count that was answered."""
     counts: list[int] = []
 
     async def fail() -> None:
@@ -31,7 +31,7 @@ async def record_failures(store: Any, key: str, tasks: str, times: str) -> list[
 
 
 async def acquire_each(store: Any, rounds: str, tasks: str) -> dict[str, list[int]]:
-    """Try to take one lock after the other from many tasks at once; give the tokens won."""
+    """Try to take one lock after the other from many tasks at once; return the tokens won."""
     won: dict[str, list[int]] = {}
 
     async def contend(key: str) -> None:
@@ -45,7 +45,7 @@ async def acquire_each(store: Any, rounds: str, tasks: str) -> dict[str, list[in
 
 
 async def take_turns(store: Any, key: str, turns: str, counter: str) -> list[tuple[int, int]]:
-    """Hold one lock a number of times; give each token and the counter that the lock guards."""
+    """Hold one lock a number of times; return each token and the counter that the lock guards."""
     seen: list[tuple[int, int]] = []
     file = Path(counter)
     while len(seen) < int(turns):
@@ -62,7 +62,7 @@ async def take_turns(store: Any, key: str, turns: str, counter: str) -> list[tup
 
 
 async def claim_probes(store: Any, key: str, tasks: str) -> list[str]:
-    """Ask for half-open probes of one circuit from many tasks at once; give those granted."""
+    """Ask for half-open probes of one circuit from many tasks at once; return those granted."""
     granted: list[str] = []
 
     async def claim(nonce: str) -> None:
@@ -74,7 +74,7 @@ async def claim_probes(store: Any, key: str, tasks: str) -> list[str]:
 
 
 async def set_if_absent(store: Any, keys: str, tasks: str) -> list[str]:
-    """Set what is absent from many tasks at once; give the keys that were set."""
+    """Set what is absent from many tasks at once; return the keys that were set."""
     won: list[str] = []
 
     async def contend(key: str) -> None:
