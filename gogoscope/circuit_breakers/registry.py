@@ -9,7 +9,6 @@ event loop finds the circuits of an earlier one of its thread as good as its own
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -20,6 +19,7 @@ import anyio
 from gogoscope._core.background import Home, ProcessObserver, run_nothing
 from gogoscope._core.callables import stable_name
 from gogoscope._core.context import current
+from gogoscope._core.forks import after_fork
 from gogoscope._core.per_store import PerStore
 from gogoscope.circuit_breakers.circuit import Circuit, SharedCircuit
 from gogoscope.circuit_breakers.policy import CircuitPolicy
@@ -200,8 +200,7 @@ def _run_now(work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bo
 @functools.cache
 def _forget_after_fork() -> None:
     """Let a forked process, which has a store of its own, not use the circuits of its parent."""
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_forget_all)
+    after_fork(_forget_all)
 
 
 def _forget_all() -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gogoscope._core.arguments import check_count
     from gogoscope._core.clock import Clock, current_clock, monotonic
     from gogoscope._core.durations import seconds
+    from gogoscope._core.forks import after_fork
+    from gogoscope._core.jitter import jittered
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_claims import acquire_once
     from gogoscope.persistence.lock_handle import LockHandle
@@ -89,6 +91,7 @@ __all__ = [
     "Records",
     "Store",
     "acquire_once",
+    "after_fork",
     "check_count",
     "check_key",
     "check_key_prefix",
@@ -101,6 +104,7 @@ __all__ = [
     "current_clock",
     "describe_holder",
     "glob_matcher",
+    "jittered",
     "literal_start",
     "lock_rules",
     "monotonic",
@@ -119,6 +123,8 @@ if not TYPE_CHECKING:
                 "monotonic",
             ),
             "gogoscope._core.durations": ("seconds",),
+            "gogoscope._core.forks": ("after_fork",),
+            "gogoscope._core.jitter": ("jittered",),
             "gogoscope.persistence.bundle": ("Persistence",),
             "gogoscope.persistence.lock_claims": ("acquire_once",),
             "gogoscope.persistence.lock_handle": ("LockHandle",),

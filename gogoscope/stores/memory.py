@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,13 +12,22 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from gogoscope._core.clock import Clock, current_clock
+from gogoscope.persistence import (
+    Answer,
+    Change,
+    Clock,
+    Codec,
+    Kind,
+    PersistenceURL,
+    Record,
+    Records,
+    RecordStore,
+    after_fork,
+    check_key_prefix,
+    current_clock,
+)
 from gogoscope.persistence.records.cache import CACHE
-from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
-from gogoscope.persistence.records.store import RecordStore
-from gogoscope.persistence.url import PersistenceURL
-from gogoscope.persistence.validation import check_key_prefix
-from gogoscope.persistence.values import Codec, check_value, copied
+from gogoscope.persistence.values import check_value, copied
 
 SWEPT_PER_WRITE = 4
 
@@ -236,10 +244,10 @@ def from_url(url: PersistenceURL) -> MemoryStore:
 
 
 def _named_store(name: str) -> MemoryStore:
-    process_and_name = (os.getpid(), name)
     # setdefault, since two threads that come first at once must get the same store.
-    return _stores.get(process_and_name) or _stores.setdefault(process_and_name, MemoryStore())
+    return _stores.get(name) or _stores.setdefault(name, MemoryStore())
 
 
-_stores: dict[tuple[int, str], MemoryStore] = {}
+_stores: dict[str, MemoryStore] = {}
+after_fork(_stores.clear)
 _ABSENT: tuple[Any, float] = (None, -math.inf)

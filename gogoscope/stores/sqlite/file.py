@@ -25,8 +25,6 @@ from typing import TypeVar
 
 import anyio
 
-from gogoscope._core.clock import monotonic
-from gogoscope._core.jitter import jittered
 from gogoscope.exceptions import (
     CorruptRecordError,
     PersistenceError,
@@ -34,6 +32,7 @@ from gogoscope.exceptions import (
     StoreConnectionError,
     StoreTimeoutError,
 )
+from gogoscope.persistence import jittered, monotonic
 from gogoscope.stores.sqlite.thread import ThreadGoneError, WorkerThread
 
 FIRST_PAUSE = 0.001

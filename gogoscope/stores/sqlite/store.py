@@ -9,15 +9,22 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from gogoscope._core.clock import Clock, current_clock
-from gogoscope._core.durations import seconds
 from gogoscope.exceptions import CorruptRecordError, InvalidURLError
-from gogoscope.persistence.paging import KEYS_PER_PAGE
-from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
-from gogoscope.persistence.records.store import RecordStore
-from gogoscope.persistence.url import PersistenceURL
-from gogoscope.persistence.validation import check_key_prefix
-from gogoscope.persistence.values import Codec
+from gogoscope.persistence import (
+    KEYS_PER_PAGE,
+    Answer,
+    Change,
+    Clock,
+    Codec,
+    Kind,
+    PersistenceURL,
+    Record,
+    Records,
+    RecordStore,
+    check_key_prefix,
+    current_clock,
+    seconds,
+)
 from gogoscope.stores.sqlite.file import SQLiteFile
 from gogoscope.stores.sqlite.schema import set_up
 
