@@ -1,8 +1,8 @@
-"""Who is told of events, and who runs work beside the tasks.
+"""How a capability and the scope that uses it know each other.
 
-A capability knows the scope that uses it only as its :class:`Home`, so that neither has to know the
-inside of the other: the scope offers its store, its background and its events, and the capability
-attaches a :class:`Service` of its own, which the scope settles when its tasks have ended.
+A capability knows the scope only as its :class:`Home`, which offers a store, background work and
+events. The scope knows the capability only as a :class:`Service` that is attached to it, and
+settles the service when its tasks have ended. Neither knows the inside of the other.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ S = TypeVar("S", bound="Service")
 
 
 class Observer(Protocol):
-    """Who is told of events: a scope, or the process where there is none."""
+    """Receives events: a scope, or the process outside of any scope."""
 
     @property
     def name(self) -> str:
-        """Its name, which events carry; empty for the process."""
+        """The name in its events; empty for the process."""
         ...
 
     @property
     def observed(self) -> bool:
-        """Whether anybody wants its events."""
+        """Whether anybody listens to its events."""
         ...
 
     def emit(self, event: Event) -> None:
-        """Send an event to those who want it."""
+        """Send an event to those who listen."""
         ...
 
 
@@ -46,7 +46,7 @@ class Spawn(Protocol):
 
 
 class Service(Protocol):
-    """What a capability has to finish with its store when a scope ends."""
+    """What a capability has to finish when a scope ends."""
 
     @property
     def patience(self) -> float:
@@ -54,7 +54,7 @@ class Service(Protocol):
         ...
 
     async def settle(self) -> None:
-        """Tell the store everything, and release what is held, after the last task.
+        """Send the store what it does not know yet, and release what is held, after the last task.
 
         The scope shields and bounds it.
         """
@@ -62,7 +62,7 @@ class Service(Protocol):
 
 
 class Home(Observer, Protocol):
-    """A scope, as capabilities know it."""
+    """A scope, as its capabilities know it."""
 
     @property
     def spawn(self) -> Spawn:
@@ -70,9 +70,9 @@ class Home(Observer, Protocol):
         ...
 
     def check_open(self) -> object:
-        """Raise outside of the scope's block.
+        """Make sure that the scope's block is open.
 
-        :raises ScopeClosedError: there
+        :raises ScopeClosedError: if it is not
         """
         ...
 
@@ -81,12 +81,12 @@ class Home(Observer, Protocol):
         ...
 
     def attach(self, kind: type[S], make: Callable[[Home], S]) -> S:
-        """Return the scope's only service of a kind, made when it is first asked for."""
+        """Return the scope's only service of a kind, made when it is first used."""
         ...
 
 
 class ProcessObserver:
-    """The process, as the user of what is outside of any scope."""
+    """Receives the events of what is used outside of any scope."""
 
     __slots__ = ()
 
@@ -109,5 +109,5 @@ def tell_subscribers(event: Event) -> None:
 
 
 def run_nothing(work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bool:
-    """Run no work, where there is no background."""
+    """Run no work: there is no background."""
     return False

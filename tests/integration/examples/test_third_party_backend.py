@@ -36,7 +36,7 @@ def run(tmp_path: Path, *arguments: str | Path) -> str:
     return finished.stdout
 
 
-def test_it_passes_the_kit(tmp_path: Path) -> None:
+def test_the_example_backend_passes_the_kit(tmp_path: Path) -> None:
     output = run(
         tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 't'}"
     )
@@ -44,7 +44,7 @@ def test_it_passes_the_kit(tmp_path: Path) -> None:
     assert "skipped" not in output
 
 
-def test_the_main_job_runs_on_it_unchanged(tmp_path: Path) -> None:
+def test_the_fleet_runs_on_the_example_backend_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "fleet"
     folder.mkdir()
     fleet = ("--orders", "40", "--workers", "2", "--persistence", f"folder://{folder}")
@@ -52,5 +52,5 @@ def test_the_main_job_runs_on_it_unchanged(tmp_path: Path) -> None:
     assert "40 of 40" in output
 
 
-def test_it_stays_an_afternoons_work() -> None:
+def test_the_example_backend_stays_short() -> None:
     assert len((BACKEND / "gogoscope_folder.py").read_text().splitlines()) < 150
