@@ -1,8 +1,7 @@
 """A store for gogoscope in a folder of plain files, one for each record.
 
-Whoever reads or changes records holds a lock of the operating system on the folder; a record is
-replaced by renaming a complete file. A process that is killed releases its lock and leaves no
-half-written record behind.
+Every access holds a lock of the operating system, and a record is replaced by renaming a complete
+file. So a process that is killed releases its lock and leaves no half-written record behind.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import anyio
-import anyio.to_thread
+from anyio import CapacityLimiter, to_thread
 
 from gogoscope.exceptions import InvalidURLError, PersistenceError
 from gogoscope.persistence import (
@@ -39,11 +37,7 @@ class FolderStore(RecordStore):
     """Locks, circuit breakers and a cache in a folder; open inside ``async with``."""
 
     def __init__(
-        self,
-        folder: str | Path,
-        *,
-        key_prefix: str = "",
-        clock: Clock = current_clock,
+        self, folder: str | Path, *, key_prefix: str = "", clock: Clock = current_clock
     ) -> None:
         self._folder = _FolderRecords(Path(folder), clock)
         super().__init__(self._folder, key_prefix=key_prefix)
@@ -68,10 +62,10 @@ class _FolderRecords(Records):
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self._clock = clock
-        self._threads: anyio.CapacityLimiter | None = None
+        self._threads: CapacityLimiter | None = None
 
     async def open(self) -> None:
-        self._threads = anyio.CapacityLimiter(1)
+        self._threads = CapacityLimiter(1)
         try:
             await self._in_thread(lambda: None)
         except BaseException:
@@ -119,7 +113,7 @@ class _FolderRecords(Records):
         if self._threads is None:
             raise PersistenceError(f"the store in {self._folder} is not open; use 'async with'")
         try:
-            return await anyio.to_thread.run_sync(self._locked, work, limiter=self._threads)
+            return await to_thread.run_sync(self._locked, work, limiter=self._threads)
         except OSError as error:
             raise PersistenceError(f"the store in {self._folder} failed: {error}") from error
 
