@@ -8,12 +8,11 @@ others; when the last one is cancelled, so is the task.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any, TypeVar
 
 from gogoscope.events import OnError
 from gogoscope.exceptions import TaskCancelled
-from gogoscope.scopes.outcome import Parent
 from gogoscope.scopes.results import Err
 from gogoscope.scopes.task import Task
 
@@ -36,13 +35,12 @@ class Follower(Task[T_co]):
 
     __slots__ = ("_flight",)
 
-    def __init__(
-        self, parent: Parent, flight: Flight, name: str | None, on_error: OnError | None
-    ) -> None:
-        super().__init__(parent, None, (), name or flight.task.name, None, on_error)
+    def __init__(self, flight: Flight, name: str | None, on_error: OnError | None) -> None:
+        task = flight.task
+        super().__init__(task._parent, None, (), name or task.name, None, on_error)
         self._flight = flight
         self._began = time.monotonic()
-        flight.task._attach()
+        task._attach()
         flight.followers.add(self)
 
     def _comes_from(self, task: Task[Any]) -> bool:
@@ -91,23 +89,25 @@ class Dedupe:
         return len(self._flights)
 
     def join(
-        self,
-        key: Hashable,
-        parent: Parent,
-        start: Callable[[], Task[T]],
-        name: str | None,
-        on_error: OnError | None,
-    ) -> Follower[T]:
-        """Return a handle for the outcome of the task with a key, started if none runs."""
+        self, key: Hashable, name: str | None, on_error: OnError | None
+    ) -> Follower[Any] | None:
+        """Return a handle for the outcome of the task with a key, if one runs."""
         flight = self._flights.get(key)
         if flight is None or flight.task._cancel_requested:
-            flight = Flight(start())
-            if not flight.task.done:
-                self._flights[key] = flight
-                flight.task._watcher = lambda: self._land(key, flight)
-        follower: Follower[T] = Follower(parent, flight, name, on_error)
-        if flight.task.done:
+            return None
+        return Follower(flight, name, on_error)
+
+    def share(
+        self, key: Hashable, task: Task[T], name: str | None, on_error: OnError | None
+    ) -> Follower[T]:
+        """Return a handle for the outcome of a task, which others join while it runs."""
+        flight = Flight(task)
+        follower: Follower[T] = Follower(flight, name, on_error)
+        if task.done:
             follower._land()
+        else:
+            self._flights[key] = flight
+            task._watcher = lambda: self._land(key, flight)
         return follower
 
     def _land(self, key: Hashable, flight: Flight) -> None:

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, TypeVarTuple
-
-from anyio.abc import TaskGroup
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, TypeVarTuple
 
 from gogoscope._core.arguments import check_name, check_observer
 from gogoscope._core.callables import (
@@ -110,23 +108,14 @@ class Scope(Combinators):
             nets = self._own_nets[0] if self._own_nets else self._safety_nets()
         else:
             nets = self._safety_nets(TaskOptions(timeout, retry, circuit_breaker, priority))
-        if dedupe is None:
-            return self._run(group, fn, args, name, nets, on_error)
-        start = partial(self._run, group, fn, args, name, nets, on_error)
-        return self._dedupe.join(dedupe, self, start, name, on_error)
-
-    def _run(
-        self,
-        group: TaskGroup,
-        fn: Callable[..., Awaitable[T]],
-        args: tuple[Any, ...],
-        name: str | None,
-        nets: SafetyNets | None,
-        on_error: OnError | None,
-    ) -> Task[T]:
-        """Start a task whose arguments were checked; only now does it stand in line for a slot."""
+        if dedupe is not None:
+            joined = self._dedupe.join(dedupe, name, on_error)
+            if joined is not None:
+                return joined
+        # Only now does it stand in line for a slot.
         guard = None if nets is None or self._cancelling else nets()
-        return self._start(Task(self, fn, args, name, guard, on_error), group)
+        task = self._start(Task(self, fn, args, name, guard, on_error), group)
+        return task if dedupe is None else self._dedupe.share(dedupe, task, name, on_error)
 
     def _safety_nets(self, options: TaskOptions | None = None) -> SafetyNets | None:
         """Return what surrounds tasks with these options, ``None`` if nothing does.

@@ -222,7 +222,9 @@ class Task(Outcome[T_co]):
         self._name = self.name
         self._fn = self._guard = self._children = None
         self._args = ()
-        super()._end(result)
+        self._result = result
+        if self._ended is not None:
+            self._ended.set()
 
     def _settle(self, result: Ok[Any] | Err) -> None:
         self._end(result)

@@ -67,7 +67,8 @@ class Works:
     def ended(self, work: Work) -> None:
         """Note that nothing of some work runs any more."""
         self._all.discard(work)
-        self._wake_if_idle()
+        if self._idle is not None:
+            self._wake_if_idle()
 
     def stop(self) -> None:
         """Cancel everything."""
