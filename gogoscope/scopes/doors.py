@@ -42,7 +42,7 @@ def circuit(home: Home, policy: CircuitBreaker) -> Circuit:
     """Return the circuit of a policy in a scope's store."""
     from gogoscope.circuit_breakers.registry import Circuits
 
-    return Circuits.of(home).circuit(policy)
+    return home.attach(Circuits, Circuits).circuit(policy)
 
 
 def check_circuit_breaker(option: object) -> CircuitBreaker:

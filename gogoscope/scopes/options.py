@@ -100,7 +100,8 @@ class TaskOptions:
     priority: float = 0
 
     def __attrs_post_init__(self) -> None:
-        check_priority(self.priority)
+        if self.priority != 0:
+            check_priority(self.priority)
 
     def safety_nets(self, scope: ScopeOptions, home: Home) -> SafetyNets | None:
         """Return what surrounds such a task in a scope, ``None`` if nothing does.

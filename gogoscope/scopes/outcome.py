@@ -129,21 +129,25 @@ class Outcome(Generic[T_co]):
         """
         if self._result is None:
             self._refuse_circle()
-            if self._began is None and cancelled_natively():
-                await end_what_never_began([self])
-            async with lent_to(self._parent._slots):
-                await self._end_of_it().wait()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        if self._began is None and cancelled_natively():
+            await end_what_never_began([self])
+        async with lent_to(self._parent._slots):
+            await self._end_of_it().wait()
 
     def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
         if self._result is None:
             self._refuse_circle()
             self._attach()
             try:
-                direct = self._began is not None or not cancelled_natively()
-                if direct and self._parent._slots is None:
+                if self._parent._slots is None and (
+                    self._began is not None or not cancelled_natively()
+                ):
                     yield from self._end_of_it().wait().__await__()
                 else:
-                    yield from self.wait().__await__()
+                    yield from self._wait().__await__()
             except BaseException:
                 self._detach(abandoned=True)
                 raise

@@ -74,29 +74,29 @@ class Pipeline:
 
     async def _in_slot(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
         slot = self._slot
-        if slot is None:
-            return await self._retried(task, deadline)
-        await slot.hold()
-        task._slot = slot
-        try:
-            return await self._retried(task, deadline)
-        finally:
-            task._slot = None
-            slot.leave()
-
-    def _retried(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
+        if slot is not None:
+            await slot.hold()
+            task._slot = slot
         attempt = self._bounded if self._circuit is None else self._guarded
-        if self._retry is None:
-            return attempt(task, deadline)
-        tell = partial(_tell_retry, task) if task._home.observed else None
-        return self._retry._repeat(tell, attempt, task, deadline)
+        try:
+            if self._retry is None:
+                return await attempt(task, deadline)
+            tell = partial(_tell_retry, task) if task._parent._home.observed else None
+            return await self._retry._repeat(tell, attempt, task, deadline)
+        finally:
+            if slot is not None:
+                task._slot = None
+                slot.leave()
 
     async def _guarded(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
         circuit = self._circuit
         assert circuit is not None
         permit = circuit.admit_now() or await circuit.admit(self._longest_call())
         try:
-            value = await self._bounded(task, deadline)
+            if self._attempt_timeout is None:
+                value = await task._call()
+            else:
+                value = await self._bounded(task, deadline)
         except AttemptTimeoutError:
             circuit.failed(permit)
             raise

@@ -76,7 +76,7 @@ class Task(Outcome[T_co]):
         super().__init__(parent, on_error)
         self._fn = fn
         self._args = args
-        self._name = name
+        self._name = callable_name(fn) if name is None else name
         self._guard = guard
         self._cancel_requested = False
         self._cancel_reason: str | None = None
@@ -90,7 +90,7 @@ class Task(Outcome[T_co]):
     @property
     def name(self) -> str:
         """The name given, else that of the function."""
-        return self._name if self._name is not None else callable_name(self._fn)
+        return self._name
 
     @property
     def scope(self) -> Parent:
@@ -135,7 +135,7 @@ class Task(Outcome[T_co]):
         """Run the task in a task group from the next checkpoint on."""
         coroutine = self._run()
         try:
-            self._handle = group.create_task(coroutine, name=self.name)
+            self._handle = group.create_task(coroutine, name=self._name)
         except BaseException:
             coroutine.close()  # there is no event loop here: this is another thread
             raise
@@ -219,7 +219,6 @@ class Task(Outcome[T_co]):
         )
 
     def _end(self, result: Ok[Any] | Err) -> None:
-        self._name = self.name
         self._fn = self._guard = self._children = None
         self._args = ()
         self._result = result

@@ -84,7 +84,7 @@ def _known_wait(frame: FrameType, outer: FrameType | None) -> str | None:
             return "a slot"
         case "acquire" if "key" in names:
             return f"lock {names['key']!r}"
-        case "Outcome.__await__" | "Outcome.wait":
+        case "Outcome.__await__" | "Outcome._wait":
             return f"task {names['self'].name}"
         case "Block._end":
             return f"the tasks of {names['self'].name}"

@@ -72,13 +72,19 @@ async def test_rule_12_map_gives_results_in_order(source: str, limit: int | None
 
 @pytest.mark.parametrize("source", ["sync", "async"])
 async def test_rule_12_as_completed_gives_items_and_results_as_they_come(source: str) -> None:
-    async def sleep(number: int) -> int:
-        await anyio.sleep(number * 0.02)
+    ended = {number: anyio.Event() for number in range(4)}
+    ended[0].set()
+
+    async def after_the_one_before(number: int) -> int:
+        await ended[number - 1].wait()
         return number * 2
 
     items: Any = [3, 1, 2] if source == "sync" else aiter_of([3, 1, 2])
+    seen: list[tuple[int, int | None]] = []
     async with scope() as s:
-        seen = [(item, result.value) async for item, result in s.as_completed(sleep, items)]
+        async for item, result in s.as_completed(after_the_one_before, items):
+            seen.append((item, result.value))
+            ended[item].set()
     assert seen == [(1, 2), (2, 4), (3, 6)]
 
 
