@@ -76,7 +76,7 @@ class BackendUnavailableError(GogoscopeError, ImportError):
     """A backend is registered, but a package that it needs is not installed."""
 
 
-class TaskCancelled(GogoscopeError):  # noqa: N818 - the name that the design gives it
+class TaskCancelled(GogoscopeError):  # noqa: N818 - a result, named for what happened
     """The result of a task that was cancelled; ``reason`` says why."""
 
     def __init__(self, reason: str | None = None) -> None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_python(program: str) -> str:
-    """Run a program in a fresh interpreter with warnings as errors, and give what it printed."""
+    """Run a program in a fresh interpreter with warnings as errors, and return what it printed."""
     command = [sys.executable, "-W", "error", "-c", program]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert finished.returncode == 0, finished.stderr

@@ -38,7 +38,7 @@ def unwrapped(raised: BaseException) -> BaseException:
 
 
 def left_by(scope: anyio.CancelScope, leaving: BaseException | None) -> BaseException | None:
-    """Leave a cancel scope with an exception; give what is left of it."""
+    """Leave a cancel scope with an exception; return what leaves it."""
     try:
         if leaving is None:
             scope.__exit__(None, None, None)
@@ -134,6 +134,6 @@ async def end_what_never_began(works: Iterable[Begins]) -> None:
     """
     if on_asyncio():
         with anyio.CancelScope(shield=True):
-            await checkpoint()  # what is left to begin does so
+            await checkpoint()  # what can still begin does so
         for work in works:
             work._end_unless_begun()

@@ -51,9 +51,9 @@ class CircuitBreaker(CircuitPolicy):
     :param slow_call: seconds after which a call is slow, whether or not it fails
     :param slow_rate: the share of slow calls that opens the circuit, as ``failure_rate`` does
     :param minimum_calls: calls of one process within ``window`` before it judges a rate
-    :param half_open_probes: calls let through at a time, in the whole fleet, while half-open
+    :param half_open_probes: calls admitted at a time, in the whole fleet, while half-open
     :param record: errors that are failures: exception types, or a predicate of the error. Timeouts
-        of the task and of a try always are; cancellation never is.
+        of the task and of an attempt always are; cancellation never is.
     :param ignore: errors that count as nothing, though ``record`` covers them
     :param record_result: a predicate of the value of a call: ``True`` counts it as a failure. The
         caller gets the value all the same.

@@ -1,6 +1,6 @@
-"""A circuit at work: which calls it lets through, and what it makes of how they end.
+"""A circuit at work: which calls it admits, and what it learns from how they end.
 
-The way of a call: :meth:`Circuit.admit_now` gives it a permit if the circuit is closed, by the
+The way of a call: :meth:`Circuit.admit_now` grants a permit if the circuit is closed, by the
 snapshot alone; else :meth:`Circuit.admit` makes it a half-open probe, or rejects it. When the call
 has ended, exactly one of ``returned``, ``raised``, ``failed`` and ``abandoned`` is told of it, with
 the permit. None of them suspends: what the store must know is sent in the background.

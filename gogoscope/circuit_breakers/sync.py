@@ -212,7 +212,7 @@ class CircuitSync:
             request = self.store.claim_probe(self.name, nonce, lease_ms, limit)
             reply = await self._bounded(request, bound)
         except TimeoutError as error:
-            # It may have been granted: there is no probe then, lest the fleet have too many.
+            # It may have been granted, so there is no probe: the fleet could have too many.
             self._note_failed(error)
             self.note_verdict(nonce, succeeded=None)
             return self.refusal()

@@ -129,7 +129,7 @@ class Combinators(Block):
         :param fn: an async function of one item
         :param items: any iterable or async iterable, taken from only as far as needed
         :param limit: how many items may run, or wait to be delivered, at a time; 100 if left out
-        :param timeout: seconds for all tries of one item together
+        :param timeout: seconds for all attempts of one item together
         :param retry: a policy, a number of attempts, or ``False``
         :param circuit_breaker: a policy, or ``False``
         :raises TypeError: if ``fn`` or ``items`` are not what they must be

@@ -17,8 +17,8 @@ T = TypeVar("T")
 class Mapped(Generic[T]):
     """The results of ``s.map``, in the order of the items.
 
-    ``await`` gives all of them as a list, ``async for`` one after the other as they come. Nothing
-    starts before. Leaving the loop early cancels what runs.
+    ``await`` returns all of them as a list, ``async for`` yields each as it comes. Nothing starts
+    before. Leaving the loop early cancels what runs.
     """
 
     __slots__ = ("_looped", "_used", "_workers")

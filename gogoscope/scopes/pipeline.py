@@ -1,4 +1,4 @@
-"""What surrounds a task's function: timeout, slot, retry, circuit breaker, timeout of a try."""
+"""What surrounds the function of a task: timeout, slot, retry, circuit breaker, attempt timeout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class SafetyNets:
     """What tasks run in; calling it returns the :class:`Pipeline` of one task.
 
-    ``timeout`` is in seconds, for all tries together.
+    ``timeout`` is in seconds, for all attempts together.
     """
 
     timeout: float | None = None

@@ -1,4 +1,4 @@
-"""The scope: a task group whose tasks give results and whose safety nets the fleet shares."""
+"""The scope: a task group whose tasks return results and whose safety nets the fleet shares."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Scope(Combinators):
         :param fn: an async function, or any that returns an awaitable
         :param args: its positional arguments
         :param name: the task's name; the function's if left out
-        :param timeout: seconds for all tries together; ``math.inf`` for no limit
+        :param timeout: seconds for all attempts together; ``math.inf`` for no limit
         :param retry: a policy, a number of attempts, or ``False``
         :param circuit_breaker: a policy, or ``False``
         :param priority: higher goes first where ``concurrency`` makes tasks wait

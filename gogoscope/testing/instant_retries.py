@@ -11,10 +11,10 @@ from gogoscope._core.cancellation import checkpoint
 
 @contextmanager
 def instant_retries() -> Iterator[None]:
-    """Make every delay between tries zero, in the whole process, for the length of a block.
+    """Make every delay between attempts zero, in the whole process, for the length of a block.
 
-    Policies are judged as usual: attempts, ``retry_on`` and ``max_elapsed`` count, ``on_retry`` is
-    told the delay that there would have been.
+    All else of a policy works as usual: ``attempts``, ``retry_on`` and ``max_elapsed`` count, and
+    ``on_retry`` gets the delay that there would have been.
     """
     before = retry.pause
     retry.pause = _no_pause

@@ -21,7 +21,7 @@ def virtual_clock() -> VirtualClock:
 
 @pytest.fixture
 def instant_retries() -> Iterator[None]:
-    """Make every delay between tries zero during the test."""
+    """Make every delay between attempts zero during the test."""
     from gogoscope.testing.instant_retries import (  # noqa: PLC0415 - only when used
         instant_retries,
     )

@@ -59,7 +59,7 @@ async def no_op() -> None:
 
 
 async def no_op_of(item: int) -> int:
-    """Return an item back."""
+    """Return the item."""
     return item
 
 

@@ -110,7 +110,7 @@ async def measure(pair: Pair, rounds: int) -> tuple[float, float, float]:
 
 
 async def seconds_of(call: Call, calls: int) -> float:
-    """Time some calls; give the seconds of one."""
+    """Time some calls; return the seconds of one."""
     start = time.perf_counter()
     for _ in range(calls):
         await call()
@@ -332,7 +332,7 @@ async def dynamodb_peer(client: Any) -> Any:
 
 
 async def count_clear(table: Table, client: Any, name: str) -> None:
-    """Count the requests of clearing a table of 5,000 items, and how many are under way at once."""
+    """Count the requests of clearing a table of 5,000 items, and how many are in flight at once."""
     counter = FaultyClient(client)
     store = DynamoDBAdapter(counter, name, key_prefix="big:")
     await store.set_many({f"item:{number}": "x" * 1000 for number in range(ITEMS)})

@@ -30,7 +30,7 @@ ERROR = ValueError("any")
 
 
 class Flaky:
-    """Fails a number of times, then gives 42."""
+    """Fails a number of times, then returns 42."""
 
     def __init__(self, failures: int, make: Callable[[int], Exception] = lambda n: ValueError(n)):
         self.calls = 0

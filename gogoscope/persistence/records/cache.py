@@ -65,7 +65,7 @@ class RecordCache(RecordCapability):
         """Return the value of a key with its end, or ``None`` if it has none.
 
         :param latest: nothing here, since every read sees the writes completed before it
-        :param stale: whether to give a value that is kept beyond its time, too
+        :param stale: whether to return an expired value that is still kept, too
         """
         record = await self._records.read(CACHE, self._full_key(key))
         now_ms = self._records.now_ms()
@@ -103,8 +103,8 @@ class RecordCache(RecordCapability):
         """Set the value of a key, for ``ttl`` seconds or for ever.
 
         :param if_absent: whether to leave a key alone that has a value, in one atomic step
-        :param stale: for how many seconds after its time ``get_entry`` gives it to who asks for old
-            values; nothing else does, but its key may still be listed
+        :param stale: for how many seconds the value is kept after it has expired; only
+            ``get_entry(stale=True)`` returns it then, but its key may still be listed
         :returns: whether the value was set; without ``if_absent`` it always is
         :raises TypeError: if the value cannot be stored faithfully; the message names the path
         :raises ValueError: likewise, or if ``ttl`` is out of range

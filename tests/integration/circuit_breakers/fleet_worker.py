@@ -1,7 +1,7 @@
 """One process of a fleet, told what to do line by line: ``circuit_fleet_worker.py URL OPTIONS``.
 
-OPTIONS are those of the circuit breaker, as JSON. Each command gives one line of JSON, save that
-``probe`` gives one whenever its function is called, and one when it has ended.
+OPTIONS are those of the circuit breaker, as JSON. Each command prints one line of JSON, but
+``probe`` prints one whenever its function is called, and one when it has ended.
 """
 
 from __future__ import annotations

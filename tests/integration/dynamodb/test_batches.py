@@ -39,7 +39,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class InFlight:
-    """Counts how many requests are under way at once, and holds them until there are enough."""
+    """Counts how many requests are in flight at once, and holds them until there are enough."""
 
     def __init__(self, enough: int = 1) -> None:
         self.now = 0

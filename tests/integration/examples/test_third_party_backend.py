@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it locks with f
 
 
 def run(tmp_path: Path, *arguments: str | Path) -> str:
-    """Run Python with the backend on its path, as if it were installed; give what it printed."""
+    """Run Python with the backend on its path, as if it were installed; return what it printed."""
     installed = tmp_path / "gogoscope_folder-0.1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text(METADATA)

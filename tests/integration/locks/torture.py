@@ -101,7 +101,7 @@ class Fleet:
 
 @asynccontextmanager
 async def store_for(persistence: str, folder: Path, proxy: FaultyProxy) -> AsyncIterator[list[str]]:
-    """Set a store up; give the arguments by which a process opens it."""
+    """Set a store up; return the arguments with which a process opens it."""
     if persistence == "sqlite":
         yield ["sqlite", str(folder / "store.db")]
         return

@@ -79,7 +79,7 @@ class Service:
 
 
 async def promptly(s: Scope, service: Service) -> Exception | None:
-    """Call through the circuit; give the error, and see that the circuit took no time."""
+    """Call through the circuit; return the error, and check that the circuit took no time."""
     began, calls = anyio.current_time(), service.calls
     err, _ = await s.task(service)
     bare = 0.01 if service.calls > calls else 0.0

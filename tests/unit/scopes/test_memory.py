@@ -139,7 +139,7 @@ async def wait_for_all(tasks: list[Task[None]]) -> None:
 
 
 async def fail_often(s: Scope, tasks: int) -> list[int]:
-    """Let tasks fail, a thousand at a time, and give how much memory there is after each part."""
+    """Let tasks fail, a thousand at a time, and return the memory in use after each part."""
     seen: list[int] = []
     for started in range(0, tasks, 1000):
         await wait_for_all([s.task(fail) for _ in range(1000)])

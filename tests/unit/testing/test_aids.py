@@ -1,4 +1,4 @@
-"""What gogoscope.testing gives to those who test programs with scopes."""
+"""What gogoscope.testing offers for tests of programs with scopes."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class CacheSafetyRules(Conformance):
             assert value in allowed
             listed = key in await store.keys()
             later = await store.get(key, "missing")
-            # A request that was cancelled under way may arrive between two reads, but only once.
+            # A request that was cancelled in flight may arrive between two reads, but only once.
             assert later in (value, after)
             assert listed in (value != "missing", later != "missing")
             return attempt

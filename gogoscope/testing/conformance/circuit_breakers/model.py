@@ -1,4 +1,4 @@
-"""Any sequence of calls on a circuit gets the answers that the pure rules give."""
+"""Any sequence of calls on a circuit gets the answers of the pure rules."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def ask(store: SQLiteStore, sql: str) -> Any:
-    """Execute a statement on the store's own connection; give the first row, if there is one."""
+    """Execute a statement on the store's own connection; return the first row, if any."""
     return await store._file.run(lambda connection: connection.execute(sql).fetchone())
 
 
