@@ -44,7 +44,7 @@ def left_by(scope: anyio.CancelScope, leaving: BaseException | None) -> BaseExce
             scope.__exit__(None, None, None)
         elif scope.__exit__(type(leaving), leaving, leaving.__traceback__):
             return None
-    except BaseException as rest:  # noqa: BLE001 - it is given back
+    except BaseException as rest:  # noqa: BLE001 - it is returned
         return rest
     return leaving
 
@@ -128,7 +128,7 @@ class Begins(Protocol):
 
 
 async def end_what_never_began(works: Iterable[Begins]) -> None:
-    """End what asyncio itself cancelled before its first step, of which it tells nobody.
+    """End what asyncio itself cancelled before its first step, which it reports to nobody.
 
     That is what happens to all tasks when a Ctrl-C, for example, ends the program.
     """

@@ -225,7 +225,7 @@ async def _first(
 
     The others are cancelled, and have ended when this returns.
 
-    :param stagger: seconds that each function is given before the next one starts, too; a failure
+    :param stagger: seconds after which the next function starts, too; a failure
         starts the next at once when only a success counts
     """
     waiting = list(fns)[::-1]
@@ -235,7 +235,7 @@ async def _first(
         name = "any" if succeeding else "race"
         raise ValueError(f"s.{name} needs at least one function, got none")
     pause = 0.0 if stagger is None else seconds("stagger", stagger, zero=True)
-    # Lent until the losers have ended, since one of them may have the slot that this task lent.
+    # Lent until the losers have ended, since one of them may hold the slot that this task lent.
     async with lent_to(scope._slots):
         return await _first_of(scope, waiting, pause, succeeding=succeeding)
 
@@ -284,7 +284,7 @@ async def _first_of(
 
 
 class _Bell:
-    """Wakes whoever waits when it rang since the last wait."""
+    """Wakes the waiting code when it rang since the last wait."""
 
     def __init__(self) -> None:
         self._rang = anyio.Event()
@@ -308,4 +308,4 @@ async def _tick(scope: Combinators, interval: float, fn: Callable[[], Awaitable[
 
 
 def _lost(error: Exception) -> None:
-    """Handle the error of a task that lost: whoever asked for the first does not want it."""
+    """Handle the error of a task that lost: only the first is asked for."""

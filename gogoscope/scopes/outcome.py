@@ -1,4 +1,4 @@
-"""The result of a task, and who waits for it.
+"""The result of a task, and those who await it.
 
 An outcome has a result exactly once. Until then it counts those who await it: if the last of them
 is cancelled, nobody needs the result, and the outcome is abandoned. An error is unhandled as long

@@ -94,7 +94,7 @@ class Scope(Combinators):
         :param priority: higher goes first where ``concurrency`` makes tasks wait
         :param dedupe: a key: while a task with that key runs, this returns its outcome, too, and
             ``fn`` is not called; the options of the first count
-        :param on_error: gets the error if the task ends with nobody awaiting it
+        :param on_error: is called with the error if nobody awaits the task when it ends
         :raises ScopeClosedError: outside the scope's block
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
@@ -355,7 +355,7 @@ class LockedScope(Scope):
         return self._handle.expires_at
 
     def _raised_by_body(self, loss: LeaseLostError) -> None:
-        """Note that the body raises the loss of the lease itself, so that it is told only once."""
+        """Note that the body raises the loss of the lease itself, so that it is reported only once."""
         self._fatal = loss
 
     def _lease_lost(self, loss: LeaseLostError) -> None:
@@ -404,8 +404,8 @@ def scope(
         out
     :param fail_fast: whether the first error of a task cancels the scope and is raised
     :param on_exit: ``"cancel"`` cancels the tasks that still run when the block ends normally
-    :param on_error: gets the errors of tasks that end with nobody awaiting them
-    :param on_event: gets the scope's events
+    :param on_error: is called with each error of a task that nobody awaits when it ends
+    :param on_event: is called with the events of the scope
     :raises TypeError: if an option is of the wrong type
     :raises ValueError: if an option is out of range
     """

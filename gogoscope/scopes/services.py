@@ -90,7 +90,7 @@ class Services:
 
     @property
     def inherited(self) -> object:
-        """What a scope inside is given as its store: the open one, if there is one by now."""
+        """The store that a scope inside inherits: the open one, if there is one by now."""
         return self._persistence if self._bundle is None else self._bundle
 
     def store(self) -> Persistence:
@@ -136,7 +136,7 @@ class Services:
     def spawn(self, work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bool:
         """Run something in the background, beside the scope's tasks.
 
-        :param brief: whether the end of the scope gives it a moment to finish by itself
+        :param brief: whether the end of the scope waits a moment for it to finish by itself
         :returns: ``False`` if the scope has ended, and nothing is run
         """
         if self._group is None:

@@ -120,7 +120,7 @@ class Workers(Generic[Item, T]):
         self._stop()
 
     def forget(self) -> None:
-        """Close it, as nobody can take any more; the scope's end does that for another thread.
+        """Close it, as nothing can take any more; the scope's end does that for another thread.
 
         Garbage is collected in whichever thread happens to need memory.
         """
@@ -183,7 +183,7 @@ class Workers(Generic[Item, T]):
             self.give_up()
             raise failure
         if not self._complete:
-            await checkpoint()  # whoever is cancelled with the scope must not see it as an error
+            await checkpoint()  # code that is cancelled with the scope must not see an error
             raise TaskCancelled(self._block._why_cancelled())
         self._block._works.taken(self)
 
@@ -212,7 +212,7 @@ class Workers(Generic[Item, T]):
     async def _work(self) -> None:
         try:
             await self._take_turns()
-        except Exception as error:  # noqa: BLE001 - raised by take, to who asked for the items
+        except Exception as error:  # noqa: BLE001 - raised by take(), to the code that asked for the items
             self._failure = error
         finally:
             self._exhausted = True
@@ -261,7 +261,7 @@ class Workers(Generic[Item, T]):
             elif isinstance(self._async_source, AsyncGenerator):
                 with anyio.CancelScope(shield=True):
                     await self._async_source.aclose()
-        except Exception as error:  # noqa: BLE001 - raised by take, to who asked for the items
+        except Exception as error:  # noqa: BLE001 - raised by take(), to the code that asked for the items
             self._failure = error if self._failure is None else self._failure
 
     async def _park(self) -> None:
@@ -314,7 +314,7 @@ class Workers(Generic[Item, T]):
 def in_own_context(
     coroutine: Coroutine[Any, Any, T], on_suspension: Callable[[], object]
 ) -> Generator[Any, Any, T]:
-    """Await a coroutine in a copy of the context variables; tell when it suspends."""
+    """Await a coroutine in a copy of the context variables; report when it suspends."""
     context = contextvars.copy_context()
     step: Callable[[Any], Any] = coroutine.send
     value: Any = None
