@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from gogoscope._core.arguments import check_count, check_name, check_observer, check_priority
 from gogoscope._core.background import Home
@@ -69,24 +69,37 @@ class ScopeOptions:
             raise ValueError(f"on_exit must be 'wait' or 'cancel', got {self.on_exit!r}")
         if not callable(self.name):
             check_name(self.name)
-        check_observer("on_error", self.on_error)
-        check_observer("on_event", self.on_event)
+        if self.on_error is not None:
+            check_observer("on_error", self.on_error)
+        if self.on_event is not None:
+            check_observer("on_event", self.on_event)
 
-    def inherit(self, parent: ScopeOptions, store: object) -> Self:
-        """Return the options of a scope inside another.
+    @classmethod
+    def inside(
+        cls,
+        parent: ScopeOptions,
+        store: object,
+        *,
+        concurrency: int | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+        persistence: object = None,
+        on_event: OnEvent | None = None,
+        **own: Any,
+    ) -> Self:
+        """Return the options of a scope inside another, which inherits some of that one's.
 
         :param parent: the options of the scope around
         :param store: the store of the scope around
+        :param own: the options that are not inherited
         """
-        return evolve(
-            self,
-            concurrency=self.slots or parent.slots,
-            retry=parent.retry if self.retry is None else self.retry,
-            circuit_breaker=(
-                parent.circuit_breaker if self.circuit_breaker is None else self.circuit_breaker
-            ),
-            on_event=self.on_event or parent.on_event,
-            persistence=store if self.persistence is None else self.persistence,
+        return cls(
+            concurrency=parent.slots if concurrency is None else concurrency,
+            retry=parent.retry if retry is None else retry,
+            circuit_breaker=parent.circuit_breaker if circuit_breaker is None else circuit_breaker,
+            persistence=store if persistence is None else persistence,
+            on_event=parent.on_event if on_event is None else on_event,
+            **own,
         )
 
 

@@ -46,8 +46,6 @@ class Scope(Combinators):
     """A block whose tasks end with it; made by :func:`scope`."""
 
     def __init__(self, options: ScopeOptions, parent: Scope | None = None) -> None:
-        if parent is not None:
-            options = options.inherit(parent._options, parent._home.inherited)
         super().__init__(
             Services(options.name, options.persistence, options.on_event),
             slots=options.slots,
@@ -216,7 +214,9 @@ class Scope(Combinators):
         """
         self._check_open()
         frame = sys._getframe(1)
-        options = ScopeOptions(
+        options = ScopeOptions.inside(
+            self._options,
+            self._home.inherited,
             name=name or partial(name_of_code, frame.f_code, frame.f_globals),
             timeout=timeout,
             concurrency=concurrency,
@@ -330,7 +330,11 @@ class LockedScope(Scope):
     """
 
     def __init__(self, parent: Scope, handle: LockHandle) -> None:
-        options = ScopeOptions(name=lambda: f"{parent.name} holding {handle.key}")
+        options = ScopeOptions.inside(
+            parent._options,
+            parent._home.inherited,
+            name=lambda: f"{parent.name} holding {handle.key}",
+        )
         super().__init__(options, parent)
         self._handle = handle
 
@@ -355,7 +359,7 @@ class LockedScope(Scope):
         return self._handle.expires_at
 
     def _raised_by_body(self, loss: LeaseLostError) -> None:
-        """Note that the body raises the loss of the lease itself, so that it is reported only once."""
+        """Note that the body raises the loss of the lease itself, so that it is raised once."""
         self._fatal = loss
 
     def _lease_lost(self, loss: LeaseLostError) -> None:
