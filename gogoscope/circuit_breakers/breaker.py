@@ -24,7 +24,7 @@ P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
 
-# What a call through a closed circuit needs, without looking it up in a module each time.
+# A call through a closed circuit uses these; an attribute of a module would cost a lookup each.
 _scope_here = current.get
 _monotonic = time.monotonic
 
@@ -35,41 +35,42 @@ class CircuitBreaker(CircuitPolicy):
 
     Make one for each dependency, at module level, and pass it to scopes or tasks; or guard a
     function with it by ``@breaker`` or ``await breaker.call(fn, *args)``. The state lives in the
-    scope's store under ``name``, outside of any scope in the memory of the process; what is counted
-    there is counted for every process that shares the store.
+    scope's store under ``name``; outside of any scope it lives in the memory of the process. All
+    processes that share the store share the circuit.
 
-    :param name: the circuit; if left out, the name of the scope that uses the policy, or that of
-        the function that ``call`` and ``@breaker`` guard
+    :param name: the name of the circuit; if left out, the name of the scope that uses the policy,
+        or of the function that ``call`` or ``@breaker`` guards
     :param failure_threshold: failures that open the circuit: in a row (a success sets the count
         to 0), or within ``window``
     :param reset_timeout: seconds that the circuit stays open before it is half-open
     :param success_threshold: probes that must succeed, while half-open, to close the circuit
     :param window: seconds within which failures count; ``None`` counts failures in a row, and is
         60 seconds for rates
-    :param failure_rate: the share of failures, more than 0 and at most 1, among the calls of one
-        process within ``window`` that opens the circuit, for all; instead of ``failure_threshold``
+    :param failure_rate: the share of failures that opens the circuit for all processes, more than
+        0 and at most 1, among the calls of one process within ``window``; instead of
+        ``failure_threshold``
     :param slow_call: seconds after which a call is slow, whether or not it fails
     :param slow_rate: the share of slow calls that opens the circuit, as ``failure_rate`` does
     :param minimum_calls: calls of one process within ``window`` before it judges a rate
     :param half_open_probes: calls admitted at a time, in the whole fleet, while half-open
-    :param record: errors that are failures: exception types, or a predicate of the error. Timeouts
-        of the task and of an attempt always are; cancellation never is.
+    :param record: errors that are failures: exception types, or a predicate of the error. A
+        timeout of the task or of an attempt always is a failure; a cancellation never is.
     :param ignore: errors that count as nothing, though ``record`` covers them
-    :param record_result: a predicate of the value of a call: ``True`` counts it as a failure. The
-        caller gets the value all the same.
-    :param max_reset_timeout: the longest open time; each time a probe fails the open time doubles
-        up to it. ``None`` keeps it at ``reset_timeout``.
+    :param record_result: a predicate of the value of a call: ``True`` counts the call as a
+        failure. The value is still returned.
+    :param max_reset_timeout: the longest open time in seconds: each time a probe fails, the open
+        time doubles, up to this. ``None`` keeps it at ``reset_timeout``.
     :param quorum: processes that must have reported failures before the circuit opens
-    :param refresh_interval: seconds after which a process looks in the background at what the
-        others did
+    :param refresh_interval: seconds after which a process reads in the background what the others
+        have changed
     :param on_state_change: called as ``on_state_change(name, old, new)``
     """
 
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Call a function through the circuit and return its value.
 
-        Inside a scope the circuit is in the scope's store, else in the memory of the process. A
-        cancellation counts as nothing, so put the timeout of a call that may hang inside ``fn``.
+        Inside a scope the circuit is in the scope's store, otherwise in the memory of the process.
+        A cancellation counts as nothing, so put the timeout of a call that may hang inside ``fn``.
 
         :param fn: an async function, or any that returns an awaitable
         :param args: its positional arguments
@@ -106,7 +107,7 @@ class CircuitBreaker(CircuitPolicy):
         return value
 
     def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-        """Guard an async function: what ``@breaker`` does; each call is as by :meth:`call`.
+        """Guard an async function, as ``@breaker``: each call of it goes through :meth:`call`.
 
         :raises TypeError: if ``fn`` is not an async function
         """
@@ -122,10 +123,10 @@ class CircuitBreaker(CircuitPolicy):
         return guarded
 
     async def state(self, store: object = None) -> CircuitBreakerState:
-        """Return the circuit's state as the store has it; one read.
+        """Return the circuit's state from the store, in one read.
 
-        :param store: an open store, or a bundle of stores; that of the scope around the call if
-            left out, else the memory of the process
+        :param store: an open store, or a bundle of stores; if left out, the store of the current
+            scope, or the memory of the process outside of any scope
         :raises PersistenceError: if the store fails
         """
         return await self._by_hand(store, "get_state")

@@ -1,16 +1,17 @@
-"""A circuit at work: which calls it admits, and what it learns from how they end.
+"""A circuit at work: which calls it admits, and what the end of a call changes.
 
-The way of a call: :meth:`Circuit.admit_now` grants a permit if the circuit is closed, by the
-snapshot alone; else :meth:`Circuit.admit` makes it a half-open probe, or rejects it. When the call
-has ended, exactly one of ``returned``, ``raised``, ``failed`` and ``abandoned`` is told of it, with
-the permit. None of them suspends: what the store must know is sent in the background.
+A call first gets a permit. :meth:`Circuit.admit_now` returns one if the circuit is closed; the
+snapshot is enough to know that. If it is not, :meth:`Circuit.admit` makes the call a half-open
+probe, or rejects it. When the call has ended, exactly one of ``returned``, ``raised``, ``failed``
+and ``abandoned`` is called with the permit. None of them suspends: the store is told in the
+background.
 
-All scopes of an event loop share what is known of a circuit (:class:`SharedCircuit`), in three
-parts, each of which is changed in one place only:
+The scopes of an event loop share what is known of a circuit (:class:`SharedCircuit`). It has three
+parts, and each is changed by one class only:
 
-- ``snapshot``: the state, and what is to be sent; changed by its own methods;
-- ``contact``: how it stands with the store; changed by ``CircuitSync``;
-- ``claims``: the probes that are asked for or kept; changed by ``Probes``.
+- ``snapshot``, the state and what is still to be sent: by its own methods;
+- ``contact``, whether the store answers, and when it is asked again: by ``CircuitSync``;
+- ``claims``, the probes that are being claimed or kept: by ``Probes``.
 
 Each scope has a :class:`Circuit` of its own, with its policy, its background and its observers.
 """
@@ -42,7 +43,7 @@ SHORTEST_PROBE_LEASE = 1.0
 
 @define(eq=False)
 class SharedCircuit:
-    """What the scopes of one event loop share of a circuit of a store."""
+    """What the scopes of one event loop share of one circuit in one store."""
 
     snapshot: Snapshot = field(factory=Snapshot)
     contact: Contact = field(factory=Contact)
@@ -54,11 +55,12 @@ class Circuit:
 
     :param name: the name of the circuit
     :param store: keeps its state
-    :param shared: what other scopes know of it, too
-    :param spawn: runs something in the background
-    :param host: gets the events
-    :param lasting: whether it is kept where no scope ends it. Such a circuit must be looked up
-        anew when ``time.monotonic()`` is past its ``fresh_until``, which only ``admit_now`` moves.
+    :param shared: what the scopes of this event loop share of it
+    :param spawn: runs work in the background
+    :param host: receives the events
+    :param lasting: whether it belongs to a thread and not to a scope. The caller must look such a
+        circuit up again when ``time.monotonic()`` is past its ``fresh_until``, which
+        ``admit_now`` sets.
     """
 
     __slots__ = (
@@ -95,20 +97,20 @@ class Circuit:
         self.probes = Probes(self.sync, shared.claims)
         self.lasting = lasting
         self.fresh_until = -math.inf
-        # Of the policy, for calls that have no time to ask it.
+        # Copied from the policy, since each call needs them.
         self.plain = policy._plain
         self.timed = policy.slow_call is not None
 
     def admit_now(self) -> Permit | None:
-        """Let a call through a closed circuit; ``None`` if that needs :meth:`admit`."""
+        """Admit a call through a closed circuit; ``None`` if that needs :meth:`admit`."""
         contact, snapshot = self.contact, self.snapshot
-        # The wall clock, since that of the event loop costs as much as all the rest; when it is
-        # set back or forth, the store is asked early.
+        # The wall clock, since reading the event loop's clock costs as much as all the rest. If
+        # the wall clock is set forward or back, the store is asked too early, which is harmless.
         now = clock_here().wall()
         if not contact.asked_at <= now < contact.ask_at:
             if not contact.asked:
                 return None
-            self.sync.look_again()
+            self.sync.refresh_soon()
         if not (snapshot.calm or snapshot.state.state == "closed"):
             return None
         if self.lasting:
@@ -116,10 +118,10 @@ class Circuit:
         return self._permit() if self.timed else snapshot.permit
 
     async def admit(self, longest_call: float = 0.0) -> Permit:
-        """Let a call through, as a half-open probe if need be.
+        """Admit a call, as a half-open probe if need be.
 
-        :param longest_call: seconds that the call may take, if that is known
-        :raises CircuitOpenError: if it must not be made
+        :param longest_call: seconds that the call may take; 0 if that is not known
+        :raises CircuitOpenError: if the call must not be made
         """
         while not self.contact.asked:
             await self.sync.read_first()
@@ -172,7 +174,7 @@ class Circuit:
                 self.sync.note_failures(1)
 
     def abandoned(self, permit: Permit) -> None:
-        """Note that a call says nothing of what was called; a probe is returned."""
+        """Note that a call neither succeeded nor failed; a probe is returned."""
         if permit.probe is not None:
             self._settle(permit.probe, succeeded=None)
 
@@ -182,9 +184,7 @@ class Circuit:
         return self.contact.failed
 
     async def finish(self, patience: float) -> None:
-        """Tell the store what it does not know, at the end of the scope.
-
-        It never raises for a store that fails.
+        """Send what is still to be sent when the scope ends; errors of the store are not raised.
 
         :param patience: the seconds that it may take
         """
@@ -229,7 +229,7 @@ class Circuit:
         self.sync.note_verdict(nonce, succeeded=succeeded)
 
     def _reject_unless_probing(self) -> None:
-        """Raise if a probe would be refused by what is known here, which needs no request."""
+        """Raise if it is known without asking the store that a probe would be refused."""
         state = self.snapshot.state
         time_ms = now_ms()
         if state.state == "forced-open":
@@ -252,7 +252,7 @@ class Circuit:
         raise self._rejected(self._until_probes_end(claim.reply.state, now_ms()))
 
     def _rejected(self, retry_after: float) -> CircuitOpenError:
-        """Return the error of a call that is not made, and tell that it is not."""
+        """Return the error of a rejected call, and report the rejection."""
         host = self.sync.host
         self.probes.note_rejected()
         if host.observed:

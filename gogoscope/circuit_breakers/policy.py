@@ -82,7 +82,7 @@ class CircuitPolicy:
 
     @property
     def _plain(self) -> bool:
-        """Whether every call that returns is a success, whatever its value and its time."""
+        """Whether every call that returns is a success, whatever it returns and how late."""
         return not self._judges_rates and self.record_result is None
 
     def _counts(self, error: Exception) -> bool:
@@ -90,7 +90,10 @@ class CircuitPolicy:
         return matches(self.record, error) and not matches(self.ignore, error)
 
     def _open_ms(self, open_count: int) -> int:
-        """Return how long the circuit opens after ``open_count`` times in a row, in ms."""
+        """Return for how many milliseconds the circuit opens.
+
+        :param open_count: how many times in a row it has opened before
+        """
         if self.max_reset_timeout is None:
             return round(self.reset_timeout * 1000)
         doubled = self.reset_timeout * 2.0 ** min(open_count, 30)
@@ -101,14 +104,17 @@ class CircuitPolicy:
         return None if self.window is None else round(self.window * 1000)
 
     def _report(self, reporter: str, count: int, open_count: int, quorum: int) -> FailureReport:
-        """Return what a store is told of failures.
+        """Return a report of failures for the store.
 
-        :param open_count: how many times in a row the circuit was open before
+        :param reporter: identifies this process
+        :param count: the number of failures
+        :param open_count: how many times in a row the circuit has opened
+        :param quorum: how many processes must have reported failures before it opens
         """
         return FailureReport(
             reporter=reporter,
             count=count,
-            # A process whose rates are too high reports that once, and one report is enough.
+            # A process reports once that its rates are too high, and one report is enough.
             threshold=1 if self._judges_rates else self.failure_threshold,
             open_ms=self._open_ms(open_count),
             window_ms=self._window_ms(),

@@ -1,21 +1,22 @@
-"""Half-open probes: claimed in the background, and waited for only so long.
+"""Half-open probes: claimed in the background, while the call waits only a short time.
 
-A call to a half-open circuit needs a probe, of which the fleet has only a few at a time. The store
-grants them, which may take longer than a call may be delayed. So the claim runs in the background,
-and the call waits for it:
+A call through a half-open circuit must be a probe. The fleet runs only a few at a time, and the
+store grants them, which may take longer than a call may be delayed. So the claim runs in the
+background, and the call waits for it:
 
-- half a second on a quiet circuit, where a probe is worth the wait;
-- 4 ms on a busy one. If the answer comes later, the call is rejected, like those a moment before
-  it, and the probe is kept for the next call, which will come within a moment.
+- half a second if the circuit is quiet: a call now and then can wait for its probe;
+- 4 ms if the circuit is busy. If the answer comes later than that, the call is rejected, as the
+  calls just before it were. The probe is kept for the next call, which will come in a moment.
 
 Invariants:
 
-- A probe that was granted is used by one call, or kept, or returned; never lost. A claim whose
-  call waits no longer says which of them by :attr:`ProbeClaim.then`.
-- What is kept has a second more of its lease than a call needs, and is kept for a second only.
-  After a probe that was kept in vain, the next call waits for its own.
-- A claim that is not begun holds nothing: where the background is ended first, nothing is asked.
-- A store that is known to fail is not asked: the process grants itself probes by what it knows.
+- A granted probe is used by one call, or kept, or returned; it is never lost. When the call of a
+  claim stops waiting, it says in ``ProbeClaim.then`` what happens to a probe that comes later.
+- A probe is kept for one second, and its lease is one second longer than a call needs. If no call
+  uses it, it is returned, and the next call is treated as on a quiet circuit.
+- A claim that has not begun holds nothing. If the background ends before that, no probe is lost.
+- A store that is known to fail is not asked. The process then grants itself probes by what it
+  knows of the circuit.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ KEPT_SECONDS = 1.0
 
 @define(eq=False)
 class ProbeClaim:
-    """A probe that is asked for.
+    """A claim for a probe.
 
-    ``lease`` are the seconds for which a call needs it, ``lease_ms`` the milliseconds for which it
-    is claimed. ``until`` is the time of the event loop at which it is too old to be kept.
-    ``begun`` tells that the background has begun to ask, and ``reply`` what came of it, whereupon
-    ``answered`` is fired. ``then`` says what becomes of a probe that is granted. ``generation`` is
-    that of the circuit since the probe is kept.
+    ``lease`` is how many seconds a call needs the probe, and ``lease_ms`` for how many milliseconds
+    it is claimed. At ``until``, by the event loop's clock, it is too old to be kept. ``begun`` is
+    true once the background has begun to ask; at the end it sets ``reply``, and ``answered``.
+    ``then`` says what happens to the probe if it is granted. ``generation`` is the circuit's
+    generation when the probe was kept.
     """
 
     nonce: str
@@ -68,11 +69,11 @@ class ProbeClaim:
 
 @define(eq=False)
 class ProbeClaims:
-    """The probes of a circuit that one process asks for; shared by the scopes of an event loop.
+    """The claims of one process for the probes of a circuit; shared by the scopes of an event loop.
 
-    ``in_flight`` are the claims without an answer so far, ``kept`` the probes that wait for a call,
-    the oldest first. The last kept in vain was ``wasted``, and no call waited for one since. The
-    last call was rejected at ``rejected_ms``, by the wall clock.
+    ``in_flight`` are the claims without an answer yet, and ``kept`` the probes that are kept for
+    the next calls, the oldest first. ``wasted`` is true if a kept probe was not used, until the
+    next call claims one. The last call was rejected at ``rejected_ms``, by the wall clock.
     """
 
     in_flight: set[ProbeClaim] = field(factory=set)
@@ -82,10 +83,10 @@ class ProbeClaims:
 
 
 class Probes:
-    """Gets the half-open probes of one circuit, and returns those that no call uses.
+    """Claims the half-open probes of a circuit, and returns those that no call uses.
 
-    :param sync: what ties the circuit to its store
-    :param claims: what is shared with the other scopes
+    :param sync: the circuit's snapshot and store
+    :param claims: shared with the other scopes
     """
 
     __slots__ = ("_claims", "_sync")
@@ -96,7 +97,7 @@ class Probes:
 
     @property
     def in_flight(self) -> int:
-        """How many probes are asked for by now."""
+        """How many claims have no answer yet."""
         return len(self._claims.in_flight)
 
     def note_rejected(self) -> None:
@@ -104,7 +105,7 @@ class Probes:
         self._claims.rejected_ms = now_ms()
 
     def take_kept(self, lease: float) -> ProbeClaim | None:
-        """Return a probe that is kept, if one is still good.
+        """Return a kept probe that a call can use, or ``None``.
 
         :param lease: for how many seconds the call needs it
         """
@@ -118,21 +119,22 @@ class Probes:
         return None
 
     def return_kept(self) -> None:
-        """Return the probes that no call has taken."""
+        """Return all kept probes to the fleet."""
         kept = self._claims.kept
         while kept:
             self._waste(kept.popleft())
 
     async def claim(self, lease: float) -> ProbeClaim:
-        """Ask for a probe, and wait for it as long as a call may; then the claim has no reply.
+        """Claim a probe, and wait for the answer as long as a call may wait.
 
-        A cancellation returns the probe.
+        The claim that is returned has no reply if the answer takes longer. If this is cancelled,
+        the probe is returned.
 
         :param lease: for how many seconds the call needs it
         """
         sync = self._sync
         busy = self._is_busy()
-        # The time for which it may be kept must not be missing in the end.
+        # If the probe is kept first, the call must still have its whole lease.
         lease_ms = math.ceil((lease + KEPT_SECONDS if busy else lease) * 1000)
         claim = ProbeClaim(os.urandom(8).hex(), lease, lease_ms, monotonic() + KEPT_SECONDS)
         if sync.store_is_slow():
@@ -154,15 +156,15 @@ class Probes:
         return claim
 
     def _is_busy(self) -> bool:
-        """Return whether the next call will be here so soon that it can have the probe."""
+        """Return whether the next call is likely to come in time to use a kept probe."""
         claims = self._claims
         wasted, claims.wasted = claims.wasted, False
         return not wasted and now_ms() - claims.rejected_ms <= BUSY_SECONDS * 1000
 
     def _leave(self, claim: ProbeClaim, then: Literal["keep", "return"]) -> None:
-        """Wait no longer, and say what becomes of a probe that is granted."""
+        """Stop waiting, and say what happens to the probe if it is granted."""
         claim.then = then
-        if not claim.begun:  # and it never may, where asyncio itself cancels tasks
+        if not claim.begun:  # It may never begin, if asyncio's own cancellation ends its task.
             self._claims.in_flight.discard(claim)
         elif claim.reply is not None and claim.reply.granted:
             self._return(claim)
@@ -190,7 +192,7 @@ class Probes:
 
     async def _answer(self, claim: ProbeClaim) -> ProbeReply:
         sync = self._sync
-        if sync.snapshot.verdicts:  # a probe that is returned may be the one that is asked for
+        if sync.snapshot.verdicts:  # One may return the very probe that is claimed here.
             await sync.flush()
         if not sync.contact.failed:
             reply = await sync.ask_for_probe(claim.nonce, claim.lease_ms, CLAIM_SECONDS)
@@ -199,12 +201,12 @@ class Probes:
         reply = sync.refusal()
         if claim.then == "use":
             reply = sync.claim_locally(claim.nonce, claim.lease_ms, local=False)
-        if not reply.granted:  # though the store may have granted it
+        if not reply.granted:  # The store may have granted it all the same.
             self._return(claim)
         return reply
 
     def _keep(self, claim: ProbeClaim) -> None:
-        """Keep a probe for the next call, but no longer than it is good for one."""
+        """Keep a probe for the next call, for at most ``KEPT_SECONDS``."""
         claim.generation = self._sync.snapshot.permit.generation
         self._claims.kept.append(claim)
         self._sync.spawn(functools.partial(self._keep_until_old, claim), brief=False)
@@ -220,9 +222,9 @@ class Probes:
         return claim.nonce in self._sync.snapshot.state.probes
 
     def _waste(self, claim: ProbeClaim) -> None:
-        """Return a probe that was kept in vain: the next call is to wait for its own.
+        """Return a kept probe that no call used; the next call waits for a probe of its own.
 
-        If the circuit changed meanwhile, that has ended the probe, and nothing is to be returned.
+        If the circuit has changed since, that has ended the probe, and it need not be returned.
         """
         if self._is_known(claim) or claim.generation is self._sync.snapshot.permit.generation:
             self._claims.wasted = True

@@ -1,4 +1,4 @@
-"""What share of the calls of the last seconds failed or were slow; pure, the clock is passed in."""
+"""The share of recent calls that failed or were slow; pure, the time is a parameter."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Which circuit a policy is at work on, for the place where it is used.
+"""Finds the circuit that a policy works on, inside a scope and outside of any.
 
 Inside a scope the circuit is in the scope's store, and ends with the scope (:class:`Circuits`).
-Outside of any scope it is in the memory store of the process: one for each policy and thread, since
-finding out which event loop runs costs as much as a whole call. That store never suspends, so an
-event loop finds the circuits of an earlier one of its thread as good as its own.
+Outside of any scope it is in the memory store of the process. There is one for each policy and
+thread, not for each event loop: to find out which event loop runs costs as much as a whole call.
+That is safe, since the memory store never suspends; so a circuit that an earlier event loop of the
+thread has left is as good as a new one.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.stores.memory import process_store
 
 REMEMBERED = 1024
-"""How many circuits are remembered that nobody uses any more, of a store and of a thread."""
+"""How many unused circuits are remembered, of each store and of each thread."""
 SETTLE_SECONDS = 1.0
-"""How long the end of a scope waits for a store to be told what it does not know."""
+"""How long the end of a scope waits until everything is sent to the store."""
 RECOVERY_SECONDS = 0.05
-"""How long it waits for a store that failed, to learn whether it is back."""
+"""How long it waits for a store that failed, in case it answers again."""
 
 
 class Circuits:
@@ -68,7 +69,7 @@ class Circuits:
         return SETTLE_SECONDS if self._healthy() or not self._circuits else RECOVERY_SECONDS
 
     async def settle(self) -> None:
-        """Tell the store what it does not know; never raises for a store that fails."""
+        """Send what is still to be sent; errors of the store are not raised."""
         healthy = self._healthy()
         if len(healthy) == 1:
             await healthy[0].finish(SETTLE_SECONDS)
@@ -81,17 +82,17 @@ class Circuits:
         return [circuit for circuit in self._circuits.values() if not circuit.store_failed]
 
 
-class Here(threading.local):
+class _CircuitsOfThread(threading.local):
     """The circuits that code outside of any scope uses in the current thread.
 
-    A policy without a name has its circuits under itself and the name of the function.
+    The key is the policy, or the policy and the name of the function if the policy has no name.
     """
 
     def __init__(self) -> None:
         self.circuits: dict[CircuitPolicy | tuple[CircuitPolicy, str], Circuit] = {}
 
 
-here = Here()
+here = _CircuitsOfThread()
 
 
 def circuit_for(policy: CircuitPolicy, fn: Callable[..., object]) -> Circuit:
@@ -104,10 +105,10 @@ def circuit_for(policy: CircuitPolicy, fn: Callable[..., object]) -> Circuit:
 
 
 def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
-    """Return the circuit that a policy names, for looking at it and for setting it by hand.
+    """Return the circuit that a policy names, to look at it or to set it by hand.
 
-    :param store: an open store or a bundle; if ``None`` that of the scope around, else the
-        process-wide one
+    :param store: an open store or a bundle; ``None`` is the store of the current scope, or the
+        process-wide one outside of any scope
     :raises ValueError: if the policy has no name, and there is no scope that has one
     """
     frame = current.get()
@@ -129,8 +130,8 @@ def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
 class _SharedCircuits:
     """What one event loop knows of the circuits of one store.
 
-    Those in use are kept, and those that were used last: scopes that are gone in a moment find
-    what earlier ones knew, and names that come only once are not kept for ever.
+    It keeps the circuits in use and those that were used last. So a short scope finds what earlier
+    scopes knew, and the circuits of names that are used only once are forgotten.
     """
 
     def __init__(self) -> None:
@@ -154,7 +155,7 @@ _shared_circuits = PerStore("shared_circuits", _SharedCircuits)
 def shared_circuit(store: CircuitBreakerStateProvider, name: str) -> SharedCircuit:
     """Return what the current event loop knows of a circuit.
 
-    It lasts while anybody uses it, and until 1,024 others were used since, or the store is gone.
+    It is kept while a scope uses it, and after that until 1,024 other circuits have been used.
     """
     return _shared_circuits.of(store).of(name)
 
@@ -165,10 +166,10 @@ def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
     circuit = here.circuits.get(key)
     store = process_store()
     shared = shared_circuit(store, name)
-    # What an earlier event loop of this thread shared is not what the scopes of this loop share.
+    # An earlier event loop of this thread may have left a circuit that this loop does not share.
     if circuit is None or circuit.shared is not shared:
         if len(here.circuits) >= REMEMBERED:
-            # Policies that are made for a single call would be kept for ever.
+            # Otherwise policies that are made for one call would be kept for ever.
             here.circuits.clear()
         observer = ProcessObserver()
         circuit = Circuit(policy, name, store, shared, _run_now, observer, lasting=True)
@@ -184,9 +185,9 @@ def _circuit_breakers_of(store: object) -> CircuitBreakerStateProvider:
 
 
 def _run_now(work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bool:
-    """Do at once what other stores do in the background: the memory store never suspends.
+    """Run at once what runs in the background for other stores: the memory store never suspends.
 
-    What is not brief is for stores that fail, which it never does either.
+    Work that is not brief is for stores that may fail, which the memory store never does.
     """
     if not brief:
         return False
@@ -199,7 +200,7 @@ def _run_now(work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bo
 
 @functools.cache
 def _forget_after_fork() -> None:
-    """Let a forked process, which has a store of its own, not use the circuits of its parent."""
+    """Make a forked process, which has a store of its own, forget the circuits of its parent."""
     after_fork(_forget_all)
 
 

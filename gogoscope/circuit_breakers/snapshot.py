@@ -1,24 +1,24 @@
-"""What one process knows of a circuit: the state that it judges calls by, and what it has to send.
+"""What one process knows of a circuit: its state, and what is still to be sent to the store.
 
-No call waits until the store knows how it ended. A failure changes ``state`` at once, and is noted
-to be sent; what the store answers later replaces ``state``, with what is still to be sent counted
-on top of it. While the store fails, nothing replaces it, and the snapshot alone is a circuit
-breaker.
+No call waits until the store knows how the call ended. A failure changes ``state`` at once, and is
+noted to be sent. Later, the answer of the store replaces ``state``, and what is still to be sent is
+counted on top of it. While the store fails, nothing replaces ``state``, and the snapshot alone
+works as a local circuit breaker.
 
 Invariants:
 
-- Only the methods of a snapshot change it, each by the rules in
-  :mod:`gogoscope.persistence.rules.circuit_breakers`, which the stores follow, too.
-- ``stored`` never goes back to an older version. It is what the store showed last; ``state`` is
-  ``stored`` and everything that is still to be sent.
-- The permit of closed circuits is replaced whenever the state gets another name. A call that ends
-  with a permit of an earlier generation began before that change, and says nothing any more.
-- A failure, a success and the verdict on a probe are dropped from what is to be sent only when the
-  store has answered, or cannot count them any more.
+- Only the methods of a snapshot change it. They follow the rules in
+  :mod:`gogoscope.persistence.rules.circuit_breakers`, as the stores do.
+- ``stored`` is the last answer of the store, and never goes back to an older version. ``state`` is
+  ``stored`` with everything on top that is still to be sent.
+- When ``state`` changes its name ("closed", "open", ...), a new generation begins, and ``permit``
+  is replaced. A call whose permit is of an earlier generation began before that change, so its end
+  changes nothing.
+- Failures, a success and verdicts are kept until the store has answered. They are dropped earlier
+  only if they no longer matter, or if sending them again could count them twice.
 
-One snapshot serves all scopes of an event loop that use the circuit. Their policies may differ, so
-the policy is a parameter. Times are passed in: milliseconds since the Unix epoch, or for
-:meth:`Snapshot.judge` seconds of the event loop's clock.
+The scopes of an event loop share a snapshot, and their policies may differ; so the policy is a
+parameter. So is the time: milliseconds since the Unix epoch, except in :meth:`Snapshot.judge`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Generation:
 class Permit:
     """Permission for one call.
 
-    :param generation: the generation of the circuit in which the call began
-    :param began: when it began, by the event loop's clock, if slow calls count
-    :param probe: the nonce of the half-open probe that the call is, if it is one
+    :param generation: the generation of the circuit when the call began
+    :param began: when the call began, by the event loop's clock; 0 if slow calls do not count
+    :param probe: the nonce, if the call is a half-open probe
     """
 
     generation: Generation
@@ -58,8 +58,8 @@ class Permit:
 class Verdict:
     """How a probe ended.
 
-    :param succeeded: ``None`` if the call says nothing, so that the probe is returned
-    :param open_ms: how long the circuit opens if the probe failed
+    :param succeeded: ``None`` if it neither succeeded nor failed, so that it is returned
+    :param open_ms: for how many milliseconds the circuit opens if the probe failed
     """
 
     nonce: str
@@ -73,15 +73,16 @@ def _first_permit() -> Permit:
 
 @define(eq=False)
 class Snapshot:
-    """A circuit by the best knowledge of this process.
+    """What this process knows of a circuit.
 
-    ``state`` judges calls; ``stored`` is what the store showed last. ``permit`` is what every call
-    through the closed circuit gets. ``calm`` tells that the circuit is closed and counts no
-    failure, so that a success changes nothing. ``rates`` counts calls if the policy judges rates,
-    and ``reporter`` names this process in what it reports.
+    ``state`` decides about calls; ``stored`` is the last answer of the store. ``permit`` is shared
+    by all calls through the closed circuit. ``calm`` is true while the circuit is closed and
+    counts no failure, so that a success changes nothing. ``rates`` counts calls if a policy judges
+    rates. ``reporter`` identifies this process in its reports.
 
-    To be sent are ``unsent`` failures, a success at ``succeeded_ms``, and ``verdicts``, oldest
-    first. The store never heard of ``local_probes``, so it is told no verdict on them.
+    Still to be sent are ``unsent`` failures, a success at ``succeeded_ms``, and the ``verdicts``,
+    oldest first. ``local_probes`` are probes that were granted without the store, so no verdict on
+    them is sent.
     """
 
     state: CircuitBreakerState = field(factory=CircuitBreakerState)
@@ -103,12 +104,12 @@ class Snapshot:
     def learn(
         self, stored: CircuitBreakerState, policy: CircuitPolicy, quorum: int, now_ms: int
     ) -> None:
-        """Take over what the store showed, unless it is older than what was seen before.
+        """Take over an answer of the store, unless a newer one is known.
 
-        What is to be sent is counted on top of it. Verdicts cannot be: until they are sent, the
-        state stays as they made it.
+        Failures and a success that are still to be sent are counted on top of it. Verdicts cannot
+        be: until they are sent, ``state`` stays as they made it.
 
-        :param quorum: how many processes must have reported failures to open the circuit
+        :param quorum: how many processes must have reported failures before the circuit opens
         """
         if stored.version < self.stored.version:
             return
@@ -136,7 +137,7 @@ class Snapshot:
     ) -> ProbeReply:
         """Grant or refuse a probe without the store.
 
-        :param local: whether the store was not asked for it, so that it is told no verdict
+        :param local: whether the store was never asked for it, so that no verdict is sent
         """
         _, reply = circuit_rules.claim_probe(self.state, now_ms, nonce, lease_ms, limit)
         if reply.granted:
@@ -148,7 +149,7 @@ class Snapshot:
     def settle_probe(
         self, nonce: str, *, succeeded: bool | None, policy: CircuitPolicy, now_ms: int
     ) -> None:
-        """Close or open the circuit by the end of a probe; ``None`` returns the probe unused."""
+        """Close or open the circuit when a probe has ended; ``None`` returns the probe."""
         open_ms = policy._open_ms(self.state.open_count)
         after: CircuitBreakerState | None
         if succeeded is None:
@@ -174,9 +175,9 @@ class Snapshot:
     def judge(self, policy: CircuitPolicy, now: float, *, failed: bool, slow: bool) -> int:
         """Count a call of this process for a policy that judges rates.
 
-        :param now: when the call ended, by the event loop's clock
-        :returns: how many calls were failures or slow if their share is too high, else 0; the
-            count then begins anew
+        :param now: when the call ended, in seconds of the event loop's clock
+        :returns: how many calls failed or were slow if their share is too high, and then the
+            count starts again; else 0
         """
         if self.rates is None:
             assert policy.window is not None
@@ -188,21 +189,21 @@ class Snapshot:
         return excess
 
     def take_failures(self) -> int:
-        """Return how many failures are to be sent, and count them as sent."""
+        """Return how many failures are to be sent, and consider them sent."""
         count, self.unsent = self.unsent, 0
         return count
 
     def put_back_failures(self, count: int) -> None:
-        """Count failures as not sent, after all."""
+        """Consider failures not sent after all."""
         self.unsent += count
 
     def sent_success(self, succeeded_ms: int) -> None:
-        """Count a success as sent, unless there was a later one."""
+        """Consider a success sent, unless there was a later one."""
         if self.succeeded_ms == succeeded_ms:
             self.succeeded_ms = None
 
     def sent_verdict(self) -> None:
-        """Count the oldest verdict as sent."""
+        """Consider the oldest verdict sent."""
         self.verdicts.popleft()
 
     def _counted(
@@ -218,7 +219,7 @@ class Snapshot:
         return state
 
     def _become(self, state: CircuitBreakerState) -> None:
-        """Make a state the one that calls are judged by."""
+        """Replace the state that decides about calls."""
         old, self.state = self.state.state, state
         self.calm = state.state == "closed" and not state.failure_count
         if state.state != old:

@@ -1,23 +1,22 @@
-"""Keeps what a process knows of a circuit and what its store knows of it in step.
+"""Keeps the snapshot of a circuit and its store in step.
 
-Everything that happens is first noted in the snapshot (:class:`CircuitSync` has a method for each)
-and then sent in the background by :meth:`CircuitSync.flush`, one request at a time. The answers,
-and a refresh every ``refresh_interval``, are learnt by the snapshot.
+Each event is first noted in the snapshot, at once, and then sent by :meth:`CircuitSync.flush`, in
+the background and one request at a time. Answers of the store, and a refresh after each
+``refresh_interval``, go back into the snapshot.
 
 Invariants:
 
-- No error of the store leaves this module, except from :meth:`CircuitSync.ask`: a call is never
-  failed by the store of its circuit breaker.
-- At most one request that sends something runs in an event loop for a circuit, whichever scope has
-  begun it, so that the store hears of things in their order.
-- Each request is bounded, and what sends is shielded from cancellation, so that ``flush`` may be
-  called from where a task ends.
-- Whoever changes the snapshot tells of it: :meth:`CircuitSync._tell_since` is called after each
-  change, by the scope in which it came about.
+- A call never fails because the store of its circuit breaker fails: no error of the store leaves
+  this module, except from :meth:`CircuitSync.ask`, which people call by hand.
+- At most one request that sends something is in flight for a circuit and event loop, whichever
+  scope started it. So the store learns of events in their order.
+- Every request is bounded, and those that send are shielded from cancellation. So ``flush`` may be
+  called where a task ends.
+- After each change of the snapshot, :meth:`CircuitSync._report_change` reports a new state.
 
-While the store fails (``Contact.failed``), nothing is sent but by the refresh, which goes on, and
-sends everything when the store answers again. A quorum is then 1: nobody can confirm what this
-process sees.
+While the store fails (``Contact.failed``), only the refresh goes on asking it. When the store
+answers again, the refresh sends what is still to be sent. Meanwhile the quorum is 1, since no other
+process can confirm the failures that this one sees.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ STORE_SECONDS = 1.0
 SLOW_SECONDS = 0.5
 """A store that lets a request wait for longer is treated as if it failed."""
 LOOK_AHEAD_SECONDS = 0.6
-"""How long before the end of an open time the store is asked, to learn whether it answers."""
+"""How long before the end of an open time the store is asked whether it still answers."""
 WORTH_LOOKING_SECONDS = 1.0
-"""Shorter open times are not looked to the end of."""
+"""The shortest open time before whose end the store is asked."""
 RESETS_PER_SUCCESS = 3
 """How often a reset is tried while other processes change the circuit."""
 
@@ -67,13 +66,13 @@ Request = Literal["get_state", "force_open", "force_close", "reset_circuit"]
 
 @define(eq=False)
 class Contact:
-    """How it stands with the store of a circuit; shared by the scopes of an event loop.
+    """Whether the store of a circuit answers; shared by the scopes of an event loop.
 
-    The store was asked at ``asked_at`` and is to be asked again at ``ask_at``, both by the wall
-    clock; before the first time they are no times at all. ``first_read`` and ``sending`` are set
-    while a read of the first call, or a request that sends something, is in flight, and are fired
-    at its end; ``refreshing`` tells that a refresh is. The oldest request in flight has waited
-    since ``waiting_since``, by the event loop's clock. ``failed`` tells how the last one ended.
+    The store was asked at ``asked_at``, and is to be asked again at ``ask_at``, both by the wall
+    clock; they are infinite until it was asked once. ``first_read`` and ``sending`` are events
+    while the first read, or a request that sends something, is in flight; they are set at its end.
+    ``refreshing`` is true while a refresh is in flight. The oldest request in flight began at
+    ``waiting_since``, by the event loop's clock. ``failed`` is true if the last request failed.
     """
 
     asked_at: float = math.inf
@@ -86,19 +85,19 @@ class Contact:
 
     @property
     def asked(self) -> bool:
-        """Whether the store was asked at all."""
+        """Whether the store was ever asked."""
         return self.asked_at != math.inf
 
 
 @define(eq=False)
 class CircuitSync:
-    """The snapshot of a circuit and its store, for one scope or for the process.
+    """Changes the snapshot of a circuit and talks to its store, for one scope or for the process.
 
-    :param spawn: runs something in the background
-    :param host: gets the events
+    :param spawn: runs work in the background
+    :param host: receives the events
 
-    ``_finish_by`` is when, by the event loop's clock, the scope waits no longer for anything to be
-    sent. ``_looks_ahead`` tells that the background waits for the end of an open time.
+    ``_finish_by`` is when the scope ends, by the event loop's clock: nothing is sent after it.
+    ``_looks_ahead`` is true while work in the background waits for the end of an open time.
     """
 
     policy: CircuitPolicy
@@ -115,36 +114,36 @@ class CircuitSync:
         """Count failures here at once, and in the store soon."""
         before = self.snapshot.state
         self.snapshot.count_failures(count, self.policy, self._quorum(), now_ms())
-        self._tell_since(before)
+        self._report_change(before)
         self._send_soon()
 
     def note_success(self) -> None:
         """Clear the count of a closed circuit here at once, and in the store soon."""
         before = self.snapshot.state
         self.snapshot.reset_failures(now_ms())
-        self._tell_since(before)
+        self._report_change(before)
         self._send_soon()
 
     def note_verdict(self, nonce: str, *, succeeded: bool | None) -> None:
-        """Settle a probe here at once, and in the store soon; ``None`` returns it unused."""
+        """Settle a probe here at once, and in the store soon; ``None`` returns the probe."""
         before = self.snapshot.state
         self.snapshot.settle_probe(nonce, succeeded=succeeded, policy=self.policy, now_ms=now_ms())
-        self._tell_since(before)
+        self._report_change(before)
         self._send_soon()
 
     def claim_locally(self, nonce: str, lease_ms: int, *, local: bool) -> ProbeReply:
-        """Grant or refuse a probe by what is known here.
+        """Grant or refuse a probe without the store.
 
-        :param local: whether the store was not asked for it
+        :param local: whether the store was never asked for it
         """
         before = self.snapshot.state
         limit = self.policy.half_open_probes
         reply = self.snapshot.claim_probe(nonce, lease_ms, limit, now_ms(), local=local)
-        self._tell_since(before)
+        self._report_change(before)
         return reply
 
     def refusal(self) -> ProbeReply:
-        """Return the answer to a claim that is not granted."""
+        """Return the answer to a claim that is refused."""
         return ProbeReply(granted=False, state=self.snapshot.state)
 
     async def read_first(self) -> None:
@@ -166,13 +165,13 @@ class CircuitSync:
             contact.first_read = None
         self._note_asked()
 
-    def look_again(self) -> None:
-        """Ask the store in the background."""
+    def refresh_soon(self) -> None:
+        """Refresh in the background."""
         self._note_asked()
         self.spawn(self.refresh)
 
     async def refresh(self) -> None:
-        """Look at what the store knows, and send what it does not; never raises its errors."""
+        """Read the state from the store, then send what is still to be sent."""
         snapshot, contact = self.snapshot, self.contact
         if contact.refreshing:
             return
@@ -187,12 +186,12 @@ class CircuitSync:
             contact.refreshing = False
         self._note_answered()
         if not snapshot.dirty and contact.sending is None:
-            # A circuit that the store has forgotten is closed, unless something newer came since.
+            # A circuit that is not in the store is closed, unless something has happened since.
             self.learn(state or CircuitBreakerState(version=known))
         await self.flush()
 
     async def ask(self, request: Request) -> CircuitBreakerState:
-        """Ask the store for the state, or to set it by hand, and believe the answer at once.
+        """Ask the store for the state, or to set it by hand, and follow the answer at once.
 
         :raises PersistenceError: if the store fails
         """
@@ -205,14 +204,14 @@ class CircuitSync:
         """Claim a probe of the store.
 
         :param bound: how many seconds the request may take
-        :returns: ``None`` if the store failed, so that it must be decided without the store
+        :returns: ``None`` if the store failed, so that the decision is left to the caller
         """
         limit = self.policy.half_open_probes
         try:
             request = self.store.claim_probe(self.name, nonce, lease_ms, limit)
             reply = await self._bounded(request, bound)
         except TimeoutError as error:
-            # It may have been granted, so there is no probe: the fleet could have too many.
+            # The store may have granted it. To use it could mean one probe too many.
             self._note_failed(error)
             self.note_verdict(nonce, succeeded=None)
             return self.refusal()
@@ -224,20 +223,20 @@ class CircuitSync:
         return reply
 
     def store_is_slow(self) -> bool:
-        """Return whether the store is known to fail, or lets a request wait for long."""
+        """Return whether the last request failed, or one in flight takes too long."""
         contact = self.contact
         return contact.failed or monotonic() - contact.waiting_since > SLOW_SECONDS
 
     def learn(self, stored: CircuitBreakerState) -> None:
-        """Take over what the store showed."""
+        """Take over an answer of the store."""
         before = self.snapshot.state
         self.snapshot.learn(stored, self.policy, self._quorum(), now_ms())
-        self._tell_since(before)
+        self._report_change(before)
 
     async def flush(self) -> None:
-        """Tell the store what it does not know; never raises for a store that fails.
+        """Send everything that is still to be sent; errors of the store are not raised.
 
-        Shielded from cancellation and bounded, so that it may be called from where a task ends.
+        It is bounded and shielded from cancellation.
         """
         snapshot, contact = self.snapshot, self.contact
         while snapshot.dirty and (left := self._finish_by - monotonic()) > 0:
@@ -260,9 +259,9 @@ class CircuitSync:
                 contact.sending = None
 
     async def finish(self, patience: float) -> None:
-        """Tell the store what it does not know, for the last time.
+        """Send everything that is still to be sent, at the end of the scope.
 
-        :param patience: the seconds for that, after which what runs in the background ends, too
+        :param patience: the seconds that it may take; work in the background ends then, too
         """
         self._finish_by = monotonic() + patience
         await self.flush()
@@ -272,7 +271,7 @@ class CircuitSync:
             self.spawn(self.flush)
 
     async def _send(self) -> None:
-        """Send one of the things that the store does not know."""
+        """Send one thing that is still to be sent."""
         snapshot = self.snapshot
         if snapshot.verdicts:
             state = await self._send_verdict()
@@ -306,7 +305,7 @@ class CircuitSync:
     async def _send_success(self, succeeded_ms: int) -> CircuitBreakerState:
         """Clear the failures that came before a success.
 
-        Another process may count one meanwhile: it is cleared, too, unless it came later.
+        A failure that another process counts meanwhile is cleared, too, unless it came later.
         """
         state = self.snapshot.stored
         for _ in range(RESETS_PER_SUCCESS):
@@ -326,7 +325,7 @@ class CircuitSync:
         window_ms = self.policy._window_ms()
         last_ms = snapshot.state.last_failure_ms or 0
         if window_ms is not None and now_ms() - last_ms > window_ms:
-            # The store was away for so long that they do not count any more.
+            # The store failed for so long that they have left the window.
             return await self.store.get_state(self.name)
         report = self.policy._report(
             snapshot.reporter, count, snapshot.stored.open_count, self.policy.quorum
@@ -334,13 +333,13 @@ class CircuitSync:
         try:
             return await self.store.count_failures(self.name, report)
         except PersistenceError as error:
-            # After a timeout the store may have counted them, and to count twice would be worse.
+            # After a timeout the store may have counted them. To count them twice would be worse.
             if error.retryable and not isinstance(error, TimeoutError):
                 snapshot.put_back_failures(count)
             raise
 
-    def _tell_since(self, before: CircuitBreakerState) -> None:
-        """Tell of a change of the state, and look to the end of an open time."""
+    def _report_change(self, before: CircuitBreakerState) -> None:
+        """Report a new state, and prepare for the end of an open time."""
         state = self.snapshot.state
         if state.state != before.state:
             host = self.host
@@ -351,11 +350,11 @@ class CircuitSync:
             return
         seconds = ((state.open_until_ms or 0) - now_ms()) / 1000
         if seconds >= WORTH_LOOKING_SECONDS:
-            look = functools.partial(self._look_again_in, seconds - LOOK_AHEAD_SECONDS)
+            look = functools.partial(self._refresh_in, seconds - LOOK_AHEAD_SECONDS)
             self._looks_ahead = self.spawn(look, brief=False)
 
-    async def _look_again_in(self, seconds: float) -> None:
-        """Find out whether the store answers before the next call must ask it for a probe."""
+    async def _refresh_in(self, seconds: float) -> None:
+        """Learn whether the store answers before the next call needs a probe from it."""
         try:
             await anyio.sleep(seconds)
         finally:
@@ -364,7 +363,7 @@ class CircuitSync:
         await self.refresh()
 
     async def _bounded(self, request: Awaitable[Answer], bound: float) -> Answer:
-        """Await a request to the store for so many seconds, and note how long it has been."""
+        """Await a request for at most ``bound`` seconds, and note since when it is in flight."""
         contact = self.contact
         since = monotonic()
         contact.waiting_since = min(contact.waiting_since, since)
@@ -384,7 +383,7 @@ class CircuitSync:
         contact.ask_at = contact.asked_at + self.policy.refresh_interval
 
     def _note_failed(self, error: Exception) -> None:
-        """Guard locally from now on, and tell so once."""
+        """Guard locally from now on, and report that once."""
         if not self.contact.failed:
             self.contact.failed = True
             log_warning(
@@ -394,7 +393,7 @@ class CircuitSync:
                 self.host.emit(CircuitStoreFailed(self.host.name, self.name, error))
 
     def _note_answered(self) -> None:
-        """Guard together with the others again, and tell so once."""
+        """Guard together with the fleet again, and report that once."""
         if self.contact.failed:
             self.contact.failed = False
             log_warning("the store of circuit %r answers again", self.name)

@@ -29,7 +29,7 @@ RULES = {
     "TestTokenReuse": "test_fencing_tokens_only_grow",
     "TestSwallowedCancellation": "test_a_cancelled_change_of_a_value_is_whole_or_not_there",
     "TestCancellationBecomesAnError": "test_cancelling_a_method_of_circuits_raises_nothing_else",
-    "TestHalfOpenLetsTwoThrough": "test_at_most_the_limit_of_probes_is_under_way",
+    "TestHalfOpenLetsTwoThrough": "test_at_most_the_limit_of_probes_is_in_flight",
     "TestClearTouchesLocks": "test_clear_leaves_locks_and_circuits_alone",
     "TestOldValuesAreGiven": ("test_a_value_kept_beyond_its_time_is_returned_only_on_request"),
     "TestNoneIsMissing": "test_none_is_a_value_and_not_a_missing_key",

@@ -70,7 +70,7 @@ async def test_earlier_errors_are_reachable_from_the_last() -> None:
 
 
 @anyio_test
-async def test_an_error_raised_again_and_again_makes_no_circle() -> None:
+async def test_an_error_that_is_raised_by_every_try_makes_no_circle_of_contexts() -> None:
     error = ValueError("the same")
     async with scope() as s:
         err, _ = await s.task(Flaky(9, lambda n: error), retry=Retry(4, delay=0))
@@ -79,7 +79,7 @@ async def test_an_error_raised_again_and_again_makes_no_circle() -> None:
 
 
 @anyio_test
-async def test_errors_that_know_each_other_make_no_circle() -> None:
+async def test_errors_that_are_linked_already_make_no_circle_of_contexts() -> None:
     first = ValueError(1)
 
     def make(number: int) -> Exception:
@@ -133,7 +133,7 @@ def bad_hint(error: Exception) -> Any:
         ({"delay": lambda attempt, error: "1"}, TypeError, "delay that delay returned"),
     ],
 )
-async def test_a_policy_that_fails_keeps_the_error_of_the_try(
+async def test_an_error_of_the_policy_keeps_the_error_of_the_try(
     options: dict[str, Any], kind: type[Exception], text: str
 ) -> None:
     async with scope() as s:
@@ -189,7 +189,7 @@ async def test_retry_on_takes_types_and_predicates() -> None:
 
 
 @anyio_test
-async def test_a_predicate_that_gives_seconds_sets_the_delay() -> None:
+async def test_a_predicate_that_returns_seconds_sets_the_delay() -> None:
     waits: list[float] = []
     async with scope() as s:
         await s.task(
@@ -205,7 +205,7 @@ async def test_a_predicate_that_gives_seconds_sets_the_delay() -> None:
 
 
 @anyio_test
-async def test_on_retry_is_told_before_each_wait_and_its_error_disturbs_nobody() -> None:
+async def test_on_retry_is_called_before_each_wait_and_its_errors_are_ignored() -> None:
     told: list[tuple[int, str, float]] = []
 
     def observer(attempt: int, error: Exception, delay: float) -> None:
@@ -257,7 +257,7 @@ async def test_cancellation_during_a_delay_is_immediate() -> None:
 
 
 @anyio_test
-async def test_an_open_circuit_is_retried_only_if_asked_for() -> None:
+async def test_an_open_circuit_is_retried_only_if_retry_on_names_it() -> None:
     def open_circuit(number: int) -> Exception:
         return CircuitOpenError("payments", 0.001)
 
@@ -329,7 +329,7 @@ def test_a_policy_is_data_that_can_be_printed_compared_and_pickled(delay: Any) -
 
 
 @anyio_test
-async def test_what_is_no_function_is_refused_and_not_retried() -> None:
+async def test_something_that_is_not_a_function_is_refused_and_not_retried() -> None:
     flaky = Flaky(0)
     with pytest.raises(TypeError, match=r"coroutine object of '.*'; write retry\.call\("):
         await Retry(3, delay=1000).call(flaky())  # type: ignore[arg-type]
@@ -353,7 +353,7 @@ def test_the_policy_of_a_number_of_attempts_is_made_once() -> None:
         Retry.of(True)
 
 
-def test_a_delay_that_was_not_called_is_told_at_once() -> None:
+def test_a_delay_class_that_was_not_called_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match=r"got the class exponential; write exponential\(\.\.\.\)"):
         Retry(delay=exponential)  # type: ignore[arg-type]
 

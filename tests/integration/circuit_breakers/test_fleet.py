@@ -193,7 +193,7 @@ def test_exactly_as_many_probes_as_allowed_run_in_the_whole_fleet(
 
 
 @posix_only
-def test_a_prober_that_is_killed_delays_the_next_probe_by_its_lease_at_most(
+def test_a_killed_process_delays_the_next_probe_by_its_lease_at_most(
     url: str, start: Start
 ) -> None:
     lease = 2.0  # the reset timeout, as nobody knows how long the call takes
@@ -210,7 +210,7 @@ def test_a_prober_that_is_killed_delays_the_next_probe_by_its_lease_at_most(
     assert shared_state(url).state == "closed"
 
 
-def test_a_probe_that_is_cancelled_gives_its_turn_back_at_once(url: str, start: Start) -> None:
+def test_a_cancelled_probe_is_returned_at_once(url: str, start: Start) -> None:
     prober, other = start(2, failure_threshold=1, reset_timeout=4, refresh_interval=0.1)
     trip(prober)
     assert other.ask("until_rejected") >= 0
@@ -226,7 +226,7 @@ def test_a_probe_that_is_cancelled_gives_its_turn_back_at_once(url: str, start: 
 
 @posix_only
 @pytest.mark.parametrize("late", ["succeed", "fail"])
-def test_the_late_answer_of_a_prober_that_was_stopped_changes_nothing(
+def test_the_late_verdict_of_a_process_that_was_stopped_changes_nothing(
     url: str, start: Start, late: str
 ) -> None:
     zombie, other = start(2, failure_threshold=1, reset_timeout=1, refresh_interval=0.1)

@@ -34,7 +34,7 @@ def process(url: str, what: str, times: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("what", "error"), [("fail", "OSError"), ("hang", "TimeoutError")])
-def test_the_first_task_of_another_process_is_rejected_uncalled(
+def test_the_first_task_of_another_process_is_rejected_without_a_call(
     url: str, what: str, error: str
 ) -> None:
     assert process(url, what, 3) == ["called", error] * 3

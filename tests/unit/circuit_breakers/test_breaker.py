@@ -70,7 +70,9 @@ async def test_a_success_resets_the_count(store: ObservedStore) -> None:
 
 
 @anyio_test
-async def test_a_call_that_is_cancelled_is_nothing_though_its_timeout_passes_as_it_ends() -> None:
+async def test_a_cancelled_call_counts_as_nothing_even_if_its_timeout_passes_while_it_ends() -> (
+    None
+):
     async def slow_to_end() -> None:
         try:
             await anyio.sleep_forever()
@@ -88,7 +90,7 @@ async def test_a_call_that_is_cancelled_is_nothing_though_its_timeout_passes_as_
 
 
 @anyio_test
-async def test_a_timeout_of_the_task_is_a_failure_and_a_cancellation_is_nothing(
+async def test_a_timeout_of_the_task_is_a_failure_and_a_cancellation_is_not(
     store: ObservedStore,
 ) -> None:
     breaker = CircuitBreaker("payments", failure_threshold=2)
@@ -211,7 +213,7 @@ async def test_without_a_name_the_circuit_is_that_of_the_scope(store: ObservedSt
 
 
 @anyio_test
-async def test_changes_of_state_are_told(store: ObservedStore, clock: Clock) -> None:
+async def test_changes_of_state_are_reported(store: ObservedStore, clock: Clock) -> None:
     events: list[Event] = []
     told: list[tuple[str, str, str]] = []
     breaker = CircuitBreaker(

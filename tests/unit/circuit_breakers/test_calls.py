@@ -109,7 +109,7 @@ async def test_a_breaker_without_a_name_has_one_circuit_for_each_function() -> N
 
 
 @pytest.mark.parametrize("fn", [print, lambda: None, fine(), 3])
-async def test_only_async_functions_are_decorated(fn: Any) -> None:
+async def test_only_async_functions_can_be_decorated(fn: Any) -> None:
     with pytest.raises(TypeError, match="a circuit breaker guards async functions"):
         CircuitBreaker()(fn)
     if inspect.iscoroutine(fn):
@@ -124,7 +124,9 @@ async def test_an_object_with_an_async_call_is_decorated(name: str) -> None:
     assert await CircuitBreaker(name)(Loader())(3) == 3
 
 
-async def test_a_function_that_gives_nothing_to_await_is_no_failure(name: str) -> None:
+async def test_a_function_that_returns_no_awaitable_is_refused_and_counts_as_nothing(
+    name: str,
+) -> None:
     breaker = CircuitBreaker(name, failure_threshold=1)
     for value in (None, 3):
         with pytest.raises(TypeError, match="cannot be awaited"):
@@ -132,7 +134,7 @@ async def test_a_function_that_gives_nothing_to_await_is_no_failure(name: str) -
     assert await breaker.call(fine) == 1
 
 
-async def test_what_is_no_function_is_refused_and_is_no_failure(name: str) -> None:
+async def test_something_that_is_not_a_function_is_refused_and_counts_as_nothing(name: str) -> None:
     breaker = CircuitBreaker(name, failure_threshold=1)
     wrong: list[tuple[Any, str]] = [(fine(), r"write breaker\.call\(fine, \*args\)"), (3, "got 3")]
     for fn, words in wrong:
@@ -151,7 +153,7 @@ async def test_a_cancelled_call_counts_as_nothing(name: str) -> None:
     assert (await breaker.state()) == CircuitBreakerState()
 
 
-async def test_a_result_may_be_a_failure_and_the_caller_gets_it_all_the_same(name: str) -> None:
+async def test_a_result_may_count_as_a_failure_and_is_still_returned(name: str) -> None:
     breaker = CircuitBreaker(name, failure_threshold=2, record_result=lambda status: status >= 500)
     for status in (200, 503, 200, 503, 500):
         assert await breaker.call(fine, status) == status
@@ -159,7 +161,7 @@ async def test_a_result_may_be_a_failure_and_the_caller_gets_it_all_the_same(nam
         await breaker.call(fine, 200)
 
 
-async def test_a_predicate_that_fails_is_no_failure_and_holds_no_probe(name: str) -> None:
+async def test_a_predicate_that_raises_counts_as_nothing_and_returns_the_probe(name: str) -> None:
     breaker = CircuitBreaker(
         name, failure_threshold=1, reset_timeout=0.01, record_result=lambda value: 1 / value < 0
     )
@@ -173,7 +175,7 @@ async def test_a_predicate_that_fails_is_no_failure_and_holds_no_probe(name: str
     assert (await breaker.state()).state == "closed"
 
 
-async def test_policies_made_on_the_fly_are_not_kept_for_ever(
+async def test_policies_made_for_one_call_are_not_kept_for_ever(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gogoscope.circuit_breakers.registry.REMEMBERED", 5)
@@ -325,7 +327,7 @@ async def test_a_store_is_set_by_hand_without_a_scope_and_scopes_follow(name: st
     assert await process_store().get_state(name) is None
 
 
-async def test_a_call_that_was_under_way_when_it_was_forced_changes_nothing(name: str) -> None:
+async def test_a_call_in_flight_when_the_circuit_is_forced_changes_nothing(name: str) -> None:
     breaker = CircuitBreaker(name, failure_threshold=1)
     release = anyio.Event()
 
@@ -356,7 +358,7 @@ async def test_a_store_without_circuits_is_refused(name: str) -> None:
         await CircuitBreaker(name).state(3)
 
 
-async def test_every_turn_of_a_circuit_is_told(name: str, events: list[Event]) -> None:
+async def test_every_change_of_a_circuit_is_an_event(name: str, events: list[Event]) -> None:
     breaker = CircuitBreaker(name, failure_threshold=1, reset_timeout=0.05)
     await trip(breaker)
     with pytest.raises(CircuitOpenError):

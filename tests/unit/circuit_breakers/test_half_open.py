@@ -88,7 +88,7 @@ async def test_success_threshold_asks_for_several_probes(
 
 
 @anyio_test
-async def test_a_cancelled_probe_gives_its_turn_back(store: ObservedStore, clock: Clock) -> None:
+async def test_a_cancelled_probe_is_returned(store: ObservedStore, clock: Clock) -> None:
     await break_it(store)
     clock.now += 30
     async with scope(persistence=store, circuit_breaker=BREAKER) as s:
@@ -100,7 +100,7 @@ async def test_a_cancelled_probe_gives_its_turn_back(store: ObservedStore, clock
 
 
 @anyio_test
-async def test_a_probe_whose_claim_is_cancelled_gives_its_turn_back(
+async def test_a_probe_whose_claim_is_cancelled_is_returned(
     store: ObservedStore, clock: Clock
 ) -> None:
     await break_it(store)

@@ -126,7 +126,7 @@ def test_when_the_store_is_back_both_agree_within_two_refresh_intervals(
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_failures_that_were_refused_for_certain_open_the_shared_circuit_afterwards(
+def test_failures_that_the_store_certainly_did_not_count_are_sent_again(
     backend: Literal["asyncio", "trio"],
 ) -> None:
     async def main() -> None:
@@ -150,7 +150,7 @@ def test_failures_that_were_refused_for_certain_open_the_shared_circuit_afterwar
     run(main, backend)
 
 
-def test_failures_from_before_the_window_are_not_told_when_the_store_is_back() -> None:
+def test_failures_older_than_the_window_are_not_sent_when_the_store_is_back() -> None:
     async def main() -> None:
         store, service = FaultyStore(), Service()
         breaker = CircuitBreaker("payments", failure_threshold=3, window=10)
@@ -238,7 +238,7 @@ def test_a_circuit_that_opens_again_and_again_looks_ahead_once_at_a_time() -> No
     run(main, "asyncio")
 
 
-def test_a_store_that_just_fell_silent_delays_a_probe_that_comes_out_of_the_quiet() -> None:
+def test_a_store_that_stops_answering_delays_the_first_probe_of_a_quiet_circuit() -> None:
     """By half a second, since it cannot be known sooner; and it is not made, but rejected."""
 
     async def main() -> None:
@@ -257,7 +257,7 @@ def test_a_store_that_just_fell_silent_delays_a_probe_that_comes_out_of_the_quie
     run(main, "asyncio")
 
 
-def test_alone_with_a_store_that_fails_no_quorum_is_waited_for() -> None:
+def test_no_quorum_is_needed_while_the_store_fails() -> None:
     async def main() -> None:
         store, service = FaultyStore(), Service()
         breaker = CircuitBreaker("payments", failure_threshold=3, quorum=4)
@@ -355,7 +355,7 @@ def test_a_hanging_store_is_asked_once_at_a_time() -> None:
     run(main, "asyncio")
 
 
-def test_an_outage_of_hours_leaves_little_to_be_told() -> None:
+def test_an_outage_of_hours_leaves_few_requests_to_send() -> None:
     async def main() -> None:
         store, service = FaultyStore(), Service()
         breaker = CircuitBreaker("payments", failure_threshold=3, reset_timeout=5)
@@ -398,7 +398,7 @@ def test_the_end_of_a_scope_waits_once_for_all_its_circuits(
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_the_end_of_a_scope_waits_once_for_all_that_a_circuit_has_to_tell(
+def test_the_end_of_a_scope_waits_once_for_everything_that_a_circuit_has_to_send(
     backend: Literal["asyncio", "trio"],
 ) -> None:
     async def takes_its_time() -> None:

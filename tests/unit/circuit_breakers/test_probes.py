@@ -1,4 +1,4 @@
-"""The places of half-open probes: waited for, kept for the next call, given back, never lost."""
+"""Half-open probes: waited for, kept for the next call, returned, never lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(main: Callable[[], Awaitable[None]], backend: Backend) -> None:
     VirtualClock(START).run(main, backend=backend)
 
 
-def test_the_place_of_a_probe_that_came_late_is_for_the_next_call() -> None:
+def test_a_probe_that_is_granted_too_late_for_its_call_is_kept_for_the_next_one() -> None:
     async def main() -> None:
         store, service = FaultyStore(), Service()
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
@@ -53,7 +53,7 @@ def test_the_place_of_a_probe_that_came_late_is_for_the_next_call() -> None:
 
 
 @pytest.mark.parametrize("until", ["its end", "it is too old", "a longer call"])
-def test_a_place_that_no_call_took_is_given_back(until: str) -> None:
+def test_a_kept_probe_that_no_call_uses_is_returned(until: str) -> None:
     async def main() -> None:
         store, service = FaultyStore(), Service()
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
@@ -108,7 +108,7 @@ def test_a_kept_probe_is_not_returned_when_the_circuit_has_changed_since() -> No
 
 
 @BOTH
-def test_a_place_that_no_further_call_takes_is_another_processes_a_second_later(
+def test_a_kept_probe_is_free_for_other_processes_after_a_second(
     backend: Backend,
 ) -> None:
     async def main() -> None:
@@ -135,7 +135,7 @@ def test_a_place_that_no_further_call_takes_is_another_processes_a_second_later(
 @BOTH
 @pytest.mark.parametrize("unwrapped", [False, True])
 @pytest.mark.parametrize("pause", [0.01, 0.05, 0.09])
-def test_a_busy_circuit_of_short_scopes_gets_its_probe_from_a_store_that_is_far_away(
+def test_short_scopes_get_a_probe_of_a_busy_circuit_from_a_store_that_is_far_away(
     pause: float, unwrapped: bool, backend: Backend
 ) -> None:
     async def main() -> None:
@@ -168,7 +168,7 @@ def test_a_busy_circuit_of_short_scopes_gets_its_probe_from_a_store_that_is_far_
 
 
 @BOTH
-def test_the_place_of_a_call_that_waited_long_is_given_back(backend: Backend) -> None:
+def test_a_probe_of_a_call_that_waited_half_a_second_is_returned(backend: Backend) -> None:
     """Its lease has no time to spare for another call."""
 
     async def fairly_slow() -> None:
@@ -234,7 +234,7 @@ def test_a_call_that_outlives_its_scope_gets_its_probe(backend: Backend) -> None
     run(main, backend)
 
 
-def test_a_claim_that_is_never_begun_blocks_no_other() -> None:
+def test_a_claim_that_never_begins_blocks_no_other() -> None:
     """asyncio's own cancellation may end what runs in the background before its first step."""
 
     async def main() -> None:
@@ -256,7 +256,7 @@ def test_a_claim_that_is_never_begun_blocks_no_other() -> None:
 
 @BOTH
 @pytest.mark.parametrize("after", [0.001, 0.003, 0.02, 0.1, 0.55])
-def test_a_claim_whose_call_is_cancelled_is_given_back(after: float, backend: Backend) -> None:
+def test_a_probe_whose_call_is_cancelled_is_returned(after: float, backend: Backend) -> None:
     async def main() -> None:
         store, service = FaultyStore(), Service()
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)

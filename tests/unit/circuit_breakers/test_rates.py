@@ -36,7 +36,7 @@ def test_a_window_holds_the_calls_of_its_last_seconds_and_a_tenth_at_most_is_mis
         assert len(window._buckets) <= BUCKETS
 
 
-def test_no_rate_is_judged_of_fewer_than_the_minimum_of_calls() -> None:
+def test_no_rate_is_judged_with_fewer_than_the_minimum_of_calls() -> None:
     window = RateWindow(60)
     for number in range(9):
         window.add(number, failed=True, slow=True)
@@ -80,7 +80,7 @@ def run(main: Any) -> None:
         VirtualClock(1_800_000_000).run(main, backend=backend)
 
 
-def test_a_failure_rate_trips_though_successes_come_between() -> None:
+def test_a_failure_rate_opens_the_circuit_even_with_successes_in_between() -> None:
     async def main() -> None:
         breaker = CircuitBreaker("payments", failure_rate=0.5, minimum_calls=10)
         service = Service()
@@ -131,7 +131,7 @@ def test_calls_from_before_the_circuit_opened_count_for_no_rate_after_it_closed(
 
 
 @pytest.mark.parametrize("raises", [False, True])
-def test_slow_calls_trip_whether_or_not_they_fail(raises: bool) -> None:
+def test_slow_calls_open_the_circuit_whether_or_not_they_fail(raises: bool) -> None:
     async def main() -> None:
         breaker = CircuitBreaker(
             "payments", slow_call=1, slow_rate=0.3, minimum_calls=10, ignore=KeyError
@@ -217,14 +217,14 @@ def _another_process() -> Any:
         ({"on_state_change": 3}, TypeError, "on_state_change must be a function"),
     ],
 )
-def test_combinations_that_mean_nothing_are_refused(
+def test_options_that_do_not_go_together_are_refused(
     options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=text):
         CircuitBreaker(**options)
 
 
-def test_a_rate_without_a_window_has_one_of_a_minute() -> None:
+def test_the_window_of_a_rate_is_a_minute_by_default() -> None:
     assert CircuitBreaker(failure_rate=0.5).window == 60
     assert CircuitBreaker(failure_rate=0.5, window=5).window == 5
     assert CircuitBreaker().window is None

@@ -110,7 +110,7 @@ async def test_failures_are_sent_together(store: ObservedStore) -> None:
 
 
 @anyio_test
-async def test_what_others_did_is_seen_after_the_refresh_interval(
+async def test_changes_by_other_processes_are_seen_after_the_refresh_interval(
     store: ObservedStore, clock: Clock
 ) -> None:
     breaker = CircuitBreaker("payments", refresh_interval=0.01)

@@ -72,7 +72,7 @@ class CircuitControlRules(Conformance):
         assert await state_of(store) == forced
         assert await store.circuits() == {"c": forced}
 
-    async def test_a_probe_under_way_has_no_say_after_the_circuit_was_set_by_hand(
+    async def test_a_probe_in_flight_has_no_verdict_after_the_circuit_was_set_by_hand(
         self, store: CircuitBreakerStateProvider, clock: ManualClock
     ) -> None:
         await open_circuit(store)
@@ -92,6 +92,6 @@ class CircuitControlRules(Conformance):
         assert (await store.count_failures("c", report)).state == "closed"
         assert (await store.count_failures("c", report)).state == "open"
 
-    async def test_a_pattern_that_is_no_text_is_refused(self, store: Any) -> None:
+    async def test_a_pattern_that_is_not_a_str_is_refused(self, store: Any) -> None:
         with pytest.raises(TypeError, match="pattern must be a str or None"):
             await store.circuits(3)

@@ -58,7 +58,7 @@ async def half_open(
 class CircuitCountingRules(Conformance):
     """How a ``CircuitBreakerStateProvider`` counts."""
 
-    async def test_a_circuit_that_nothing_was_recorded_of_has_no_state(
+    async def test_a_circuit_without_records_has_no_state(
         self, store: CircuitBreakerStateProvider
     ) -> None:
         assert await store.get_state("c") is None
@@ -72,7 +72,7 @@ class CircuitCountingRules(Conformance):
         assert not (await store.claim_probe("c", "n1", 1_000, 1)).granted
         assert await store.get_state("c") is None
 
-    async def test_a_state_that_was_set_is_got(
+    async def test_a_state_that_was_set_is_returned(
         self, store: CircuitBreakerStateProvider, clock: ManualClock
     ) -> None:
         now_ms = round(clock.now * 1000)
@@ -93,7 +93,7 @@ class CircuitCountingRules(Conformance):
         assert got.version > 0
         assert got == evolve(given, version=got.version)
 
-    async def test_a_bare_state_that_was_set_is_got(
+    async def test_a_bare_state_that_was_set_is_returned(
         self, store: CircuitBreakerStateProvider
     ) -> None:
         await store.set_state("c", CircuitBreakerState(state="forced-open"))

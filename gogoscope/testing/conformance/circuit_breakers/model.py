@@ -1,4 +1,4 @@
-"""Any sequence of calls on a circuit gets the answers of the pure rules."""
+"""Any sequence of calls on a circuit returns the answers of the pure rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of probing: who may try a circuit that is open, and what the outcome changes."""
+"""Rules of probing: which calls may try an open circuit, and what their outcome changes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CircuitProbingRules(Conformance):
         assert not reply.granted
         assert reply.state.state == "closed"
 
-    async def test_at_most_the_limit_of_probes_is_under_way(
+    async def test_at_most_the_limit_of_probes_is_in_flight(
         self, store: CircuitBreakerStateProvider, clock: ManualClock
     ) -> None:
         await half_open(store, clock, "n1", limit=2)
@@ -55,7 +55,7 @@ class CircuitProbingRules(Conformance):
         assert reply.granted
         assert list(reply.state.probes) == ["n1"]
 
-    async def test_a_dead_probe_gives_its_place_up(
+    async def test_a_probe_is_lost_when_its_lease_expires(
         self, store: CircuitBreakerStateProvider, clock: ManualClock
     ) -> None:
         await half_open(store, clock, "dead")
@@ -69,7 +69,7 @@ class CircuitProbingRules(Conformance):
         assert settled is None
         assert (await state_of(store)).state == "half-open"
 
-    async def test_a_returned_probe_gives_its_place_up(
+    async def test_a_returned_probe_can_be_claimed_by_another(
         self, store: CircuitBreakerStateProvider, clock: ManualClock
     ) -> None:
         await half_open(store, clock, "n1")
@@ -77,7 +77,7 @@ class CircuitProbingRules(Conformance):
         assert (await state_of(store)).state == "half-open"
         assert (await store.claim_probe("c", "n2", 5_000, 1)).granted
 
-    async def test_returning_a_probe_that_is_not_there_changes_nothing(
+    async def test_returning_an_unknown_probe_changes_nothing(
         self, store: CircuitBreakerStateProvider, clock: ManualClock
     ) -> None:
         await half_open(store, clock, "n1")
@@ -130,7 +130,7 @@ class CircuitProbingRules(Conformance):
         assert late is None
         assert await state_of(store) == state
 
-    async def test_a_success_does_not_survive_the_next_opening(
+    async def test_the_successes_are_forgotten_when_the_circuit_opens_again(
         self, store: CircuitBreakerStateProvider, clock: ManualClock
     ) -> None:
         await half_open(store, clock, "n1", limit=2)

@@ -52,7 +52,7 @@ CHANGES: dict[str, Call] = {
 
 
 async def _prepared(store: CircuitBreakerStateProvider, key: str, now_ms: int) -> None:
-    """Return a key a half-open circuit with a probe."""
+    """Make a half-open circuit with one probe."""
     await store.set_state(
         key,
         CircuitBreakerState(
@@ -154,14 +154,16 @@ class CircuitSafetyRules(Conformance):
             await store.record_failure("k", maximum)
         assert await store.get_state("k") is None
 
-    async def test_a_state_must_be_a_state(self, store: CircuitBreakerStateProvider) -> None:
+    async def test_a_state_of_another_type_is_refused(
+        self, store: CircuitBreakerStateProvider
+    ) -> None:
         not_a_state: Any = {"state": "open"}
         with pytest.raises(TypeError, match="state must be a CircuitBreakerState"):
             await store.set_state("k", not_a_state)
         assert await store.get_state("k") is None
 
     @pytest.mark.parametrize("key", ODD_KEYS, ids=ascii)
-    async def test_any_text_will_do_as_the_key_of_a_circuit(
+    async def test_any_text_is_a_key_of_a_circuit(
         self, store: CircuitBreakerStateProvider, key: str
     ) -> None:
         assert await store.record_failure(key, 5) == 1

@@ -103,7 +103,7 @@ def test_the_first_probe_when_the_open_time_is_over_makes_it_half_open() -> None
     assert reply.state is after
 
 
-def test_at_most_the_limit_of_probes_and_dead_ones_give_way() -> None:
+def test_at_most_the_limit_of_probes_runs_and_expired_ones_give_way() -> None:
     full, reply = circuit_rules.claim_probe(HALF_OPEN, NOW, "n2", 9_000, 2)
     assert reply.granted
     after, reply = circuit_rules.claim_probe(full, NOW + 4_999, "n3", 5_000, 2)
@@ -115,7 +115,7 @@ def test_at_most_the_limit_of_probes_and_dead_ones_give_way() -> None:
     assert after.probes == {"n2": NOW + 9_000, "n3": NOW + 10_000}
 
 
-def test_a_claim_that_landed_before_is_granted_as_it_is() -> None:
+def test_a_claim_that_was_granted_before_is_granted_again() -> None:
     after, reply = circuit_rules.claim_probe(HALF_OPEN, NOW + 1, "n1", 9_000, 1)
     assert after is HALF_OPEN
     assert reply.granted
@@ -157,11 +157,11 @@ def test_a_probe_of_a_circuit_that_is_not_half_open_has_no_verdict(
     assert settle(state, succeeded=succeeded) == (state, None)
 
 
-def test_a_probe_whose_place_was_taken_has_no_verdict() -> None:
+def test_a_probe_that_gave_way_to_another_has_no_verdict() -> None:
     assert settle(HALF_OPEN, "other", succeeded=False) == (HALF_OPEN, None)
 
 
-def test_a_returned_probe_frees_its_place_alone() -> None:
+def test_returning_a_probe_leaves_the_others_alone() -> None:
     state = evolve(HALF_OPEN, probes={"n1": NOW, "n2": NOW})
     assert circuit_rules.return_probe(state, NOW, "n1")[0] == evolve(state, probes={"n2": NOW})
     assert circuit_rules.return_probe(state, NOW, "n3")[0] is state

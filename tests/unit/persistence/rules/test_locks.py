@@ -75,7 +75,7 @@ def test_no_lease_is_over_before_its_time_whatever_its_fractions(
     assert granted(record, int((begin + ttl) * 1000) + 3)
 
 
-def test_a_claim_that_landed_before_is_granted_as_it_is() -> None:
+def test_a_claim_that_was_granted_before_is_granted_again() -> None:
     record = taken()
     after, reply = lock_rules.claim(record, NOW + 100, a_claim("n1"))
     assert after is record
