@@ -1,4 +1,4 @@
-"""Circuit breakers without a scope, set by hand, looked at, and what they tell."""
+"""Circuit breakers without a scope, read and set by hand, and their events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
@@ -25,8 +25,13 @@ from gogoscope.events import (
 )
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.stores.memory import MemoryStore, process_store
+from gogoscope.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
+
+BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+Backend = Literal["asyncio", "trio"]
 
 
 @pytest.fixture
@@ -358,21 +363,27 @@ async def test_a_store_without_circuits_is_refused(name: str) -> None:
         await CircuitBreaker(name).state(3)
 
 
-async def test_every_change_of_a_circuit_is_an_event(name: str, events: list[Event]) -> None:
-    breaker = CircuitBreaker(name, failure_threshold=1, reset_timeout=0.05)
-    await trip(breaker)
-    with pytest.raises(CircuitOpenError):
+@BOTH
+def test_every_change_of_a_circuit_is_an_event(
+    backend: Backend, name: str, events: list[Event]
+) -> None:
+    async def main() -> None:
+        breaker = CircuitBreaker(name, failure_threshold=1, reset_timeout=5)
+        await trip(breaker)
+        with pytest.raises(CircuitOpenError):
+            await breaker.call(fine)
+        await anyio.sleep(5.1)
+        with anyio.CancelScope() as cancelled:
+            cancelled.cancel()
+            await breaker.call(anyio.sleep_forever)
+        with pytest.raises(OSError, match="broken"):
+            await breaker.call(broken)
+        await anyio.sleep(5.1)
         await breaker.call(fine)
-    await anyio.sleep(0.06)
-    with anyio.CancelScope() as cancelled:
-        cancelled.cancel()
-        await breaker.call(anyio.sleep_forever)
-    with pytest.raises(OSError, match="broken"):
-        await breaker.call(broken)
-    await anyio.sleep(0.06)
-    await breaker.call(fine)
+
+    VirtualClock().run(main, backend=backend)
     rejected = [event for event in events if isinstance(event, CircuitCallRejected)]
-    assert [0 < event.retry_after <= 0.05 for event in rejected] == [True]
+    assert [0 < event.retry_after <= 5 for event in rejected] == [True]
     told = [event for event in events if not isinstance(event, CircuitCallRejected)]
     assert told == [
         CircuitStateChanged("", name, "closed", "open"),
@@ -389,8 +400,9 @@ async def test_every_change_of_a_circuit_is_an_event(name: str, events: list[Eve
     ]
 
 
-async def test_no_event_is_made_when_nobody_listens(
-    name: str, monkeypatch: pytest.MonkeyPatch
+@BOTH
+def test_no_event_is_made_when_nobody_listens(
+    backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("made for nobody")
@@ -398,12 +410,16 @@ async def test_no_event_is_made_when_nobody_listens(
     for event in ("CircuitCallRejected", "CircuitProbeEnded", "CircuitProbeStarted"):
         monkeypatch.setattr(f"gogoscope.circuit_breakers.circuit.{event}", refuse)
     monkeypatch.setattr("gogoscope.circuit_breakers.sync.CircuitStateChanged", refuse)
-    breaker = CircuitBreaker(name, failure_threshold=1, reset_timeout=0.01)
-    await trip(breaker)
-    with pytest.raises(CircuitOpenError):
-        await breaker.call(fine)
-    await anyio.sleep(0.02)
-    assert await breaker.call(fine) == 1
+
+    async def main() -> None:
+        breaker = CircuitBreaker(name, failure_threshold=1, reset_timeout=5)
+        await trip(breaker)
+        with pytest.raises(CircuitOpenError):
+            await breaker.call(fine)
+        await anyio.sleep(5.1)
+        assert await breaker.call(fine) == 1
+
+    VirtualClock().run(main, backend=backend)
 
 
 def test_a_breaker_shows_what_a_user_uses() -> None:
