@@ -62,7 +62,5 @@ clock_here = clock_in_context.get
 current_clock: Clock = _CurrentClock()
 """The clock of the context in which it is read; the default of every store."""
 
-
-def monotonic() -> float:
-    """Return the time of the event loop in seconds; only differences of it mean anything."""
-    return anyio.current_time()
+monotonic = anyio.current_time
+"""Returns the time of the event loop in seconds; only differences of it mean anything."""

@@ -67,7 +67,10 @@ def _clear_callers(frame: types.FrameType, last: types.FrameType) -> None:
 
 def first_of(*errors: BaseException | None) -> BaseException | None:
     """Return the first that is not ``None``; an error may be falsy, if its length is 0."""
-    return next((error for error in errors if error is not None), None)
+    for error in errors:
+        if error is not None:
+            return error
+    return None
 
 
 def lead_to(error: BaseException, earlier: BaseException | None) -> None:
