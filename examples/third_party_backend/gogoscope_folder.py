@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from anyio import CapacityLimiter, to_thread
 
@@ -29,8 +29,6 @@ from gogoscope.persistence import (
     check_key_prefix,
     current_clock,
 )
-
-Result = TypeVar("Result")
 
 
 class FolderStore(RecordStore):
@@ -109,7 +107,7 @@ class _FolderRecords(Records):
 
         await self._in_thread(work)
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+    async def _in_thread(self, work: Callable[[], Answer]) -> Answer:
         if self._threads is None:
             raise PersistenceError(f"the store in {self._folder} is not open; use 'async with'")
         try:
@@ -117,7 +115,7 @@ class _FolderRecords(Records):
         except OSError as error:
             raise PersistenceError(f"the store in {self._folder} failed: {error}") from error
 
-    def _locked(self, work: Callable[[], Result]) -> Result:
+    def _locked(self, work: Callable[[], Answer]) -> Answer:
         with (self._folder / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, releases it
             return work()
