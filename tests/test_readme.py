@@ -42,7 +42,7 @@ def run_program(program: str, folder: Path, environ: Mapping[str, str] = os.envi
     return finished.stdout
 
 
-def test_the_first_program_has_ten_lines_of_code_and_gives_a_receipt(tmp_path: Path) -> None:
+def test_the_first_program_has_ten_lines_of_code_and_prints_a_receipt(tmp_path: Path) -> None:
     program = blocks("python")[0]
     assert len([line for line in program.splitlines() if line]) == 10
     assert run_program(program, tmp_path) == "None receipt of A-0001\n"

@@ -114,7 +114,7 @@ def test_a_loader_that_is_killed_costs_1_more_load_after_its_lease(
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_a_store_that_nobody_reaches_delays_callers_by_a_bounded_time(
+async def test_an_unreachable_store_delays_callers_by_a_bounded_time(
     anyio_backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")

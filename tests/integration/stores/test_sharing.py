@@ -110,7 +110,7 @@ async def test_different_urls_are_different_stores() -> None:
     assert len(Witness.closed) == len(Witness.opened) == 2
 
 
-async def test_those_who_wait_try_for_themselves_when_opening_fails() -> None:
+async def test_each_waiter_tries_to_open_again_when_opening_fails() -> None:
     Witness.failures = 1
     outcomes: list[str] = []
 
@@ -140,7 +140,7 @@ async def test_a_failure_to_open_leaves_nothing_behind() -> None:
         assert len(Witness.opened) == 1
 
 
-async def test_what_was_opened_and_is_no_store_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_something_opened_that_is_no_store_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def open_something_else(witness: Witness) -> object:
         Witness.opened.append(witness)
         return object()
@@ -154,7 +154,7 @@ async def test_what_was_opened_and_is_no_store_is_closed(monkeypatch: pytest.Mon
     assert _stores.get() == {}
 
 
-async def test_opening_that_is_cancelled_is_taken_up_by_those_who_wait() -> None:
+async def test_another_waiter_opens_when_opening_is_cancelled() -> None:
     gate = Witness.gate = anyio.Event()
     opener = anyio.CancelScope()
     done = anyio.Event()
@@ -178,7 +178,7 @@ async def test_opening_that_is_cancelled_is_taken_up_by_those_who_wait() -> None
     assert Witness.closed == Witness.opened
 
 
-async def test_one_who_comes_cancelled_while_the_last_one_leaves_does_not_keep_it_open() -> None:
+async def test_a_cancelled_newcomer_does_not_keep_open_what_the_last_user_leaves() -> None:
     comes = anyio.Event()
 
     async def comes_cancelled() -> None:

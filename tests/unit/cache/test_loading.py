@@ -80,7 +80,7 @@ def test_callers_of_different_keys_do_not_wait_for_each_other(run: Run) -> None:
     assert run(program) < 1.5
 
 
-def test_an_error_is_raised_for_all_who_waited_and_is_not_kept(run: Run) -> None:
+def test_an_error_is_raised_for_all_waiting_callers_and_is_not_kept(run: Run) -> None:
     async def program() -> None:
         store, source = MemoryStore(), Source()
         cache = Cache(store)

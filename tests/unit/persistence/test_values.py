@@ -30,7 +30,7 @@ class Text(str):
 
 
 @given(VALUES)
-def test_what_is_loaded_is_what_was_dumped_in_the_same_types(value: Any) -> None:
+def test_loading_returns_what_was_dumped_with_the_same_types(value: Any) -> None:
     codec = JSONCodec()
     loaded = codec.loads(codec.dumps(value))
     assert repr(loaded) == repr(value)

@@ -41,7 +41,7 @@ class Finish:
         return name
 
 
-async def test_rule_12_all_gives_a_tuple_of_results() -> None:
+async def test_rule_12_all_returns_a_tuple_of_results() -> None:
     async with scope() as s:
         results = await s.all(s.task(give, 1), s.task(fail, ValueError("no")), s.task(give, 3))
         assert results[0] == Ok(None, 1)
@@ -61,7 +61,7 @@ async def test_rule_12_all_that_is_cancelled_cancels_every_task() -> None:
     assert sorted(finish.ended) == ["0", "1", "2"]
 
 
-async def test_rule_12_race_gives_the_first_to_settle_and_ends_the_losers() -> None:
+async def test_rule_12_race_returns_the_first_to_settle_and_ends_the_losers() -> None:
     finish = Finish()
     async with scope() as s:
         result = await s.race([partial(finish.sleep, "slow"), partial(finish.sleep, "fast", 0)])
@@ -75,7 +75,7 @@ async def test_rule_12_race_gives_the_first_to_settle_and_ends_the_losers() -> N
         assert isinstance(lost.error, ValueError)
 
 
-async def test_rule_12_any_gives_the_first_success_or_all_errors() -> None:
+async def test_rule_12_any_returns_the_first_success_or_raises_all_errors() -> None:
     finish = Finish()
     async with scope() as s:
         contest: list[Contestant] = [

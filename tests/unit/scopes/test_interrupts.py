@@ -175,7 +175,7 @@ def test_rule_7_an_interrupt_goes_before_what_the_body_raises_on_its_way_out(
 
 
 @pytest.mark.parametrize("event_loop", ON_ASYNCIO)
-def test_rule_7_who_waits_elsewhere_for_what_has_not_begun_is_told(
+def test_rule_7_a_task_that_never_began_settles_for_a_waiter_in_another_scope(
     event_loop: tuple[str, dict[str, Any]],
 ) -> None:
     results: list[object] = []

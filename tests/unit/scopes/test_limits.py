@@ -185,7 +185,7 @@ async def tick_in(inner: Scope, work: Callable[[], Awaitable[None]]) -> None:
 
 
 @pytest.mark.parametrize("start", [follow_twice, tick_in])
-async def test_rule_10_what_runs_without_a_slot_lends_nobody_elses(
+async def test_rule_10_a_task_without_a_slot_lends_no_slot_of_others(
     start: Callable[[Scope, Callable[[], Awaitable[None]]], Awaitable[None]],
 ) -> None:
     running: list[str] = []

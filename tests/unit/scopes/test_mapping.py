@@ -54,7 +54,7 @@ async def double(number: int) -> int:
 
 @pytest.mark.parametrize("source", ["sync", "async"])
 @pytest.mark.parametrize("limit", [None, 1, 3])
-async def test_rule_12_map_gives_results_in_order(source: str, limit: int | None) -> None:
+async def test_rule_12_map_returns_results_in_order(source: str, limit: int | None) -> None:
     def items() -> Any:
         return iter(range(10)) if source == "sync" else numbers(10)
 
@@ -71,7 +71,7 @@ async def test_rule_12_map_gives_results_in_order(source: str, limit: int | None
 
 
 @pytest.mark.parametrize("source", ["sync", "async"])
-async def test_rule_12_as_completed_gives_items_and_results_as_they_come(source: str) -> None:
+async def test_rule_12_as_completed_yields_items_and_results_as_they_come(source: str) -> None:
     ended = {number: anyio.Event() for number in range(4)}
     ended[0].set()
 
@@ -196,7 +196,7 @@ async def test_rule_12_an_error_that_was_not_delivered_is_not_lost() -> None:
     assert [type(error) for error in caught.value.exceptions] == [ValueError]
 
 
-async def test_rule_12_a_map_loses_no_error_when_its_function_gave_no_awaitable() -> None:
+async def test_rule_12_a_map_loses_no_error_when_its_function_returns_no_awaitable() -> None:
     def work(item: int) -> Any:
         return 5 if item else fail(ValueError("of another"))
 

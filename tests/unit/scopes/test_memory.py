@@ -177,7 +177,7 @@ async def test_rule_4_a_hundred_errors_are_kept_whole_and_the_rest_is_a_number(t
 
 
 @ONCE_ON_ASYNCIO
-async def test_what_is_done_over_and_over_in_one_scope_leaves_nothing() -> None:
+async def test_repeated_use_of_one_scope_leaves_nothing_behind() -> None:
     seen: list[int] = []
     async with scope(concurrency=3) as s:
         for round_ in range(500):
@@ -298,7 +298,7 @@ async def test_after_the_block_nothing_is_left_though_its_errors_are_kept(
 # Circuits
 
 
-async def test_what_is_known_of_circuits_is_kept_for_those_in_use_and_those_used_last() -> None:
+async def test_circuits_in_use_and_those_used_last_are_remembered() -> None:
     store = MemoryStore()
     breaker = CircuitBreaker()
     made: list[weakref.ref[SharedCircuit]] = []

@@ -112,7 +112,7 @@ async def test_rule_5_a_task_timeout_bounds_all_tries_together() -> None:
 # Rule 6: cancelling a task
 
 
-async def test_rule_6_cancel_gives_the_reason() -> None:
+async def test_rule_6_the_result_of_a_cancelled_task_has_the_reason() -> None:
     async with scope() as s:
         task = s.task(anyio.sleep_forever)
         await anyio.sleep(0)

@@ -118,7 +118,7 @@ def test_a_prefix_below_a_prefix_is_checked_too() -> None:
 
 
 @pytest.mark.anyio
-async def test_entering_a_store_gives_it_and_leaving_keeps_it() -> None:
+async def test_entering_a_store_returns_it_and_leaving_keeps_it_open() -> None:
     store = MemoryStore(key_prefix="a:")
     async with store as entered:
         assert entered is store
@@ -185,7 +185,7 @@ def test_threads_that_come_first_at_once_get_the_same_store() -> None:
         assert len(set(map(id, same))) == 1
 
 
-def test_what_is_dead_does_not_pile_up() -> None:
+def test_dead_records_do_not_pile_up() -> None:
     clock = ManualClock()
     store = MemoryStore(clock=clock)
     run(store.set("lasting", 1))
@@ -209,7 +209,7 @@ def test_locks_and_circuits_are_kept_for_a_day_and_no_longer() -> None:
     assert run(store.get_state("circuit 1950")) is not None
 
 
-def test_what_is_alive_is_never_dropped() -> None:
+def test_live_records_are_never_dropped() -> None:
     clock = ManualClock()
     store = MemoryStore(clock=clock)
     for number in range(1_000):

@@ -42,7 +42,7 @@ def test_time_passes_by_itself(virtual_clock: VirtualClock, backend: Backend) ->
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_it_drives_retries_timeouts_leases_breakers_and_expiry(
+def test_the_virtual_clock_drives_retries_timeouts_leases_breakers_and_expiry(
     virtual_clock: VirtualClock, backend: Backend
 ) -> None:
     store = MemoryStore()

@@ -155,7 +155,9 @@ class CacheValueRules(Conformance):
         assert alike(got, value)
 
     @pytest.mark.parametrize("value", EDGE_VALUES, ids=repr)
-    async def test_values_at_the_edge_are_faithful(self, store: CacheProvider, value: Any) -> None:
+    async def test_extreme_values_come_back_unchanged(
+        self, store: CacheProvider, value: Any
+    ) -> None:
         await store.set("k", [value])
         assert alike(await store.get("k"), [value])
 

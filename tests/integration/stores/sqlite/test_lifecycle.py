@@ -138,7 +138,7 @@ async def test_closing_waits_for_the_running_operation(path: Path) -> None:
         assert await store.get("k") == 1
 
 
-async def test_what_comes_while_the_store_is_closed_is_refused(path: Path) -> None:
+async def test_a_call_while_the_store_closes_is_refused(path: Path) -> None:
     clock = HeldClock()
     store = SQLiteStore(path, clock=clock)
     refused: list[str] = []
@@ -164,7 +164,7 @@ async def test_what_comes_while_the_store_is_closed_is_refused(path: Path) -> No
     assert len(refused) == 1
 
 
-async def test_what_waits_for_another_process_is_refused_once_the_store_is_closed(
+async def test_a_call_that_waits_for_another_process_is_refused_once_the_store_is_closed(
     path: Path,
 ) -> None:
     async with SQLiteStore(path):
@@ -290,7 +290,7 @@ async def test_a_close_that_asyncio_itself_cancels_closes_when_the_thread_is_fre
         await store.get("k")
 
 
-async def test_what_is_dead_is_removed_from_the_file(path: Path) -> None:
+async def test_dead_records_are_removed_from_the_file(path: Path) -> None:
     clock = ManualClock()
     lasting = [f"a{number:03}" for number in range(300)]
 

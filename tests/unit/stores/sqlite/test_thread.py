@@ -38,11 +38,11 @@ async def until_it_ended() -> None:
             await anyio.sleep(0.001)
 
 
-async def test_it_gives_the_result(worker: WorkerThread) -> None:
+async def test_the_thread_returns_the_result(worker: WorkerThread) -> None:
     assert await worker.run(lambda: threading.current_thread().name) == NAME
 
 
-async def test_it_raises_the_error_and_keeps_it_no_longer(worker: WorkerThread) -> None:
+async def test_the_thread_raises_the_error_and_does_not_keep_it(worker: WorkerThread) -> None:
     def fail() -> None:
         raise BrokenError("broken")
 
@@ -59,7 +59,7 @@ async def test_it_raises_the_error_and_keeps_it_no_longer(worker: WorkerThread) 
         gc.enable()
 
 
-async def test_it_keeps_no_result(worker: WorkerThread) -> None:
+async def test_the_thread_keeps_no_result(worker: WorkerThread) -> None:
     class Result:
         pass
 
@@ -68,7 +68,7 @@ async def test_it_keeps_no_result(worker: WorkerThread) -> None:
     assert seen() is None
 
 
-async def test_it_sees_the_context_of_the_caller(worker: WorkerThread) -> None:
+async def test_the_thread_sees_the_context_of_the_caller(worker: WorkerThread) -> None:
     WHO.set("me")
     assert await worker.run(WHO.get) == "me"
 
@@ -157,7 +157,7 @@ async def test_a_call_that_is_cancelled_before_its_turn_is_not_made(worker: Work
     assert made == []
 
 
-async def test_what_asyncio_itself_cancels_is_waited_for_and_keeps_the_next_call_off(
+async def test_the_next_call_waits_for_one_that_asyncio_itself_cancelled(
     worker: WorkerThread, anyio_backend_name: str
 ) -> None:
     if anyio_backend_name == "trio":
@@ -189,7 +189,7 @@ async def test_what_asyncio_itself_cancels_is_waited_for_and_keeps_the_next_call
     assert order == ["first", "second"]
 
 
-async def test_it_ends_when_it_is_told_to(worker: WorkerThread) -> None:
+async def test_the_thread_ends_when_it_is_closed(worker: WorkerThread) -> None:
     made: list[str] = []
     worker.end(lambda: made.append("the last"))
     worker.end(lambda: made.append("too late"))
@@ -197,7 +197,7 @@ async def test_it_ends_when_it_is_told_to(worker: WorkerThread) -> None:
     assert made == ["the last"]
 
 
-async def test_it_ends_when_nobody_has_it_any_more() -> None:
+async def test_the_thread_ends_when_nothing_refers_to_it() -> None:
     await WorkerThread(NAME).run(int)
     await until_it_ended()
 
@@ -208,7 +208,7 @@ async def test_a_call_after_its_end_is_refused(worker: WorkerThread) -> None:
         await worker.run(int)
 
 
-async def test_it_outlives_an_event_loop_that_left_a_call_behind() -> None:
+async def test_the_thread_outlives_an_event_loop_that_left_a_call_behind() -> None:
     go_on = threading.Event()
     workers: list[WorkerThread] = []
     made: list[str] = []
