@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "seeing.py"
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "seeing.py"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
@@ -21,6 +21,7 @@ def test_a_program_that_hangs_prints_its_tree_on_a_signal() -> None:
         seen = program.stdout.readline()
         try:
             while "waits for lock 'account:bob'" not in seen or "account:alice'" not in seen:
+                assert seen, "the program ended"
                 program.send_signal(signal.SIGUSR1)
                 seen = "".join(program.stdout.readline() for _ in range(6))
             program.send_signal(signal.SIGTERM)

@@ -36,6 +36,7 @@ def run(tmp_path: Path, *arguments: str | Path) -> str:
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_the_example_backend_passes_the_kit(tmp_path: Path) -> None:
     output = run(
         tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 't'}"

@@ -12,6 +12,7 @@ from tests.integration.locks.torture_parts.judge import Log, Verdict, judge
 from tests.support.engines import DYNAMODB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("persistence", ["sqlite", DYNAMODB])
 def test_locks_hold_under_torture(persistence: str, request: pytest.FixtureRequest) -> None:
     if persistence == "dynamodb":

@@ -111,7 +111,8 @@ def test_a_dead_service_is_called_no_more_than_the_policy_allows(
     VirtualClock(1_800_000_000).run(main, backend=backend)
     let_through = sum(service.calls_while_dead for service in services)
     print(
-        f"\n{backend}: {PROCESSES * SERVICES} breakers, {seconds} s, {seen[0]} calls, {seen[1]} rejected; "
+        f"\n{backend}: {PROCESSES * SERVICES} breakers, {seconds} s, {seen[0]} calls, "
+        f"{seen[1]} rejected; "
         f"{let_through} reached a dead service, at most "
         f"{sum(service.bound for service in services)} allowed"
     )
