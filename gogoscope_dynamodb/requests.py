@@ -24,7 +24,6 @@ are not urgent, made with the first of them; and whether the table's keys were c
 from __future__ import annotations
 
 import os
-import random
 import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -34,7 +33,7 @@ import anyio
 from attrs import Factory, field, frozen
 
 from gogoscope.exceptions import ConfigurationError, PersistenceError, StoreTimeoutError
-from gogoscope.persistence import monotonic
+from gogoscope.persistence import monotonic, uniform
 from gogoscope_dynamodb.client import DynamoDBClient, pool_size, region_of
 from gogoscope_dynamodb.errors import (
     ACCESS_DENIED,
@@ -332,4 +331,4 @@ class Table:
 def backoff(tried: int) -> float:
     """Return the delay after ``tried`` tries in seconds, with full jitter."""
     longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (tried - 1))
-    return random.uniform(0, longest)  # noqa: S311 - jitter, not a secret
+    return uniform(0, longest)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gogoscope._core.clock import Clock, current_clock, monotonic
     from gogoscope._core.durations import seconds
     from gogoscope._core.forks import after_fork
-    from gogoscope._core.jitter import jittered
+    from gogoscope._core.jitter import jittered, uniform
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_claims import acquire_once
     from gogoscope.persistence.lock_handle import LockHandle
@@ -110,6 +110,7 @@ __all__ = [
     "monotonic",
     "open_persistence",
     "seconds",
+    "uniform",
 ]
 
 if not TYPE_CHECKING:
@@ -124,7 +125,7 @@ if not TYPE_CHECKING:
             ),
             "gogoscope._core.durations": ("seconds",),
             "gogoscope._core.forks": ("after_fork",),
-            "gogoscope._core.jitter": ("jittered",),
+            "gogoscope._core.jitter": ("jittered", "uniform"),
             "gogoscope.persistence.bundle": ("Persistence",),
             "gogoscope.persistence.lock_claims": ("acquire_once",),
             "gogoscope.persistence.lock_handle": ("LockHandle",),

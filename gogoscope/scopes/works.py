@@ -12,18 +12,14 @@ from typing import Protocol
 
 import anyio
 
-from gogoscope._core.cancellation import end_what_never_began
+from gogoscope._core.cancellation import Begins, end_what_never_began
 
 
-class Work(Protocol):
+class Work(Begins, Protocol):
     """Something that runs in a block."""
 
     def _stop(self) -> None:
         """Cancel it."""
-        ...
-
-    def _end_unless_begun(self) -> None:
-        """End it if its first step was never taken."""
         ...
 
 

@@ -283,7 +283,7 @@ def test_delays_grow_to_a_limit_and_are_drawn_from_zero(monkeypatch: pytest.Monk
         drawn.append((low, high))
         return high
 
-    monkeypatch.setattr("random.uniform", uniform)
+    monkeypatch.setattr("gogoscope_dynamodb.requests.uniform", uniform)
     assert [backoff(tried) for tried in (1, 2, 3, 4, 5, 6, 7)] == [
         *(0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0)
     ]
