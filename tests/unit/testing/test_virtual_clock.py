@@ -1,4 +1,4 @@
-"""What gogoscope.testing offers for tests of programs with scopes."""
+"""Virtual time for tests of programs with scopes, and clocks that a test sets."""
 
 from __future__ import annotations
 
@@ -126,39 +126,6 @@ def test_the_wall_clock_starts_where_it_is_told_to() -> None:
     assert clock.run(program) == pytest.approx(1_000_000_005)
     assert clock.run(program) == pytest.approx(1_000_000_010)
     assert abs(current_clock.wall() - time.time()) < 60
-
-
-@pytest.mark.anyio
-async def test_retries_are_instant_inside_the_block_only() -> None:
-    delays: list[float] = []
-    policy = Retry(5, delay=1000, on_retry=lambda attempt, error, delay: delays.append(delay))
-    with instant_retries(), anyio.fail_after(5):
-        async with scope() as s:
-            await s.task(broken, retry=policy)
-    assert delays == [1000] * 4
-    with anyio.move_on_after(0.01) as waited:
-        await policy.call(broken)
-    assert waited.cancelled_caught
-
-
-@pytest.mark.anyio
-async def test_retries_are_instant_with_the_fixture(instant_retries: None) -> None:
-    with anyio.fail_after(5), pytest.raises(ValueError, match="broken"):
-        await Retry(5, delay=1000).call(broken)
-
-
-def test_the_pytest_plugin_imports_nothing_of_the_aids_until_they_are_used() -> None:
-    code = (
-        "import sys, gogoscope.testing.pytest_plugin as plugin;"
-        "print([name for name in ('asyncio', 'trio', 'gogoscope.testing.virtual_clock')"
-        " if name in sys.modules])"
-    )
-    code = code.replace("import sys, ", "import pytest, sys; before = set(sys.modules); import ")
-    code = code.replace("if name in sys.modules", "if name in set(sys.modules) - before")
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert found.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
