@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
-
 import anyio
 import pytest
 
-from gogoscope import CircuitBreaker, CircuitOpenError, LeaseLostError, Retry, scope
-from gogoscope.persistence import current_clock
-from gogoscope.stores.memory import MemoryStore
-from gogoscope.testing import VirtualClock, instant_retries
-from gogoscope.testing.conformance import ManualClock
+from gogoscope import Retry, scope
+from gogoscope.testing import instant_retries
 
 
 async def broken() -> None:
@@ -39,4 +30,3 @@ async def test_retries_are_instant_inside_the_block_only() -> None:
 async def test_retries_are_instant_with_the_fixture(instant_retries: None) -> None:
     with anyio.fail_after(5), pytest.raises(ValueError, match="broken"):
         await Retry(5, delay=1000).call(broken)
-

@@ -4,18 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
-
-import anyio
-import pytest
-
-from gogoscope import CircuitBreaker, CircuitOpenError, LeaseLostError, Retry, scope
-from gogoscope.persistence import current_clock
-from gogoscope.stores.memory import MemoryStore
-from gogoscope.testing import VirtualClock, instant_retries
-from gogoscope.testing.conformance import ManualClock
 
 
 def test_the_pytest_plugin_imports_nothing_of_the_aids_until_they_are_used() -> None:
@@ -30,4 +18,3 @@ def test_the_pytest_plugin_imports_nothing_of_the_aids_until_they_are_used() -> 
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert found.stdout.strip() == "[]"
-

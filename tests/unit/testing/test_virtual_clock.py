@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -14,7 +12,7 @@ import pytest
 from gogoscope import CircuitBreaker, CircuitOpenError, LeaseLostError, Retry, scope
 from gogoscope.persistence import current_clock
 from gogoscope.stores.memory import MemoryStore
-from gogoscope.testing import VirtualClock, instant_retries
+from gogoscope.testing import VirtualClock
 from gogoscope.testing.conformance import ManualClock
 
 Backend = Literal["asyncio", "trio"]
