@@ -27,10 +27,9 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from gogoscope._core.cancellation import (
     cancelled_natively,
@@ -49,6 +48,9 @@ from gogoscope.scopes.services import Services
 from gogoscope.scopes.task import Task
 from gogoscope.scopes.unhandled import Unhandled, group_of, report, tell
 from gogoscope.scopes.works import Works
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 T = TypeVar("T")
 
@@ -254,6 +256,10 @@ class Block:
         """Return what leaves the block, and report the errors that do not."""
         self._ended = True
         cancelled = leaving is not None and split_cancellation(leaving)[1] is None
+        timed_out: TimeoutError | None = None
+        if self._timed_out:
+            limit = f"its timeout of {self._timeout:g} s"
+            timed_out = TimeoutError(f"scope {self.name!r} took longer than {limit}")
         errors, further = self._unhandled.take()
         unhandled = group_of(errors, further, self.name)
         chosen = verdict(
@@ -261,7 +267,7 @@ class Block:
             body=None if cancelled else leaving,
             outside=leaving if cancelled else None,
             fatal=self._fatal,
-            timed_out=self._timeout_error(),
+            timed_out=timed_out,
             unhandled=unhandled,
         )
         if interrupt is not None:
@@ -340,13 +346,6 @@ class Block:
             else:
                 break
         return cancelled
-
-    def _timeout_error(self) -> Exception | None:
-        if not self._timed_out:
-            return None
-        return TimeoutError(
-            f"scope {self.name!r} took longer than its timeout of {self._timeout:g} s"
-        )
 
     def _note_timeout(self) -> None:
         if self._cancelling or self._timeout is None or self._cancel_scope is None:

@@ -18,10 +18,21 @@ if TYPE_CHECKING:
     from gogoscope.circuit_breakers.circuit import Circuit
     from gogoscope.locks.block import Held, LockBlock
     from gogoscope.locks.leader import Campaign
+    from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.sharing import SharedStore
 
     B = TypeVar("B", bound=Held)
+
+
+def bundle(store: object) -> Persistence:
+    """Return the capabilities of an open store, or of a bundle of stores.
+
+    :raises TypeError: if it has none
+    """
+    from gogoscope.persistence.bundle import Persistence
+
+    return Persistence.of(store)
 
 
 def process_store() -> object:

@@ -19,7 +19,6 @@ from gogoscope._core.callables import (
 from gogoscope._core.context import current
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import LeaseLostError
-from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.scopes import doors
 from gogoscope.scopes.combinators import Combinators
 from gogoscope.scopes.dedupe import Dedupe
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from gogoscope.cache.decorator import CachedDecorator
     from gogoscope.locks.block import LockBlock
     from gogoscope.locks.leader import Campaign
+    from gogoscope.persistence.lock_handle import LockHandle
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

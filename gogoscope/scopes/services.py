@@ -19,23 +19,25 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-from anyio import TaskHandle
-from anyio.abc import TaskGroup
 
 from gogoscope._core.background import Home, Service, tell_subscribers
 from gogoscope.events import Event, OnEvent, notify, subscribers
 from gogoscope.exceptions import ScopeClosedError
-from gogoscope.persistence.bundle import Persistence
-from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS
 from gogoscope.scopes import doors
 
 if TYPE_CHECKING:
+    from anyio import TaskHandle
+    from anyio.abc import TaskGroup
+
+    from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.sharing import SharedStore
 
 S = TypeVar("S", bound=Service)
 
 BRIEF_SECONDS = 1.0
 """How long the end of a scope waits for brief background work."""
+CLOSE_SECONDS = 5.0
+"""How long it waits for a store to be closed."""
 
 
 class Services:
@@ -69,7 +71,7 @@ class Services:
         self._work: dict[TaskHandle[None], bool] = {}
         self._attached: dict[type[Any], Any] = {}
         if not isinstance(persistence, str | None):
-            self._bundle = Persistence.of(persistence)
+            self._bundle = doors.bundle(persistence)
 
     @property
     def name(self) -> str:
@@ -96,7 +98,7 @@ class Services:
     def store(self) -> Persistence:
         """Return the open store."""
         if self._bundle is None:
-            self._bundle = Persistence.of(doors.process_store())
+            self._bundle = doors.bundle(doors.process_store())
         return self._bundle
 
     def attach(self, kind: type[S], make: Callable[[Home], S]) -> S:
@@ -124,7 +126,7 @@ class Services:
             store = await shared.__aenter__()
             self._shared = shared
             try:
-                self._bundle = Persistence.of(store)
+                self._bundle = doors.bundle(store)
             except TypeError:
                 await self.close()
                 raise
@@ -167,7 +169,7 @@ class Services:
     async def close(self) -> None:
         """Close the store, if this scope opened it."""
         if self._shared is not None:
-            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                 await self._shared.__aexit__(None, None, None)
 
     async def _serve(self, work: Callable[[], Awaitable[object]]) -> None:

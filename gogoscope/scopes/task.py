@@ -7,10 +7,7 @@ import sys
 import time
 import types
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
-
-from anyio import TaskHandle
-from anyio.abc import TaskGroup
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gogoscope._core.background import Home
 from gogoscope._core.callables import NotAwaitableError, callable_name
@@ -28,6 +25,10 @@ from gogoscope.events import (
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.outcome import Outcome, Parent
 from gogoscope.scopes.results import Err, Ok
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
+    from anyio.abc import TaskGroup
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -30,10 +30,9 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
-from anyio import TaskHandle
 
 from gogoscope._core.callables import callable_name
 from gogoscope._core.cancellation import checkpoint, never_began
@@ -43,6 +42,9 @@ from gogoscope.scopes.delivery import Delivery
 from gogoscope.scopes.outcome import let_interrupt_happen
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.task import Task
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
 
 Item = TypeVar("Item")
 T = TypeVar("T")
