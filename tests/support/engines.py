@@ -96,7 +96,7 @@ def _dynamodb_local(java: str, home: str) -> Iterator[str]:
                 *(sys.executable, "-c", _GUARD),
                 *(
                     java,
-                    "-Xmx256m",
+                    "-Xmx512m",
                     "-Djava.library.path=DynamoDBLocal_lib",
                     "-jar",
                     "DynamoDBLocal.jar",
