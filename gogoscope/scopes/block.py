@@ -398,12 +398,13 @@ class Block:
         self, outcome: Outcome[Any], error: Exception | None, *, awaited: bool
     ) -> None:
         """Note that a task has its result."""
-        if error is not None:
-            if self._fail_fast and not self._cancelling:
+        try:
+            if error is not None and self._fail_fast and not self._cancelling:
                 self._fail(error, f"task {outcome.name!r} of its scope failed")
-            elif not awaited:
+            elif error is not None and not awaited:
                 self._note_unhandled(outcome, error)
-        self._works.ended(outcome)
+        finally:  # an observer may exit
+            self._works.ended(outcome)
 
     def _note_unhandled(self, outcome: Outcome[Any], error: Exception) -> None:
         """Note that nobody takes the error of a task that has ended."""

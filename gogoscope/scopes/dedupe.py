@@ -7,11 +7,11 @@ others; when the last one is cancelled, so is the task.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Hashable
 from typing import Any, TypeVar
 
-from gogoscope.events import OnError
+from gogoscope._core.errors import first_of
+from gogoscope.events import OnError, TaskStarted
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.results import Err
 from gogoscope.scopes.task import Task
@@ -21,13 +21,13 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Flight:
-    """A task, and the outcomes that follow it."""
+    """A task, and the outcomes that follow it, in the order in which they joined."""
 
     __slots__ = ("followers", "task")
 
     def __init__(self, task: Task[Any]) -> None:
         self.task = task
-        self.followers: set[Follower[Any]] = set()
+        self.followers: dict[Follower[Any], None] = {}
 
 
 class Follower(Task[T_co]):
@@ -39,9 +39,19 @@ class Follower(Task[T_co]):
         task = flight.task
         super().__init__(task._parent, None, (), name or task.name, None, on_error)
         self._flight = flight
-        self._began = time.monotonic()
-        task._attach()
-        flight.followers.add(self)
+
+    @property
+    def state(self) -> str:
+        """``waiting``, ``running``, ``succeeded``, ``failed`` or ``cancelled``, for people."""
+        return self._flight.task.state if self._result is None else super().state
+
+    def _follow(self) -> None:
+        """Join the task while it runs."""
+        self._flight.task._attach()
+        self._flight.followers[self] = None
+        home = self._home
+        if home.observed:
+            home.emit(TaskStarted(home.name, self.name))
 
     def _comes_from(self, task: Task[Any]) -> bool:
         return task is self._flight.task and task._runs_now()
@@ -49,32 +59,35 @@ class Follower(Task[T_co]):
     def _stop(self) -> None:
         """End as cancelled, at once; if it was the last, so does the task."""
         if self._result is None and self._cancel_requested:
-            self._settle_cancelled()
-            self._leave(abandoned=True)
+            del self._flight.followers[self]
+            try:
+                self._settle_cancelled()
+            finally:
+                self._flight.task._detach(abandoned=True)
 
     def _end_unless_begun(self) -> None:
-        """Do nothing: the shared task ends it."""
+        self._flight.task._end_unless_begun()
+
+    def _age(self) -> float:
+        return self._flight.task._age()
 
     def _land(self) -> None:
         """Take over the outcome of the shared task."""
         shared = self._flight.task
-        self._interrupted = shared._interrupted
         result = shared._result
         assert result is not None
-        if result.error is None:
-            self._settle(result)
-        elif shared._was_cancelled:
-            assert isinstance(result.error, TaskCancelled)
-            self._cancel_requested = True
-            self._cancel_reason = result.error.reason
-            self._settle_cancelled()
-        else:
-            self._settle(Err(result.error, None))
-        self._leave(abandoned=False)
-
-    def _leave(self, *, abandoned: bool) -> None:
-        self._flight.followers.discard(self)
-        self._flight.task._detach(abandoned=abandoned)
+        self._interrupted = shared._interrupted
+        del self._flight.followers[self]
+        try:
+            if shared._was_cancelled:
+                assert isinstance(result.error, TaskCancelled)
+                self._cancel_requested = True
+                self._cancel_reason = result.error.reason
+                self._settle_cancelled()
+            else:
+                self._settle(result if result.error is None else Err(result.error, None))
+        finally:
+            shared._detach(abandoned=False)
 
 
 class Dedupe:
@@ -95,7 +108,9 @@ class Dedupe:
         flight = self._flights.get(key)
         if flight is None or flight.task._cancel_requested:
             return None
-        return Follower(flight, name, on_error)
+        follower: Follower[Any] = Follower(flight, name, on_error)
+        follower._follow()
+        return follower
 
     def share(
         self, key: Hashable, task: Task[T], name: str | None, on_error: OnError | None
@@ -103,16 +118,23 @@ class Dedupe:
         """Return a handle for the outcome of a task, which others join while it runs."""
         flight = Flight(task)
         follower: Follower[T] = Follower(flight, name, on_error)
-        if task.done:
-            follower._land()
+        if task.done:  # its scope is cancelled
+            follower._end_cancelled(task._parent._why_cancelled())
         else:
             self._flights[key] = flight
             task._watcher = lambda: self._land(key, flight)
+            follower._follow()
         return follower
 
     def _land(self, key: Hashable, flight: Flight) -> None:
         flight.task._watcher = None
         if self._flights.get(key) is flight:
             del self._flights[key]
-        for follower in list(flight.followers):
-            follower._land()
+        exits: BaseException | None = None
+        while flight.followers:
+            try:
+                next(iter(flight.followers))._land()
+            except BaseException as raised:  # noqa: BLE001 - an observer exits; raised for all
+                exits = first_of(exits, raised)
+        if exits is not None:
+            raise exits

@@ -134,6 +134,8 @@ class Outcome(Generic[T_co]):
     async def _wait(self) -> None:
         if self._began is None and cancelled_natively():
             await end_what_never_began([self])
+            if self._result is not None:
+                return
         async with lent_to(self._parent._slots):
             await self._end_of_it().wait()
 

@@ -106,7 +106,7 @@ class Scope(Combinators):
             nets = self._own_nets[0] if self._own_nets else self._safety_nets()
         else:
             nets = self._safety_nets(TaskOptions(timeout, retry, circuit_breaker, priority))
-        if dedupe is not None:
+        if dedupe is not None and not self._cancelling:
             joined = self._dedupe.join(dedupe, name, on_error)
             if joined is not None:
                 return joined

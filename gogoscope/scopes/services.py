@@ -4,8 +4,8 @@ Capabilities attach what they have to finish (:class:`~gogoscope._core.backgroun
 here knows what that is. The order at the end of a scope, when its last task has ended:
 
 1. background work that is brief has a moment to finish by itself,
-2. every service settles: all of them side by side, each within a bound of its own,
-3. what still runs in the background is cancelled,
+2. what still runs in the background is cancelled, and nothing more begins there,
+3. every service settles: all of them side by side, each within a bound of its own,
 4. the store is closed, if the scope opened it.
 
 ``_bundle`` is the open store, once it was needed, and ``_shared`` what closes it. ``_group``
@@ -151,20 +151,18 @@ class Services:
 
     async def settle(self) -> None:
         """Let the store know everything, bounded, and release the locks; the tasks have ended."""
-        attached = list(self._attached.values())
         try:
             if any(self._work.values()):
-                patience = min((service.patience for service in attached), default=BRIEF_SECONDS)
+                bounds = [service.patience for service in self._attached.values()]
+                patience = min(bounds, default=BRIEF_SECONDS)
                 with anyio.move_on_after(min(patience, BRIEF_SECONDS), shield=True):
                     for work in [work for work, brief in self._work.items() if brief]:
                         await work.wait()
         finally:
-            try:
-                await _settle_all(attached)
-            finally:
-                for work in self._work:
-                    work.cancel()
-                self._group = None
+            for work in self._work:
+                work.cancel()
+            self._group = None
+            await _settle_all(list(self._attached.values()))
 
     async def close(self) -> None:
         """Close the store, if this scope opened it."""

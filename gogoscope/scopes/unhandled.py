@@ -41,7 +41,9 @@ class Unhandled:
 
     def take(self) -> tuple[list[Exception], int]:
         """Return the errors kept whole and the number of further ones, and forget them."""
-        errors, counted = list(self._kept.values()), self._counted
+        # Handles of one deduplicated task have the same error.
+        errors = list({id(error): error for error in self._kept.values()}.values())
+        counted = self._counted
         self._kept, self._counted = {}, 0
         return errors, counted
 

@@ -308,3 +308,23 @@ async def test_a_lock_needs_an_open_scope(store: FaultyStore) -> None:
     with pytest.raises(ScopeClosedError):
         async with s.lock("order"):
             pass
+
+
+async def test_a_lock_that_background_work_takes_while_the_scope_ends_is_released() -> None:
+    store = MemoryStore()
+    loads = 0
+
+    async def load() -> int:
+        nonlocal loads
+        loads += 1
+        if loads > 1:
+            await anyio.sleep(0.05)  # until the block is ending
+            assert await s.acquire_lock("taken late", 60) is not None
+        return loads
+
+    async with scope(persistence=store) as s:
+        await s.cache.get_or_set("k", load, 0.001, stale_while_revalidate=60)
+        await anyio.sleep(0.01)
+        await s.cache.get_or_set("k", load, 0.001, stale_while_revalidate=60)
+    assert loads > 1
+    assert await store.holder("taken late") is None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+from typing import Literal
+
 import anyio
 import pytest
 
-from gogoscope import Scope, TaskCancelled, scope
+from gogoscope import Scope, Task, TaskCancelled, scope
+from gogoscope.events import Event, TaskFailed, TaskStopped
 
 pytestmark = pytest.mark.anyio
 
@@ -97,3 +102,73 @@ async def test_rule_11_awaiting_oneself_is_an_error() -> None:
             err, _ = await s.task(load, s, dedupe="key")
         assert isinstance(err, RuntimeError)
         assert "waits for itself" in str(err)
+
+
+async def test_rule_11_handles_end_in_the_order_in_which_they_joined() -> None:
+    async def bad() -> None:
+        await anyio.sleep(0)
+        raise ValueError("planned")
+
+    order: list[int] = []
+
+    def note(number: int, error: Exception) -> None:
+        order.append(number)
+
+    async with scope() as s:
+        for number in range(12):
+            s.task(bad, dedupe="k", on_error=partial(note, number))
+    assert order == list(range(12))
+
+
+async def test_rule_11_a_handle_that_is_cancelled_while_others_end_has_one_result() -> None:
+    async def bad() -> None:
+        await anyio.sleep(0)
+        raise ValueError("planned")
+
+    handles: list[Task[None]] = []
+    ended: list[str] = []
+
+    def cancel_the_others(error: Exception) -> None:
+        for handle in handles:
+            handle.cancel("one failed")
+
+    def note(event: Event) -> None:
+        if isinstance(event, TaskFailed | TaskStopped):
+            ended.append(type(event).__name__)
+
+    async with scope(on_error=cancel_the_others, on_event=note) as s:
+        handles.extend(s.task(bad, dedupe="k") for _ in range(3))
+    assert [handle.state for handle in handles] == ["failed", "cancelled", "cancelled"]
+    assert sorted(ended) == ["TaskFailed", "TaskFailed", "TaskStopped", "TaskStopped"]
+
+
+async def test_rule_8_after_cancel_a_call_that_would_join_gets_a_finished_task() -> None:
+    async def forever() -> None:
+        await anyio.sleep_forever()
+
+    async with scope() as s:
+        s.task(forever, dedupe="k")
+        await anyio.sleep(0)
+        s.cancel("enough")
+        late = s.task(forever, dedupe="k")
+        assert late.done
+        assert str((await late).error) == "enough"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_rule_11_every_handle_ends_though_the_observer_of_one_exits(
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    handles: list[Task[None]] = []
+
+    async def bad() -> None:
+        await anyio.sleep(0)
+        raise ValueError("planned")
+
+    async def main() -> None:
+        async with scope(on_error=lambda error: sys.exit(3)) as s:
+            handles.extend(s.task(bad, dedupe="k") for _ in range(3))
+
+    with pytest.raises(SystemExit):
+        anyio.run(main, backend=backend)
+    assert [handle.done for handle in handles] == [True, True, True]

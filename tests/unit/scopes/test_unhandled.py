@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
+import sys
+from typing import Any, Literal
 
 import anyio
 import pytest
 
 from gogoscope import Retry, scope
-from gogoscope.events import ErrorUnseen, Event
+from gogoscope.events import ErrorUnseen, Event, ScopeCancelled
 
 pytestmark = pytest.mark.anyio
 
@@ -188,8 +189,8 @@ async def test_rule_4_a_cancellation_from_outside_goes_before_the_group(
 
 async def test_rule_4_the_timeout_goes_before_the_group() -> None:
     with pytest.raises(TimeoutError) as caught:
-        async with scope(timeout=0.02) as s:
-            s.task(fail, ValueError("lost?"))
+        async with scope(timeout=0.5) as s:
+            await s.task(fail, ValueError("lost?")).wait()
             await anyio.sleep_forever()
     assert any("lost?" in note for note in caught.value.__notes__)
 
@@ -207,3 +208,24 @@ async def test_rule_4_unseen_errors_are_raised_after_cancel_too() -> None:
         async with scope() as s:
             await s.task(fail, ValueError("a")).wait()
             s.cancel()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("teller", ["on_error", "fail_fast"])
+def test_rule_7_an_observer_that_exits_ends_the_block(
+    teller: str, backend: Literal["asyncio", "trio"]
+) -> None:
+    def leave(event: Event) -> None:
+        if isinstance(event, ScopeCancelled):
+            sys.exit(3)
+
+    async def main() -> None:
+        options: dict[str, Any] = {"on_error": lambda error: sys.exit(3)}
+        if teller == "fail_fast":
+            options = {"fail_fast": True, "on_event": leave}
+        with anyio.fail_after(10):
+            async with scope(**options) as s:
+                s.task(fail, ValueError("planned"))
+
+    with pytest.raises(SystemExit):
+        anyio.run(main, backend=backend)
