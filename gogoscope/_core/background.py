@@ -48,9 +48,11 @@ class Spawn(Protocol):
 class Service(Protocol):
     """What a capability has to finish when a scope ends."""
 
-    @property
-    def patience(self) -> float:
-        """Seconds that the scope's end waits for brief background work of this service."""
+    def begin_end(self) -> float:
+        """Note that the scope begins to end: its last task has ended.
+
+        :returns: seconds to wait for brief background work of this service
+        """
         ...
 
     async def settle(self) -> None:

@@ -22,6 +22,9 @@ from gogoscope.persistence.validation import check_key, check_keys, check_mappin
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+REFRESH_SECONDS = 1.0
+"""How long the end of a scope waits for refreshes."""
+
 
 class Cache:
     """A cache on a store; ``s.cache`` is that of a scope, and it works outside of scopes, too.
@@ -240,13 +243,14 @@ def cache_of(home: Home) -> Cache:
 class HomeCache:
     """The cache of one scope, attached to it as a service."""
 
-    patience = 1.0
-    """Seconds that the scope's end waits for refreshes."""
-
     def __init__(self, home: Home) -> None:
         stores = Persistence.of(home.store())
         cache = stores.cache if isinstance(stores.cache, Cache) else Cache(stores)
         self.cache = cache._hosted_by(home)
+
+    def begin_end(self) -> float:
+        """Return the seconds to wait for refreshes."""
+        return REFRESH_SECONDS
 
     async def settle(self) -> None:
         """Do nothing: what a cache does in the background is brief."""

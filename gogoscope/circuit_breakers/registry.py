@@ -42,6 +42,7 @@ class Circuits:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._circuits: dict[tuple[CircuitPolicy, str], Circuit] = {}
+        self._to_finish: list[Circuit] | None = None
 
     @classmethod
     def of(cls, home: Home) -> Circuits:
@@ -63,23 +64,28 @@ class Circuits:
             self._circuits[policy, name] = circuit
         return circuit
 
-    @property
-    def patience(self) -> float:
-        """Seconds that the scope's end waits for what the circuits do in the background."""
-        return SETTLE_SECONDS if self._healthy() or not self._circuits else RECOVERY_SECONDS
+    def begin_end(self) -> float:
+        """Choose the circuits to finish: those whose store does not fail as the end begins.
+
+        One that fails only later may answer again in time.
+
+        :returns: seconds to wait for what the circuits do in the background
+        """
+        circuits = self._circuits.values()
+        self._to_finish = [circuit for circuit in circuits if not circuit.store_failed]
+        return SETTLE_SECONDS if self._to_finish or not circuits else RECOVERY_SECONDS
 
     async def settle(self) -> None:
         """Send what is still to be sent; errors of the store are not raised."""
-        healthy = self._healthy()
-        if len(healthy) == 1:
-            await healthy[0].finish(SETTLE_SECONDS)
-        elif healthy:
+        if self._to_finish is None:
+            self.begin_end()
+        to_finish = self._to_finish or []
+        if len(to_finish) == 1:
+            await to_finish[0].finish(SETTLE_SECONDS)
+        elif to_finish:
             async with anyio.create_task_group() as group:
-                for circuit in healthy:
+                for circuit in to_finish:
                     group.start_soon(circuit.finish, SETTLE_SECONDS)
-
-    def _healthy(self) -> list[Circuit]:
-        return [circuit for circuit in self._circuits.values() if not circuit.store_failed]
 
 
 class _CircuitsOfThread(threading.local):

@@ -39,9 +39,8 @@ class Locks:
         """Return the locks of a scope."""
         return home.attach(cls, cls)
 
-    @property
-    def patience(self) -> float:
-        """Seconds that the scope's end waits for a claim that is being taken back."""
+    def begin_end(self) -> float:
+        """Return the seconds to wait for a claim that is being taken back."""
         return CLEAN_UP_SECONDS
 
     async def acquire(

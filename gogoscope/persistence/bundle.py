@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from gogoscope.exceptions import CapabilityNotSupportedError
 from gogoscope.persistence.protocols.cache import CacheProvider
@@ -22,6 +22,7 @@ class Persistence:
     locks: LockProvider | None = None
     circuit_breakers: CircuitBreakerStateProvider | None = None
     cache: CacheProvider | None = None
+    _made_of: object = field(default=None, eq=False, repr=False, kw_only=True, alias="_made_of")
 
     @classmethod
     def of(cls, store: object) -> Persistence:
@@ -35,6 +36,7 @@ class Persistence:
             locks=store if isinstance(store, LockProvider) else None,
             circuit_breakers=store if isinstance(store, CircuitBreakerStateProvider) else None,
             cache=store if isinstance(store, CacheProvider) else None,
+            _made_of=store,
         )
         if bundle == cls():
             if hasattr(store, "__aenter__"):
@@ -51,4 +53,6 @@ class Persistence:
 
 def unsupported(capability: str, store: object) -> CapabilityNotSupportedError:
     """Return the error for a capability that a store lacks."""
+    if isinstance(store, Persistence) and store._made_of is not None:
+        store = store._made_of
     return CapabilityNotSupportedError(capability, type(store).__name__)

@@ -151,9 +151,9 @@ class Services:
 
     async def settle(self) -> None:
         """Let the store know everything, bounded, and release the locks; the tasks have ended."""
+        bounds = [service.begin_end() for service in self._attached.values()]
         try:
             if any(self._work.values()):
-                bounds = [service.patience for service in self._attached.values()]
                 patience = min(bounds, default=BRIEF_SECONDS)
                 with anyio.move_on_after(min(patience, BRIEF_SECONDS), shield=True):
                     for work in [work for work, brief in self._work.items() if brief]:
