@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def store(faulty_client: FaultyClient, dynamodb_table: str) -> DynamoDBAdapter:
     """A store that waits 0.3 s for an answer."""
-    return DynamoDBAdapter(faulty_client, dynamodb_table, request_timeout=0.3)
+    return DynamoDBAdapter(faulty_client, dynamodb_table, request_timeout=1)
 
 
 @pytest.fixture

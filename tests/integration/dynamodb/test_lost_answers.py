@@ -29,7 +29,7 @@ CLAIM = LockClaim(nonce="me", owner="me", lease_ms=5000)
 @pytest.fixture
 def store(faulty_client: FaultyClient, dynamodb_table: str) -> DynamoDBAdapter:
     """A store that waits 0.3 s for an answer."""
-    return DynamoDBAdapter(faulty_client, dynamodb_table, request_timeout=0.3)
+    return DynamoDBAdapter(faulty_client, dynamodb_table, request_timeout=1)
 
 
 @pytest.fixture

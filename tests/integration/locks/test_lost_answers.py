@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def store(faulty_client: FaultyClient, dynamodb_table: str) -> DynamoDBAdapter:
-    return DynamoDBAdapter(faulty_client, dynamodb_table, request_timeout=0.3)
+    return DynamoDBAdapter(faulty_client, dynamodb_table, request_timeout=1)
 
 
 def a_claim(nonce: str, turn: str | None = None) -> LockClaim:
