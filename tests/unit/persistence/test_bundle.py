@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from gogoscope import CapabilityNotSupportedError, CircuitBreaker, Persistence, scope
@@ -13,24 +11,18 @@ from gogoscope.stores import MemoryStore
 pytestmark = pytest.mark.anyio
 
 
-class OnlyLocks:
-    """A store that keeps locks and nothing else."""
-
-    def __init__(self) -> None:
-        self._store = MemoryStore()
-
-    def __getattr__(self, name: str) -> Any:
-        if name in dir(LockProvider) and not name.startswith("_"):
-            return getattr(self._store, name)
-        raise AttributeError(name)
-
-
-async def nothing() -> None:
+async def nothing(*args: object, **options: object) -> None:
     return
 
 
+def only_locks() -> object:
+    """Return a store that keeps locks and nothing else."""
+    methods = [name for name in dir(LockProvider) if not name.startswith("_")]
+    return type("OnlyLocks", (), dict.fromkeys(methods, nothing))()
+
+
 async def test_the_error_for_a_missing_capability_names_the_store_that_was_passed() -> None:
-    async with scope(persistence=OnlyLocks()) as s:
+    async with scope(persistence=only_locks()) as s:
         with pytest.raises(CapabilityNotSupportedError, match="OnlyLocks does not support cache"):
             _ = s.cache
         with pytest.raises(CapabilityNotSupportedError, match="OnlyLocks does not support circuit"):
