@@ -21,8 +21,8 @@ pytestmark = pytest.mark.anyio
 
 ONCE_ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 KEPT_WHOLE = 100
-NOISE = 2000
-"""Blocks that come and go; one that is kept for each task would make three times as many."""
+NOISE = 500
+"""Blocks that come and go; one that is kept for each task would make many times as many."""
 
 MANY_TASKS = pytest.mark.parametrize(
     ("anyio_backend", "tasks"),
