@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import anyio
 import anyio.lowlevel
 
+from gogoscope.exceptions import TaskCancelled
+
 if TYPE_CHECKING:
     from anyio import TaskHandle
 
@@ -28,6 +30,44 @@ def split_cancellation(
     if isinstance(raised, BaseExceptionGroup):
         return raised.split(cancelled)
     return None, raised
+
+
+def is_cancellation_of_caller(error: BaseException) -> bool:
+    """Return whether an exception only says that the current code is being cancelled.
+
+    It is that cancellation, or the :class:`TaskCancelled` of a task that was cancelled likewise, or
+    a group of nothing else. Ask where the exception arrives, before any block is left.
+    """
+    return _says_cancelled(error) and cancellation_requested()
+
+
+def error_of_call(raised: BaseException) -> Exception | None:
+    """Return the error that a call ended with, or ``None`` if it did not end by an error.
+
+    It did not if the caller is being cancelled, or if the exception ends the program. A
+    cancellation from inside the call that nobody asked for is an error: a ``TaskCancelled``.
+    """
+    if is_cancellation_of_caller(raised):
+        return None
+    if isinstance(raised, Exception):
+        return raised
+    if not _says_cancelled(raised):
+        return None
+    stray = TaskCancelled("the function ended with a cancellation nobody asked for")
+    stray.__cause__ = raised
+    return stray
+
+
+def _says_cancelled(error: BaseException) -> bool:
+    cancelled = (anyio.get_cancelled_exc_class(), TaskCancelled)
+    unvisited = [error]
+    while unvisited:
+        found = unvisited.pop()
+        if isinstance(found, BaseExceptionGroup):
+            unvisited += found.exceptions
+        elif not isinstance(found, cancelled):
+            return False
+    return True
 
 
 def unwrapped(raised: BaseException) -> BaseException:

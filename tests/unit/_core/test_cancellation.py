@@ -3,17 +3,78 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
 
-from gogoscope._core.cancellation import finish
+from gogoscope import TaskCancelled
+from gogoscope._core.cancellation import error_of_call, finish, is_cancellation_of_caller
 from gogoscope.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
 
 BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+
+def cancelled_only() -> list[BaseException]:
+    cancelled: Any = anyio.get_cancelled_exc_class()
+    native = cancelled() if cancelled is asyncio.CancelledError else cancelled._create()
+    told = TaskCancelled("stop")
+    return [
+        native,
+        told,
+        ExceptionGroup("any", [told, ExceptionGroup("inner", [told])]),
+        BaseExceptionGroup("mixed", [native, told]),
+    ]
+
+
+async def test_what_only_says_cancelled_is_the_callers_cancellation_if_it_is_cancelled() -> None:
+    with anyio.CancelScope() as outside:
+        outside.cancel()
+        assert all(is_cancellation_of_caller(error) for error in cancelled_only())
+        assert [error_of_call(error) for error in cancelled_only()] == [None] * 4
+
+
+async def test_a_cancellation_while_nobody_cancels_the_caller_is_an_error_of_the_call() -> None:
+    assert not any(is_cancellation_of_caller(error) for error in cancelled_only())
+    native, told, group, mixed = cancelled_only()
+    assert error_of_call(told) is told
+    assert error_of_call(group) is group
+    for raised in (native, mixed):
+        stray = error_of_call(raised)
+        assert isinstance(stray, TaskCancelled)
+        assert stray.__cause__ is raised
+
+
+async def test_a_shield_keeps_the_cancellation_outside_of_it_from_the_caller() -> None:
+    with anyio.CancelScope() as outside:
+        outside.cancel()
+        with anyio.CancelScope(shield=True):
+            assert not is_cancellation_of_caller(TaskCancelled("stop"))
+
+
+async def test_a_group_with_another_error_is_no_cancellation() -> None:
+    group = ExceptionGroup("several", [TaskCancelled("stop"), OSError("broken")])
+    with anyio.CancelScope() as outside:
+        outside.cancel()
+        assert not is_cancellation_of_caller(group)
+        assert error_of_call(group) is group
+        assert error_of_call(KeyboardInterrupt()) is None
+
+
+def test_asyncios_own_cancellation_is_the_callers() -> None:
+    async def program() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await anyio.sleep(0)
+        assert is_cancellation_of_caller(raised.value)
+        task.uncancel()
+        assert not is_cancellation_of_caller(raised.value)
+
+    asyncio.run(program())
 
 
 async def test_finish_returns_what_the_work_returned() -> None:
