@@ -15,7 +15,7 @@ ROOT = BROKEN.parents[2]
 RULES = {
     "TestLostUpdate": "test_no_concurrent_failure_is_lost",
     "TestValuesExpireInWholeSeconds": "test_a_value_ends_to_the_millisecond",
-    "TestLeasesInWholeSeconds": "test_a_lock_of_half_a_second_is_held_to_the_millisecond",
+    "TestLeasesInWholeSeconds": "test_a_lease_is_held_to_the_millisecond",
     "TestPrefixLeak": "test_prefixes_separate_stores_and_may_be_nested",
     "TestExtendIgnoresThePrefix": "test_a_change_of_a_lock_leaves_those_beside_it_alone",
     "TestHolderIgnoresThePrefix": "test_the_holder_is_that_of_the_lock_and_of_none_beside_it",

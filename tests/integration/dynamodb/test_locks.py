@@ -85,7 +85,7 @@ async def test_each_method_is_one_request(
 
 
 async def test_the_item_is_as_the_schema_says(store: DynamoDBAdapter) -> None:
-    handle = await take(store, ttl=1.2345)
+    handle = await take(store, ttl=4.2345)
     item = await raw_item(store, "k")
     assert item is not None
     data = item.pop("data")["M"]
@@ -94,13 +94,13 @@ async def test_the_item_is_as_the_schema_says(store: DynamoDBAdapter) -> None:
         "sk": {"S": "METADATA"},
         "owner": {"S": handle.owner},
         "version": {"N": "1800000000000001"},
-        "expiresAt": {"N": str(1_800_000_002 + DAY)},
+        "expiresAt": {"N": str(1_800_000_005 + DAY)},
     }
     assert data.pop("meta")["M"].keys() == {"host", "pid"}
     assert data == {
         "nonce": {"S": handle.owner},
-        "leaseMs": {"N": "1235"},
-        "leaseUntil": {"N": "1800000001235"},
+        "leaseMs": {"N": "4235"},
+        "leaseUntil": {"N": "1800000004235"},
         "acquiredAt": {"N": "1800000000000"},
         "renewals": {"N": "0"},
     }
@@ -156,17 +156,17 @@ async def test_any_reader_can_tell_the_fencing_token_after_renewals(
     assert reply.record.fencing_token == handle.fencing_token
 
 
-async def test_a_half_second_lease_is_taken_over_after_its_time_and_never_before(
+async def test_a_lease_is_taken_over_after_its_time_and_never_before(
     store: DynamoDBAdapter, clock: ManualClock
 ) -> None:
     start = clock.now
-    for left in (0.5, 0.25, 0.001, 0, -0.049, -0.05):
+    for left in (4.5, 2.25, 0.001, 0, -0.049, -0.05):
         clock.now = start
         await store.force_release("k")
-        await take(store, ttl=0.5)
-        clock.now = start + 0.5 - left
+        await take(store, ttl=4.5)
+        clock.now = start + 4.5 - left
         assert await store.acquire("k", 5) is None, left
-    clock.now = start + 0.5 + 0.052
+    clock.now = start + 4.5 + 0.052
     assert await store.acquire("k", 5) is not None
 
 

@@ -257,10 +257,10 @@ async def test_bad_input_leaves_nothing_in_the_table(
 async def test_every_number_that_is_sent_is_an_integer(
     dynamodb_store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
-    handle = await dynamodb_store.acquire("k", 1.2345)
+    handle = await dynamodb_store.acquire("k", 5.2345)
     assert handle is not None
-    await handle.extend(0.9876)
-    await dynamodb_store.extend("k", 1.1111, handle.owner)
+    await handle.extend(4.9876)
+    await dynamodb_store.extend("k", 6.1111, handle.owner)
     await handle.release()
     await dynamodb_store.record_failure("k", 1)
     await dynamodb_store.set("k", 1.5, 2.3456)

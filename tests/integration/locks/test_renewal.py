@@ -43,10 +43,10 @@ async def test_on_dynamodb_a_pool_full_of_slow_requests_does_not_delay_renewals(
         async def read() -> None:
             await store.get("value")
 
-        async with scope(persistence=store) as s, s.lock("job", ttl=0.9) as locked:
+        async with scope(persistence=store) as s, s.lock("job", ttl=2) as locked:
             for _ in range(6 * POOL_SIZE):
                 group.start_soon(read)
-            for _ in range(10):
+            for _ in range(16):
                 await anyio.sleep(0.2)
                 locked.ensure()
         assert proxy.done["reads"] >= POOL_SIZE

@@ -20,39 +20,39 @@ EXAMPLES = 50
 Calls = list[tuple[Any, ...]]
 
 CORPUS: list[Calls] = [
-    [("claim_lock", 1_000), ("claim_again", 1_000), ("claim_lock", 500), ("release_lock", 2)],
+    [("claim_lock", 10_000), ("claim_again", 10_000), ("claim_lock", 5_000), ("release_lock", 2)],
     [
-        ("claim_lock", 500),
-        ("advance", 0.531),
-        ("claim_lock", 2_000),
-        ("renew_lock", 2, 500, True),
-        ("renew_lock", 1, 500, False),
-        ("renew_lock", 1, 2_000, True),
+        ("claim_lock", 5_000),
+        ("advance", 5.031),
+        ("claim_lock", 20_000),
+        ("renew_lock", 2, 5_000, True),
+        ("renew_lock", 1, 5_000, False),
+        ("renew_lock", 1, 20_000, True),
         ("release_lock", 2),
         ("release_lock", 1),
-        ("claim_lock", 500),
+        ("claim_lock", 5_000),
     ],
     [
-        ("claim_lock", 2_000),
-        ("claim_seen", 1_000, True),
-        ("claim_seen", 1_000, False),
-        ("extend", 1, 2_000),
-        ("extend", 1, 500),
-        ("extend", 2, 2_000),
+        ("claim_lock", 20_000),
+        ("claim_seen", 10_000, True),
+        ("claim_seen", 10_000, False),
+        ("extend", 1, 20_000),
+        ("extend", 1, 5_000),
+        ("extend", 2, 20_000),
         ("force_release",),
-        ("renew_lock", 1, 500, True),
-        ("claim_lock", 500),
+        ("renew_lock", 1, 5_000, True),
+        ("claim_lock", 5_000),
     ],
 ]
 
 
 def lock_calls(st: Any) -> Any:
     """Return the strategy of all sequences of calls."""
-    durations_ms = st.sampled_from([500, 1_000, 2_000])
+    durations_ms = st.sampled_from([5_000, 10_000, 20_000])
     # A nonce is fresh for each acquisition; 1 stands for the last one, 2 for the one before it.
     ages = st.integers(1, 3)
     call = st.one_of(
-        st.tuples(st.just("advance"), st.sampled_from([0.531, 1.031, 2.531])),
+        st.tuples(st.just("advance"), st.sampled_from([5.031, 10.031, 25.031])),
         st.tuples(st.just("claim_lock"), durations_ms),
         st.tuples(st.just("claim_again"), durations_ms),
         st.tuples(st.just("claim_seen"), durations_ms, st.booleans()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from gogoscope.exceptions import StoreTimeoutError
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.lock_records import LockClaim
 from gogoscope.persistence.protocols.locks import LockProvider
@@ -21,16 +23,16 @@ from gogoscope.testing.conformance.samples import BAD_DURATIONS, BAD_KEYS, ODD_K
 Call = Callable[[LockProvider, Any], Awaitable[object]]
 
 TAKING_A_KEY: dict[str, Call] = {
-    "acquire": lambda store, key: store.acquire(key, 1),
-    "extend": lambda store, key: store.extend(key, 1, "me"),
+    "acquire": lambda store, key: store.acquire(key, 30),
+    "extend": lambda store, key: store.extend(key, 30, "me"),
     "force_release": lambda store, key: store.force_release(key),
     "holder": lambda store, key: store.holder(key),
-    "claim_lock": lambda store, key: store.claim_lock(key, LockClaim("n", "me", 1_000)),
+    "claim_lock": lambda store, key: store.claim_lock(key, LockClaim("n", "me", 30_000)),
     "hand_over_lock": lambda store, key: store.hand_over_lock(
-        key, "n", LockClaim("m", "me", 1_000)
+        key, "n", LockClaim("m", "me", 30_000)
     ),
     "reserve_lock": lambda store, key: store.reserve_lock(key, "t", 1_000),
-    "renew_lock": lambda store, key: store.renew_lock(key, "n", 1, 1_000, 1_000),
+    "renew_lock": lambda store, key: store.renew_lock(key, "n", 1, 30_000, 30_000),
     "release_lock": lambda store, key: store.release_lock(key, "n", in_time=True),
     "read_lock": lambda store, key: store.read_lock(key),
 }
@@ -58,6 +60,19 @@ async def _taken(store: LockProvider, key: str) -> int:
     reply = await store.claim_lock(key, LockClaim("n1", "me", 3_600_000))
     assert reply.record is not None
     return reply.record.version
+
+
+async def _acquired_in_real_time(store: LockProvider, lease: float) -> tuple[float, float]:
+    """Take the lock ``job`` as soon as it is free; return when that was asked, and answered.
+
+    A busy machine may be too slow to answer within the part of a lease that a store allows.
+    """
+    while True:
+        asked = anyio.current_time()
+        with suppress(StoreTimeoutError):
+            if await store.acquire("job", lease) is not None:
+                return asked, anyio.current_time()
+        await anyio.sleep(0.005)
 
 
 class LockSafetyRules(Conformance):
@@ -89,9 +104,9 @@ class LockSafetyRules(Conformance):
     @pytest.mark.parametrize("owner", ["", 7])
     async def test_a_bad_owner_is_refused(self, store: LockProvider, owner: Any) -> None:
         with pytest.raises((TypeError, ValueError), match="owner must"):
-            await store.acquire("k", 1, owner)
+            await store.acquire("k", 30, owner)
         with pytest.raises((TypeError, ValueError), match="owner must"):
-            await store.extend("k", 1, owner)
+            await store.extend("k", 30, owner)
         assert await store.read_lock("k") is None
 
     @pytest.mark.parametrize("key", ODD_KEYS, ids=ascii)
@@ -113,7 +128,7 @@ class LockSafetyRules(Conformance):
                 assert await attempt.result.is_valid()
             else:
                 assert await store.holder(key) is None
-                assert await store.acquire(key, 1) is not None
+                assert await store.acquire(key, 30) is not None
             return attempt
 
         await cancel_everywhere(attempt_at)
@@ -229,12 +244,10 @@ class LockSafetyRules(Conformance):
         self, open_store: OpenStore
     ) -> None:
         async with open_store() as first, open_store() as second:
-            begin = anyio.current_time()
-            assert await first.acquire("job", 0.5) is not None
-            with anyio.fail_after(20):
-                while await second.acquire("job", 0.5) is None:
-                    await anyio.sleep(0.005)
-            assert anyio.current_time() - begin >= 0.499
+            with anyio.fail_after(30):
+                began, _ = await _acquired_in_real_time(first, 1)
+                _, taken_over = await _acquired_in_real_time(second, 1)
+            assert taken_over - began >= 0.999
 
     @pytest.mark.usefixtures("atomic")
     def test_of_concurrent_claims_of_3_processes_one_wins_each_lock(self, shared_url: str) -> None:
