@@ -13,7 +13,7 @@ from attrs import field, frozen
 from attrs.validators import optional
 
 from gogoscope._core.arguments import check_count, count
-from gogoscope._core.callables import NotAwaitableError, refusal
+from gogoscope._core.callables import async_function, is_misuse
 from gogoscope._core.clock import monotonic
 from gogoscope._core.durations import duration, seconds, to_seconds, to_seconds_or_none
 from gogoscope._core.errors import ErrorChain
@@ -208,8 +208,7 @@ class Retry:
         :raises TypeError: if ``fn`` is not a function
         :raises Exception: the error of the last attempt
         """
-        if not callable(fn):
-            raise refusal(fn, "retry.call")
+        fn = async_function(fn, "retry.call({}, *args)")
         if self.attempt_timeout is not None:
             return await self._repeat(None, self._bounded, fn, *args)
         # What _repeat does, without the cost of one more coroutine for each call.
@@ -305,7 +304,7 @@ class Retry:
         return self.delay if start is None else start()
 
     def _retries(self, error: Exception) -> bool | float | timedelta:
-        if isinstance(error, NotAwaitableError):
+        if is_misuse(error):
             return False
         if isinstance(error, CircuitOpenError) and isinstance(self.retry_on, type | tuple):
             kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)

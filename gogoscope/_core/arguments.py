@@ -10,6 +10,29 @@ from typing import Any
 from attrs import Attribute
 
 
+def shown(value: object) -> str:
+    """Return what a message shows of a value: its ``repr``, cut where it is long."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - the message that it is for must not be lost
+        text = object.__repr__(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
+
+
+LONGEST_SHOWN = 200
+
+
+def check_reason(reason: object) -> None:
+    """Refuse a reason of a cancellation that is no text.
+
+    :raises TypeError: naming the argument
+    """
+    if reason is not None and not isinstance(reason, str):
+        raise TypeError(
+            f"reason must be a str or None, got {shown(reason)} of type {type(reason).__name__}"
+        )
+
+
 def check_observer(name: str, observer: object) -> None:
     """Refuse an observer that cannot be called, or that is async.
 

@@ -7,82 +7,231 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar, TypeVarTuple, cast
 
 from anyio import to_thread
 
+from gogoscope._core.arguments import shown
 from gogoscope._core.cancellation import checkpoint_if_cancelled
+from gogoscope._core.errors import has_only_own_frames
 
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
-def check_function(fn: object) -> None:
-    """Refuse what cannot be the function of a task.
+def async_function(fn: F, usage: str) -> F:
+    """Return a function each of whose calls returns an awaitable.
 
-    :raises TypeError: showing what to write instead
+    That is ``fn`` itself, or what calls it and checks what it returns, where it cannot be told
+    without a call.
+
+    :param usage: how the function is passed, with ``{}`` in its place: ``"s.task({}, *args)"``
+    :raises TypeError: if it is certain that it never returns an awaitable; shows what to write
     """
-    if not callable(fn) or surely_not_awaitable(fn):
-        raise refusal(fn, "s.task")
+    if type(fn) is types.FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE:
+        return fn
+    flags = _code_flags(fn)
+    if not callable(fn) or flags & _GENERATORS:
+        raise refusal(fn, usage)
+    return fn if flags & _COROUTINES else cast("F", Checked(fn, usage))
 
 
-def surely_not_awaitable(fn: Callable[..., object]) -> bool:
-    """Return whether it is certain, without calling it, that a function returns no awaitable."""
-    return isinstance(fn, types.FunctionType) and (
-        inspect.isasyncgenfunction(fn)
-        or (
-            inspect.isgeneratorfunction(fn)
-            and not fn.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE
+def async_functions(
+    fns: Iterable[Callable[[], Awaitable[T]]], usage: str
+) -> list[Callable[[], Awaitable[T]]]:
+    """Return functions each of whose calls returns an awaitable; :func:`async_function` of each.
+
+    :raises TypeError: showing what to write instead; coroutine objects among them are closed
+    """
+    if not isinstance(fns, Iterable):
+        raise TypeError(
+            f"{_method(usage)} takes a list of functions, got {told(fns)}; "
+            f"write {usage.format(short_name(fns))}"
         )
+    found = list(fns)
+    try:
+        return [async_function(fn, usage) for fn in found]
+    finally:
+        close_coroutines(found)
+
+
+_GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_COROUTINES = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
+
+
+def _code_flags(fn: object) -> int:
+    """Return the flags of the code that a call runs; 0 if they tell nothing of what it returns."""
+    fn = _without_wrappers(fn)
+    if not isinstance(fn, types.FunctionType | types.MethodType | type):
+        fn = getattr(type(fn), "__call__", None)  # noqa: B004 - how it is called, not if it can be
+    code = getattr(fn, "__code__", None)
+    if not isinstance(code, types.CodeType):
+        return 0
+    flags = code.co_flags
+    return flags & ~_GENERATORS if flags & inspect.CO_ITERABLE_COROUTINE else flags
+
+
+class Checked:
+    """A function that is checked to return an awaitable, each time that it is called."""
+
+    __slots__ = ("_usage", "func")
+
+    def __init__(self, fn: Callable[..., object], usage: str) -> None:
+        self.func = fn
+        self._usage = usage
+
+    def __call__(self, /, *args: object, **kwargs: object) -> Awaitable[Any]:
+        """Call the function.
+
+        :raises NotAwaitableError: if it returns nothing that can be awaited
+        """
+        returned = self.func(*args, **kwargs)
+        if inspect.isawaitable(returned):
+            return returned
+        raise not_awaitable(self.func, returned, self._usage)
+
+
+class NotAwaitableError(TypeError):
+    """A function that must return an awaitable returned something else, or the other way round."""
+
+
+def is_misuse(error: Exception) -> bool:
+    """Return whether an error says that a function was called wrongly, not that it failed.
+
+    That is so if it returned no awaitable, or did not take the arguments: then the error comes
+    from the call itself, before any code of the function ran.
+    """
+    return isinstance(error, NotAwaitableError) or (
+        type(error) is TypeError and has_only_own_frames(error)
     )
 
 
-def refusal(fn: object, taker: str) -> TypeError:
+def not_awaitable(fn: object, value: object, usage: str) -> NotAwaitableError:
+    """Return the error for a function that returned something else than an awaitable.
+
+    :param usage: how the function was passed, with ``{}`` in its place
+    """
+    return NotAwaitableError(
+        f"{_method(usage)} takes an async function, but {callable_name(fn)} returned "
+        f"{shown(value)}, which cannot be awaited; {_in_thread(fn, usage)}"
+    )
+
+
+def refusal(fn: object, usage: str) -> TypeError:
     """Return the error for something that is not an async function; it shows what to write.
 
     :param fn: what was passed; a coroutine object is closed
-    :param taker: the method that it was passed to
+    :param usage: how a function is passed, with ``{}`` in its place
     """
-    if inspect.iscoroutine(fn):
-        name = fn.__name__
-        fn.close()
-        return TypeError(
-            f"{taker} takes a function and its arguments, got a coroutine object of {name!r}; "
-            f"write {taker}({name}, *args)"
-        )
     if callable(fn):
+        looping = _code_flags(fn) & inspect.CO_ASYNC_GENERATOR
+        kind = "an async generator" if looping else "a generator"
+        loop = f"pass an async function that loops over it: {usage.format('fn')}"
         return TypeError(
-            f"{callable_name(fn)} is a generator function, which returns no awaitable; "
-            "run a function that is not async with s.thread(fn, *args)"
+            f"{_method(usage)} takes an async function, but {callable_name(fn)} is {kind} "
+            f"function, which returns no awaitable; {loop if looping else _in_thread(fn, usage)}"
         )
-    return TypeError(
-        f"{taker} takes a function and its arguments, got {fn!r} of type {type(fn).__name__}; "
-        f"write {taker}(fn, *args)"
-    )
+    if inspect.iscoroutine(fn):
+        name = short_name(fn)
+        takes_arguments = "*args" in usage or "items" in usage
+        bound = name if takes_arguments else f"partial({name}, *args)"
+        instead = f"write {usage.format(bound)}"
+        fn.close()
+    elif inspect.isawaitable(fn):
+        instead = "it is awaited as it is"
+    else:
+        instead = f"write {usage.format('fn')}"
+    return TypeError(f"{_method(usage)} takes a function, got {told(fn)}; {instead}")
+
+
+def told(value: object) -> str:
+    """Return what a message tells of something that was passed instead of something else."""
+    if inspect.iscoroutine(value):
+        return f"a coroutine object of {value.__name__!r}"
+    if isinstance(value, types.FunctionType | types.MethodType):
+        return f"the function {callable_name(value)}"
+    return f"{shown(value)} of type {type(value).__name__}"
+
+
+def close_coroutines(values: Iterable[object]) -> None:
+    """Close the coroutine objects among values that were refused, so that none is warned of."""
+    for value in values:
+        if inspect.iscoroutine(value):
+            value.close()
+
+
+def _method(usage: str) -> str:
+    return usage.partition("(")[0]
+
+
+def _in_thread(fn: object, usage: str) -> str:
+    name = short_name(fn)
+    if _method(usage) == "s.task":
+        return f"run {name} in a worker thread with s.thread(fn, *args)"
+    bound = usage.format(f"partial(anyio.to_thread.run_sync, {name})")
+    return f"run {name} in a worker thread: {bound}"
+
+
+def short_name(fn: object) -> str:
+    """Return the name of a function as its caller may have written it, or ``fn``."""
+    if not (callable(fn) or inspect.iscoroutine(fn)):
+        return "fn"
+    name = callable_name(fn).rpartition(".")[2]
+    return name if name.isidentifier() and not name.startswith("__") else "fn"
+
+
+def _without_wrappers(fn: object) -> object:
+    while isinstance(fn, functools.partial | Checked):
+        fn = fn.func
+    return fn
 
 
 def callable_name(fn: object) -> str:
     """Return the name of a function, of the function in a partial, or of the type of a callable."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
+    fn = _without_wrappers(fn)
     name = getattr(fn, "__qualname__", None)
     return name if isinstance(name, str) else type(fn).__qualname__
 
 
-class NotAwaitableError(TypeError):
-    """A function that was passed to ``s.task`` did not return an awaitable."""
-
-
 async def call_in_thread(fn: Callable[..., T], *args: Any) -> T:
-    """Call a function in a worker thread; a cancellation takes effect when the thread has ended."""
+    """Call a function in a worker thread; a cancellation takes effect when the thread has ended.
+
+    :raises NotAwaitableError: if it returns a coroutine, which nobody would run
+    """
     value, error = await to_thread.run_sync(_outcome, fn, args)
     if error is not None:
         try:
             raise error
         finally:
             del error
+    if isinstance(value, Coroutine):
+        value.close()
+        raise NotAwaitableError(
+            f"s.thread takes a function that is not async, but {callable_name(fn)} returned a "
+            f"coroutine; run {short_name(fn)} with s.task(fn, *args)"
+        )
     await checkpoint_if_cancelled()
     return cast("T", value)
+
+
+def sync_function(fn: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
+    """Return a function for a worker thread.
+
+    :raises TypeError: if it is certain that it is async; shows what to write
+    """
+    if callable(fn) and not _code_flags(fn) & (_COROUTINES | inspect.CO_ASYNC_GENERATOR):
+        return fn
+    if callable(fn) and _code_flags(fn) & inspect.CO_ASYNC_GENERATOR:
+        instead = "pass an async function that loops over it: s.task(fn, *args)"
+    elif callable(fn) or inspect.iscoroutine(fn):
+        instead = f"run {short_name(fn)} with s.task(fn, *args)"
+    else:
+        instead = "write s.thread(fn, *args)"
+    got = told(fn)
+    close_coroutines([fn])
+    raise TypeError(f"s.thread takes a function that is not async, got {got}; {instead}")
 
 
 def _outcome(fn: Callable[..., T], args: tuple[Any, ...]) -> tuple[T | None, BaseException | None]:
@@ -98,8 +247,7 @@ def stable_name(fn: object) -> str:
 
     The functions of a script are named after its file, since every script is ``__main__``.
     """
-    while isinstance(fn, functools.partial):
-        fn = fn.func
+    fn = _without_wrappers(fn)
     named = fn if inspect.isroutine(fn) else type(fn)
     namespace = getattr(fn, "__globals__", None)
     if namespace is None:

@@ -50,6 +50,16 @@ def forget_own_frames(error: BaseException, caller: types.FrameType) -> None:
         unvisited += [raised.__cause__, raised.__context__]
 
 
+def has_only_own_frames(error: BaseException) -> bool:
+    """Return whether an error was raised in this package, without code of the user in between."""
+    traceback = error.__traceback__
+    if traceback is None:
+        return False
+    while traceback is not None and _is_own(traceback.tb_frame):
+        traceback = traceback.tb_next
+    return traceback is None
+
+
 def _clear_callers(frame: types.FrameType, last: types.FrameType) -> None:
     """Clear the frames of this package between two frames; they have returned.
 

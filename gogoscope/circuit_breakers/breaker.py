@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, cast
 
 from attrs import frozen
 
-from gogoscope._core.callables import NotAwaitableError, callable_name, refusal
+from gogoscope._core.callables import not_awaitable, refusal
 from gogoscope._core.context import current
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.registry import circuit_for, circuit_in, here
@@ -93,10 +93,10 @@ class CircuitBreaker(CircuitPolicy):
         except Exception as error:
             if not callable(fn):
                 circuit.abandoned(permit)
-                raise refusal(fn, "breaker.call") from None
+                raise refusal(fn, _USAGE) from None
             if not (awaitable is _NOT_CALLED or inspect.isawaitable(awaitable)):
                 circuit.abandoned(permit)
-                raise _not_awaitable(fn, awaitable) from None
+                raise not_awaitable(fn, awaitable, _USAGE) from None
             circuit.raised(permit, error)
             raise
         except BaseException:
@@ -161,8 +161,5 @@ def _has_async_call(fn: object) -> bool:
     return inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - how, not if
 
 
-def _not_awaitable(fn: object, value: object) -> NotAwaitableError:
-    return NotAwaitableError(f"{callable_name(fn)} returned {value!r}, which cannot be awaited")
-
-
 _NOT_CALLED = object()
+_USAGE = "breaker.call({}, *args)"

@@ -15,9 +15,8 @@ knows no shield, but comes once: a step that it cut is taken again.
 
 ``_works`` is all that runs. ``_cancelling`` tells that the scope cancels it, ``_why`` for what
 reason; ``_fatal`` is the error that the block is to raise, ``_timed_out`` tells that its time is
-over. ``_body`` is the id of the task that the body
-runs in, while it does; ``_body_cancelled`` tells that the body itself was cancelled.
-``_unshielded`` is a cancellation that knew no shield.
+over. ``_body`` is the id of the task that the body runs in, while it does; ``_body_cancelled``
+tells that the body itself was cancelled. ``_unshielded`` is a cancellation that knew no shield.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 
+from gogoscope._core.arguments import check_reason
 from gogoscope._core.cancellation import (
     cancelled_natively,
     left_by,
@@ -114,8 +114,7 @@ class Block:
         self._cancelling = False
         self._why: str | None = None
         self._fatal: Exception | None = None
-        self._timed_out = False
-        self._used = self._ended = False
+        self._timed_out = self._used = self._ended = False
         self._group: TaskGroup | None = None
         self._cancel_scope: anyio.CancelScope | None = None
         self._resources: AsyncExitStack | None = None
@@ -152,6 +151,7 @@ class Block:
 
     def cancel(self, reason: str | None = None) -> None:
         """Cancel the block and its tasks; the block then ends without an exception."""
+        check_reason(reason)
         if self._group is not None and not self._cancelling:
             self.cancel_reason = reason
             self._cancel(reason)

@@ -10,7 +10,14 @@ from typing import Any, TypeVar, TypeVarTuple, overload
 import anyio
 
 from gogoscope._core.arguments import check_count
-from gogoscope._core.callables import callable_name, check_function
+from gogoscope._core.callables import (
+    async_function,
+    async_functions,
+    callable_name,
+    close_coroutines,
+    short_name,
+    told,
+)
 from gogoscope._core.cancellation import end_what_never_began
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import lent_to
@@ -134,6 +141,7 @@ class Combinators(Block):
         :param circuit_breaker: a policy, or ``False``
         :raises TypeError: if ``fn`` or ``items`` are not what they must be
         """
+        fn = async_function(fn, "s.map({}, items)")
         options = TaskOptions(timeout, retry, circuit_breaker)
         return Mapped(self._workers(fn, items, limit, options, ordered=True))
 
@@ -152,6 +160,7 @@ class Combinators(Block):
         Nothing starts before the loop does. Leaving it early cancels what runs. The parameters
         are those of :meth:`map`.
         """
+        fn = async_function(fn, "s.as_completed({}, items)")
         options = TaskOptions(timeout, retry, circuit_breaker)
         return Completed(self._workers(fn, items, limit, options, ordered=False))
 
@@ -165,7 +174,7 @@ class Combinators(Block):
         :param fn: an async function without arguments
         """
         pause = seconds("interval", interval)
-        check_function(fn)
+        fn = async_function(fn, "s.every(interval, {})")
         name = f"every {pause:g} s: {callable_name(fn)}"
         # Without a slot, which it would hold between the ticks; each tick has one.
         ticking: Task[None] = Task(self, _tick, (self, pause, fn), name, None, None)
@@ -181,7 +190,6 @@ class Combinators(Block):
         ordered: bool,
     ) -> Workers[Item, T]:
         self._check_open()
-        check_function(fn)
         if not isinstance(items, Iterable | AsyncIterable):
             raise TypeError(f"items must be iterable, got {items!r} of type {type(items).__name__}")
         limit = DEFAULT_LIMIT if limit is None else check_count("limit", limit)
@@ -192,10 +200,8 @@ async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:
     """Wait for all tasks, and return their results."""
     for task in tasks:
         if not isinstance(task, Task):
-            raise TypeError(
-                f"s.all takes tasks, got {task!r} of type {type(task).__name__}; "
-                "start functions with s.task first"
-            )
+            close_coroutines(tasks)
+            raise _no_task(task)
     for task in tasks:
         task._refuse_circle()
     for task in tasks:
@@ -214,6 +220,16 @@ async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:
     return tuple([task._retrieve() for task in tasks])
 
 
+def _no_task(value: object) -> TypeError:
+    """Return the error for something that is not a task; it shows what to write."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return TypeError(f"s.all takes tasks, got a {type(value).__name__}; write s.all(*tasks)")
+    return TypeError(
+        f"s.all takes tasks, got {told(value)}; start functions with s.task first: "
+        f"s.all(s.task({short_name(value)}, *args), ...)"
+    )
+
+
 async def _first(
     scope: Combinators,
     fns: Iterable[Callable[[], Awaitable[T]]],
@@ -228,12 +244,10 @@ async def _first(
     :param stagger: seconds after which the next function starts, too; a failure
         starts the next at once when only a success counts
     """
-    waiting = list(fns)[::-1]
-    for fn in waiting:
-        check_function(fn)
+    method = "s.any" if succeeding else "s.race"
+    waiting = async_functions(fns, method + "([{}, ...])")[::-1]
     if not waiting:
-        name = "any" if succeeding else "race"
-        raise ValueError(f"s.{name} needs at least one function, got none")
+        raise ValueError(f"{method} needs at least one function, got none")
     pause = 0.0 if stagger is None else seconds("stagger", stagger, zero=True)
     # Lent until the losers have ended, since one of them may hold the slot that this task lent.
     async with lent_to(scope._slots):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar, TypeVarTuple
 
 from gogoscope._core.arguments import check_name, check_observer
 from gogoscope._core.callables import (
+    async_function,
     call_in_thread,
     callable_name,
-    check_function,
     name_of_code,
+    sync_function,
 )
 from gogoscope._core.context import current
+from gogoscope._core.hints import explains
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import LeaseLostError
 from gogoscope.scopes import doors
@@ -42,6 +43,12 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+@explains(
+    __enter__="is entered with 'async with', not with 'with'",
+    __exit__="is entered with 'async with', not with 'with'",
+    __await__="is no task; write: async with scope() as s",
+    __call__="cannot be called; start a function with s.task(fn, *args)",
+)
 class Scope(Combinators):
     """A block whose tasks end with it; made by :func:`scope`."""
 
@@ -97,7 +104,7 @@ class Scope(Combinators):
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
         group = self._group or self._check_open()
-        check_function(fn)
+        fn = async_function(fn, "s.task({}, *args)")
         if name is not None:
             check_name(name)
         if on_error is not None:
@@ -141,18 +148,16 @@ class Scope(Combinators):
         """Start a function that is not async in a worker thread.
 
         A timeout or cancellation takes effect when the thread ends, since it cannot be stopped.
-        The options are those of :meth:`task`.
+        At most 40 threads run at a time in an event loop, in all scopes together; for more, set
+        ``anyio.to_thread.current_default_thread_limiter().total_tokens``. The options are those of
+        :meth:`task`.
 
         :raises ScopeClosedError: outside the scope's block
-        :raises TypeError: if ``fn`` is an async function
+        :raises TypeError: if ``fn`` is an async function; from ``await`` if that cannot be told
+            before it is called
         """
-        if not callable(fn) or inspect.iscoroutinefunction(fn):
-            raise TypeError(
-                f"s.thread takes a function that is not async, got {fn!r}; "
-                "run an async function with s.task(fn, *args)"
-            )
         return self.task(
-            partial(call_in_thread, fn, *args),
+            partial(call_in_thread, sync_function(fn), *args),
             name=name or callable_name(fn),
             timeout=timeout,
             retry=retry,

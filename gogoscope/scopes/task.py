@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import time
 import types
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from gogoscope._core.arguments import check_reason
 from gogoscope._core.background import Home
-from gogoscope._core.callables import NotAwaitableError, callable_name
+from gogoscope._core.callables import callable_name
 from gogoscope._core.cancellation import cancellation_requested, never_began, split_cancellation
 from gogoscope._core.context import Frame, current
 from gogoscope._core.errors import annotate, forget_own_frames
+from gogoscope._core.hints import explains
 from gogoscope._core.slots import Slot, Slots
 from gogoscope.events import (
     OnError,
@@ -45,6 +46,13 @@ class Guard(Protocol):
         ...
 
 
+@explains(
+    attributes=("error", "unwrap", "unwrap_or", "value"),
+    hint="await it first: result = await s.task(fn)",
+    __iter__="cannot be unpacked or looped over; await it: err, value = await s.task(fn)",
+    __getitem__="has no parts; await it: result = await s.task(fn)",
+    __aenter__="is no context manager; await it: err, value = await s.task(fn)",
+)
 class Task(Outcome[T_co]):
     """A function that runs in a scope; ``await`` it for its result.
 
@@ -120,7 +128,10 @@ class Task(Outcome[T_co]):
         """Cancel the task: its result is ``Err(TaskCancelled(reason))`` when it has ended.
 
         A function that has not started yet never will. Does nothing to a finished task.
+
+        :raises TypeError: if the reason is no text
         """
+        check_reason(reason)
         if self._note_cancel(reason):
             self._stop()
 
@@ -206,18 +217,9 @@ class Task(Outcome[T_co]):
             del self, parent
 
     def _call(self) -> Awaitable[T_co]:
-        """Call the function once.
-
-        :raises NotAwaitableError: if it returns nothing that can be awaited
-        """
+        """Call the function once."""
         assert self._fn is not None
-        awaitable = self._fn(*self._args)
-        if type(awaitable) is types.CoroutineType or inspect.isawaitable(awaitable):
-            return awaitable
-        raise NotAwaitableError(
-            f"{callable_name(self._fn)} returned {awaitable!r}, which cannot be awaited; "
-            "run a function that is not async with s.thread(fn, *args)"
-        )
+        return self._fn(*self._args)
 
     def _end(self, result: Ok[Any] | Err) -> None:
         self._fn = self._guard = self._children = None
