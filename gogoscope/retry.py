@@ -14,6 +14,7 @@ from attrs.validators import optional
 
 from gogoscope._core.arguments import check_count, count
 from gogoscope._core.callables import async_function, is_misuse
+from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.clock import monotonic
 from gogoscope._core.durations import duration, seconds, to_seconds, to_seconds_or_none
 from gogoscope._core.errors import ErrorChain
@@ -201,11 +202,13 @@ class Retry:
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Call a function, retry it if it fails, and return its value.
 
-        A cancellation is never retried.
+        That the caller is cancelled is never retried, nor is a call with arguments that ``fn`` does
+        not take.
 
         :param fn: an async function, or any that returns an awaitable
         :param args: its positional arguments
-        :raises TypeError: if ``fn`` is not a function
+        :raises TypeError: if ``fn`` is not a function, or does not take these arguments
+        :raises TaskCancelled: if the last attempt ended with a cancellation nobody asked for
         :raises Exception: the error of the last attempt
         """
         fn = async_function(fn, "retry.call({}, *args)")
@@ -215,8 +218,10 @@ class Retry:
         started = None if self.max_elapsed is None else monotonic()
         try:
             return await fn(*args)
-        except Exception as raised:  # noqa: BLE001 - raised again unless it is retried
-            error = raised
+        except BaseException as raised:
+            error = error_of_call(raised)
+            if error is None:
+                raise
         try:
             return await self._try_again(started, error, None, fn, args)
         finally:
@@ -243,8 +248,10 @@ class Retry:
         started = None if self.max_elapsed is None else monotonic()
         try:
             return await fn(*args)
-        except Exception as raised:  # noqa: BLE001 - raised again unless it is retried
-            error = raised
+        except BaseException as raised:
+            error = error_of_call(raised)
+            if error is None:
+                raise
         try:
             return await self._try_again(started, error, tell, fn, args)
         finally:
@@ -286,9 +293,13 @@ class Retry:
                     break
                 try:
                     return await fn(*args)
-                except Exception as raised:  # noqa: BLE001 - raised again unless it is retried
-                    chain.add(raised)
-                    error = raised
+                except BaseException as raised:
+                    failure = error_of_call(raised)
+                    if failure is None:
+                        raise
+                    chain.add(failure)
+                    error = failure
+                    del failure
             raise error
         finally:
             del error, chain

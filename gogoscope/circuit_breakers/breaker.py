@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, cast
 
 from attrs import frozen
 
-from gogoscope._core.callables import not_awaitable, refusal
+from gogoscope._core.callables import is_misuse, not_awaitable, refusal
+from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.context import current
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.registry import circuit_for, circuit_in, here
@@ -70,12 +71,14 @@ class CircuitBreaker(CircuitPolicy):
         """Call a function through the circuit and return its value.
 
         Inside a scope the circuit is in the scope's store, otherwise in the memory of the process.
-        A cancellation counts as nothing, so put the timeout of a call that may hang inside ``fn``.
+        That the caller is cancelled counts as nothing, so put the timeout of a call that may hang
+        inside ``fn``. Neither does a call with arguments that ``fn`` does not take.
 
         :param fn: an async function, or any that returns an awaitable
         :param args: its positional arguments
         :raises CircuitOpenError: if the circuit is open; ``fn`` is not called
-        :raises TypeError: if ``fn`` is no function; that counts as no failure
+        :raises TypeError: if ``fn`` is no function, or does not take these arguments
+        :raises TaskCancelled: if ``fn`` ended with a cancellation that nobody asked for
         :raises Exception: what ``fn`` raised
         """
         circuit = here.circuits.get(self)
@@ -90,18 +93,20 @@ class CircuitBreaker(CircuitPolicy):
         try:
             awaitable = fn(*args)
             value: T = await awaitable
-        except Exception as error:
-            if not callable(fn):
-                circuit.abandoned(permit)
-                raise refusal(fn, _USAGE) from None
-            if not (awaitable is _NOT_CALLED or inspect.isawaitable(awaitable)):
-                circuit.abandoned(permit)
-                raise not_awaitable(fn, awaitable, _USAGE) from None
-            circuit.raised(permit, error)
-            raise
-        except BaseException:
-            circuit.abandoned(permit)
-            raise
+        except BaseException as raised:  # noqa: BLE001 - it goes on, or the error that it is
+            error = error_of_call(raised)
+            try:
+                if error is None:
+                    circuit.abandoned(permit)
+                    raise
+                circuit.raised(permit, error)
+                if is_misuse(error):
+                    _explain(fn, awaitable)
+                if error is raised:
+                    raise
+                raise error
+            finally:
+                del error  # whose traceback has this frame
         if not (circuit.plain and circuit.snapshot.calm):
             circuit.returned(permit, value)
         return value
@@ -159,6 +164,14 @@ class CircuitBreaker(CircuitPolicy):
 
 def _has_async_call(fn: object) -> bool:
     return inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - how, not if
+
+
+def _explain(fn: object, awaitable: object) -> None:
+    """Raise a clearer error for what is no async function."""
+    if not callable(fn):
+        raise refusal(fn, _USAGE) from None
+    if not (awaitable is _NOT_CALLED or inspect.isawaitable(awaitable)):
+        raise not_awaitable(fn, awaitable, _USAGE) from None
 
 
 _NOT_CALLED = object()

@@ -25,6 +25,7 @@ from typing import Any
 from attrs import define, field
 
 from gogoscope._core.background import Observer, Spawn
+from gogoscope._core.callables import is_misuse
 from gogoscope._core.clock import clock_here, monotonic
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.probes import BUSY_SECONDS, ProbeClaim, ProbeClaims, Probes
@@ -37,6 +38,7 @@ from gogoscope.persistence.protocols.circuit_breakers import (
     CircuitBreakerStateProvider,
 )
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope.retry import AttemptTimeoutError
 
 SHORTEST_PROBE_LEASE = 1.0
 
@@ -152,9 +154,14 @@ class Circuit:
         self._succeeded(permit)
 
     def raised(self, permit: Permit, error: Exception) -> None:
-        """Note that a call raised an error; the policy says whether that is a failure."""
+        """Note that a call raised an error; the policy says whether that is a failure.
+
+        The timeout of an attempt always is one; a call with wrong arguments never is.
+        """
         try:
-            counts = self.policy._counts(error)
+            counts = isinstance(error, AttemptTimeoutError) or (
+                not is_misuse(error) and self.policy._counts(error)
+            )
         except BaseException:
             self.abandoned(permit)
             raise

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from attrs import frozen
 
-from gogoscope._core.callables import NotAwaitableError
+from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.slots import Slot, Slots
 from gogoscope.events import RetryScheduled, TaskTimedOut
-from gogoscope.retry import AttemptTimeoutError, Retry
+from gogoscope.retry import Retry
 from gogoscope.scopes.task import Task
 
 if TYPE_CHECKING:
     from gogoscope.circuit_breakers.circuit import Circuit
+    from gogoscope.circuit_breakers.snapshot import Permit
 
 
 @frozen
@@ -38,9 +39,14 @@ class SafetyNets:
 
 
 class Pipeline:
-    """Runs a task's function inside its safety nets, outermost first as the parameters stand."""
+    """Runs a task's function inside its safety nets, outermost first as the parameters stand.
 
-    __slots__ = ("_attempt_timeout", "_circuit", "_retry", "_slot", "_timeout")
+    ``_unjudged`` is the permit of the call that is being cancelled. What that means for the circuit
+    depends on who cancels it, which shows when the task's own timeout is left: the timeout is a
+    failure, everything else counts as nothing.
+    """
+
+    __slots__ = ("_attempt_timeout", "_circuit", "_retry", "_slot", "_timeout", "_unjudged")
 
     def __init__(
         self,
@@ -54,14 +60,17 @@ class Pipeline:
         self._retry = retry
         self._circuit = circuit
         self._attempt_timeout = None if retry is None else retry.attempt_timeout
+        self._unjudged: Permit | None = None
 
     async def __call__(self, task: Task[Any]) -> Any:
         """Run the function of a task and return its value, or raise its error."""
         if self._timeout is None:
-            return await self._in_slot(task, None)
-        with anyio.move_on_after(self._timeout) as deadline:
-            return await self._in_slot(task, deadline)
-        assert deadline.cancelled_caught
+            return await self._in_slot(task)
+        try:
+            with anyio.move_on_after(self._timeout) as deadline:
+                return await self._in_slot(task)
+        finally:
+            self._judge_cancelled(timed_out=deadline.cancelled_caught)
         home = task._home
         if home.observed:
             home.emit(TaskTimedOut(home.name, task.name, self._timeout))
@@ -72,7 +81,7 @@ class Pipeline:
         if self._slot is not None:
             self._slot.leave()
 
-    async def _in_slot(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
+    async def _in_slot(self, task: Task[Any]) -> Any:
         slot = self._slot
         if slot is not None:
             await slot.hold()
@@ -80,15 +89,15 @@ class Pipeline:
         attempt = self._bounded if self._circuit is None else self._guarded
         try:
             if self._retry is None:
-                return await attempt(task, deadline)
+                return await attempt(task)
             tell = partial(_tell_retry, task) if task._parent._home.observed else None
-            return await self._retry._repeat(tell, attempt, task, deadline)
+            return await self._retry._repeat(tell, attempt, task)
         finally:
             if slot is not None:
                 task._slot = None
                 slot.leave()
 
-    async def _guarded(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
+    async def _guarded(self, task: Task[Any]) -> Any:
         circuit = self._circuit
         assert circuit is not None
         permit = circuit.admit_now() or await circuit.admit(self._longest_call())
@@ -96,27 +105,35 @@ class Pipeline:
             if self._attempt_timeout is None:
                 value = await task._call()
             else:
-                value = await self._bounded(task, deadline)
-        except AttemptTimeoutError:
-            circuit.failed(permit)
-            raise
-        except NotAwaitableError:
-            circuit.abandoned(permit)
-            raise
-        except Exception as error:
-            circuit.raised(permit, error)
-            raise
-        except BaseException:
-            cancelled = task._cancel_requested or task._parent._cancelling
-            if deadline is not None and deadline.cancel_called and not cancelled:
-                circuit.failed(permit)
-            else:
-                circuit.abandoned(permit)
-            raise
+                value = await self._bounded(task)
+        except BaseException as raised:  # noqa: BLE001 - it goes on, or the error that it is
+            error = error_of_call(raised)
+            try:
+                if error is None:
+                    self._unjudged = permit
+                    if self._timeout is None:
+                        self._judge_cancelled(timed_out=False)
+                    raise
+                circuit.raised(permit, error)
+                if error is raised:
+                    raise
+                raise error
+            finally:
+                del error  # whose traceback has this frame
         circuit.returned(permit, value)
         return value
 
-    async def _bounded(self, task: Task[Any], deadline: anyio.CancelScope | None) -> Any:
+    def _judge_cancelled(self, *, timed_out: bool) -> None:
+        if self._unjudged is None:
+            return
+        assert self._circuit is not None
+        if timed_out:
+            self._circuit.failed(self._unjudged)
+        else:
+            self._circuit.abandoned(self._unjudged)
+        self._unjudged = None
+
+    async def _bounded(self, task: Task[Any]) -> Any:
         if self._attempt_timeout is None:
             return await task._call()
         assert self._retry is not None
