@@ -6,13 +6,12 @@ its scope, the body of a scope in the task (or the body) that opened the scope's
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
 from gogoscope._core.background import Home
-from gogoscope._core.slots import Slot, Slots
+from gogoscope._core.slots import Lent, Slot, Slots
 
 
 class Frame(Protocol):
@@ -47,26 +46,31 @@ class Frame(Protocol):
 current: ContextVar[Frame | None] = ContextVar("current", default=None)
 
 
-def lent_to(slots: Slots | None) -> AbstractAsyncContextManager[None]:
-    """Lend the slot in ``slots`` that the current task holds, or a task around it."""
-    frame = None if slots is None else current.get()
+def slots_around() -> list[Slot]:
+    """Return the slots held around the running code, from the innermost outward.
+
+    One of each limit: the others of that limit are held by tasks further out, which may be running.
+    For the same reason none is looked for beyond a task that runs without the slot that the limit
+    of its scope asks for, as what ticks does, or takes the items of a map from their source.
+    """
+    held: list[Slot] = []
+    frame = current.get()
     while frame is not None:
         slot = frame._slot
-        if slot is not None and slot.slots is slots:
-            return slot.lent()
-        if frame._bounded_by is slots:
-            break  # it runs without a slot; that of a task around it is in use
+        if slot is None:
+            if frame._bounded_by is not None:
+                break
+        elif not any(slot.slots is other.slots for other in held):
+            held.append(slot)
         frame = frame._outer
-    return nullcontext()
+    return held
 
 
-@asynccontextmanager
-async def slots_lent() -> AsyncIterator[None]:
-    """Lend the slots of the current task and of those around it while the caller waits."""
-    async with AsyncExitStack() as stack:
-        frame = current.get()
-        while frame is not None:
-            if frame._slot is not None:
-                await stack.enter_async_context(lent_to(frame._slot.slots))
-            frame = frame._outer
-        yield
+def slots_lent() -> AbstractAsyncContextManager[None]:
+    """Lend every slot held around the running code while it waits for other tasks.
+
+    Everything in this package that waits for something that a task may bring about waits inside
+    this. A wait for time alone lends nothing: it ends by itself.
+    """
+    held = slots_around()
+    return Lent(held) if held else nullcontext()

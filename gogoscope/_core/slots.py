@@ -5,8 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import anyio
 
@@ -87,23 +85,20 @@ class Slot:
         else:
             self.slots.step_out(self)
 
-    @asynccontextmanager
-    async def lent(self) -> AsyncIterator[None]:
-        """Lend it to other tasks while its own task waits.
+    def lend(self) -> None:
+        """Lend it to other tasks while its own task, or one inside of that, waits.
 
-        A task may wait in several places at once (in a task group of its own). The slot is lent
-        when the first wait begins, and taken back, before all others in the line, when the last one
-        has ended. A task that is cancelled while it waits goes on at once, even beyond the limit.
+        A task may wait in several places at once (in a task group of its own): the slot is lent
+        when the first wait begins, and taken back when the last one has ended.
         """
         self._waits += 1
         if self._waits == 1:
-            self._lend()
-        try:
-            yield
-        except BaseException:
-            self._waits -= 1
-            self._seize()
-            raise
+            self.leave()
+            if self._granted is not None:  # a wait that is taking it back goes on without it
+                self._granted.set()
+
+    async def take_back(self) -> None:
+        """End a wait that lent it; wait until it is free, before all others in the line."""
         self._waits -= 1
         if self._waits == 0:
             self.slots.line_up(self, math.inf)
@@ -113,12 +108,43 @@ class Slot:
                 self._seize()
                 raise
 
-    def _lend(self) -> None:
-        self.leave()
-        if self._granted is not None:  # a wait that is taking it back goes on without it
-            self._granted.set()
+    def seize_back(self) -> None:
+        """End a wait that lent it; take it at once, even beyond the limit."""
+        self._waits -= 1
+        self._seize()
 
     def _seize(self) -> None:
         if self._waits == 0 and not self._held:
             self._held = True
             self.slots.seize()
+
+
+class Lent:
+    """Lends slots while the block is open.
+
+    Afterwards the first is waited for, and nothing is held meanwhile, so that those who take back
+    slots never wait for each other. The others, of tasks further out, are then taken at once. So
+    are all when the wait is cancelled: its code goes on, even beyond the limit.
+
+    :param slots: from the innermost outward
+    """
+
+    __slots__ = ("_slots",)
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self._slots = slots
+
+    async def __aenter__(self) -> None:
+        for slot in self._slots:
+            slot.lend()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        first, *others = self._slots
+        try:
+            if kind is None:
+                await first.take_back()
+            else:
+                first.seize_back()
+        finally:
+            for slot in others:
+                slot.seize_back()

@@ -38,7 +38,7 @@ from gogoscope._core.cancellation import (
     split_cancellation,
     unwrapped,
 )
-from gogoscope._core.context import Frame, current, lent_to
+from gogoscope._core.context import Frame, current, slots_lent
 from gogoscope._core.errors import first_of, lead_to
 from gogoscope._core.slots import Slot, Slots
 from gogoscope.events import OnError, ScopeCancelled, ScopeEnded, ScopeStarted, notify
@@ -226,12 +226,7 @@ class Block:
     async def _end(self, body: BaseException | None) -> BaseException | None:
         """End everything that belongs to the block; return the exception that leaves it."""
         assert self._cancel_scope is not None
-        leaving = body
-        try:
-            async with lent_to(self._slots):
-                leaving = first_of(leaving, await self._wait_for_works())
-        except anyio.get_cancelled_exc_class() as cancelled_without_slot:
-            leaving = first_of(leaving, cancelled_without_slot)
+        leaving = first_of(body, await self._wait_for_works())
         self._note_timeout()
         if self._resources is not None:
             leaving = await self._close_resources(self._resources, leaving)
@@ -280,6 +275,13 @@ class Block:
 
     async def _wait_for_works(self) -> BaseException | None:
         """Wait until nothing runs; return a cancellation that came in the meantime."""
+        try:
+            async with slots_lent():
+                return await self._wait_until_idle()
+        except anyio.get_cancelled_exc_class() as without_slot:
+            return without_slot
+
+    async def _wait_until_idle(self) -> BaseException | None:
         cancelled: BaseException | None = None
         while not self._works.close_offers():
             idle = self._works.idle()
@@ -331,10 +333,7 @@ class Block:
         return None if mere is not None and swallowed else leaving, None
 
     async def _shielded(self, step: Callable[[], Awaitable[object]]) -> BaseException | None:
-        """Take a step that the block's end needs; return a cancellation that knows no shield.
-
-        That is asyncio's own, which comes once: the rest of the step is then taken again.
-        """
+        """Take a step, again if asyncio's own cancellation cut it; return that cancellation."""
         cancelled: BaseException | None = None
         for _ in range(2):
             try:

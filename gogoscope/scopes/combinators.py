@@ -20,7 +20,7 @@ from gogoscope._core.callables import (
 )
 from gogoscope._core.cancellation import end_what_never_began
 from gogoscope._core.clock import monotonic
-from gogoscope._core.context import lent_to
+from gogoscope._core.context import slots_lent
 from gogoscope._core.durations import seconds
 from gogoscope.events import OnError
 from gogoscope.scopes.block import Block
@@ -250,7 +250,7 @@ async def _first(
         raise ValueError(f"{method} needs at least one function, got none")
     pause = 0.0 if stagger is None else seconds("stagger", stagger, zero=True)
     # Lent until the losers have ended, since one of them may hold the slot that this task lent.
-    async with lent_to(scope._slots):
+    async with slots_lent():
         return await _first_of(scope, waiting, pause, succeeding=succeeding)
 
 

@@ -16,8 +16,7 @@ from typing import Generic, TypeVar
 
 import anyio
 
-from gogoscope._core.context import lent_to
-from gogoscope._core.slots import Slots
+from gogoscope._core.context import slots_lent
 from gogoscope.scopes.task import Task
 
 Item = TypeVar("Item")
@@ -85,9 +84,9 @@ class Delivery(Generic[Item, T]):
         if self._changed is not None:
             self._changed.set()
 
-    async def change(self, slots: Slots | None) -> None:
+    async def change(self) -> None:
         """Wait until something changes, and lend the consumer's slot meanwhile."""
         if self._changed is None or self._changed.is_set():
             self._changed = anyio.Event()
-        async with lent_to(slots):
+        async with slots_lent():
             await self._changed.wait()

@@ -20,7 +20,7 @@ import anyio
 
 from gogoscope._core.callables import NotAwaitableError
 from gogoscope._core.cancellation import cancelled_natively, checkpoint, end_what_never_began
-from gogoscope._core.context import Frame, lent_to
+from gogoscope._core.context import Frame, slots_around, slots_lent
 from gogoscope._core.slots import Slots
 from gogoscope.events import OnError
 from gogoscope.exceptions import TaskCancelled
@@ -136,7 +136,7 @@ class Outcome(Generic[T_co]):
             await end_what_never_began([self])
             if self._result is not None:
                 return
-        async with lent_to(self._parent._slots):
+        async with slots_lent():
             await self._end_of_it().wait()
 
     def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
@@ -144,12 +144,10 @@ class Outcome(Generic[T_co]):
             self._refuse_circle()
             self._attach()
             try:
-                if self._parent._slots is None and (
-                    self._began is not None or not cancelled_natively()
-                ):
-                    yield from self._end_of_it().wait().__await__()
-                else:
+                if slots_around() or (self._began is None and cancelled_natively()):
                     yield from self._wait().__await__()
+                else:
+                    yield from self._end_of_it().wait().__await__()
             except BaseException:
                 self._detach(abandoned=True)
                 raise

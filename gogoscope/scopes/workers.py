@@ -160,7 +160,7 @@ class Workers(Generic[Item, T]):
                 await self._end()
                 return None
             self._more_hands()
-            await delivery.change(self._block._slots)
+            await delivery.change()
         taken = delivery.take()
         if self._parked and delivery.half_empty:
             self._more_hands()
@@ -172,7 +172,7 @@ class Workers(Generic[Item, T]):
         """Wait until every item has been run; none counts as undelivered."""
         self._delivery.lift_limit()
         while self._live:
-            await self._delivery.change(self._block._slots)
+            await self._delivery.change()
         await self._end()
         taken = self._delivery.take_all()
         await let_interrupt_happen(*(task for _, task in taken))
