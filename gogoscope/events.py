@@ -12,6 +12,8 @@ from collections.abc import Callable
 from types import CoroutineType
 from typing import Any, ClassVar, dataclass_transform
 
+from gogoscope.exceptions import CircuitOpenError
+
 
 @dataclass_transform(frozen_default=True)
 class _Frozen:
@@ -245,19 +247,43 @@ def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
 
 
 class _Log:
-    """Writes events to a logger: failures as warnings, the rest at ``level``."""
+    """Writes events to a logger, each at the level of what it tells.
 
-    failures = (TaskFailed, TaskTimedOut, CircuitStoreFailed, LeaseLost, CacheStoreFailed)
+    A failure is a warning. A circuit that opens is one, too, and so is the end of what was told as
+    a warning: who reads only warnings learns that it is over. Between these two lines there is no
+    other: a rejected call is told at the level ``DEBUG``, whatever the level of normal events is.
+    """
+
+    failures = (
+        TaskFailed,
+        TaskTimedOut,
+        LeaseLost,
+        CircuitStoreFailed,
+        CircuitStoreRecovered,
+        CacheStoreFailed,
+        CacheStoreRecovered,
+    )
 
     def __init__(self, logger: logging.Logger, level: int) -> None:
         self.logger = logger
-        self.level = level
+        self.normal = level
+        self.failure = max(level, logging.WARNING)
+        self.rejection = min(level, logging.DEBUG)
 
     def __call__(self, event: Event) -> None:
-        level = max(self.level, logging.WARNING) if isinstance(event, self.failures) else self.level
+        level = self._level(event)
         if self.logger.isEnabledFor(level):
             text = " ".join(f"{name}={getattr(event, name)!r}" for name in event.__match_args__)
             self.logger.log(level, "%s %s", type(event).__name__, text, extra={"event": event})
+
+    def _level(self, event: Event) -> int:
+        match event:
+            case CircuitCallRejected() | TaskFailed(error=CircuitOpenError()):
+                return self.rejection
+            case CircuitStateChanged(old="closed") | CircuitStateChanged(new="closed"):
+                return self.failure
+            case _:
+                return self.failure if isinstance(event, self.failures) else self.normal
 
 
 def log_events(
@@ -266,7 +292,9 @@ def log_events(
     """Log the events of every scope in this process with the standard ``logging`` module.
 
     :param logger: a logger or its name
-    :param level: the level of normal events; failures are logged at least as warnings
+    :param level: the level of normal events. Failures are logged at least as warnings, and so is
+        a circuit that opens, an outage of a store, and the end of both. Each call that a circuit
+        rejects is logged at the level ``DEBUG``.
     :returns: a function that ends the logging
     """
     target = logging.getLogger(logger) if isinstance(logger, str) else logger

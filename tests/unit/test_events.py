@@ -8,8 +8,14 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from gogoscope import Retry, scope
+from gogoscope import CircuitBreaker, Retry, StoreConnectionError, scope
 from gogoscope.events import (
+    CacheStoreFailed,
+    CacheStoreRecovered,
+    CircuitCallRejected,
+    CircuitStateChanged,
+    CircuitStoreFailed,
+    CircuitStoreRecovered,
     Event,
     LockAcquired,
     LockReleased,
@@ -158,6 +164,54 @@ async def test_events_go_to_the_log_when_asked_for(caplog: pytest.LogCaptureFixt
         "ScopeEnded": "INFO",
     }
     assert {record.name for record in caplog.records} == {"orders.log"}
+
+
+def levels_of(records: list[logging.LogRecord]) -> list[tuple[str, str]]:
+    return [(record.getMessage().split()[0], record.levelname) for record in records]
+
+
+async def test_in_the_log_a_circuit_warns_when_it_opens_and_closes_and_not_for_each_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    stop = log_events("orders.log", logging.INFO)
+    async with scope(persistence=MemoryStore()) as s:
+        breaker = CircuitBreaker("bank", failure_threshold=1, reset_timeout=60)
+        await s.task(broken, circuit_breaker=breaker)
+        caplog.clear()
+        for _ in range(3):
+            await s.task(fine, circuit_breaker=breaker)
+    stop()
+    told = [told for told in levels_of(caplog.records) if told[1] != "INFO"]
+    assert told == [("CircuitCallRejected", "DEBUG"), ("TaskFailed", "DEBUG")] * 3
+
+
+@pytest.mark.parametrize(
+    ("event", "level"),
+    [
+        (CircuitStateChanged("s", "bank", "closed", "open"), "WARNING"),
+        (CircuitStateChanged("s", "bank", "closed", "forced-open"), "WARNING"),
+        (CircuitStateChanged("s", "bank", "half-open", "closed"), "WARNING"),
+        (CircuitStateChanged("s", "bank", "open", "half-open"), "INFO"),
+        (CircuitStateChanged("s", "bank", "half-open", "open"), "INFO"),
+        (CircuitCallRejected("s", "bank", 3), "DEBUG"),
+        (CircuitStoreFailed("s", "bank", StoreConnectionError("cut off")), "WARNING"),
+        (CircuitStoreRecovered("s", "bank"), "WARNING"),
+        (CacheStoreFailed("s", StoreConnectionError("cut off")), "WARNING"),
+        (CacheStoreRecovered("s"), "WARNING"),
+    ],
+)
+def test_an_outage_is_in_the_log_when_it_begins_and_when_it_ends(
+    event: Event, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    stop = log_events("orders.log", logging.INFO)
+    try:
+        for subscriber in subscribers:
+            subscriber(event)
+    finally:
+        stop()
+    assert levels_of(caplog.records) == [(type(event).__name__, level)]
 
 
 def test_an_observer_must_be_a_function() -> None:
