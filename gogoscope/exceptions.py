@@ -77,7 +77,12 @@ class BackendUnavailableError(GogoscopeError, ImportError):
 
 
 class TaskCancelled(GogoscopeError):  # noqa: N818 - a result, named for what happened
-    """The result of a task that was cancelled; ``reason`` says why."""
+    """The result of a task that was cancelled; ``reason`` says why.
+
+    It is also raised by what must not start any more, since its scope is stopping.
+    """
+
+    _of_stopping = False
 
     def __init__(self, reason: str | None = None) -> None:
         super().__init__(reason)

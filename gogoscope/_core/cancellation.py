@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -36,9 +36,15 @@ def is_cancellation_of_caller(error: BaseException) -> bool:
     """Return whether an exception only says that the current code is being cancelled.
 
     It is that cancellation, or the :class:`TaskCancelled` of a task that was cancelled likewise, or
-    a group of nothing else. Ask where the exception arrives, before any block is left.
+    a group of nothing else. So is what :func:`says_stopping`. Ask where the exception arrives,
+    before any block is left.
     """
-    return _says_cancelled(error) and cancellation_requested()
+    return says_stopping(error) or (_says_cancelled(error) and cancellation_requested())
+
+
+def says_stopping(error: BaseException) -> bool:
+    """Return whether an exception only says that something did not start in a stopping scope."""
+    return all(isinstance(leaf, TaskCancelled) and leaf._of_stopping for leaf in _leaves(error))
 
 
 def error_of_call(raised: BaseException) -> Exception | None:
@@ -60,14 +66,18 @@ def error_of_call(raised: BaseException) -> Exception | None:
 
 def _says_cancelled(error: BaseException) -> bool:
     cancelled = (anyio.get_cancelled_exc_class(), TaskCancelled)
+    return all(isinstance(leaf, cancelled) for leaf in _leaves(error))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Return what is in a group and in the groups inside; an exception that is none, itself."""
     unvisited = [error]
     while unvisited:
         found = unvisited.pop()
         if isinstance(found, BaseExceptionGroup):
             unvisited += found.exceptions
-        elif not isinstance(found, cancelled):
-            return False
-    return True
+        else:
+            yield found
 
 
 def unwrapped(raised: BaseException) -> BaseException:

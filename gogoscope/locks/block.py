@@ -88,11 +88,7 @@ class LockBlock(Generic[B]):
     async def __aenter__(self) -> B:
         self._home.check_open()
         mark = refuse_reentry(locks_of(self._home), self.key)
-        answer = await acquire(
-            self._home, self.key, self._lease, self._patience, self._metadata, set()
-        )
-        if not isinstance(answer, LockHandle):
-            raise timeout_error(self.key, self._patience, answer)
+        answer = await self._take()
         self._handle = answer
         self._locked = self._open_block(answer)
         self._renewal = Renewal(answer)
@@ -140,6 +136,18 @@ class LockBlock(Generic[B]):
         if outgoing is None or outgoing is exc:
             return outgoing is None
         raise outgoing from outgoing.__cause__
+
+    async def _take(self) -> LockHandle:
+        """Wait for the lock, and return its handle.
+
+        :raises LockTimeoutError: if it was not free in time
+        """
+        answer = await acquire(
+            self._home, self.key, self._lease, self._patience, self._metadata, set()
+        )
+        if not isinstance(answer, LockHandle):
+            raise timeout_error(self.key, self._patience, answer)
+        return answer
 
     async def _renew(self) -> None:
         lost = await self._renewal.run()

@@ -1,7 +1,9 @@
 """Leading a fleet: one process at a time has the term, and another takes over when it is lost.
 
 A term is the block of a lock. What differs: entering goes on through failures of the store, and
-losing the lease is no error, but the end of the term.
+losing the lease is no error, but the end of the term. A scope that is stopping leads no more: its
+campaigns end with ``TaskCancelled``, and its terms as if they were lost, but after the periodic
+calls that are in progress in them.
 """
 
 from __future__ import annotations
@@ -9,46 +11,90 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
+from typing import Protocol, TypeVar
 
 import anyio
 
 from gogoscope._core.background import Home
 from gogoscope._core.jitter import jittered
+from gogoscope._core.stopping import REASON, Stopping, refusal
 from gogoscope.events import log_warning
 from gogoscope.exceptions import LeaseLostError, PersistenceError
-from gogoscope.locks.block import B, LockBlock
+from gogoscope.locks.block import Held, LockBlock
 from gogoscope.locks.polling import LONGEST_POLL_SECONDS
+from gogoscope.persistence.lease import release
 from gogoscope.persistence.lock_handle import LockHandle
 
 
-class Campaign(LockBlock[B]):
+class Term(Held, Protocol):
+    """What runs while this process leads: a scope."""
+
+    @property
+    def stopping(self) -> Stopping:
+        """What counts the periodic calls in progress."""
+        ...
+
+    def _cancel(self, why: str) -> None:
+        """Cancel its block and its tasks."""
+        ...
+
+
+TermT = TypeVar("TermT", bound=Term)
+
+
+class Campaign(LockBlock[TermT]):
     """Waits until this process leads, which it does while the block runs; made by ``s.leader``.
 
-    ``lost`` tells, after the block, why the term was lost; ``None`` if the block ended by itself.
+    After the block, ``lost`` tells why the term ended early; ``None`` if the block ended by itself.
 
     :param home: the scope that the block stands in
-    :param open_block: returns what runs in the block of a term
+    :param open_term: returns what runs in the block of a term
     :param key: what is led
     :param ttl: the lease in seconds
     :param metadata: what to tell people about the leader, besides host, pid and scope
+    :param stopping: is set when the scope is to lead no more
     """
 
     def __init__(
         self,
         home: Home,
-        open_block: Callable[[LockHandle], B],
+        open_term: Callable[[LockHandle], TermT],
         key: str,
         ttl: float | timedelta,
         metadata: Mapping[str, str] | None,
+        stopping: Stopping,
     ) -> None:
-        super().__init__(home, open_block, key, ttl, None, metadata)
+        super().__init__(home, open_term, key, ttl, None, metadata)
         self.lost: str | None = None
+        self._stopping = stopping
 
-    async def __aenter__(self) -> B:
+    async def __aenter__(self) -> TermT:
+        term = await super().__aenter__()
+        term.stopping.listen(self._resign_if_stopping)
+        self._resign_if_stopping()
+        return term
+
+    async def _take(self) -> LockHandle:
+        """Wait for the lock, through failures of the store, as long as the scope may lead.
+
+        :raises TaskCancelled: when the scope is stopping
+        """
+        handle: LockHandle | None = None
+        with anyio.CancelScope() as campaigning, self._stopping.telling(campaigning.cancel):
+            if not self._stopping.is_set():
+                handle = await self._campaign()
+        if self._stopping.is_set():
+            if handle is not None:
+                await release(handle)
+            raise refusal()
+        assert handle is not None
+        return handle
+
+    async def _campaign(self) -> LockHandle:
         failed = False
         while True:
             try:
-                return await super().__aenter__()
+                return await super()._take()
             except PersistenceError as error:
                 if not error.retryable:
                     raise
@@ -60,6 +106,13 @@ class Campaign(LockBlock[B]):
                     )
                 failed = True
             await anyio.sleep(jittered(LONGEST_POLL_SECONDS))
+
+    def _resign_if_stopping(self) -> None:
+        """End the term if the scope is stopping and no periodic call of the term is in progress."""
+        term = self._locked
+        if self._stopping.is_set() and term.stopping.over and self.lost is None:
+            self.lost = REASON
+            term._cancel(REASON)
 
     async def __aexit__(
         self,
@@ -73,6 +126,8 @@ class Campaign(LockBlock[B]):
                 return True
         except Exception as raised:  # noqa: BLE001 - raised again, without the loss of the term
             outgoing = raised
+        finally:
+            self._locked.stopping.leave(self._resign_if_stopping)
         rest = self._without_loss(outgoing)
         if rest is None or rest is exc:
             return rest is None

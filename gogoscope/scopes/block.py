@@ -35,12 +35,14 @@ from gogoscope._core.cancellation import (
     cancelled_natively,
     left_by,
     pending_cancellation,
+    says_stopping,
     split_cancellation,
     unwrapped,
 )
 from gogoscope._core.context import Frame, current, slots_lent
 from gogoscope._core.errors import first_of, lead_to
 from gogoscope._core.slots import Slot, Slots
+from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, ScopeCancelled, ScopeEnded, ScopeStarted, notify
 from gogoscope.exceptions import ScopeClosedError, TaskCancelled
 from gogoscope.scopes.outcome import Outcome
@@ -81,7 +83,8 @@ def verdict(
 class Block:
     """What a scope is besides its methods: a block, and the work that ends with it.
 
-    ``cancel_reason`` is what ``cancel`` was called with.
+    ``cancel_reason`` is what ``cancel`` was called with. ``stopping`` is an event that a graceful
+    shutdown sets before it cancels, here and in the scopes inside.
 
     :param slots: bounds how many of its tasks run at a time, if anything does
     :param timeout: in seconds
@@ -96,7 +99,7 @@ class Block:
         fail_fast: bool,
         cancel_on_exit: bool,
         on_error: OnError | None,
-        stopping: anyio.Event | None,
+        stopping: Stopping,
     ) -> None:
         self._home = home
         self._slots = slots
@@ -104,7 +107,7 @@ class Block:
         self._fail_fast = fail_fast
         self._cancel_on_exit = cancel_on_exit
         self._on_error = on_error
-        self._stopping = stopping
+        self.stopping = stopping
         self.cancel_reason: str | None = None
         self._unhandled = Unhandled()
         self._works = Works()
@@ -132,13 +135,6 @@ class Block:
     def name(self) -> str:
         """The name given, else the module and qualified name of the function that made it."""
         return self._home.name
-
-    @property
-    def stopping(self) -> anyio.Event:
-        """An event that a graceful shutdown sets before it cancels; shared with scopes inside."""
-        if self._stopping is None:
-            self._stopping = anyio.Event()
-        return self._stopping
 
     def _check_open(self) -> TaskGroup:
         """Return the task group of the open block.
@@ -207,8 +203,9 @@ class Block:
     ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
         self._body = 0
         self._note_timeout()
-        # The body unwrapped a task that was cancelled as it is itself.
-        body = None if isinstance(exc, TaskCancelled) and self._cancelling else exc
+        # The body unwrapped a task that was cancelled as it is itself, or entered a leader's block.
+        merely_cancelled = isinstance(exc, TaskCancelled) and self._cancelling
+        body = None if merely_cancelled or self.stopping.explains(exc) else exc
         if body is not None:
             cancelled = split_cancellation(body)[1] is None
             why = f"the block of its scope ended with {type(body).__name__}"
@@ -361,15 +358,15 @@ class Block:
             self._fatal = error
         self._cancel(why)
 
-    def _cancel(self, why: str | None) -> None:
+    def _cancel(self, why: str | None, *, body: bool = True) -> None:
         assert self._cancel_scope is not None
         if not self._cancelling:
             self._cancelling = True
             self._why = why
-            if self._body:
+            if self._body and body:
                 self._body_cancelled = True
                 self._cancel_scope.cancel(why)
-            else:  # the scope's resources are closed inside its cancel scope
+            else:  # the body that stops its scope, or closes resources, goes on
                 self._works.stop()
             home = self._home
             if home.observed:
@@ -407,6 +404,8 @@ class Block:
 
     def _note_unhandled(self, outcome: Outcome[Any], error: Exception) -> None:
         """Note that nobody takes the error of a task that has ended."""
+        if says_stopping(error):
+            return
         on_error = outcome._on_error or self._on_error
         if on_error is not None and notify(on_error, error):
             return

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar, TypeVarTuple, overload
 
 import anyio
 
-from gogoscope._core.arguments import check_count
+from gogoscope._core.arguments import check_count, check_observer
 from gogoscope._core.callables import (
     async_function,
     async_functions,
-    callable_name,
     close_coroutines,
     short_name,
     told,
@@ -30,6 +28,7 @@ from gogoscope.scopes.outcome import let_interrupt_happen
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.task import Task
+from gogoscope.scopes.ticking import Ticker
 from gogoscope.scopes.workers import DEFAULT_LIMIT, Workers
 
 T = TypeVar("T")
@@ -164,20 +163,30 @@ class Combinators(Block):
         options = TaskOptions(timeout, retry, circuit_breaker)
         return Completed(self._workers(fn, items, limit, options, ordered=False))
 
-    def every(self, interval: float | timedelta, fn: Callable[[], Awaitable[object]]) -> Task[None]:
-        """Run a function at once and then at a fixed rate, until it fails or is cancelled.
+    def every(
+        self,
+        interval: float | timedelta,
+        fn: Callable[[], Awaitable[object]],
+        *,
+        on_error: OnError | None = None,
+    ) -> Task[None]:
+        """Run a function at once and then at a fixed rate, until the scope is stopping.
 
         Ticks that would overlap with the last one are skipped. An error ends it, and is the
-        result of the task that this returns. Each tick has the scope's retry and circuit breaker.
+        result of the task that this returns; it is logged at once if nobody awaits that task. With
+        ``on_error``, it goes on after errors. Each tick has the scope's retry and circuit breaker.
 
         :param interval: seconds from the start of one tick to the start of the next
         :param fn: an async function without arguments
+        :param on_error: is called with the error of each tick that fails
         """
         pause = seconds("interval", interval)
         fn = async_function(fn, "s.every(interval, {})")
-        name = f"every {pause:g} s: {callable_name(fn)}"
+        if on_error is not None:
+            check_observer("on_error", on_error)
+        ticker = Ticker(self, pause, fn, on_error)
         # Without a slot, which it would hold between the ticks; each tick has one.
-        ticking: Task[None] = Task(self, _tick, (self, pause, fn), name, None, None)
+        ticking: Task[None] = Task(self, ticker.run, (), ticker.name, None, None)
         return self._start(ticking, self._check_open())
 
     def _workers(
@@ -309,16 +318,6 @@ class _Bell:
     async def wait(self) -> None:
         await self._rang.wait()
         self._rang = anyio.Event()
-
-
-async def _tick(scope: Combinators, interval: float, fn: Callable[[], Awaitable[object]]) -> None:
-    """Run a function at a fixed rate until it fails, skipping the ticks that it is late for."""
-    began = monotonic()
-    number = 0
-    while True:
-        (await scope.task(fn)).unwrap()
-        number = max(number + 1, math.floor((monotonic() - began) / interval) + 1)
-        await anyio.sleep(max(0.0, began + number * interval - monotonic()))
 
 
 def _lost(error: Exception) -> None:

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from gogoscope._core.background import Home
+    from gogoscope._core.stopping import Stopping
     from gogoscope.cache.cache import Cache
     from gogoscope.cache.decorator import CachedDecorator
     from gogoscope.circuit_breakers.breaker import CircuitBreaker
     from gogoscope.circuit_breakers.circuit import Circuit
     from gogoscope.locks.block import Held, LockBlock
-    from gogoscope.locks.leader import Campaign
+    from gogoscope.locks.leader import Campaign, Term
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.sharing import SharedStore
 
     B = TypeVar("B", bound=Held)
+    TermT = TypeVar("TermT", bound=Term)
 
 
 def bundle(store: object) -> Persistence:
@@ -103,15 +105,16 @@ def lock_block(
 
 def campaign(
     home: Home,
-    open_block: Callable[[LockHandle], B],
+    open_term: Callable[[LockHandle], TermT],
     key: str,
     ttl: float | timedelta,
     metadata: Mapping[str, str] | None,
-) -> Campaign[B]:
+    stopping: Stopping,
+) -> Campaign[TermT]:
     """Return what leads the fleet for a block."""
     from gogoscope.locks.leader import Campaign
 
-    return Campaign(home, open_block, key, ttl, metadata)
+    return Campaign(home, open_term, key, ttl, metadata, stopping)
 
 
 def cached(cache: Cache, ttl: float | timedelta | None, **options: Any) -> CachedDecorator:

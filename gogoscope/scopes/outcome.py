@@ -218,10 +218,10 @@ class Outcome(Generic[T_co]):
         if self._ended is not None:
             self._ended.set()
 
-    def _end_cancelled(self, reason: str | None) -> None:
-        """Set the result of what was cancelled."""
+    def _end_cancelled(self, reason: str | None, error: Exception | None = None) -> None:
+        """Set the result of what was cancelled; ``error`` is what says so already."""
         self._was_cancelled = True
-        self._end(Err(TaskCancelled(reason), None))
+        self._end(Err(TaskCancelled(reason) if error is None else error, None))
 
     def _end_of_it(self) -> anyio.Event:
         if self._ended is None:

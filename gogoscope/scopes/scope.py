@@ -18,6 +18,7 @@ from gogoscope._core.callables import (
 )
 from gogoscope._core.context import current
 from gogoscope._core.hints import explains
+from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import LeaseLostError
 from gogoscope.scopes import doors
@@ -27,6 +28,7 @@ from gogoscope.scopes.options import CircuitOption, RetryOption, ScopeOptions, T
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.services import Services
 from gogoscope.scopes.signals import stop_on_signals
+from gogoscope.scopes.stopping import stop
 from gogoscope.scopes.task import Task
 from gogoscope.scopes.tree import draw
 
@@ -60,7 +62,7 @@ class Scope(Combinators):
             fail_fast=options.fail_fast,
             cancel_on_exit=options.on_exit == "cancel",
             on_error=options.on_error,
-            stopping=None if parent is None else parent.stopping,
+            stopping=Stopping(None if parent is None else parent.stopping),
         )
         self._options: ScopeOptions = options
         self._around = parent
@@ -235,6 +237,16 @@ class Scope(Combinators):
         )
         return Scope(options, self)
 
+    async def stop(self, grace: float | timedelta = 10) -> None:
+        """Stop gracefully: set ``stopping``, wait for the other tasks, and cancel the scope.
+
+        It waits for no task that it is called in. A body that stops its own scope is not cancelled
+        itself: when this returns there, the tasks have ended, and no further one starts.
+
+        :param grace: seconds between setting ``stopping`` and cancelling, 0 or more
+        """
+        await stop(self, grace)
+
     def stop_on_signals(
         self,
         *,
@@ -325,7 +337,8 @@ class Scope(Combinators):
         :raises LockError: on entering, if this task leads already
         :raises PersistenceError: on entering, if the store fails for good
         """
-        return doors.campaign(self._home, partial(LockedScope, self), key, ttl, metadata)
+        open_term = partial(LockedScope, self)
+        return doors.campaign(self._home, open_term, key, ttl, metadata, self.stopping)
 
 
 class LockedScope(Scope):

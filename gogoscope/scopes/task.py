@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from gogoscope._core.arguments import check_reason
 from gogoscope._core.background import Home
 from gogoscope._core.callables import callable_name
-from gogoscope._core.cancellation import cancellation_requested, never_began, split_cancellation
+from gogoscope._core.cancellation import (
+    cancellation_requested,
+    never_began,
+    says_stopping,
+    split_cancellation,
+)
 from gogoscope._core.context import Frame, current
 from gogoscope._core.errors import annotate, forget_own_frames
 from gogoscope._core.hints import explains
 from gogoscope._core.slots import Slot, Slots
+from gogoscope._core.stopping import REASON
 from gogoscope.events import (
     OnError,
     TaskFailed,
@@ -197,7 +203,9 @@ class Task(Outcome[T_co]):
             else:
                 self._settle(Ok(None, await self._guard(self)))
         except Exception as error:  # noqa: BLE001 - every error of the function is a value
-            if isinstance(error, TaskCancelled) and cancellation_requested():
+            if says_stopping(error):
+                self._settle_cancelled(error)
+            elif isinstance(error, TaskCancelled) and cancellation_requested():
                 self._settle_cancelled()  # it unwrapped a task that was cancelled as it is itself
             else:
                 self._settle(Err(error, None))
@@ -248,10 +256,13 @@ class Task(Outcome[T_co]):
             self._guard.never_run()
         self._settle_cancelled()
 
-    def _settle_cancelled(self) -> None:
+    def _settle_cancelled(self, error: Exception | None = None) -> None:
+        """End the task as cancelled; ``error`` is what says so already."""
         parent = self._parent
         reason = self._cancel_reason if self._cancel_requested else parent._why_cancelled()
-        self._end_cancelled(reason)
+        if error is not None:
+            reason = REASON
+        self._end_cancelled(reason, error)
         home = parent._home
         if home.observed:
             home.emit(TaskStopped(home.name, self.name, self._age(), reason))

@@ -90,7 +90,7 @@ def _known_wait(frame: FrameType, outer: FrameType | None) -> str | None:
             return f"the tasks of {names['self'].name}"
         case "Circuit.admit":
             return f"circuit {names['self'].name!r}"
-        case "_tick":
+        case "Ticker.run":
             return "the next tick"
         case "pause" if outer is not None and "attempt" in outer.f_locals:
             return f"try {outer.f_locals['attempt'] + 1} after {outer.f_locals['error']!r}"

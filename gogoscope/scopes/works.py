@@ -1,13 +1,16 @@
 """What runs in a block: tasks, and the workers of maps, which live and end alike.
 
 ``_all`` is all that runs. ``_offers`` is work whose results somebody has yet to take: it may have
-ended by itself, or may end only when they are taken. ``_idle`` wakes the block's end when nothing
-runs that could take from an offer.
+ended by itself, or may end only when they are taken. ``_stopping`` is the work in which somebody
+stops the block, and which cannot end before that does. ``_idle`` wakes those who wait until nothing
+else runs: the block's end, and who stops it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import anyio
@@ -34,11 +37,12 @@ class Offer(Work, Protocol):
 class Works:
     """All work of one block."""
 
-    __slots__ = ("_all", "_idle", "_offers")
+    __slots__ = ("_all", "_idle", "_offers", "_stopping")
 
     def __init__(self) -> None:
         self._all: set[Work] = set()
         self._offers: set[Offer] = set()
+        self._stopping: Counter[Work] = Counter()
         self._idle: anyio.Event | None = None
 
     def __iter__(self) -> Iterator[Work]:
@@ -87,11 +91,27 @@ class Works:
             return not self._all
         return False
 
+    @contextmanager
+    def stopped_by(self, works: Iterable[Work]) -> Iterator[None]:
+        """Note, while the block runs, that it is some works that wait for all others to end."""
+        callers = Counter(works)
+        self._stopping.update(callers)
+        self._wake_if_idle()
+        try:
+            yield
+        finally:
+            self._stopping -= callers
+
+    def is_idle(self) -> bool:
+        """Return whether nothing runs that could take from an offer, or end."""
+        return self._all - self._stopping.keys() <= self._offers
+
     def idle(self) -> anyio.Event:
-        """Return an event that is set when nothing runs that could take from an offer."""
-        self._idle = anyio.Event()
+        """Return an event that is set when nothing runs that could take from an offer, or end."""
+        if self._idle is None or self._idle.is_set():
+            self._idle = anyio.Event()
         return self._idle
 
     def _wake_if_idle(self) -> None:
-        if self._idle is not None and self._all <= self._offers:
+        if self._idle is not None and self.is_idle():
             self._idle.set()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from gogoscope import LockError, PersistenceError, StoreConnectionError, scope
+from gogoscope import (
+    LockError,
+    PersistenceError,
+    Scope,
+    StoreConnectionError,
+    TaskCancelled,
+    scope,
+)
 from gogoscope.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +32,12 @@ class FaultyStore(MemoryStore):
         if self.failure is not None:
             raise self.failure
         return await super().claim_lock(*args, **options)
+
+
+async def lead_for_ever(s: Scope) -> None:
+    while True:
+        async with s.leader("job"):
+            await anyio.sleep_forever()
 
 
 @pytest.fixture
@@ -130,6 +144,161 @@ async def test_a_campaign_ends_when_the_store_fails_for_good(store: FaultyStore)
         with pytest.raises(PersistenceError, match="no such table"):
             async with s.leader("job"):
                 pass
+
+
+async def test_a_campaign_ends_when_its_scope_is_stopping_and_that_is_no_error(
+    store: FaultyStore,
+) -> None:
+    assert await store.acquire("job", 60) is not None
+
+    async def lead(s: Scope) -> None:
+        async with s.leader("job"):
+            pytest.fail("it does not lead")
+
+    with anyio.fail_after(5):
+        async with scope(persistence=store, fail_fast=True) as s, s.child() as child:
+            tasks = [where.task(lead, inner) for where in (s, child) for inner in (s, child)]
+            unwrapping = s.task(lambda: s.race([lambda: lead(s)]))
+            await anyio.wait_all_tasks_blocked()
+            s.stopping.set()
+            for task in (*tasks, s.task(lead, s)):
+                err, _ = await task
+                assert isinstance(err, TaskCancelled)
+                assert err.reason == str(err) == "the scope is stopping"
+                assert task.state == "cancelled"
+            (await unwrapping).unwrap().unwrap()
+    assert s.cancel_reason is None
+
+
+async def test_a_body_that_campaigns_ends_with_its_scope_and_lets_its_tasks_end(
+    store: FaultyStore,
+) -> None:
+    assert await store.acquire("job", 60) is not None
+    answered: list[bool] = []
+
+    async def answer() -> None:
+        await s.stopping.wait()
+        async with s.lock("another"):
+            answered.append(True)
+
+    async def stop() -> None:
+        s.stopping.set()
+
+    with anyio.fail_after(5):
+        async with scope(persistence=store) as s:
+            s.task(answer)
+            s.task(stop)
+            async with s.leader("job"):
+                pytest.fail("it does not lead")
+    assert answered == [True]
+
+
+async def test_an_outage_of_the_store_does_not_keep_a_stopping_scope(store: FaultyStore) -> None:
+    store.failure = StoreConnectionError("cut off")
+    with anyio.fail_after(5):
+        async with scope(persistence=store) as s:
+            leading = s.task(lead_for_ever, s)
+            await anyio.wait_all_tasks_blocked()
+            s.stopping.set()
+            assert isinstance((await leading).error, TaskCancelled)
+
+
+async def test_a_lock_that_is_won_as_the_scope_stops_is_released(store: FaultyStore) -> None:
+    class Stopping(FaultyStore):
+        async def claim_lock(self, *args: Any, **options: Any) -> Any:
+            s.stopping.set()
+            return await super().claim_lock(*args, **options)
+
+    stopping_store = Stopping()
+    async with scope(persistence=stopping_store) as s:
+        with pytest.raises(TaskCancelled, match="the scope is stopping"):
+            async with s.leader("job"):
+                pytest.fail("it does not lead")
+        assert await stopping_store.holder("job") is None
+
+
+async def test_a_leader_resigns_when_its_scope_is_stopping(store: FaultyStore) -> None:
+    ended: list[str] = []
+    async with scope(persistence=store) as s:
+        campaign = s.leader("job")
+        with anyio.fail_after(5):
+            async with campaign as term:
+                running = term.task(anyio.sleep_forever)
+                term.every(3600, partial(anyio.sleep, 0))
+                s.every(3600, anyio.sleep_forever)  # another's tick does not matter
+                await anyio.wait_all_tasks_blocked()
+                s.stopping.set()
+                await anyio.sleep_forever()
+            ended.append("block")
+        assert campaign.lost == "the scope is stopping"
+        assert (await running).error is not None
+        assert await store.holder("job") is None
+        s.cancel()
+    assert ended == ["block"]
+
+
+async def test_a_leader_that_resigns_lets_its_tick_end(store: FaultyStore) -> None:
+    ticks: list[str] = []
+    resume = anyio.Event()
+
+    async def tick() -> None:
+        ticks.append("began")
+        await resume.wait()
+        await term.is_valid()
+        term.ensure()
+        ticks.append("ended")
+
+    async def stop() -> None:
+        while not ticks:
+            await anyio.sleep(0)
+        s.stopping.set()
+        await anyio.wait_all_tasks_blocked()
+        assert await store.holder("job") is not None
+        resume.set()
+
+    with anyio.fail_after(5):
+        async with scope(persistence=store) as s:
+            s.task(stop)
+            async with s.leader("job") as term, term.child() as child:
+                child.every(3600, tick)
+                await anyio.sleep_forever()
+    assert ticks == ["began", "ended"]
+    assert await store.holder("job") is None
+
+
+async def test_stopping_a_term_alone_gives_its_tasks_their_grace(store: FaultyStore) -> None:
+    answered: list[bool] = []
+
+    async def answer() -> None:
+        await term.stopping.wait()
+        await anyio.sleep(0.01)
+        answered.append(True)
+
+    with anyio.fail_after(5):
+        async with scope(persistence=store) as s, s.leader("job") as term:
+            term.task(answer)
+            await term.stop(grace=60)
+    assert answered == [True]
+
+
+async def test_one_bad_tick_does_not_end_the_campaign_if_on_error_takes_it(
+    store: FaultyStore, virtual_clock: Any
+) -> None:
+    errors: list[Exception] = []
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 3:
+            raise ValueError("one bad tick")
+
+    async with scope(persistence=store) as s, s.leader("job") as term:
+        term.every(1, tick, on_error=errors.append)
+        await anyio.sleep(5.5)
+        s.stopping.set()
+        await anyio.sleep_forever()
+    assert (ticks, [str(error) for error in errors]) == (6, ["one bad tick"])
 
 
 async def test_a_campaign_can_be_cancelled(store: FaultyStore) -> None:

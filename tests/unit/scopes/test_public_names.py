@@ -26,6 +26,7 @@ OF_A_SCOPE = [
     "map",
     "name",
     "race",
+    "stop",
     "stop_on_signals",
     "stopping",
     "task",
@@ -64,7 +65,7 @@ async def test_a_scope_and_a_task_show_what_a_user_uses() -> None:
 
 
 async def test_their_classes_show_the_same() -> None:
-    attributes = {"cancel_reason"}
+    attributes = {"cancel_reason", "stopping"}
     assert shown(Scope) == [name for name in OF_A_SCOPE if name not in attributes]
     assert shown(Task) == OF_A_TASK
     assert set(OF_A_LOCKED_SCOPE) <= set(shown(LockedScope))

@@ -1,0 +1,304 @@
+"""Stopping gracefully: what does not start any more, what may still end, and what comes last."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Self
+
+import anyio
+import anyio.from_thread
+import pytest
+
+from gogoscope import Err, Ok, Scope, TaskCancelled, scope
+
+pytestmark = pytest.mark.anyio
+
+
+class Answer:
+    """A request that takes a while."""
+
+    def __init__(self) -> None:
+        self.given = False
+        self.cut = False
+
+    async def __call__(self) -> str:
+        try:
+            await anyio.sleep(0.05)
+        except BaseException:
+            self.cut = True
+            raise
+        self.given = True
+        return "answered"
+
+
+async def test_stopping_is_set_for_a_child_by_its_parent_and_not_the_other_way() -> None:
+    async with scope() as s, s.child() as first, s.child() as second, second.child() as inner:
+        first.stopping.set()
+        assert first.stopping.is_set()
+        assert not s.stopping.is_set()
+        second.stopping.set()
+        assert inner.stopping.is_set()
+        assert not s.stopping.is_set()
+        s.stopping.set()
+        async with s.child() as late:
+            assert late.stopping.is_set()
+
+
+async def test_a_wait_for_stopping_ends_whichever_scope_around_is_stopped() -> None:
+    ended: list[str] = []
+
+    async def watch(name: str, waiting: Scope) -> None:
+        await waiting.stopping.wait()
+        ended.append(name)
+
+    with anyio.fail_after(5):
+        async with scope() as s, s.child() as child, s.lock("k") as locked:
+            s.task(watch, "s", s)
+            s.task(watch, "child", child)
+            s.task(watch, "locked", locked)
+            await anyio.wait_all_tasks_blocked()
+            child.stopping.set()
+            await anyio.wait_all_tasks_blocked()
+            assert ended == ["child"]
+            s.stopping.set()
+            await s.stopping.wait()
+    assert sorted(ended) == ["child", "locked", "s"]
+    assert s.stopping.statistics().tasks_waiting == 0
+
+
+async def test_stopping_may_not_be_set_in_another_thread() -> None:
+    refused: list[RuntimeError] = []
+
+    def interfere() -> None:
+        try:
+            s.stopping.set()
+        except RuntimeError as error:
+            refused.append(error)
+
+    async with scope() as s:
+        waiting = s.task(s.stopping.wait)
+        await anyio.wait_all_tasks_blocked()
+        thread = threading.Thread(target=interfere)
+        thread.start()
+        thread.join()
+        assert not s.stopping.is_set()
+        await anyio.to_thread.run_sync(anyio.from_thread.run_sync, s.stopping.set)
+        assert (await waiting).error is None
+    assert "anyio.from_thread.run_sync(s.stopping.set)" in str(refused[0])
+
+
+async def test_stop_waits_for_the_other_tasks_and_then_cancels() -> None:
+    answer = Answer()
+    async with scope() as s:
+        request = s.task(answer)
+        stubborn = s.task(anyio.sleep_forever)
+        with anyio.fail_after(5):
+            await s.stop(grace=0.2)
+        assert s.stopping.is_set()
+        assert (await request) == Ok(None, "answered")
+        assert isinstance((await stubborn).error, TaskCancelled)
+        refused = await s.task(answer)
+        assert isinstance(refused.error, TaskCancelled)
+    assert s.cancel_reason == "the scope was stopped"
+
+
+async def test_stop_in_the_body_lets_it_clean_up_and_does_not_take_longer_than_the_tasks() -> None:
+    done: list[str] = []
+
+    class Pool:
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            await anyio.sleep(0)
+            done.append("closed")
+
+    with anyio.fail_after(5):
+        async with scope() as s:
+            await s.enter(Pool())
+            answer = Answer()
+            s.task(answer)
+            async with s.child():
+                await s.stop(grace=60)
+                assert answer.given
+                await anyio.sleep(0)
+                done.append("child")
+            await anyio.sleep(0)
+            done.append("body")
+    assert done == ["child", "body", "closed"]
+
+
+async def stop_from_a_task(s: Scope) -> None:
+    await s.stop(grace=60)
+
+
+async def stop_from_a_child(s: Scope) -> None:
+    async with s.child() as child:
+        await child.task(stop_from_a_task, s)
+
+
+async def stop_from_a_lock(s: Scope) -> None:
+    async with s.lock("k"):
+        await s.stop(grace=60)
+
+
+async def stop_twice(s: Scope) -> None:
+    s.task(stop_from_a_task, s)
+    await s.stop(grace=60)
+
+
+@pytest.mark.parametrize(
+    "stop", [stop_from_a_task, stop_from_a_child, stop_from_a_lock, stop_twice]
+)
+@pytest.mark.parametrize("concurrency", [None, 1])
+async def test_stop_does_not_wait_for_what_it_is_called_in(
+    stop: Callable[[Scope], Awaitable[None]], concurrency: int | None
+) -> None:
+    answer = Answer()
+    with anyio.fail_after(5):
+        async with scope(concurrency=concurrency) as s:
+            stopping = s.task(stop, s)
+            s.task(answer)
+            await anyio.sleep_forever()
+    assert answer.given
+    assert isinstance((await stopping).error, TaskCancelled)
+
+
+async def test_stop_from_outside_waits_until_the_tasks_have_ended() -> None:
+    answer = Answer()
+    opened: list[Scope] = []
+    async with anyio.create_task_group() as group:
+
+        async def serve() -> None:
+            async with scope() as s:
+                opened.append(s)
+                s.task(answer)
+                s.task(anyio.sleep_forever)
+                await anyio.sleep_forever()
+
+        group.start_soon(serve)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(5):
+            await opened[0].stop(grace=0.2)
+        assert answer.given
+        assert len(opened[0]._works) == 0
+    with anyio.fail_after(1):
+        await opened[0].stop()
+
+
+async def test_stop_does_not_wait_for_results_that_the_caller_is_to_take() -> None:
+    async def number(item: int) -> int:
+        return item
+
+    with anyio.fail_after(5):
+        async with scope() as s:
+            async for result in s.map(number, range(1000), limit=2):
+                assert result.error is None
+                await s.stop(grace=60)
+                break
+
+
+async def test_stop_checks_its_grace_before_it_does_anything() -> None:
+    async with scope() as s:
+        with pytest.raises(ValueError, match="grace"):
+            await s.stop(grace=-1)
+        assert not s.stopping.is_set()
+
+
+async def test_every_ends_when_its_scope_is_stopping_and_lets_its_tick_end() -> None:
+    ticks: list[str] = []
+
+    async def tick() -> None:
+        ticks.append("began")
+        await anyio.sleep(0.05)
+        ticks.append("ended")
+
+    with anyio.fail_after(5):
+        async with scope() as s, s.child() as child, child.lock("k") as locked:
+            idle = [where.every(3600, partial(anyio.sleep, 0)) for where in (s, child, locked)]
+            busy = child.every(3600, tick)
+            await anyio.wait_all_tasks_blocked()
+            s.stopping.set()
+            late = child.every(3600, tick)
+            for ticking in (*idle, busy, late):
+                assert (await ticking) == Ok(None, None)
+    assert ticks == ["began", "ended"]
+
+
+async def test_a_tick_that_waits_for_its_slot_does_not_start_any_more() -> None:
+    ticks: list[int] = []
+
+    async def tick() -> None:
+        ticks.append(1)
+
+    with anyio.fail_after(5):
+        async with scope(concurrency=1) as s:
+            answer = anyio.Event()
+            s.task(answer.wait)
+            await anyio.wait_all_tasks_blocked()
+            ticking = s.every(3600, tick)
+            await anyio.wait_all_tasks_blocked()
+            s.stopping.set()
+            assert (await ticking) == Ok(None, None)
+            answer.set()
+    assert ticks == []
+
+
+async def test_every_goes_on_after_an_error_that_on_error_takes(virtual_clock: Any) -> None:
+    errors: list[str] = []
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks % 2:
+            raise ValueError(str(ticks))
+
+    async with scope() as s:
+        ticking = s.every(1, tick, on_error=lambda error: errors.append(str(error)))
+        await anyio.sleep(4.5)
+        s.stopping.set()
+        assert (await ticking) == Ok(None, None)
+    assert errors == ["1", "3", "5"]
+
+
+async def test_an_error_of_a_tick_is_not_lost_if_on_error_fails(virtual_clock: Any) -> None:
+    async def tick() -> None:
+        raise ValueError("of the tick")
+
+    def fail(error: Exception) -> None:
+        raise KeyError("of the observer")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with scope() as s:
+            s.every(1, tick, on_error=fail)
+            await anyio.sleep(1.5)
+            s.stopping.set()
+    assert [str(error) for error in caught.value.exceptions] == ["of the tick"] * 2
+
+
+async def test_on_error_of_every_must_be_a_function() -> None:
+    async with scope() as s:
+        with pytest.raises(TypeError, match="on_error"):
+            s.every(1, anyio.sleep_forever, on_error=3)  # type: ignore[arg-type]
+
+
+async def test_the_end_of_every_by_an_error_is_logged_at_once_if_nobody_awaits_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def tick() -> None:
+        raise ValueError("one bad tick")
+
+    with pytest.raises(ExceptionGroup):
+        async with scope() as s:
+            kept = s.every(3600, tick)
+            await anyio.wait_all_tasks_blocked()
+            assert "one bad tick" in caplog.text
+            assert "Traceback" in caplog.text
+            assert kept.state == "failed"
+            caplog.clear()
+            awaited = s.task(lambda: s.every(3600, tick))
+            assert isinstance((await awaited).value, Err)
+            assert caplog.text == ""
