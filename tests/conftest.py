@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.support.engines"]
+pytest_plugins = ["pytester", "tests.support.engines"]
 
 EVENT_LOOPS = [
     pytest.param(("asyncio", {}), id="asyncio"),

@@ -1,16 +1,25 @@
-"""A clock that jumps to the next timer whenever nothing else can happen."""
+"""A clock that jumps to the next timer whenever nothing else can happen.
+
+The event loop that runs is made virtual, and real again, where it stands: so a block of any
+program may run in virtual time, whoever made its event loop. Its time only ever goes forward. While
+it is virtual it stands still until no task can go on, and then jumps; afterwards it goes on with
+the real clock from where it is. On asyncio that is done by replacing what an event loop measures
+time and waits with, on trio by replacing the clock of the run with :class:`trio.testing.MockClock`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import selectors
+import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, TypeVar, TypeVarTuple
 
 import anyio
 
+from gogoscope._core.cancellation import on_asyncio
 from gogoscope._core.clock import clock_in_context
 
 T = TypeVar("T")
@@ -36,11 +45,15 @@ class VirtualClock:
     def __init__(self, start: float | None = None, *, patience: float = 0.0) -> None:
         self._start = time.time() if start is None else start
         self._patience = patience
+        self._before = 0.0  # what has passed in the programs before this one
         self._elapsed: Callable[[], float] = lambda: 0.0
+
+    def __repr__(self) -> str:
+        return f"<VirtualClock {self.time():.3f}, {self.elapsed():g} s elapsed>"
 
     def time(self) -> float:
         """Return the wall clock, in seconds since the Unix epoch."""
-        return self._start + self._elapsed()
+        return self._start + self._total()
 
     def elapsed(self) -> float:
         """Return the virtual seconds since the running program began, or that the last one took."""
@@ -58,67 +71,109 @@ class VirtualClock:
         :param args: its arguments
         :param backend: the event loop, ``"asyncio"`` or ``"trio"``
         """
-        self._start = self.time()
-        options = self._for_trio() if backend == "trio" else self._for_asyncio()
-        context = contextvars.copy_context()
-        context.run(clock_in_context.set, _VirtualTime(self.time))
-        return context.run(lambda: anyio.run(fn, *args, backend=backend, backend_options=options))
+        options = {"loop_factory": asyncio.SelectorEventLoop} if backend == "asyncio" else {}
+        return anyio.run(partial(self._main, fn, *args), backend=backend, backend_options=options)
 
-    def _for_asyncio(self) -> dict[str, Any]:
-        elapsed = _Elapsed()
-        self._elapsed = elapsed
-        return {"loop_factory": lambda: _VirtualEventLoop(elapsed, self._patience)}
+    async def _main(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        with self._installed(begin=0.0):
+            return await fn(*args)
 
-    def _for_trio(self) -> dict[str, Any]:
-        from trio.testing import MockClock  # noqa: PLC0415 - trio may not be installed
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Make the time of the running event loop virtual for a block: ``with clock.installed()``.
 
-        clock = MockClock(autojump_threshold=self._patience)
-        begin = clock.current_time()
-        self._elapsed = lambda: clock.current_time() - begin
-        return {"clock": clock}
+        For async code that somebody else runs, a test framework for example. What the block
+        starts, and its stores, see the virtual clock; so do the timers of other code in the same
+        event loop.
+
+        :raises RuntimeError: if the event loop cannot be made virtual, as uvloop, or is virtual
+        """
+        # A whole number, so that the first jumps are exact.
+        with self._installed(begin=math.ceil(anyio.current_time())):
+            yield
+
+    @contextmanager
+    def _installed(self, begin: float) -> Iterator[None]:
+        if isinstance(clock_in_context.get(), _VirtualTime):
+            raise RuntimeError("time is virtual here already")  # noqa: TRY004 - it is no argument
+        self._before = self._total()
+        with (_virtual_asyncio if on_asyncio() else _virtual_trio)(begin, self._patience) as now:
+            self._elapsed = lambda: now() - begin
+            token = clock_in_context.set(_VirtualTime(self.time, self._total))
+            try:
+                yield
+            finally:
+                clock_in_context.reset(token)
+                took = self._elapsed()
+                self._elapsed = lambda: took
+
+    def _total(self) -> float:
+        return self._before + self._elapsed()
 
 
 class _VirtualTime:
-    """The clock that the program reads: nobody sets a virtual wall clock, so one clock is both."""
+    """The clock that stores read; nobody sets a virtual wall clock."""
 
-    def __init__(self, time: Callable[[], float]) -> None:
-        self.wall = time
-        self.elapsed = time
-
-
-class _Elapsed:
-    """Virtual seconds since the beginning."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
+    def __init__(self, wall: Callable[[], float], elapsed: Callable[[], float]) -> None:
+        self.wall = wall
+        self.elapsed = elapsed
 
 
-class _VirtualEventLoop(asyncio.SelectorEventLoop):
-    """An event loop of asyncio whose time is virtual."""
+@contextmanager
+def _virtual_asyncio(begin: float, patience: float) -> Iterator[Callable[[], float]]:
+    """Make the time of the running event loop of asyncio virtual; yield what tells it.
 
-    def __init__(self, elapsed: _Elapsed, patience: float) -> None:
-        self._elapsed = elapsed
-        super().__init__(_JumpingSelector(elapsed, patience))
+    The event loop waits for events in its selector, at most until the next timer is due. Time jumps
+    where a real selector would wait for it to pass.
+    """
+    loop: Any = asyncio.get_running_loop()
+    selector = getattr(loop, "_selector", None)
+    if selector is None:
+        raise RuntimeError(
+            f"{type(loop).__module__} keeps its time where it cannot be replaced; run what is to "
+            "be in virtual time on plain asyncio"
+        )
+    select = selector.select
+    finest: float = loop._clock_resolution
+    now = begin
 
-    def time(self) -> float:
-        return self._elapsed()
+    def finest_at(now: float) -> float:
+        # The event loop runs timers that are due within its resolution. Late times are coarser
+        # than that of the real clock: a timer that a rounding put just after one was never due.
+        return max(finest, 2.0 * math.ulp(now))
 
-
-class _JumpingSelector(selectors.DefaultSelector):
-    """Lets time jump where a real selector would wait for it to pass."""
-
-    def __init__(self, elapsed: _Elapsed, patience: float) -> None:
-        super().__init__()
-        self._elapsed_clock = elapsed
-        self._patience = patience
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+    def jump(timeout: float | None = None) -> Any:
+        nonlocal now
         if timeout is None or timeout <= 0:
-            return super().select(timeout)
-        ready = super().select(self._patience)
+            return select(timeout)
+        ready = select(patience)
         if not ready:
-            self._elapsed_clock.seconds += timeout
+            now += timeout
+            loop._clock_resolution = finest_at(now)
         return ready
+
+    loop._clock_resolution = finest_at(now)
+    loop.time, selector.select = lambda: now, jump
+    try:
+        yield lambda: now
+    finally:
+        ahead = now - time.monotonic()
+        loop.time = lambda: time.monotonic() + ahead
+        del selector.select
+
+
+@contextmanager
+def _virtual_trio(begin: float, patience: float) -> Iterator[Callable[[], float]]:
+    """Make the time of the current run of trio virtual; yield what tells it."""
+    from trio._core._run import GLOBAL_RUN_CONTEXT  # noqa: PLC0415 - trio may not be installed
+    from trio.testing import MockClock  # noqa: PLC0415 - likewise
+
+    clock = MockClock()
+    clock.jump(begin)
+    GLOBAL_RUN_CONTEXT.runner.clock = clock
+    clock.autojump_threshold = patience
+    try:
+        yield clock.current_time
+    finally:
+        clock.autojump_threshold = math.inf
+        clock.rate = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import anyio
 import pytest
@@ -18,7 +17,7 @@ async def give(value: int) -> int:
     return value
 
 
-async def test_rule_12_every_ticks_at_once_and_at_a_fixed_rate(virtual_clock: Any) -> None:
+async def test_rule_12_every_ticks_at_once_and_at_a_fixed_rate() -> None:
     """The tests of the virtual clock hold the rate; here: an error ends it and is its result."""
     ticks = 0
 

@@ -114,6 +114,56 @@ def test_real_events_are_waited_for_with_patience(backend: Backend) -> None:
     assert clock.elapsed() < 3600
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("years", [1, 100])
+def test_years_pass_in_a_moment_whatever_is_slept(
+    virtual_clock: VirtualClock, backend: Backend, years: int
+) -> None:
+    """Floats of that size are coarser than what an event loop takes for its clock's resolution."""
+    slept = [years * 365 * 86400.0, 0.1, 1e-9, 1 / 3, 86400.7, 12345.678901]
+
+    async def program() -> tuple[float, float]:
+        before = current_clock.wall(), current_clock.elapsed()
+        for seconds in slept:
+            await anyio.sleep(seconds)
+        with anyio.move_on_after(0.3):
+            await anyio.sleep(years * 1e7)
+        return current_clock.wall() - before[0], current_clock.elapsed() - before[1]
+
+    passed = sum(slept) + 0.3
+    assert virtual_clock.run(program, backend=backend) == pytest.approx((passed, passed))
+    assert virtual_clock.elapsed() == pytest.approx(passed)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_block_of_a_program_is_virtual_and_the_rest_is_real(backend: Backend) -> None:
+    clock = VirtualClock(start=1_000_000_000)
+
+    async def program() -> None:
+        before = anyio.current_time()
+        for run in (1, 2):
+            with clock.installed():
+                await anyio.sleep(86400)
+                assert clock.elapsed() == 86400
+                assert current_clock.wall() == 1_000_000_000 + run * 86400
+                again = VirtualClock().installed()
+                with pytest.raises(RuntimeError, match="virtual here already"), again:
+                    pass
+            assert abs(current_clock.wall() - time.time()) < 60
+            began = time.monotonic()
+            await anyio.sleep(0.05)
+            assert time.monotonic() - began >= 0.04
+        assert 2 * 86400 < anyio.current_time() - before < 2 * 86400 + 60
+
+    anyio.run(program, backend=backend)
+
+
+def test_a_clock_shows_its_time() -> None:
+    clock = VirtualClock(start=1_000_000_000)
+    clock.run(anyio.sleep, 2.5)
+    assert repr(clock) == "<VirtualClock 1000000002.500, 2.5 s elapsed>"
+
+
 def test_the_wall_clock_starts_where_it_is_told_to() -> None:
     clock = VirtualClock(start=1_000_000_000)
 

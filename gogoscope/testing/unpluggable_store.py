@@ -1,0 +1,143 @@
+"""A store that a test unplugs, slows down and plugs in again."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from gogoscope._core.durations import seconds
+from gogoscope.exceptions import StoreConnectionError
+from gogoscope.persistence import (
+    CacheProvider,
+    CircuitBreakerStateProvider,
+    LockHandle,
+    LockProvider,
+    Persistence,
+    acquire_once,
+)
+
+if TYPE_CHECKING:
+    # For type checkers it can do all that a store can; what it really can is what its store can.
+    from gogoscope.persistence import RecordStore as _AnyStore
+else:
+    _AnyStore = object
+
+_CAPABILITIES = (LockProvider, CircuitBreakerStateProvider, CacheProvider)
+
+
+class UnpluggableStore(_AnyStore):
+    """Any store, with an outage whenever a test wants one.
+
+    It is passed wherever a store is: ``scope(persistence=UnpluggableStore(MemoryStore()))``. It has
+    the capabilities of the store that it stands for. What does not concern outages, it leaves to
+    that one.
+
+    :param store: an open store
+    :raises TypeError: if that is no store
+    """
+
+    def __init__(self, store: object) -> None:
+        if isinstance(store, Persistence):
+            raise TypeError("store must be one store, got a bundle; wrap each of its stores")
+        Persistence.of(store)
+        self._store = store
+        self._plugged_in = True
+        self._delay = 0.0
+        for capability in _CAPABILITIES:
+            for name in (name for name in dir(capability) if not name.startswith("_")):
+                request = getattr(store, name, None)
+                if request is not None:
+                    pages = name == "iterate_keys"
+                    vars(self)[name] = self._paging(request) if pages else self._asking(request)
+        if isinstance(store, LockProvider):
+            vars(self)["acquire"] = self._acquire  # its handles renew and release here, too
+
+    def __repr__(self) -> str:
+        if not self._plugged_in:
+            return f"<UnpluggableStore of {self._store!r}, unplugged>"
+        slow = f", slowed down by {self._delay:g} s" if self._delay else ""
+        return f"<UnpluggableStore of {self._store!r}{slow}>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+    def unplug(self) -> None:
+        """Fail every request with a ``StoreConnectionError`` from now on.
+
+        So do the requests in flight; they may have been carried out all the same.
+        """
+        self._plugged_in = False
+
+    def slow_down(self, delay: float | timedelta) -> None:
+        """Let every request take that much longer: half of it before it is carried out.
+
+        :param delay: in seconds; ``math.inf`` for a store that never answers
+        :raises TypeError: if it is no duration
+        :raises ValueError: if it is negative
+        """
+        self._delay = seconds("delay", delay, zero=True, infinite=True)
+
+    def plug_in(self) -> None:
+        """Let every request from now on work as usual, and as fast as usual."""
+        self._plugged_in = True
+        self._delay = 0.0
+
+    async def __aenter__(self) -> Self:
+        store: Any = self._store
+        await store.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        store: Any = self._store
+        await store.__aexit__(exc_type, exc, traceback)
+
+    async def _acquire(
+        self, key: str, ttl: float | timedelta, owner: str | None = None
+    ) -> LockHandle | None:
+        return await acquire_once(self, key, ttl, owner)
+
+    def _asking(self, request: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(request)
+        async def ask(*args: Any, **kwargs: Any) -> Any:
+            delay = self._delay / 2
+            await self._wait(delay)
+            answer = await request(*args, **kwargs)
+            await self._wait(delay)
+            return answer
+
+        return ask
+
+    def _paging(self, request: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(request)
+        async def page(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            await self._wait(self._delay)
+            async for item in request(*args, **kwargs):
+                self._check()
+                yield item
+
+        return page
+
+    async def _wait(self, delay: float) -> None:
+        self._check()
+        if delay == math.inf:
+            await anyio.sleep_forever()
+        elif delay:
+            await anyio.sleep(delay)
+            self._check()
+
+    def _check(self) -> None:
+        if not self._plugged_in:
+            raise StoreConnectionError("the store is unplugged")
