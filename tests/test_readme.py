@@ -85,7 +85,13 @@ def test_the_program_that_makes_a_table_runs_and_may_run_again(
 
 
 def test_no_program_is_left_out() -> None:
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
+
+
+def test_the_test_passes(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(blocks("python")[4])
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
+    result.assert_outcomes(passed=2)  # on asyncio and on trio
 
 
 def test_the_table_for_the_aws_cli_is_the_one_that_create_table_makes() -> None:
