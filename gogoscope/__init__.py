@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         StoreTimeoutError,
         TaskCancelled,
         ThrottledError,
+        UnexpectedStoreError,
         UnknownBackendError,
         UnsupportedEventLoopError,
     )
@@ -72,6 +73,7 @@ __all__ = [
     "Task",
     "TaskCancelled",
     "ThrottledError",
+    "UnexpectedStoreError",
     "UnknownBackendError",
     "UnsupportedEventLoopError",
     "cached",
@@ -111,6 +113,7 @@ if not TYPE_CHECKING:
                 "StoreTimeoutError",
                 "TaskCancelled",
                 "ThrottledError",
+                "UnexpectedStoreError",
                 "UnknownBackendError",
                 "UnsupportedEventLoopError",
             ),

@@ -21,7 +21,8 @@
         ├── StoreTimeoutError
         ├── ThrottledError
         ├── CorruptRecordError
-        └── RecordTooLargeError
+        ├── RecordTooLargeError
+        └── UnexpectedStoreError
 
 Bad arguments raise the standard ``TypeError`` or ``ValueError``. Cancellation is the event loop's
 own exception. It is never wrapped and never a result.
@@ -164,3 +165,10 @@ class CorruptRecordError(PersistenceError):
 
 class RecordTooLargeError(PersistenceError):
     """A value is larger than the store accepts; nothing was sent."""
+
+
+class UnexpectedStoreError(PersistenceError):
+    """The store raised an error that is none of these, which is the cause of this one.
+
+    Nobody knows whether the request was carried out or not.
+    """

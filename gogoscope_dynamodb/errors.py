@@ -21,6 +21,7 @@ from gogoscope.exceptions import (
     StoreConnectionError,
     StoreTimeoutError,
     ThrottledError,
+    UnexpectedStoreError,
 )
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
@@ -59,6 +60,7 @@ _THROTTLED = Failure(Effect.FAILED, retry=True, error=ThrottledError)
 _MISCONFIGURED = Failure(Effect.FAILED, retry=False, error=ConfigurationError)
 _TOO_LARGE = Failure(Effect.FAILED, retry=False, error=RecordTooLargeError)
 _REFUSED = Failure(Effect.FAILED, retry=False, error=PersistenceError)
+_UNEXPECTED = Failure(Effect.MAYBE_APPLIED, retry=False, error=UnexpectedStoreError)
 
 _BY_CODE = {
     **dict.fromkeys(
@@ -113,8 +115,11 @@ _BY_CLASS = {
 }
 
 
-def classify(error: Exception) -> Failure | None:
-    """Return what an error of a request means, or ``None`` if it is not an error of a client."""
+def classify(error: Exception) -> Failure:
+    """Return what an error of a request means.
+
+    It may be any error: where credentials are renewed, for example, the SDK raises what it finds.
+    """
     code, status = error_code(error), _http_status(error)
     if code is not None:
         if code in _BY_CODE:
@@ -128,7 +133,7 @@ def classify(error: Exception) -> Failure | None:
         # wraps tells which.
         bases = type(getattr(error, "kwargs", {}).get("error")).__mro__ + bases
     known = (_BY_CLASS[base.__name__] for base in bases if base.__name__ in _BY_CLASS)
-    return next(known, None)
+    return next(known, _UNEXPECTED)
 
 
 def error_code(error: Exception | None) -> str | None:

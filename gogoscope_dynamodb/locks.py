@@ -119,6 +119,7 @@ class Locks(Capability):
         :param ttl: the lease in seconds, at most 12 hours
         :param owner: a name for ``extend``; the acquisition's nonce if left out
         """
+        self._key(LOCK, key)  # refuses a key that is too long for DynamoDB
         return await acquire_once(self, key, ttl, owner)
 
     async def extend(self, key: str, ttl: float | timedelta, owner: str) -> bool:

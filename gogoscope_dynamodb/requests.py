@@ -256,15 +256,12 @@ class Table:
                     with anyio.move_on_after(timeout):
                         response = await method(**parameters)
                         return Answer(response, in_doubt=in_doubt or retried(response))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - classified, and raised as one of ours
                 response, code = error_response(error), error_code(error)
                 in_doubt = in_doubt or retried(response)
                 if code in refusals:
                     return Answer(response, code, in_doubt)
-                known = classify(error)
-                if known is None:
-                    raise
-                failure, cause = known, error
+                failure, cause = classify(error), error
             tried += 1
             in_doubt = in_doubt or failure.effect is Effect.MAYBE_APPLIED
             delay = backoff(tried)
@@ -323,9 +320,13 @@ class Table:
         if failure.retry and in_doubt and operation not in _READS:
             kind = StoreTimeoutError
         tries = "1 try" if tried == 1 else f"{tried} tries"
-        return kind(
-            f"{operation} on table {self.name!r} failed after {tries}: {cause or 'no answer'}"
-        )
+        return kind(f"{operation} on table {self.name!r} failed after {tries}: {_told(cause)}")
+
+
+def _told(cause: Exception | None) -> str:
+    if cause is None:
+        return "no answer"
+    return str(cause) if error_code(cause) is not None else f"{type(cause).__name__}: {cause}"
 
 
 def backoff(tried: int) -> float:

@@ -56,10 +56,11 @@ from gogoscope.events import (
     log_warning,
 )
 from gogoscope.exceptions import GogoscopeError
-from gogoscope.persistence.lease import Renewal, release
-from gogoscope.persistence.lock_handle import LockHandle
+from gogoscope.persistence.lease import Renewal
+from gogoscope.persistence.lock_handle import LockHandle, release
 from gogoscope.persistence.protocols.cache import CacheEntry
 from gogoscope.persistence.protocols.locks import LockProvider
+from gogoscope.persistence.values import is_storable
 
 FIRST_POLL_SECONDS = 0.02
 LONGEST_POLL_SECONDS = 0.5
@@ -250,11 +251,17 @@ class Loading:
         self._context.tell(CacheLoaded, self._key, time.monotonic() - began)
         if found is not None or self._policy.stores(value):
             keep = partial(self._keep, value)
-            await self._state.ask(self._state.writes, keep, self._tell_store)
+            kept = await self._state.ask(self._state.writes, keep, self._tell_store)
+            if kept is not None and kept.content is not None:
+                raise kept.content
         return value
 
-    async def _keep(self, value: Any) -> None:
-        """Store a loaded value, or remove the old one if the policy stores no such value."""
+    async def _keep(self, value: Any) -> Exception | None:
+        """Store a loaded value, or remove the old one if the policy stores no such value.
+
+        :returns: the error if the value cannot be stored faithfully; it says so of the function
+            that returned it, not of the store
+        """
         layers, key = self._context.layers, self._key
         try:
             if self._policy.stores(value):
@@ -262,8 +269,13 @@ class Loading:
                 await layers.store.set(key, value, ttl, stale=self._policy.stale)
             else:
                 await layers.store.delete(key)
+        except (TypeError, ValueError) as refusal:
+            if is_storable(value):
+                raise
+            return refusal
         finally:
             layers.forget([key])
+        return None
 
     async def _read(self, *, latest: bool = False) -> CacheEntry | None:
         read = partial(

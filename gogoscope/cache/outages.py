@@ -24,6 +24,7 @@ from gogoscope._core.per_store import PerStore
 from gogoscope.cache.single_flight import Flights
 from gogoscope.events import log_warning
 from gogoscope.exceptions import GogoscopeError, PersistenceError, StoreTimeoutError
+from gogoscope.persistence.asking import ask
 
 STORE_SECONDS = 2.0
 """How long a request of ``get_or_set`` may take before it counts as failed."""
@@ -88,7 +89,7 @@ class StoreState:
         error: GogoscopeError
         try:
             with anyio.move_on_after(STORE_SECONDS):
-                answer = Answer(await request())
+                answer = Answer(await ask(request))
                 if outage.failed:
                     outage.failed = False
                     on_change(None)

@@ -18,8 +18,7 @@ from gogoscope.locks.polling import Wanted
 from gogoscope.locks.queue import LockQueue, queue_of
 from gogoscope.locks.reentry import refuse_reentry
 from gogoscope.persistence.bundle import Persistence, unsupported
-from gogoscope.persistence.lease import release
-from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, release
 from gogoscope.persistence.lock_records import LockRecord
 from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.persistence.validation import check_key, check_lease
@@ -97,15 +96,16 @@ async def acquire(
         else:
             async with slots_lent():
                 answer = await queue.acquire(wanted, patience)
+        if isinstance(answer, LockHandle):
+            home.check_open()  # it may have ended meanwhile, if another scope's task waited here
+            held.add(answer)
+            if home.observed:
+                waited = time.monotonic() - began
+                home.emit(LockAcquired(home.name, key, answer.fencing_token, waited))
     except BaseException:
-        if isinstance(answer, LockHandle):  # cancelled while it waited to get its slot back
+        if isinstance(answer, LockHandle):  # cancelled while it waited to get its slot back, say
             await release(answer)
         raise
-    if isinstance(answer, LockHandle):
-        held.add(answer)
-        if home.observed:
-            waited = time.monotonic() - began
-            home.emit(LockAcquired(home.name, key, answer.fencing_token, waited))
     return answer
 
 

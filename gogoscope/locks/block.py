@@ -3,12 +3,17 @@
 From outside in: the lock is held, a task renews it, the scope runs. So the scope's last task has
 ended before the renewals stop, and only then the lock is released. When the lease is lost, the
 renewing task cancels the scope, which then raises the loss.
+
+Each step of the end hands back what it raises, whatever that is, and the next one is taken all the
+same. The renewing task raises nothing: what ends it is kept, and raised at the end of the block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
@@ -16,13 +21,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gogoscope._core.background import Home
-from gogoscope._core.errors import first_of
+from gogoscope._core.cancellation import split_cancellation, unwrapped
+from gogoscope._core.errors import description, lead_to
 from gogoscope.events import LeaseLost
-from gogoscope.exceptions import LeaseLostError
+from gogoscope.exceptions import GogoscopeError, LeaseLostError
 from gogoscope.locks.acquire import acquire, check_patience, locks_of, timeout_error
 from gogoscope.locks.reentry import held, refuse_reentry
-from gogoscope.persistence.lease import Renewal, release
-from gogoscope.persistence.lock_handle import LockHandle
+from gogoscope.persistence.lease import Renewal
+from gogoscope.persistence.lock_handle import LockHandle, release
 from gogoscope.persistence.validation import check_key, check_lease, check_metadata
 
 
@@ -67,7 +73,8 @@ class LockBlock(Generic[B]):
     """
 
     # Set on entering: _handle, _locked (what runs in the block), _renewal, _group (its task's),
-    # _mark (refuses that the same task takes the lock again), _held_before (the marks outside).
+    # _mark (refuses that the same task takes the lock again), _held_before (the marks outside),
+    # _interrupt (what ended the renewals and ends the program).
 
     def __init__(
         self,
@@ -90,16 +97,22 @@ class LockBlock(Generic[B]):
         mark = refuse_reentry(locks_of(self._home), self.key)
         answer = await self._take()
         self._handle = answer
-        self._locked = self._open_block(answer)
         self._renewal = Renewal(answer)
+        self._interrupt: BaseException | None = None
         self._group: TaskGroup = anyio.create_task_group()
         try:
+            self._locked = self._open_block(answer)
             await self._group.__aenter__()
-            self._group.create_task(self._renew(), name=f"gogoscope lease of {self.key}")
-            await self._locked.__aenter__()
         except BaseException:
             await release(answer)
             raise
+        try:
+            self._group.create_task(self._renew(), name=f"gogoscope lease of {self.key}")
+            await self._locked.__aenter__()
+        except BaseException as raised:  # noqa: BLE001 - raised again when the lock is free
+            leaving = await self._let_go(raised)
+            assert leaving is not None
+            raise leaving from leaving.__cause__
         self._mark, self._held_before = mark, held.get()
         held.set((*self._held_before, mark))
         return self._locked
@@ -112,30 +125,36 @@ class LockBlock(Generic[B]):
     ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
         self._mark.open = False
         held.set(self._held_before)
-        handle = self._handle
-        outgoing = exc
+        leaving = exc
         if isinstance(exc, LeaseLostError) and exc.key == self.key:
             self._locked._raised_by_body(exc)
         try:
             if await self._locked.__aexit__(exc_type, exc, traceback):
-                outgoing = None
+                leaving = None
         except BaseException as raised:  # noqa: BLE001 - raised again when the lock is free
-            outgoing = raised
-        lost = handle.lost
+            leaving = raised
+        lost = self._handle.lost
+        leaving = await self._let_go(leaving)
+        if leaving is None and lost is not None:
+            leaving = LeaseLostError(self.key, lost)
+        if leaving is None or leaving is exc:
+            return leaving is None
+        raise leaving from leaving.__cause__
+
+    async def _let_go(self, leaving: BaseException | None) -> BaseException | None:
+        """Stop the renewals, then release the lock; return what leaves the block."""
         self._renewal.stop()
-        try:
+        for step in (partial(self._group.__aexit__, None, None, None), self._release):
+            leaving = _first_out(leaving, await _raised_by(step))
+        return _first_out(leaving, self._interrupt)
+
+    async def _release(self) -> None:
+        """Release the lock; if it is lost, nothing waits for that."""
+        handle = self._handle
+        if handle.lost is None:
             await release(handle)
-        except anyio.get_cancelled_exc_class() as cancelled:
-            outgoing = first_of(outgoing, cancelled)
-        try:
-            await self._group.__aexit__(None, None, None)
-        except anyio.get_cancelled_exc_class() as cancelled:
-            outgoing = first_of(outgoing, cancelled)
-        if outgoing is None and lost is not None:
-            outgoing = LeaseLostError(self.key, lost)
-        if outgoing is None or outgoing is exc:
-            return outgoing is None
-        raise outgoing from outgoing.__cause__
+        elif not self._home.spawn(partial(_release_if_possible, handle)):
+            handle._abandon()
 
     async def _take(self) -> LockHandle:
         """Wait for the lock, and return its handle.
@@ -150,7 +169,43 @@ class LockBlock(Generic[B]):
         return answer
 
     async def _renew(self) -> None:
-        lost = await self._renewal.run()
-        if lost is not None:
-            self._home.emit(LeaseLost(self._home.name, self.key, lost.reason))
-            self._locked._lease_lost(lost)
+        try:
+            lost = await self._renewal.run()
+            if lost is not None:
+                self._locked._lease_lost(lost)
+                self._home.emit(LeaseLost(self._home.name, self.key, lost.reason))
+        except BaseException as raised:  # noqa: BLE001 - it ends the block, and is raised there
+            if split_cancellation(raised)[1] is not None:
+                self._interrupt = raised
+            reason = f"its renewal ended with {description(raised)}"
+            self._locked._lease_lost(LeaseLostError(self.key, reason))
+
+
+async def _release_if_possible(handle: LockHandle) -> None:
+    """Release a lock whose lease is over here; in the store it may be longer."""
+    with suppress(GogoscopeError):
+        await handle.release()
+
+
+async def _raised_by(step: Callable[[], Awaitable[object]]) -> BaseException | None:
+    """Take a step of the end; return what it raises."""
+    try:
+        await step()
+    except BaseException as raised:  # noqa: BLE001 - it is returned
+        return unwrapped(raised)
+    return None
+
+
+def _first_out(
+    leaving: BaseException | None, further: BaseException | None
+) -> BaseException | None:
+    """Return what leaves the block if a step of its end raises something further.
+
+    It is what came first, unless the other one ends the program.
+    """
+    if leaving is None or further is None:
+        return further if leaving is None else leaving
+    if isinstance(further, Exception) or split_cancellation(further)[1] is None:
+        return leaving
+    lead_to(further, leaving)
+    return further

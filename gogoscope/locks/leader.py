@@ -22,8 +22,7 @@ from gogoscope.events import log_warning
 from gogoscope.exceptions import LeaseLostError, PersistenceError
 from gogoscope.locks.block import Held, LockBlock
 from gogoscope.locks.polling import LONGEST_POLL_SECONDS
-from gogoscope.persistence.lease import release
-from gogoscope.persistence.lock_handle import LockHandle
+from gogoscope.persistence.lock_handle import LockHandle, release
 
 
 class Term(Held, Protocol):

@@ -28,6 +28,7 @@ from gogoscope._core.clock import monotonic
 from gogoscope._core.jitter import jittered
 from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
 from gogoscope.locks.watching import RESERVATION_SECONDS, Watched
+from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_claims import claim_handle, new_claim
 from gogoscope.persistence.lock_handle import LockHandle, Releaser
 from gogoscope.persistence.lock_records import LockRecord, LockReply
@@ -141,7 +142,7 @@ class Poller:
 
     async def _end_reservation(self) -> None:
         try:
-            await self._provider.reserve_lock(self._key, self._turn, 0)
+            await ask(self._provider.reserve_lock, self._key, self._turn, 0)
         except GogoscopeError:
             return  # It ends by itself, soon.
 
@@ -159,8 +160,11 @@ class Poller:
         self._reserved_until = asked + RESERVATION_SECONDS  # Even if no answer should come.
         reply = None
         with anyio.move_on_after(answer_by - asked):
-            reply = await self._provider.reserve_lock(
-                self._key, self._turn, int(RESERVATION_SECONDS * 1000)
+            reply = await ask(
+                self._provider.reserve_lock,
+                self._key,
+                self._turn,
+                int(RESERVATION_SECONDS * 1000),
             )
         if reply is None:
             return False

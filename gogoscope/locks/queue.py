@@ -29,9 +29,9 @@ from gogoscope._core.jitter import jittered
 from gogoscope._core.per_store import PerStore
 from gogoscope.exceptions import GogoscopeError
 from gogoscope.locks.polling import FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, Poller, Wanted
-from gogoscope.persistence.lease import release
+from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_claims import claim_handle, new_claim, take_back
-from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, release
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.locks import LockProvider
 
@@ -247,7 +247,7 @@ class LockQueue:
         """Ask the store to hand over; ``None`` if nobody knows whether it did."""
         try:
             with anyio.move_on_after(deadline - FREEING_SECONDS - monotonic(), shield=True):
-                return await self._provider.hand_over_lock(self._key, current._nonce, claim)
+                return await ask(self._provider.hand_over_lock, self._key, current._nonce, claim)
         except GogoscopeError:
             return None
         except BaseException:  # such as asyncio's own cancellation, which knows no shield

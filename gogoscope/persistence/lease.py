@@ -1,19 +1,17 @@
-"""Keeping a lock for the length of a block, and releasing it at the block's end.
+"""Keeping a lock for as long as some code needs it: the block of a lock, or a load of a value.
 
-Whoever holds a lock while some code runs needs both: the block of a lock, and a load of a cached
-value. A :class:`Renewal` runs beside the code, in a task of its own. When the code has ended, it is
-stopped, and :func:`release` frees the lock. Neither is disturbed by what cancels the code.
+A :class:`Renewal` runs beside the code, in a task of its own, and what cancels the code does not
+disturb it. When the code has ended, it is stopped, and
+:func:`~gogoscope.persistence.lock_handle.release` frees the lock.
 """
 
 from __future__ import annotations
 
 import anyio
 
-from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
-from gogoscope.events import log_warning
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
-from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.persistence.lock_handle import LockHandle
 
 RENEWALS_PER_LEASE = 3
 RETRIES_PER_RENEWAL = 4
@@ -78,18 +76,3 @@ class Renewal:
             self._failure = None
         self._unanswered = limit.cancelled_caught
         return handle._lease / RENEWALS_PER_LEASE
-
-
-async def release(handle: LockHandle) -> None:
-    """Free a lock at its block's end, whatever cancels the block; else its lease ends it.
-
-    It takes no longer than ``CLEAN_UP_SECONDS``, and logs if the store fails.
-    """
-
-    async def free() -> None:
-        try:
-            await handle.release()
-        except GogoscopeError as error:
-            log_warning("%r could not be released; its lease will end", handle, error=error)
-
-    await finish(free, CLEAN_UP_SECONDS)

@@ -17,7 +17,8 @@ import anyio
 from gogoscope._core.background import Spawn, run_nothing
 from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
-from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
+from gogoscope.exceptions import GogoscopeError, StoreTimeoutError, UnexpectedStoreError
+from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_handle import (
     CLEAN_UP_SECONDS,
     IN_STORE,
@@ -27,6 +28,9 @@ from gogoscope.persistence.lock_handle import (
 )
 from gogoscope.persistence.lock_records import LeaseStore, LockClaim, LockRecord, LockReply
 from gogoscope.persistence.validation import check_key, check_lease
+
+IN_DOUBT = (StoreTimeoutError, UnexpectedStoreError)
+"""The errors of a request that may have been carried out all the same."""
 
 
 async def acquire_once(
@@ -69,15 +73,15 @@ async def claim_handle(
     :param releaser: what the handle asks to free the lock
     :param patience: seconds to wait for the store
     :param spawn: takes the claim back in the background if the store did not answer by then
-    :raises StoreTimeoutError: if the store did not answer
+    :raises PersistenceError: if the store fails; ``StoreTimeoutError`` if it did not answer
     """
     sent = monotonic()
     reply: LockReply | None = None
     try:
         with anyio.move_on_after(patience):
-            reply = await store.claim_lock(key, claim, seen=seen)
+            reply = await ask(store.claim_lock, key, claim, seen=seen)
     except BaseException as error:
-        if not isinstance(error, Exception) or isinstance(error, StoreTimeoutError):
+        if not isinstance(error, Exception) or isinstance(error, IN_DOUBT):
             await take_back(store, key, claim.nonce)
         raise
     if reply is None:
@@ -125,7 +129,7 @@ async def take_back(
 
     async def free() -> bool:
         try:
-            return await store.release_lock(key, nonce, in_time=True)
+            return await ask(store.release_lock, key, nonce, in_time=True)
         except GogoscopeError:
             return False
 

@@ -19,7 +19,9 @@ import anyio
 
 from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
-from gogoscope.exceptions import LeaseLostError
+from gogoscope.events import log_warning
+from gogoscope.exceptions import GogoscopeError, LeaseLostError
+from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_records import LeaseStore, LockRecord
 from gogoscope.persistence.validation import check_lease
 
@@ -48,9 +50,11 @@ class Releaser(Protocol):
 class LockHandle:
     """A lock that is held, until it is released or its lease ends.
 
-    As an async context manager it releases the lock at the end of the block. ``fencing_token``
-    is higher than that of every earlier holder: pass it with each outside write, so that what is
-    written to can refuse an older one.
+    As an async context manager it releases the lock at the end of the block. If that fails, it is
+    logged, and the lease ends the lock; what the block raises comes out of it.
+
+    ``fencing_token`` is higher than that of every earlier holder: pass it with each outside write,
+    so that what is written to can refuse an older one.
     """
 
     # _record: the lock as the store's last answer showed it; the next renewal needs its version.
@@ -140,7 +144,7 @@ class LockHandle:
         """
         if self.lost is not None:
             return False
-        record = await self._store.read_lock(self.key)
+        record = await ask(self._store.read_lock, self.key)
         if record is None or record.nonce != self._nonce:
             self._lost = _loss(record)
         return self.lost is None
@@ -163,7 +167,8 @@ class LockHandle:
                 self._end_by(sent + lease)
                 lease_ms = milliseconds(lease)
                 held_ms = milliseconds(sent - self._sent)
-                reply = await self._store.renew_lock(
+                reply = await ask(
+                    self._store.renew_lock,
                     self.key,
                     self._nonce,
                     self._record.version,
@@ -206,7 +211,10 @@ class LockHandle:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await finish(self.release, CLEAN_UP_SECONDS)
+        if self.lost is None:
+            await release(self)
+        else:
+            self._abandon()
 
     @property
     def _nonce(self) -> str:
@@ -215,12 +223,13 @@ class LockHandle:
 
     async def _free(self, in_time: bool) -> bool:
         """Free the lock in the store, for whoever comes first; for releasers only."""
-        return await self._store.release_lock(self.key, self._nonce, in_time=in_time)
+        return await ask(self._store.release_lock, self.key, self._nonce, in_time=in_time)
 
     def _abandon(self) -> None:
         """Leave a lock that is lost to whoever has it, without a request to the store."""
-        self._lost = _RELEASED
-        self._releaser.released(self, False)
+        if self._lost != _RELEASED:
+            self._lost = _RELEASED
+            self._releaser.released(self, False)
 
     async def _sleep_unless_shortened(self, seconds: float) -> bool:
         """Sleep, but return ``True`` at once when the lease is made shorter; for one renewal."""
@@ -234,6 +243,21 @@ class LockHandle:
             self._deadline = deadline
             if self._shortened is not None:
                 self._shortened.set()
+
+
+async def release(handle: LockHandle) -> None:
+    """Free a lock at the end of a block, whatever cancels the block; else its lease ends it.
+
+    It takes no longer than ``CLEAN_UP_SECONDS``, and logs if the store fails.
+    """
+
+    async def free() -> None:
+        try:
+            await handle.release()
+        except GogoscopeError as error:
+            log_warning("%r could not be released; its lease will end", handle, error=error)
+
+    await finish(free, CLEAN_UP_SECONDS)
 
 
 class _StoreReleaser:

@@ -71,6 +71,15 @@ def check_value(value: Any) -> None:
         _check(value, "value", DEEPEST)
 
 
+def is_storable(value: Any) -> bool:
+    """Return whether a value is JSON-shaped: if it is not, that is why a store refused it."""
+    try:
+        check_value(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 _FAITHFUL = (str, bool, type(None))
 _INT_LIMIT = 10**INT_DIGITS
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 from collections import Counter
 from typing import Any
@@ -14,6 +16,7 @@ from gogoscope import (
     Cache,
     ConfigurationError,
     CorruptRecordError,
+    GogoscopeError,
     LockHandle,
     Persistence,
     RecordTooLargeError,
@@ -51,6 +54,16 @@ class Failing(MemoryStore):
     async def acquire(self, key: str, ttl: Any, owner: str | None = None) -> LockHandle | None:
         self._request("acquire")
         return await super().acquire(key, ttl, owner)
+
+
+OWN_ERRORS: list[Exception] = [
+    RuntimeError("a bug of the store"),
+    KeyError("AccessKeyId"),
+    TypeError("another bug"),
+    json.JSONDecodeError("no JSON", "", 0),
+    ExceptionGroup("of a task group", [OSError("one"), KeyError("two")]),
+]
+"""What a store may raise that is no error of ours."""
 
 
 class Echo:
@@ -213,5 +226,59 @@ def test_a_result_too_large_to_store_is_returned(run: Run) -> None:
         store, source = FaultyStore(), Source(0)
         store.failures["set"] = RecordTooLargeError("too large")
         assert (await Cache(store).get_or_set("k", source.load, 60))["number"] == 1
+
+    run(program)
+
+
+@pytest.mark.parametrize("error", OWN_ERRORS, ids=repr)
+@pytest.mark.parametrize(
+    "failing", ["get_entry", "set", "delete", "acquire", "release_lock", "renew_lock", "*"]
+)
+def test_whatever_a_store_raises_fails_no_caller(
+    run: Run, failing: str, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def program() -> None:
+        store, source = FaultyStore(), Source(seconds=1.0)
+        async with scope(persistence=store) as s:
+            get = functools.partial(s.cache.get_or_set, stale_while_revalidate=60, lease=1)
+            old = await get("old", source.load, 1)
+            await anyio.sleep(2)
+            store.failures[failing] = error
+            assert (await get("new", source.load, 60))["args"] == []
+            assert await get("old", source.load, 60) == old or failing in ("get_entry", "*")
+            await get("nothing", anyio.sleep, 60, 0, negative_ttl=0)
+
+    run(program)
+    failures = [record.exc_info for record in caplog.records if record.exc_info]
+    assert all(isinstance(failure[1], GogoscopeError) for failure in failures)
+
+
+def test_an_error_of_the_store_is_told_with_its_cause(run: Run) -> None:
+    told: list[Event] = []
+
+    async def program() -> None:
+        store = FaultyStore()
+        store.failures["get_entry"] = KeyError("AccessKeyId")
+        async with scope(persistence=store, on_event=told.append) as s:
+            await s.cache.get_or_set("k", Echo().load, 60, "k")
+
+    run(program)
+    errors = [event.error for event in told if isinstance(event, CacheStoreFailed)]
+    assert [str(error) for error in errors] == ["the store failed with KeyError('AccessKeyId')"]
+    assert isinstance(errors[0].__cause__, KeyError)
+
+
+def test_a_value_that_cannot_be_stored_is_an_error_though_the_store_says_it_oddly(
+    run: Run,
+) -> None:
+    async def program() -> None:
+        store = FaultyStore()
+        store.failures["set"] = TypeError("Object of type set is not JSON serializable")
+
+        async def load() -> set[int]:
+            return {1}
+
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            await Cache(store).get_or_set("k", load, 60)
 
     run(program)

@@ -15,6 +15,7 @@ from gogoscope.exceptions import (
     StoreConnectionError,
     StoreTimeoutError,
     ThrottledError,
+    UnexpectedStoreError,
 )
 from gogoscope_dynamodb.errors import Effect, classify, error_code
 from tests.support.dynamodb_faults import client_error
@@ -46,7 +47,6 @@ def connector_error() -> aiohttp.ClientConnectorError:
 )
 def test_a_request_that_was_not_sent_is_retried_without_doubt(error: Exception) -> None:
     failure = classify(error)
-    assert failure is not None
     assert (failure.effect, failure.retry) == (Effect.NOT_SENT, True)
     assert failure.error is StoreConnectionError
 
@@ -70,7 +70,6 @@ def test_a_request_that_was_not_sent_is_retried_without_doubt(error: Exception) 
 )
 def test_a_broken_request_may_have_been_applied(error: Exception, kind: Any) -> None:
     failure = classify(error)
-    assert failure is not None
     assert (failure.effect, failure.retry) == (Effect.MAYBE_APPLIED, True)
     assert failure.error is kind
 
@@ -86,7 +85,6 @@ def test_a_broken_request_may_have_been_applied(error: Exception, kind: Any) -> 
 )
 def test_a_throttled_request_is_retried_without_doubt(code: str) -> None:
     failure = classify(client_error(code))
-    assert failure is not None
     assert (failure.effect, failure.retry) == (Effect.FAILED, True)
     assert failure.error is ThrottledError
 
@@ -104,14 +102,18 @@ def test_a_throttled_request_is_retried_without_doubt(code: str) -> None:
 )
 def test_an_error_that_no_retry_can_help_is_final(error: Exception, kind: Any) -> None:
     failure = classify(error)
-    assert failure is not None
     assert not failure.retry
     assert failure.error is kind
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("x"), TypeError("y")])
-def test_an_error_that_is_not_a_clients_is_not_classified(error: Exception) -> None:
-    assert classify(error) is None
+def test_an_error_that_is_not_a_clients_leaves_in_doubt_what_the_request_did(
+    error: Exception,
+) -> None:
+    failure = classify(error)
+    assert failure.effect is Effect.MAYBE_APPLIED
+    assert not failure.retry
+    assert failure.error is UnexpectedStoreError
 
 
 def test_an_error_without_an_answer_has_no_code() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import anyio
@@ -14,6 +15,7 @@ from gogoscope.exceptions import (
     StoreConnectionError,
     StoreTimeoutError,
     ThrottledError,
+    UnexpectedStoreError,
 )
 from gogoscope.testing import VirtualClock
 from gogoscope_dynamodb import requests
@@ -239,15 +241,17 @@ async def test_an_empty_table_is_asked_for_its_keys_once_if_that_is_allowed(
     assert client.operations == ["get_item"]
 
 
-async def test_an_error_that_is_not_a_clients_is_raised_unchanged(
-    client: FaultyClient, table: Table
+@pytest.mark.parametrize("own", [KeyError("AccessKeyId"), json.JSONDecodeError("no JSON", "", 0)])
+async def test_what_renewing_the_credentials_raises_comes_out_as_an_error_of_the_store(
+    client: FaultyClient, table: Table, own: Exception
 ) -> None:
-    async def misuse(perform: Any) -> Any:
-        raise ZeroDivisionError
+    async def renew_credentials(perform: Any) -> Any:
+        raise own
 
-    client.faults.append(misuse)
-    with pytest.raises(ZeroDivisionError):
+    client.faults.append(renew_credentials)
+    with pytest.raises(UnexpectedStoreError, match=type(own).__name__) as caught:
         await table.update(KEY, WRITE, VALUES)
+    assert caught.value.__cause__ is own
     assert len(client.calls) == 1
 
 

@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from gogoscope import LockHandle, StoreConnectionError
-from gogoscope.persistence.lease import Renewal, release
-from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS
+from gogoscope.persistence.lease import Renewal
+from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, release
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 

@@ -1,0 +1,47 @@
+"""Asking a store: the one place where what a store raises of its own becomes an error of ours.
+
+A store may be anybody's, and may have bugs: so any await of it may raise anything. Every
+capability asks its store through :func:`ask`, and then has three cases to think of, and no more:
+
+- A :class:`~gogoscope.exceptions.GogoscopeError` says that the store failed.
+- A cancellation says that the code which asks is being cancelled.
+- Any other ``BaseException``, such as ``KeyboardInterrupt``, ends the program, and passes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
+
+from gogoscope._core.cancellation import cancellation_requested, split_cancellation
+from gogoscope._core.errors import description
+from gogoscope.exceptions import GogoscopeError, UnexpectedStoreError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def ask(method: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a method of a store, and return its answer.
+
+    :raises GogoscopeError: if the store fails; what is none of our errors becomes an
+        ``UnexpectedStoreError`` with that as its cause
+    """
+    try:
+        return await method(*args, **kwargs)
+    except GogoscopeError:
+        raise
+    except BaseException as raised:
+        cancelled, own = split_cancellation(raised)
+        if own is not None and not isinstance(own, Exception):
+            raise
+        if cancelled is not None and cancellation_requested():
+            raise _one_of(cancelled) from own
+        raise UnexpectedStoreError(f"the store failed with {description(raised)}") from raised
+
+
+def _one_of(cancelled: BaseException) -> BaseException:
+    """Return a cancellation, or one out of a group of them, which says as much."""
+    while isinstance(cancelled, BaseExceptionGroup):
+        cancelled = cancelled.exceptions[0]
+    return cancelled

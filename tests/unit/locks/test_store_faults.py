@@ -1,0 +1,363 @@
+"""What a store raises of its own never tears a block open, and hides nothing that the block raises.
+
+A store may raise anything at any await. An ``Exception`` comes out as one of our errors, or is
+logged where the lock ends by its lease. What ends the program, such as a ``KeyboardInterrupt``,
+comes out when everything else has ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from attrs import define, field
+
+from gogoscope import (
+    GogoscopeError,
+    LeaseLostError,
+    Scope,
+    StoreTimeoutError,
+    UnexpectedStoreError,
+    scope,
+)
+from gogoscope.persistence.lock_handle import LockHandle
+from gogoscope.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class ProgramEnds(BaseException):
+    """Ends the program, as a ``KeyboardInterrupt`` does."""
+
+
+Make = Callable[[], BaseException]
+
+OWN_ERRORS: list[Make] = [
+    lambda: RuntimeError("a bug of the store"),
+    lambda: KeyError("AccessKeyId"),
+    lambda: TypeError("another bug"),
+    lambda: json.JSONDecodeError("no JSON", "", 0),
+    lambda: ExceptionGroup("of a task group", [OSError("one"), KeyError("two")]),
+]
+INTERRUPTS: list[Make] = [
+    ProgramEnds,
+    lambda: BaseExceptionGroup("of a task group", [ProgramEnds(), OSError()]),
+]
+REQUESTS = ["claim_lock", "renew_lock", "release_lock", "hand_over_lock", "reserve_lock"]
+
+own = pytest.mark.parametrize("make", OWN_ERRORS, ids=lambda make: repr(make()))
+interrupts = pytest.mark.parametrize("make", INTERRUPTS, ids=lambda make: repr(make()))
+at_any_request = pytest.mark.parametrize("name", REQUESTS)
+
+
+@define
+class Faults:
+    """``make`` returns what is raised in the requests named in ``at``, before or after them."""
+
+    at: set[str] = field(factory=set)
+    make: Make = RuntimeError
+    after: bool = False
+    raised: int = 0
+
+    def befall(self, name: str, *, after: bool) -> None:
+        if name in self.at and self.after is after:
+            self.raised += 1
+            raise self.make()
+
+
+class RaisingStore(MemoryStore):
+    """Raises what it is told to; ``with_prefix("")`` returns the store of another process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults = Faults()
+
+    async def _request(self, name: str, *args: Any, **options: Any) -> Any:
+        await anyio.lowlevel.checkpoint()
+        self.faults.befall(name, after=False)
+        answer = await getattr(super(), name)(*args, **options)
+        self.faults.befall(name, after=True)
+        return answer
+
+    async def claim_lock(self, *args: Any, **options: Any) -> Any:
+        return await self._request("claim_lock", *args, **options)
+
+    async def renew_lock(self, *args: Any, **options: Any) -> Any:
+        return await self._request("renew_lock", *args, **options)
+
+    async def release_lock(self, *args: Any, **options: Any) -> Any:
+        return await self._request("release_lock", *args, **options)
+
+    async def hand_over_lock(self, *args: Any, **options: Any) -> Any:
+        return await self._request("hand_over_lock", *args, **options)
+
+    async def reserve_lock(self, *args: Any, **options: Any) -> Any:
+        return await self._request("reserve_lock", *args, **options)
+
+    async def read_lock(self, *args: Any, **options: Any) -> Any:
+        return await self._request("read_lock", *args, **options)
+
+
+@pytest.fixture
+def store() -> RaisingStore:
+    return RaisingStore()
+
+
+def only(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@own
+async def test_what_a_store_raises_when_a_lock_is_released_hides_no_error_of_the_block(
+    store: RaisingStore, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.faults.make = make
+    with pytest.raises(KeyError, match="of the body"):
+        async with scope(persistence=store) as s, s.lock("key"):
+            store.faults.at = {"release_lock"}
+            raise KeyError("of the body")
+    assert "could not be released" in caplog.text
+
+
+@own
+async def test_what_a_store_raises_when_a_lock_is_claimed_is_an_error_of_ours(
+    store: RaisingStore, make: Make
+) -> None:
+    store.faults.make, store.faults.at = make, {"claim_lock"}
+    async with scope(persistence=store) as s:
+        with pytest.raises(UnexpectedStoreError, match="the store failed with") as caught:
+            async with s.lock("key"):
+                pytest.fail("it has no lock")
+        assert type(caught.value.__cause__) is type(make())
+        with pytest.raises(UnexpectedStoreError):
+            await s.acquire_lock("key", 5)
+        store.faults.at = set()
+        async with s.lock("key", wait=0):
+            pass
+
+
+async def test_a_claim_that_landed_and_then_raised_is_taken_back(store: RaisingStore) -> None:
+    store.faults.at, store.faults.after = {"claim_lock"}, True
+    async with scope(persistence=store) as s:
+        with pytest.raises(UnexpectedStoreError):
+            await s.acquire_lock("key", 3600)
+    store.faults.at = set()
+    assert await store.holder("key") is None
+
+
+@own
+async def test_what_a_store_raises_when_a_lock_is_renewed_is_an_outage(
+    store: RaisingStore, make: Make
+) -> None:
+    store.faults.make = make
+    async with scope(persistence=store) as s, s.lock("key", ttl=0.3) as locked:
+        store.faults.at = {"renew_lock"}
+        while not store.faults.raised:
+            await anyio.sleep(0.01)
+        store.faults.at = set()
+        await anyio.sleep(0.4)
+        locked.ensure()
+
+
+async def test_a_lease_that_a_store_never_renews_ends_the_block_and_says_why(
+    store: RaisingStore,
+) -> None:
+    store.faults.at = {"renew_lock"}
+    with pytest.raises(LeaseLostError, match="the store failed with RuntimeError") as caught:
+        async with scope(persistence=store) as s, s.lock("key", ttl=0.15):
+            await anyio.sleep_forever()
+    assert isinstance(caught.value.__cause__, UnexpectedStoreError)
+
+
+@own
+async def test_a_handle_raises_an_error_of_ours_for_what_its_store_raises(
+    store: RaisingStore, make: Make
+) -> None:
+    handle = await store.acquire("key", 30)
+    assert handle is not None
+    store.faults.make, store.faults.at = make, {"renew_lock", "release_lock", "read_lock"}
+    for request in (handle.extend, handle.is_valid, handle.release):
+        with pytest.raises(UnexpectedStoreError) as caught:
+            await request()
+        assert type(caught.value.__cause__) is type(make())
+    store.faults.at = set()
+    assert await handle.release() is True
+
+
+async def test_what_a_store_raises_in_the_background_ends_no_scope(store: RaisingStore) -> None:
+    class Slow(RaisingStore):
+        async def claim_lock(self, *args: Any, **options: Any) -> Any:
+            await anyio.sleep_forever()
+
+    store, ended = Slow(), []
+    store.faults.at = {"release_lock"}
+
+    async def work() -> None:
+        await anyio.sleep(1.2)
+        ended.append(True)
+
+    async with scope(persistence=store) as s:
+        s.task(work)
+        with pytest.raises(StoreTimeoutError):
+            await s.acquire_lock("key", 5, wait=0.01)
+    assert ended
+
+
+async def contend(store: RaisingStore, name: str) -> None:
+    """Take turns in two scopes while the store raises; the body of one raises an error."""
+    store.faults.at = {name} - {"claim_lock"}
+    begun = anyio.Event()
+
+    async def turn(s: Scope) -> None:
+        async with s.lock("key", ttl=0.6, wait=1):
+            begun.set()
+            store.faults.at = {name}
+            await anyio.sleep(0.35)
+
+    async with scope(persistence=store, on_error=lambda error: None) as s:
+        tasks = [s.task(turn, s) for _ in range(3)]
+        await begun.wait()
+        async with scope(persistence=store.with_prefix("")) as other:
+            # It waits for a turn, and reserves the next one.
+            assert isinstance((await other.task(turn, other)).error, GogoscopeError | None)
+        for task in tasks:
+            assert isinstance((await task).error, GogoscopeError | None)
+        raise KeyError("of the body")
+
+
+@pytest.mark.parametrize("make", [OWN_ERRORS[0], OWN_ERRORS[-1]], ids=["alone", "in a group"])
+@at_any_request
+async def test_what_a_store_raises_at_any_request_ends_in_one_of_our_errors(
+    store: RaisingStore, make: Make, name: str
+) -> None:
+    store.faults.make = make
+    with anyio.fail_after(20), pytest.raises(KeyError, match="of the body"):
+        await contend(store, name)
+
+
+@interrupts
+@at_any_request
+async def test_what_ends_the_program_comes_out_when_everything_else_has_ended(
+    store: RaisingStore, make: Make, name: str
+) -> None:
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
+            ended.append("task")
+
+    async def wait_for_it(s: Scope) -> None:
+        async with s.lock("key"):
+            pass
+
+    store.faults.make = make
+    with anyio.fail_after(20), pytest.raises(BaseException) as caught:
+        try:
+            async with (
+                scope(persistence=store.with_prefix("")) as other,
+                scope(persistence=store) as s,
+            ):
+                s.task(work)
+                if name == "claim_lock":
+                    store.faults.at = {name}
+                async with s.lock("key", ttl=0.3) as locked:
+                    locked.task(work)
+                    waiting = other if name == "reserve_lock" else s
+                    waiting.task(wait_for_it, waiting)
+                    await anyio.sleep(0.01)
+                    store.faults.at = {name}
+                    with anyio.move_on_after(0.5):
+                        while not store.faults.raised:
+                            await anyio.sleep(0.01)
+                    raise KeyError("of the body")
+        finally:
+            store.faults.at = set()
+    assert store.faults.raised
+    assert isinstance(only(caught.value), ProgramEnds)
+    assert ended
+
+
+class TestTheBlockOfAHandle:
+    """``async with handle:`` lets out what its body raises."""
+
+    async def handle(self, store: RaisingStore, ttl: float = 30) -> LockHandle:
+        handle = await store.acquire("key", ttl)
+        assert handle is not None
+        return handle
+
+    async def test_a_failing_release_replaces_no_error(
+        self, store: RaisingStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(KeyError, match="of the body"):
+            async with await self.handle(store):
+                store.faults.at = {"release_lock"}
+                raise KeyError("of the body")
+        assert "could not be released" in caplog.text
+
+    async def test_a_failing_release_replaces_no_timeout(self, store: RaisingStore) -> None:
+        with pytest.raises(TimeoutError), anyio.fail_after(0.01):
+            async with await self.handle(store):
+                store.faults.at = {"release_lock"}
+                await anyio.sleep_forever()
+
+    async def test_a_failing_release_replaces_no_cancellation(self, store: RaisingStore) -> None:
+        with anyio.move_on_after(0.01) as limit:
+            async with await self.handle(store):
+                store.faults.at = {"release_lock"}
+                await anyio.sleep_forever()
+        assert limit.cancelled_caught
+
+    async def test_a_lock_that_is_lost_makes_no_request(self, store: RaisingStore) -> None:
+        async with await self.handle(store, 0.02):
+            store.faults.at = {"release_lock"}
+            await anyio.sleep(0.03)
+        assert store.faults.raised == 0
+
+
+async def test_a_block_whose_lease_is_lost_does_not_wait_for_the_release() -> None:
+    class Silent(MemoryStore):
+        async def renew_lock(self, *args: Any, **options: Any) -> Any:
+            await anyio.sleep_forever()
+
+        async def release_lock(self, *args: Any, **options: Any) -> bool:
+            await anyio.sleep_forever()
+            return True
+
+    async with scope(persistence=Silent()) as s:
+        with pytest.raises(LeaseLostError), anyio.fail_after(0.6):
+            async with s.lock("key", ttl=0.1):
+                await anyio.sleep_forever()
+        s.cancel()
+
+
+async def test_a_lock_that_is_lost_by_its_time_is_released_in_the_background(
+    store: RaisingStore,
+) -> None:
+    store.faults.at = {"renew_lock"}
+    async with scope(persistence=store) as s:
+        with pytest.raises(LeaseLostError):
+            async with s.lock("key", ttl=0.1):
+                await anyio.sleep_forever()
+    record = await store.read_lock("key")
+    assert record is not None
+    assert record.nonce is None
+
+
+async def test_a_lock_that_cannot_open_its_block_is_released(store: RaisingStore) -> None:
+    async with scope(persistence=store) as s:
+        block = s.lock("key")
+        block._open_block = lambda handle: pytest.fail("no block")
+        with pytest.raises(pytest.fail.Exception):
+            async with block:
+                pass
+        assert await store.holder("key") is None
