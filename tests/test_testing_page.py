@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,7 @@ def test_every_program_of_the_page_is_a_test_file() -> None:
 def test_the_tests_on_the_page_pass(pytester: pytest.Pytester) -> None:
     """Those of anyio's plugin run on asyncio and on trio."""
     ini, files, count = INI, dict(FILES), 13
-    try:
-        import pytest_asyncio  # noqa: F401
-    except ImportError:
+    if find_spec("pytest_asyncio") is None:
         ini = INI.replace("asyncio_default_fixture_loop_scope = function", "")
         del files["payments"]
         count -= 1
