@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.rules import locks as lock_rules
     from gogoscope.persistence.url import PersistenceURL
     from gogoscope.persistence.validation import (
+        check_circuit_state,
         check_key,
         check_key_prefix,
         check_keys,
@@ -92,6 +93,7 @@ __all__ = [
     "Store",
     "acquire_once",
     "after_fork",
+    "check_circuit_state",
     "check_count",
     "check_key",
     "check_key_prefix",
@@ -166,6 +168,7 @@ if not TYPE_CHECKING:
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),
             "gogoscope.persistence.validation": (
+                "check_circuit_state",
                 "check_key",
                 "check_key_prefix",
                 "check_keys",

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
+from attrs import evolve
+
+from gogoscope._core.arguments import shown
 from gogoscope._core.durations import seconds
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, CircuitState
 
 PREFIX_SEPARATORS = ":/.|#"
 MAX_LEASE = 12 * 3600.0
 MAX_TTL = 100 * 366 * 86400.0
+CIRCUIT_STATES: tuple[CircuitState, ...] = get_args(CircuitState)
 TOLD_BY_EVERY_LOCK = ("host", "pid", "scope")
 
 
@@ -85,6 +90,50 @@ def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
                 f"metadata[{name!r}] must be a str, got {value!r} of type {type(value).__name__}"
             )
     return dict(metadata)
+
+
+def check_circuit_state(state: CircuitBreakerState) -> CircuitBreakerState:
+    """Return a copy of a circuit's state that every store can write and read.
+
+    :raises TypeError: if it, or a part of it, is of another type
+    :raises ValueError: if it names no state, or a number is negative or has more than 64 bits
+    """
+    if not isinstance(state, CircuitBreakerState):
+        raise TypeError(f"state must be a CircuitBreakerState, got {_told(state)}")
+    if state.state not in CIRCUIT_STATES:
+        raise ValueError(
+            f"state.state must be one of {', '.join(CIRCUIT_STATES)}, got {state.state!r}"
+        )
+    for name in ("failure_count", "open_count", "success_count", "window_start_ms", "version"):
+        _check_integer(f"state.{name}", getattr(state, name))
+    for name in ("last_failure_ms", "last_success_ms", "open_until_ms", "since_ms"):
+        if (value := getattr(state, name)) is not None:
+            _check_integer(f"state.{name}", value)
+    return evolve(
+        state,
+        reporters=_checked_times("state.reporters", state.reporters),
+        probes=_checked_times("state.probes", state.probes),
+    )
+
+
+def _told(value: object) -> str:
+    return f"{shown(value)} of type {type(value).__name__}"
+
+
+def _check_integer(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {_told(value)}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name} must be 0 or more and less than 2**63, got {value!r}")
+
+
+def _checked_times(name: str, times: Mapping[str, int]) -> dict[str, int]:
+    if not isinstance(times, Mapping):
+        raise TypeError(f"{name} must be a mapping of names to times, got {_told(times)}")
+    for key, time_ms in times.items():
+        check_key(key, f"the name {key!r} in {name}")
+        _check_integer(f"{name}[{key!r}]", time_ms)
+    return dict(times)
 
 
 def check_key_prefix(prefix: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gogoscope.persistence import DEFAULT_OPEN_MS, Pages, circuit_rules
+from gogoscope.persistence import DEFAULT_OPEN_MS, Pages, check_circuit_state, circuit_rules
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
@@ -26,15 +26,7 @@ class CircuitControl(CircuitItems):
 
     async def set_state(self, key: str, state: State) -> None:
         """Replace a circuit's state, whatever it was; ``version`` is ignored and grows."""
-        if not isinstance(state, State):
-            raise TypeError(
-                f"state must be a CircuitBreakerState, got {state!r} of type {type(state).__name__}"
-            )
-        if state.state not in schema.STATES:
-            raise ValueError(
-                f"state.state must be one of {', '.join(schema.STATES)}, got {state.state!r}"
-            )
-        await self._replace(key, state, self._now_ms())
+        await self._replace(key, check_circuit_state(state), self._now_ms())
 
     async def force_open(self, key: str) -> State:
         """Open a circuit until ``force_close``, and return the new state; one write."""

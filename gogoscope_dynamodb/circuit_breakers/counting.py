@@ -2,8 +2,9 @@
 
 Adding to a count cannot be repeated safely: from the sum nobody can tell whether an earlier try of
 the write was applied. So each write of a process has a name, which is the time made unique by its
-turn (see ``turns``), and leaves it in ``reporters``. It is refused when its own name stands there
-already: after a try without an answer, that refusal is the echo of its own success.
+turn (see ``turns``), and leaves it in ``reporters``. It never goes back, as the clock may, so it is
+no time to decide by. A write is refused when its own name stands there already: after a try without
+an answer, that refusal is the echo of its own success.
 
 Counting and tripping are one write where the state that was last seen foretells the trip; else the
 trip is a second write, on the condition that threshold and quorum are still reached.
@@ -41,7 +42,7 @@ class CircuitCounting(CircuitItems):
         maximum = check_count("max_failures", max_failures)
         report = FailureReport(self._reporter, 1, maximum, DEFAULT_OPEN_MS)
         async with self._turns.turn(key) as name:
-            counted = await self._count(key, report, name, edge_ms=-1, late=True)
+            counted = await self._count(key, report, name, late=True)
             await self._trip(key, report, counted, edge_ms=-1)
         return counted.failure_count
 
@@ -52,8 +53,8 @@ class CircuitCounting(CircuitItems):
         store saw last did not let it expect.
         """
         async with self._turns.turn(key) as name:
-            edge_ms = 0 if report.window_ms is None else name - report.window_ms
-            counted = await self._count(key, report, name, edge_ms=edge_ms, late=False)
+            counted = await self._count(key, report, name, late=False)
+            edge_ms, _ = _window(report, self._now_ms())
             return await self._trip(key, report, counted, edge_ms=edge_ms)
 
     async def record_success(self, key: str) -> None:
@@ -99,20 +100,17 @@ class CircuitCounting(CircuitItems):
         clear = state.state == "closed" and not state.failure_count
         return state if answer.granted or (clear and (landed or state.version == version)) else None
 
-    async def _count(
-        self, key: str, report: FailureReport, name: int, *, edge_ms: int, late: bool
-    ) -> State:
+    async def _count(self, key: str, report: FailureReport, name: int, *, late: bool) -> State:
         """Count the failures of a report exactly once, and return the circuit after that.
 
-        :param edge_ms: a window that began at this time or earlier is over
-        :param late: whether failures also count while the circuit is not closed
+        :param late: whether failures count while the circuit is not closed, and in any window
         """
         in_doubt = False
         update = updates.COUNT
         if not late and _would_trip(self._last_seen.get(key, State()), report):
             update = updates.COUNT_AND_TRIP
         for _ in range(MOST_ROUNDS):
-            answer = await self._add(self._key(CIRCUIT, key), update, report, name, edge_ms)
+            answer = await self._add(self._key(CIRCUIT, key), update, report, name, late=late)
             in_doubt = in_doubt or answer.in_doubt
             if (found := answer.item) is None:
                 continue
@@ -128,27 +126,32 @@ class CircuitCounting(CircuitItems):
             elif state.state != "closed" and not late:
                 return state
             else:
-                update = _fitting(state, edge_ms)
+                update = _fitting(state, self._now_ms(), report, late=late)
         raise overtaken(key)
 
     async def _add(
-        self, item_key: Item, update: Update, report: FailureReport, name: int, edge_ms: int
+        self, item_key: Item, update: Update, report: FailureReport, name: int, *, late: bool
     ) -> Answer:
         """Add failures to a circuit, or create the circuit with them."""
+        now_ms = self._now_ms()
+        edge_ms, end_ms = _ALL_TIME if late else _window(report, now_ms)
         values = {
             ":n": number(report.count),
+            ":name": number(name),
             ":windowEdge": number(edge_ms),
+            ":windowEnd": number(end_ms),
+            ":seenWindow": number(-1 if report.seen_window_ms is None else report.seen_window_ms),
             ":reporters": numbers({report.reporter: name}),
             ":thresholdLessN": number(report.threshold - report.count),
             ":quorum": number(report.quorum),
             ":quorumLess1": number(report.quorum - 1),
-            **times(name),
-            **opening(name, report.open_ms),
+            **times(now_ms),
+            **opening(now_ms, report.open_ms),
         }
         answer = await self._write(item_key, update, values, {"#me": report.reporter})
         if answer.item is not None:
             return answer
-        created = await self._create(item_key, _first_failure(report, name), name)
+        created = await self._create(item_key, _first_failure(report, name, now_ms), now_ms)
         return evolve(created, in_doubt=created.in_doubt or answer.in_doubt)
 
     async def _trip(
@@ -182,12 +185,12 @@ class CircuitCounting(CircuitItems):
         return evolve(answer, response={"Attributes": item}) if answer.granted else answer
 
 
-def _first_failure(report: FailureReport, now_ms: int) -> State:
+def _first_failure(report: FailureReport, name: int, now_ms: int) -> State:
     state = State(
         failure_count=report.count,
         last_failure_ms=now_ms,
         window_start_ms=now_ms,
-        reporters={report.reporter: now_ms},
+        reporters={report.reporter: name},
     )
     if report.count < report.threshold or report.quorum > 1:
         return state
@@ -201,7 +204,18 @@ def _would_trip(state: State, report: FailureReport) -> bool:
     )
 
 
-def _fitting(state: State, edge_ms: int) -> Update:
+def _fitting(state: State, now_ms: int, report: FailureReport, *, late: bool) -> Update:
     if state.state != "closed":
         return updates.COUNT_LATE
-    return updates.COUNT if state.window_start_ms > edge_ms else updates.COUNT_IN_NEW_WINDOW
+    over = not late and circuit_rules.window_is_over(state, now_ms, report)
+    return updates.COUNT_IN_NEW_WINDOW if over else updates.COUNT
+
+
+def _window(report: FailureReport, now_ms: int) -> tuple[int, int]:
+    """Return two times: a window that began up to the first, or from the second on, is over."""
+    if report.window_ms is None:
+        return 0, _ALL_TIME[1]
+    return now_ms - report.window_ms, now_ms + report.window_ms
+
+
+_ALL_TIME = (-1, 2**63)

@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from gogoscope.exceptions import ThrottledError
-from gogoscope.persistence import DEFAULT_OPEN_MS, CircuitBreakerState
+from gogoscope.persistence import DEFAULT_OPEN_MS, CircuitBreakerState, circuit_rules
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.capability import Capability, Settings
 from gogoscope_dynamodb.circuit_breakers import updates
@@ -71,10 +71,10 @@ class CircuitItems(Capability):
         return state
 
 
-def may_probe(state: State, now_ms: int) -> bool:
+def may_probe(state: State, now_ms: int, seen: State | None = None) -> bool:
     """Return whether a circuit lets probes through."""
     return state.state == "half-open" or (
-        state.state == "open" and (state.open_until_ms or 0) <= now_ms
+        state.state == "open" and circuit_rules.open_time_is_over(state, now_ms, seen)
     )
 
 

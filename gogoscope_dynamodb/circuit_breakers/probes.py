@@ -7,7 +7,7 @@ reached; its own verdict counts as long as nobody has done so.
 
 from __future__ import annotations
 
-from gogoscope.persistence import DEFAULT_OPEN_MS, ProbeReply
+from gogoscope.persistence import DEFAULT_OPEN_MS, ProbeReply, circuit_rules
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
@@ -25,22 +25,28 @@ from gogoscope_dynamodb.schema import CIRCUIT, number, numbers
 class CircuitProbes(CircuitItems):
     """The methods of a ``CircuitBreakerStateProvider`` for half-open probes."""
 
-    async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> ProbeReply:
+    async def claim_probe(
+        self, key: str, nonce: str, lease_ms: int, limit: int, seen: State | None = None
+    ) -> ProbeReply:
         """Claim one of at most ``limit`` permits to probe a circuit whose open time is over.
 
-        One write for the first permit, two for each further one.
+        One write for the first permit and to renew one, two for each further permit.
         """
         item_key = self._key(CIRCUIT, key)
-        update = updates.FIRST_PROBE
-        expired: list[str] = []
+        known = self._last_seen.get(key, State())
+        update = updates.RENEW_PROBE if nonce in known.probes else updates.FIRST_PROBE
+        expired: dict[str, int] = {}
+        seen_until_ms = None if seen is None else seen.open_until_ms
         for _ in range(MOST_ROUNDS):
             now_ms = self._now_ms()
             until_ms = now_ms + lease_ms
             values = {
                 ":probes": numbers({nonce: until_ms}),
                 ":probeUntil": number(until_ms),
+                ":seenUntil": number(-1 if seen_until_ms is None else seen_until_ms),
                 ":limit": number(limit),
                 ":limitPlusExpired": number(limit + len(expired)),
+                **{f":expired{n}": number(end_ms) for n, end_ms in enumerate(expired.values())},
                 **times(now_ms, until_ms),
             }
             aliases = {"#me": nonce, **{f"#expired{n}": probe for n, probe in enumerate(expired)}}
@@ -49,18 +55,20 @@ class CircuitProbes(CircuitItems):
             if found is None:
                 return ProbeReply(granted=False, state=State())
             state = self._seen(key, found)
-            if nonce in state.probes:
+            if answer.granted or state.probes.get(nonce) == until_ms:
                 return ProbeReply(granted=True, state=state)
-            if not may_probe(state, now_ms):
+            if not may_probe(state, now_ms, seen):
                 return ProbeReply(granted=False, state=state)
             if schema.is_original(found):
                 await self._adopt(item_key, found, DEFAULT_OPEN_MS)
             elif state.state == "open":
-                update = updates.FIRST_PROBE
+                update, seen_until_ms = updates.FIRST_PROBE, state.open_until_ms
+            elif nonce in state.probes:
+                update = updates.RENEW_PROBE
             elif len(state.probes) < limit:
                 update = updates.NEXT_PROBE
             else:
-                expired = [probe for probe, end_ms in state.probes.items() if end_ms <= now_ms]
+                expired = circuit_rules.expired_probes(state, now_ms, lease_ms, seen)
                 if len(state.probes) - len(expired) >= limit:
                     return ProbeReply(granted=False, state=state)
                 update = updates.take_expired_permits(len(expired))

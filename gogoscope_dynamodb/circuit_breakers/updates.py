@@ -23,15 +23,22 @@ STATES = {
 _NEXT_VERSION = "SET #version = #version + :one, "
 _ADD = (
     _NEXT_VERSION + "#data.#failureCount = #data.#failureCount + :n, "
-    "#data.#lastFailureTime = :now, #data.#reporters.#me = :now"
+    "#data.#lastFailureTime = :now, #data.#reporters.#me = :name"
 )
 _OPEN = (
     "#data.#state = :open, #data.#since = :now, #data.#openUntil = :openUntil, "
     "#data.#openCount = #data.#openCount + :one"
 )
-_COUNTING = (
-    "#data.#state = :closed AND #data.#windowStart > :windowEdge AND #data.#reporters.#me <> :now"
+_WINDOW_IS_OVER = (
+    "(#data.#windowStart <= :windowEdge OR #data.#windowStart >= :windowEnd "
+    "OR #data.#windowStart = :seenWindow)"
 )
+# The opposite, for an item of this library only: it needs the attribute.
+_IN_WINDOW = (
+    "#data.#windowStart > :windowEdge AND #data.#windowStart < :windowEnd "
+    "AND #data.#windowStart <> :seenWindow"
+)
+_COUNTING = f"#data.#state = :closed AND {_IN_WINDOW} AND #data.#reporters.#me <> :name"
 _OWN_PROBE = "#data.#state = :halfOpen AND attribute_exists(#data.#probes.#me)"
 
 COUNT = Update(_ADD + ", #expiresAt = :ttl", _COUNTING)
@@ -39,12 +46,12 @@ COUNT = Update(_ADD + ", #expiresAt = :ttl", _COUNTING)
 COUNT_LATE = Update(
     _ADD,
     "attribute_exists(#data.#reporters) AND #data.#state <> :closed "
-    "AND #data.#reporters.#me <> :now",
+    "AND #data.#reporters.#me <> :name",
 )
 COUNT_IN_NEW_WINDOW = Update(
     _NEXT_VERSION + "#data.#failureCount = :n, #data.#windowStart = :now, "
     "#data.#lastFailureTime = :now, #data.#reporters = :reporters, #expiresAt = :ttl",
-    "#data.#state = :closed AND #data.#windowStart <= :windowEdge",
+    f"#data.#state = :closed AND {_WINDOW_IS_OVER}",
 )
 COUNT_AND_TRIP = Update(
     f"{_ADD}, #expiresAt = :openTtl, {_OPEN}",
@@ -60,10 +67,13 @@ TRIP = Update(
 FIRST_PROBE = Update(
     _NEXT_VERSION + "#data.#state = :halfOpen, #data.#since = :now, #data.#probes = :probes, "
     "#data.#successCount = :zero, #expiresAt = :ttl",
-    "#data.#state = :open AND (attribute_not_exists(#data.#openUntil) OR #data.#openUntil <= :now)",
+    "#data.#state = :open AND (attribute_not_exists(#data.#openUntil) "
+    "OR #data.#openUntil <= :now OR #data.#openUntil = :seenUntil)",
 )
+_LEASE = _NEXT_VERSION + "#data.#probes.#me = :probeUntil, #expiresAt = :ttl"
+RENEW_PROBE = Update(_LEASE, _OWN_PROBE)
 NEXT_PROBE = Update(
-    _NEXT_VERSION + "#data.#probes.#me = :probeUntil, #expiresAt = :ttl",
+    _LEASE,
     "#data.#state = :halfOpen AND attribute_not_exists(#data.#probes.#me) "
     "AND size(#data.#probes) < :limit",
 )
@@ -113,12 +123,16 @@ ADOPT = Update(
 
 
 def take_expired_permits(count: int) -> Update:
-    """Return the write that claims a permit in place of ``count`` permits that have expired."""
+    """Return the write that claims a permit in place of ``count`` permits that have expired.
+
+    It needs their names ``#expired0`` and so on, and their ends ``:expired0`` and so on.
+    """
     permits = [f"#data.#probes.#expired{index}" for index in range(count)]
-    still_expired = " AND ".join(f"{permit} <= :now" for permit in permits)
+    still_expired = " AND ".join(
+        f"{permit} = :expired{index}" for index, permit in enumerate(permits)
+    )
     return Update(
-        f"{_NEXT_VERSION}#data.#probes.#me = :probeUntil, #expiresAt = :ttl "
-        f"REMOVE {', '.join(permits)}",
+        f"{_LEASE} REMOVE {', '.join(permits)}",
         "#data.#state = :halfOpen AND attribute_not_exists(#data.#probes.#me) "
         f"AND size(#data.#probes) < :limitPlusExpired AND {still_expired}",
     )

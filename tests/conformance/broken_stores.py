@@ -199,8 +199,10 @@ class TestCancellationBecomesAnError(BrokenStore):
 
 class TestHalfOpenLetsTwoThrough(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
-        async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> Any:
-            return await super().claim_probe(key, nonce, lease_ms, limit + 1)
+        async def claim_probe(
+            self, key: str, nonce: str, lease_ms: int, limit: int, seen: Any = None
+        ) -> Any:
+            return await super().claim_probe(key, nonce, lease_ms, limit + 1, seen)
 
 
 class TestClearTouchesLocks(BrokenStore):

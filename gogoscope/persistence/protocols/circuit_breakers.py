@@ -50,7 +50,8 @@ class FailureReport:
 
     ``count`` failures of the process ``reporter``. The circuit opens for ``open_ms`` at
     ``threshold`` failures that ``quorum`` processes reported within ``window_ms``, or in a row if
-    that is ``None``.
+    that is ``None``. The process has seen the window that began at ``seen_window_ms`` for as long
+    as a window lasts, by a clock that nobody sets: it is over, whatever the store's clock says.
     """
 
     reporter: str
@@ -59,6 +60,7 @@ class FailureReport:
     open_ms: int
     window_ms: int | None = None
     quorum: int = 1
+    seen_window_ms: int | None = None
 
 
 @frozen
@@ -99,11 +101,22 @@ class CircuitBreakerStateProvider(Protocol):
         """
         ...
 
-    async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> ProbeReply:
+    async def claim_probe(
+        self,
+        key: str,
+        nonce: str,
+        lease_ms: int,
+        limit: int,
+        seen: CircuitBreakerState | None = None,
+    ) -> ProbeReply:
         """Ask for one of at most ``limit`` probes of a circuit whose open time is over.
 
-        The probe must settle within ``lease_ms``; after that another one may take its permit. A
-        claim whose nonce has a permit already is granted: an earlier try landed.
+        The probe must settle within ``lease_ms``; after that another one may take its permit. To
+        claim it again with the same nonce renews it. A lease that lasts longer than twice
+        ``lease_ms`` from now is from a clock that was set back, and counts as expired.
+
+        :param seen: what the caller has waited for, by a clock that nobody sets: the open time
+            and the leases in it are over, if they are still the same, whatever the wall clock says
         """
         ...
 

@@ -15,7 +15,7 @@ from gogoscope.persistence.protocols.circuit_breakers import (
 )
 from gogoscope.persistence.records.place import RecordCapability, json_kind
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
-from gogoscope.persistence.validation import glob_matcher, literal_start
+from gogoscope.persistence.validation import check_circuit_state, glob_matcher, literal_start
 
 State = CircuitBreakerState
 AnyState = TypeVar("AnyState", State, State | None)
@@ -34,13 +34,7 @@ class RecordCircuitBreakers(RecordCapability):
 
     async def set_state(self, key: str, state: State) -> None:
         """Replace a circuit's state, whatever it was; ``version`` is ignored and grows."""
-        if not isinstance(state, State):
-            raise TypeError(
-                f"state must be a CircuitBreakerState, got {state!r} of type {type(state).__name__}"
-            )
-        # A copy, so that the caller may go on changing the mappings that it passed.
-        copied = evolve(state, reporters=dict(state.reporters), probes=dict(state.probes))
-        await self._change_circuit(key, circuit_rules.replace, copied)
+        await self._change_circuit(key, circuit_rules.replace, check_circuit_state(state))
 
     async def record_failure(self, key: str, max_failures: int) -> int:
         """Count one failure, open the circuit at the maximum, and return the count."""
@@ -57,10 +51,12 @@ class RecordCircuitBreakers(RecordCapability):
         state, _ = await self._change_circuit(key, circuit_rules.count_failures, report)
         return state
 
-    async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> ProbeReply:
+    async def claim_probe(
+        self, key: str, nonce: str, lease_ms: int, limit: int, seen: State | None = None
+    ) -> ProbeReply:
         """Ask for one of at most ``limit`` probes of a circuit whose open time is over."""
         state, reply = await self._change_circuit(
-            key, circuit_rules.claim_probe, nonce, lease_ms, limit
+            key, circuit_rules.claim_probe, nonce, lease_ms, limit, seen
         )
         return reply if state is None else evolve(reply, state=state)
 

@@ -4,6 +4,12 @@ The answer is what the caller learns besides the new state, ``None`` if that is 
 belongs to the store, which raises it with every write: rules leave it as it is. What rules have in
 common are the states that they lead to: :func:`opened`, :func:`closed`, :func:`cleared` and
 :func:`by_hand`.
+
+Whoever writes a time has a wall clock, which may be set back or forward at any moment. So a stored
+time decides only as long as it can be right. A window that begins a whole window from now, an open
+time that begins a whole open time from now, and a lease that lasts for more than twice a lease are
+over: a clock was set back. Smaller steps cannot be told from clocks that differ. There the caller
+helps, who has a clock that nobody sets: what it has ``seen`` unchanged for the whole time is over.
 """
 
 from __future__ import annotations
@@ -29,8 +35,7 @@ def count_failures(
         state = CircuitBreakerState(window_start_ms=now_ms)
     if state.state != "closed":
         return state, None
-    edge_ms = 0 if report.window_ms is None else now_ms - report.window_ms
-    if state.window_start_ms <= edge_ms:
+    if window_is_over(state, now_ms, report):
         state = evolve(state, failure_count=0, window_start_ms=now_ms, reporters={})
     state = evolve(
         state,
@@ -43,23 +48,66 @@ def count_failures(
     return state, None
 
 
+def window_is_over(state: CircuitBreakerState, now_ms: int, report: FailureReport) -> bool:
+    """Return whether the failures that a closed circuit has counted are too old to count."""
+    if report.window_ms is None:
+        return state.window_start_ms <= 0
+    age_ms = now_ms - state.window_start_ms
+    return abs(age_ms) >= report.window_ms or state.window_start_ms == report.seen_window_ms
+
+
 def claim_probe(
-    state: CircuitBreakerState | None, now_ms: int, nonce: str, lease_ms: int, limit: int
+    state: CircuitBreakerState | None,
+    now_ms: int,
+    nonce: str,
+    lease_ms: int,
+    limit: int,
+    seen: CircuitBreakerState | None = None,
 ) -> tuple[CircuitBreakerState | None, ProbeReply]:
-    """Grant a probe of a circuit whose open time is over, at most ``limit`` at a time."""
+    """Grant a probe of a circuit whose open time is over, at most ``limit`` at a time.
+
+    A probe that is claimed again is renewed.
+    """
     if state is None:
         return state, ProbeReply(granted=False, state=CircuitBreakerState())
-    if state.state == "open" and (state.open_until_ms or 0) <= now_ms:
+    if state.state == "open" and open_time_is_over(state, now_ms, seen):
         state = evolve(state, state="half-open", since_ms=now_ms, probes={}, success_count=0)
-    elif state.state != "half-open" or nonce in state.probes:
-        return state, ProbeReply(granted=nonce in state.probes, state=state)
-    alive = dict(state.probes)
-    if len(alive) >= limit:
-        alive = {probe: until_ms for probe, until_ms in alive.items() if until_ms > now_ms}
-    if len(alive) >= limit:
+    elif state.state != "half-open":
         return state, ProbeReply(granted=False, state=state)
-    state = evolve(state, probes={**alive, nonce: now_ms + lease_ms})
+    others = {probe: until_ms for probe, until_ms in state.probes.items() if probe != nonce}
+    if nonce not in state.probes and len(others) >= limit:
+        expired = expired_probes(state, now_ms, lease_ms, seen)
+        others = {probe: until_ms for probe, until_ms in others.items() if probe not in expired}
+        if len(others) >= limit:
+            return state, ProbeReply(granted=False, state=state)
+    state = evolve(state, probes={**others, nonce: now_ms + lease_ms})
     return state, ProbeReply(granted=True, state=state)
+
+
+def open_time_is_over(
+    state: CircuitBreakerState, now_ms: int, seen: CircuitBreakerState | None = None
+) -> bool:
+    """Return whether an open circuit lets probes through."""
+    until_ms = state.open_until_ms or 0
+    if until_ms <= now_ms or (seen is not None and seen.open_until_ms == until_ms):
+        return True
+    since_ms = now_ms if state.since_ms is None else state.since_ms
+    return since_ms - now_ms >= until_ms - since_ms
+
+
+def expired_probes(
+    state: CircuitBreakerState, now_ms: int, lease_ms: int, seen: CircuitBreakerState | None = None
+) -> dict[str, int]:
+    """Return the probes whose place another one may take, each with the end of its lease.
+
+    :param lease_ms: how long the lease of a probe is
+    """
+    watched = {} if seen is None else seen.probes
+    return {
+        probe: until_ms
+        for probe, until_ms in state.probes.items()
+        if not now_ms < until_ms <= now_ms + 2 * lease_ms or watched.get(probe) == until_ms
+    }
 
 
 def settle_probe(
@@ -126,7 +174,7 @@ def record_success(
     """Clear the failures of a closed circuit, or close one whose open time is over."""
     if state is None or state.state == "forced-open":
         return state, None
-    if state.state == "open" and (state.open_until_ms or 0) > now_ms:
+    if state.state == "open" and not open_time_is_over(state, now_ms):
         return state, None
     if state.state == "closed":
         return (cleared(state, now_ms) if state.failure_count else state), None

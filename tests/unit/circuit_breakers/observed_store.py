@@ -49,9 +49,11 @@ class ObservedStore(MemoryStore):
         await self._observe("count_failures")
         return await super().count_failures(key, report)
 
-    async def claim_probe(self, key: str, nonce: str, lease_ms: int, limit: int) -> Any:
+    async def claim_probe(
+        self, key: str, nonce: str, lease_ms: int, limit: int, seen: Any = None
+    ) -> Any:
         await self._observe("claim_probe")
-        return await super().claim_probe(key, nonce, lease_ms, limit)
+        return await super().claim_probe(key, nonce, lease_ms, limit, seen)
 
     async def settle_probe(self, key: str, nonce: str, **options: Any) -> Any:
         await self._observe("settle_probe")

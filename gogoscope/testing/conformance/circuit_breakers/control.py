@@ -95,3 +95,28 @@ class CircuitControlRules(Conformance):
     async def test_a_pattern_that_is_not_a_str_is_refused(self, store: Any) -> None:
         with pytest.raises(TypeError, match="pattern must be a str or None"):
             await store.circuits(3)
+
+    @pytest.mark.parametrize(
+        ("wrong", "error", "message"),
+        [
+            ({"state": "opened"}, ValueError, "must be one of closed, open, half-open, forced-op"),
+            ({"failure_count": -1}, ValueError, "state.failure_count must be 0 or more"),
+            ({"failure_count": "3"}, TypeError, "state.failure_count must be an int"),
+            ({"open_until_ms": 1.5}, TypeError, "state.open_until_ms must be an int"),
+            ({"since_ms": 2**63}, ValueError, "state.since_ms must be 0 or more"),
+            ({"probes": {"n1": None}}, TypeError, r"state.probes\['n1'\] must be an int"),
+            ({"probes": {"": 1}}, ValueError, "the name '' in state.probes must not be empty"),
+            ({"reporters": ["p1"]}, TypeError, "state.reporters must be a mapping"),
+        ],
+    )
+    async def test_a_state_that_nobody_can_read_is_refused(
+        self,
+        store: CircuitBreakerStateProvider,
+        wrong: dict[str, Any],
+        error: type[Exception],
+        message: str,
+    ) -> None:
+        state = evolve(CircuitBreakerState(), **wrong)
+        with pytest.raises(error, match=message):
+            await store.set_state("c", state)
+        assert await store.get_state("c") is None

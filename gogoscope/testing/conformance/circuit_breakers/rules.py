@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from gogoscope.testing.conformance.circuit_breakers.clocks import CircuitClockRules
 from gogoscope.testing.conformance.circuit_breakers.control import CircuitControlRules
 from gogoscope.testing.conformance.circuit_breakers.counting import CircuitCountingRules
 from gogoscope.testing.conformance.circuit_breakers.model import CircuitModelRules
@@ -15,6 +16,7 @@ class CircuitBreakerConformance(
     CircuitCountingRules,
     CircuitProbingRules,
     CircuitControlRules,
+    CircuitClockRules,
     CircuitSafetyRules,
     CircuitModelRules,
 ):

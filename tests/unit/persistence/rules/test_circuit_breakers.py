@@ -115,9 +115,9 @@ def test_at_most_the_limit_of_probes_runs_and_expired_ones_give_way() -> None:
     assert after.probes == {"n2": NOW + 9_000, "n3": NOW + 10_000}
 
 
-def test_a_claim_that_was_granted_before_is_granted_again() -> None:
+def test_a_claim_that_was_granted_before_is_granted_again_and_renewed() -> None:
     after, reply = circuit_rules.claim_probe(HALF_OPEN, NOW + 1, "n1", 9_000, 1)
-    assert after is HALF_OPEN
+    assert after == evolve(HALF_OPEN, probes={"n1": NOW + 9_001})
     assert reply.granted
 
 
