@@ -43,8 +43,14 @@ class _SystemClock:
     wall = staticmethod(time.time)
     elapsed = staticmethod(_steady())
 
+    def __repr__(self) -> str:
+        return "<the system's clock>"
+
 
 class _CurrentClock:
+    def __repr__(self) -> str:
+        return f"<the current clock, now {clock_here()!r}>"
+
     def wall(self) -> float:
         return clock_here().wall()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import os.path
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from gogoscope._core.context import Frame
 from gogoscope.scopes.block import Block
@@ -21,42 +21,50 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
 
 def draw(scope: Block) -> str:
     """Draw a scope as text, one line for each scope and task."""
-    return "\n".join(_scope_lines(scope, ""))
+    lines: list[str] = []
+    undrawn: list[tuple[int, Branch]] = [(0, _scope(scope))]
+    while undrawn:
+        depth, (line, inside) = undrawn.pop()
+        lines.append("  " * depth + line)
+        undrawn += [(depth + 1, branch) for branch in reversed(inside())]
+    return "\n".join(lines)
 
 
-def _scope_lines(scope: Block, indent: str) -> Iterator[str]:
+Branch: TypeAlias = "tuple[str, Callable[[], list[Branch]]]"
+"""A line, and what returns the branches inside; they may be nested deeper than Python recurses."""
+
+
+def _scope(scope: Block) -> Branch:
+    def inside() -> list[Branch]:
+        works: list[Branch] = []
+        for work in sorted(scope._works, key=_beginning):
+            if isinstance(work, Task):
+                handle = work._handle
+                works.append(_task(work, None if handle is None else handle.coro))
+            elif isinstance(work, Workers):
+                works.append(_workers(work))
+        return works + _children(scope._inside)
+
     state = "cancelling" if scope._cancelling else "open"
-    yield f"{indent}scope {scope.name} [{state}, {_age(scope._began)}]"
-    deeper = indent + "  "
-    for work in sorted(scope._works, key=_beginning):
-        if isinstance(work, Task):
-            handle = work._handle
-            yield from _task_lines(work, None if handle is None else handle.coro, deeper)
-        elif isinstance(work, Workers):
-            yield from _workers_lines(work, deeper)
-    yield from _child_lines(scope._inside, deeper)
+    return f"scope {scope.name} [{state}, {_age(scope._began)}]", inside
 
 
-def _child_lines(children: set[Frame], indent: str) -> Iterator[str]:
+def _children(children: set[Frame]) -> list[Branch]:
     scopes = cast("set[Block]", children)
-    for scope in sorted(scopes, key=lambda scope: scope._began):
-        yield from _scope_lines(scope, indent)
+    return [_scope(scope) for scope in sorted(scopes, key=lambda scope: scope._began)]
 
 
-def _task_lines(
-    task: Task[Any], coroutine: Coroutine[Any, Any, Any] | None, indent: str
-) -> Iterator[str]:
+def _task(task: Task[Any], coroutine: Coroutine[Any, Any, Any] | None) -> Branch:
     place = "" if coroutine is None else _waits_for(coroutine)
     age = "" if task._began is None else f", {_age(task._began)}"
-    yield f"{indent}task {task.name} [{task.state}{age}]{place}"
-    yield from _child_lines(task._inside, indent + "  ")
+    line = f"task {task.name} [{task.state}{age}]{place}"
+    return line, lambda: _children(task._inside)
 
 
-def _workers_lines(workers: Workers[Any, Any], indent: str) -> Iterator[str]:
+def _workers(workers: Workers[Any, Any]) -> Branch:
     running = dict(workers.coroutines)
-    yield f"{indent}map {workers.name} [{len(running)} running, {workers.finished} finished]"
-    for task, coroutine in running.items():
-        yield from _task_lines(task, coroutine, indent + "  ")
+    line = f"map {workers.name} [{len(running)} running, {workers.finished} finished]"
+    return line, lambda: [_task(task, coroutine) for task, coroutine in running.items()]
 
 
 def _waits_for(coroutine: Coroutine[Any, Any, Any]) -> str:

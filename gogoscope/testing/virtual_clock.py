@@ -99,7 +99,7 @@ class VirtualClock:
         self._before = self._total()
         with (_virtual_asyncio if on_asyncio() else _virtual_trio)(begin, self._patience) as now:
             self._elapsed = lambda: now() - begin
-            token = clock_in_context.set(_VirtualTime(self.time, self._total))
+            token = clock_in_context.set(_VirtualTime(self))
             try:
                 yield
             finally:
@@ -114,9 +114,13 @@ class VirtualClock:
 class _VirtualTime:
     """The clock that stores read; nobody sets a virtual wall clock."""
 
-    def __init__(self, wall: Callable[[], float], elapsed: Callable[[], float]) -> None:
-        self.wall = wall
-        self.elapsed = elapsed
+    def __init__(self, clock: VirtualClock) -> None:
+        self.wall = clock.time
+        self.elapsed = clock._total
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return repr(self._clock)
 
 
 @contextmanager

@@ -41,6 +41,9 @@ class ManualClock:
         self.now = now
         self._begin = now
 
+    def __repr__(self) -> str:
+        return f"<ManualClock {self.now:.3f}, {self.elapsed():g} s elapsed>"
+
     def wall(self) -> float:
         """Return the seconds since the Unix epoch."""
         return self.now

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import anyio
 import pytest
 
@@ -51,3 +54,16 @@ async def test_rule_13_the_tree_shows_scopes_tasks_ages_and_what_each_waits_for(
         assert "2 running, 0 finished" in tree
         assert lines["task flaky"].endswith("waits for try 2 after OSError('broken')")
         del mapped, full
+
+
+async def test_scopes_may_be_nested_deeper_than_python_recurses() -> None:
+    depth = sys.getrecursionlimit()
+    async with contextlib.AsyncExitStack() as stack:
+        s = outermost = await stack.enter_async_context(scope(name="0"))
+        for level in range(1, depth):
+            s = await stack.enter_async_context(s.child(name=str(level)))
+        s.task(anyio.sleep, 0)
+        lines = outermost.tree().splitlines()
+    assert len(lines) == depth + 1
+    assert lines[-2].startswith("  " * (depth - 1) + f"scope {depth - 1} [open")
+    assert lines[-1].startswith("  " * depth + "task sleep [waiting")

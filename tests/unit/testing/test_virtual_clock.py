@@ -158,10 +158,18 @@ def test_a_block_of_a_program_is_virtual_and_the_rest_is_real(backend: Backend) 
     anyio.run(program, backend=backend)
 
 
-def test_a_clock_shows_its_time() -> None:
+def test_clocks_show_what_they_are_and_what_time_it_is() -> None:
+    async def program() -> str:
+        await anyio.sleep(2.5)
+        return repr(current_clock)
+
     clock = VirtualClock(start=1_000_000_000)
-    clock.run(anyio.sleep, 2.5)
+    assert clock.run(program) == f"<the current clock, now {clock!r}>"
     assert repr(clock) == "<VirtualClock 1000000002.500, 2.5 s elapsed>"
+    assert repr(current_clock) == "<the current clock, now <the system's clock>>"
+    manual = ManualClock(1000)
+    manual.now += 5
+    assert repr(manual) == "<ManualClock 1005.000, 5 s elapsed>"
 
 
 def test_the_wall_clock_starts_where_it_is_told_to() -> None:
