@@ -6,28 +6,31 @@ to write with :func:`explains`, out of the sight of type checkers, which find th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 C = TypeVar("C", bound=type)
 
 
-def explains(attributes: tuple[str, ...] = (), hint: str = "", **methods: str) -> Callable[[C], C]:
+def explains(*, attributes: Mapping[str, str] | None = None, **methods: str) -> Callable[[C], C]:
     """Return a class decorator that explains what its objects cannot do.
 
-    Each message begins with the ``repr`` of the object.
+    Each message begins with the ``repr`` of the object. A special method tells others what an
+    object can do: only what no library asks for is explained like that.
 
-    :param attributes: attributes that the objects lack
-    :param hint: ends the message of the ``AttributeError`` for one of these
+    :param attributes: attributes that the objects lack, each with the end of the message of the
+        ``AttributeError`` for it
     :param methods: special methods that the objects lack, each with the end of the message of the
         ``TypeError`` that calling it raises
     """
+    ends = {} if attributes is None else dict(attributes)
 
     def decorate(explained: C) -> C:
         for name, end in methods.items():
             setattr(explained, name, _refusing(end))
-        if attributes:
-            explained.__getattr__ = _lacking(frozenset(attributes), hint)  # type: ignore[attr-defined]
+        if ends:
+            setattr(explained, "__getattr__", _lacking(ends))  # noqa: B010 - checkers must not see it
         return explained
 
     return decorate
@@ -40,12 +43,24 @@ def _refusing(end: str) -> Callable[..., Any]:
     return refuse
 
 
-def _lacking(names: frozenset[str], end: str) -> Callable[[object, str], Any]:
+def _lacking(ends: Mapping[str, str]) -> Callable[[object, str], Any]:
     def lack(self: object, name: str) -> Any:
-        if name in names:
-            raise AttributeError(f"{self!r} has no {name!r}; {end}", name=name, obj=self)
-        raise AttributeError(
-            f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
-        )
+        if name in ends:
+            raise AttributeError(f"{self!r} has no {name!r}; {ends[name]}", name=name, obj=self)
+        kind = type(self).__name__
+        raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=self)
 
     return lack
+
+
+def show_as(name: str, *bases: type) -> None:
+    """Let Python call the public methods of a class's bases after the class itself.
+
+    They are what its users see in ``missing 1 required positional argument`` and the like.
+
+    :param name: the class
+    """
+    for base in bases:
+        for method in vars(base).values():
+            if isinstance(method, types.FunctionType) and not method.__name__.startswith("_"):
+                method.__qualname__ = f"{name}.{method.__name__}"

@@ -17,11 +17,12 @@ from gogoscope._core.callables import (
     sync_function,
 )
 from gogoscope._core.context import current
-from gogoscope._core.hints import explains
+from gogoscope._core.hints import explains, show_as
 from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import LeaseLostError
 from gogoscope.scopes import doors
+from gogoscope.scopes.block import Block
 from gogoscope.scopes.combinators import Combinators
 from gogoscope.scopes.dedupe import Dedupe
 from gogoscope.scopes.options import CircuitOption, RetryOption, ScopeOptions, TaskOptions
@@ -45,11 +46,15 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+_START = "start a function with s.task(fn, *args)"
+
+
 @explains(
-    __enter__="is entered with 'async with', not with 'with'",
-    __exit__="is entered with 'async with', not with 'with'",
-    __await__="is no task; write: async with scope() as s",
-    __call__="cannot be called; start a function with s.task(fn, *args)",
+    attributes={
+        **dict.fromkeys(("create_task", "start", "start_soon", "spawn", "submit"), _START),
+        "gather": "start functions with s.task, and wait for them with s.all(task, ...)",
+        "cancel_scope": "cancel it with s.cancel(reason)",
+    },
 )
 class Scope(Combinators):
     """A block whose tasks end with it; made by :func:`scope`."""
@@ -398,6 +403,10 @@ class LockedScope(Scope):
     async def extend(self, ttl: float | timedelta) -> bool:
         """Let the lease end ``ttl`` seconds from now, and renew it for as long from then on."""
         return await self._handle.extend(ttl)
+
+
+# Their methods are a scope's, also in what Python says of them.
+show_as("Scope", Combinators, Block)
 
 
 def scope(

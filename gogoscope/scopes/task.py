@@ -19,7 +19,7 @@ from gogoscope._core.cancellation import (
 )
 from gogoscope._core.context import Frame, current
 from gogoscope._core.errors import annotate, forget_own_frames
-from gogoscope._core.hints import explains
+from gogoscope._core.hints import explains, show_as
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import REASON
 from gogoscope.events import (
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 
+# Its methods are a task's, also in what Python says of them.
+show_as("Task", Outcome)
+
+
 class Guard(Protocol):
     """What surrounds one run of a task: its safety nets."""
 
@@ -53,11 +57,11 @@ class Guard(Protocol):
 
 
 @explains(
-    attributes=("error", "unwrap", "unwrap_or", "value"),
-    hint="await it first: result = await s.task(fn)",
+    attributes=dict.fromkeys(
+        ("error", "unwrap", "unwrap_or", "value"), "await it first: result = await s.task(fn)"
+    ),
     __iter__="cannot be unpacked or looped over; await it: err, value = await s.task(fn)",
     __getitem__="has no parts; await it: result = await s.task(fn)",
-    __aenter__="is no context manager; await it: err, value = await s.task(fn)",
 )
 class Task(Outcome[T_co]):
     """A function that runs in a scope; ``await`` it for its result.
