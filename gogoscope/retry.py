@@ -12,7 +12,7 @@ import anyio
 from attrs import field, frozen
 from attrs.validators import optional
 
-from gogoscope._core.arguments import check_count, count
+from gogoscope._core.arguments import check_count, count, observer
 from gogoscope._core.callables import async_function, is_misuse
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.clock import monotonic
@@ -175,7 +175,7 @@ class Retry:
     attempts: int = field(default=3, kw_only=False, validator=count())
     delay: Delay = field(factory=exponential, converter=_to_delay)
     retry_on: RetryOn = field(default=Exception, validator=errors)
-    on_retry: OnRetry | None = None
+    on_retry: OnRetry | None = field(default=None, validator=observer)
     max_elapsed: float | None = field(
         default=None, converter=to_seconds_or_none, validator=optional(duration(infinite=True))
     )

@@ -45,6 +45,47 @@ def check_observer(name: str, observer: object) -> None:
         )
 
 
+def observer(instance: object, attribute: Attribute[Any], value: Any) -> None:
+    """Validate a field that is an observer."""
+    check_observer(attribute.name, value)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse a flag that is no ``bool``.
+
+    :raises TypeError: naming the argument
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {shown(value)} of type {type(value).__name__}")
+
+
+def check_resource(value: object) -> None:
+    """Refuse what is no async context manager.
+
+    :raises TypeError: showing what to write instead
+    """
+    kind = type(value)
+    if not hasattr(kind, "__aenter__"):
+        usual = hasattr(kind, "__enter__")
+        instead = "enter it with 'with'" if usual else "write s.enter(open_it(...))"
+        raise TypeError(
+            f"s.enter takes an async context manager, got {shown(value)} of type {kind.__name__}; "
+            f"{instead}"
+        )
+
+
+def check_hashable(name: str, value: object) -> None:
+    """Refuse a key that is not hashable.
+
+    :raises TypeError: naming the argument
+    """
+    try:
+        hash(value)
+    except TypeError as error:
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be hashable, got {shown(value)} of type {kind}") from error
+
+
 def check_name(name: object) -> None:
     """Refuse a name that is not a ``str``.
 

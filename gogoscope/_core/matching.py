@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from attrs import Attribute
+
+from gogoscope._core.arguments import shown
 
 Answer = TypeVar("Answer")
 
@@ -19,11 +22,15 @@ def check_errors(name: str, errors: object) -> None:
     :raises TypeError: naming the argument
     """
     if callable(errors) and not isinstance(errors, type):
+        if inspect.iscoroutinefunction(errors):
+            raise TypeError(f"{name} must be a function that is not async, got {shown(errors)}")
         return
     for kind in errors if isinstance(errors, tuple) else (errors,):
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            instead = "; write a tuple of them" if isinstance(errors, list | set) else ""
             raise TypeError(
-                f"{name} must be exception types or a function of the error, got {errors!r}"
+                f"{name} must be exception types or a function of the error, "
+                f"got {shown(errors)} of type {type(errors).__name__}{instead}"
             )
 
 

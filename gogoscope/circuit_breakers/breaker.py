@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, cast
 
 from attrs import frozen
 
-from gogoscope._core.callables import is_misuse, not_awaitable, refusal
+from gogoscope._core.callables import is_misuse, not_awaitable, refusal, told
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.context import current
 from gogoscope.circuit_breakers.policy import CircuitPolicy
@@ -117,7 +117,10 @@ class CircuitBreaker(CircuitPolicy):
         :raises TypeError: if ``fn`` is not an async function
         """
         if not (inspect.iscoroutinefunction(fn) or _has_async_call(fn)):
-            raise TypeError(f"a circuit breaker guards async functions, got {fn!r}")
+            raise TypeError(
+                f"a circuit breaker guards async functions, got {told(fn)}; for a function that is "
+                "not async, guard an async one that calls anyio.to_thread.run_sync(fn, *args)"
+            )
         call = cast("Callable[..., Awaitable[T]]", self.call)
         unbound = cast("Callable[..., Awaitable[T]]", fn)
 

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import Attribute, field, fields, frozen
 from attrs.validators import optional
 
-from gogoscope._core.arguments import count
+from gogoscope._core.arguments import count, observer
 from gogoscope._core.durations import duration, to_seconds, to_seconds_or_none
 from gogoscope._core.matching import Errors, errors, matches
 from gogoscope.persistence.protocols.circuit_breakers import FailureReport
@@ -20,11 +20,6 @@ RATE_WINDOW = 60.0
 
 def _key(instance: object, attribute: Attribute[Any], value: Any) -> None:
     check_key(value, attribute.name)
-
-
-def _function(instance: object, attribute: Attribute[Any], value: Any) -> None:
-    if not callable(value):
-        raise TypeError(f"{attribute.name} must be a function, got {value!r}")
 
 
 def _rate(instance: object, attribute: Attribute[Any], value: Any) -> None:
@@ -55,14 +50,14 @@ class CircuitPolicy:
     half_open_probes: int = field(default=1, validator=count())
     record: Errors = field(default=Exception, validator=errors)
     ignore: Errors = field(default=(), validator=errors)
-    record_result: Callable[[Any], bool] | None = field(default=None, validator=optional(_function))
+    record_result: Callable[[Any], bool] | None = field(default=None, validator=observer)
     max_reset_timeout: float | None = field(
         default=None, converter=to_seconds_or_none, validator=optional(duration())
     )
     quorum: int = field(default=1, validator=count())
     refresh_interval: float = field(default=1.0, converter=to_seconds, validator=duration())
     on_state_change: Callable[[str, str, str], object] | None = field(
-        default=None, validator=optional(_function)
+        default=None, validator=observer
     )
 
     def __attrs_post_init__(self) -> None:

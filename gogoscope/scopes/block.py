@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 
-from gogoscope._core.arguments import check_reason
+from gogoscope._core.arguments import check_reason, check_resource
 from gogoscope._core.cancellation import (
     cancelled_natively,
     left_by,
@@ -161,9 +161,11 @@ class Block:
         :param resource: an async context manager
         :returns: what entering it returns
         :raises ScopeClosedError: outside the block
+        :raises TypeError: if it is no async context manager
         :raises RuntimeError: from anywhere but the body of the block
         """
         self._check_open()
+        check_resource(resource)
         if self._body != anyio.get_current_task().id or current.get() is not self:
             raise RuntimeError(
                 "s.enter works only in the body of the scope's own block; in a task, write "

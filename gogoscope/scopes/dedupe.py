@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any, TypeVar
 
+from gogoscope._core.arguments import check_hashable
 from gogoscope._core.errors import first_of
 from gogoscope.events import OnError, TaskStarted
 from gogoscope.exceptions import TaskCancelled
@@ -104,7 +105,11 @@ class Dedupe:
     def join(
         self, key: Hashable, name: str | None, on_error: OnError | None
     ) -> Follower[Any] | None:
-        """Return a handle for the outcome of the task with a key, if one runs."""
+        """Return a handle for the outcome of the task with a key, if one runs.
+
+        :raises TypeError: if the key is not hashable
+        """
+        check_hashable("dedupe", key)
         flight = self._flights.get(key)
         if flight is None or flight.task._cancel_requested:
             return None

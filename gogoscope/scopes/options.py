@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from attrs import field, frozen
 
-from gogoscope._core.arguments import check_count, check_name, check_observer, check_priority
+from gogoscope._core.arguments import (
+    check_count,
+    check_flag,
+    check_name,
+    check_observer,
+    check_priority,
+)
 from gogoscope._core.background import Home
 from gogoscope._core.durations import seconds
 from gogoscope._core.slots import Slots
@@ -67,6 +73,7 @@ class ScopeOptions:
     def __attrs_post_init__(self) -> None:
         if self.on_exit not in ("wait", "cancel"):
             raise ValueError(f"on_exit must be 'wait' or 'cancel', got {self.on_exit!r}")
+        check_flag("fail_fast", self.fail_fast)
         if not callable(self.name):
             check_name(self.name)
         if self.on_error is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -28,6 +30,11 @@ def numbers() -> Iterator[int]:
 
 async def ticks() -> AsyncIterator[int]:
     yield 1
+
+
+SCOPE: Any = scope
+RETRY: Any = Retry
+BREAKER: Any = CircuitBreaker
 
 
 async def consume(results: Any) -> None:
@@ -145,12 +152,68 @@ async def test_a_task_that_is_not_awaited_says_so() -> None:
         assert not hasattr(task, "value")
 
 
-async def test_a_scope_that_is_entered_the_wrong_way_says_so() -> None:
-    wrong: Any = scope(name="orders")
-    with pytest.raises(TypeError, match="<Scope 'orders'> is entered with 'async with'"), wrong:
-        pass
-    with pytest.raises(TypeError, match=r"<Scope 'orders'> is no task; write: async with"):
-        await wrong
+async def test_a_scope_says_how_what_other_task_groups_have_is_called_here() -> None:
+    async with scope(name="orders") as s:
+        wrong: Any = s
+        for name in ("create_task", "start_soon", "spawn", "submit"):
+            with pytest.raises(AttributeError, match=rf"'orders'> has no '{name}'; .*s\.task"):
+                getattr(wrong, name)
+        with pytest.raises(AttributeError, match=r"has no 'gather'; .*s\.all"):
+            wrong.gather  # noqa: B018
+        with pytest.raises(AttributeError, match="'Scope' object has no attribute 'taks'"):
+            wrong.taks  # noqa: B018
+
+
+async def test_an_object_of_ours_does_not_pretend_to_be_what_it_is_not() -> None:
+    async with scope() as s:
+        assert not inspect.isawaitable(s)
+        assert not callable(s)
+        assert not isinstance(s, contextlib.AbstractContextManager)
+
+
+async def test_python_calls_methods_by_the_name_of_their_class() -> None:
+    async with scope() as s:
+        wrong: Any = s
+        for method in ("map", "as_completed", "race", "any", "every", "enter", "task"):
+            with pytest.raises(TypeError, match=rf"^Scope\.{method}\(\) missing"):
+                getattr(wrong, method)()
+        task: Any = s.task(charge)
+        with pytest.raises(TypeError, match=r"^Task\.wait\(\) takes"):
+            task.wait(1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda s: s.task(charge, dedupe=[1]), r"dedupe must be hashable, got \[1\] of type list"),
+        (lambda s: SCOPE(fail_fast="no"), "fail_fast must be a bool, got 'no' of type str"),
+        (lambda s: SCOPE(on_error=charge), "on_error must be a function that is not async"),
+        (lambda s: RETRY(on_retry=3), "on_retry must be a function that is not async"),
+        (lambda s: RETRY(on_retry=charge), "on_retry must be a function that is not async"),
+        (lambda s: RETRY(retry_on=charge), "retry_on must be a function that is not async"),
+        (lambda s: RETRY(retry_on=[ValueError]), "retry_on must be .*; write a tuple of them"),
+        (lambda s: BREAKER(record=charge), "record must be a function that is not async"),
+        (lambda s: BREAKER(record_result=charge), "record_result must be a function that"),
+        (lambda s: BREAKER(on_state_change=charge), "on_state_change must be a function"),
+        (lambda s: BREAKER("x")(plain), "guards async functions, got the function plain;"),
+    ],
+)
+async def test_a_wrong_argument_is_named_with_its_value(
+    wrong: Callable[[Scope], object], message: str
+) -> None:
+    async with scope() as s:
+        with pytest.raises(TypeError, match=message):
+            wrong(s)
+
+
+async def test_enter_says_what_it_takes() -> None:
+    async with scope() as s:
+        wrong: Any = contextlib.nullcontext
+        with pytest.raises(TypeError, match=r"s\.enter takes an async context manager, got <class"):
+            await s.enter(wrong)
+        wrong = contextlib.suppress(ValueError)
+        with pytest.raises(TypeError, match="of type suppress; enter it with 'with'"):
+            await s.enter(wrong)
 
 
 async def test_a_reason_that_is_no_text_is_refused_before_anything_is_cancelled() -> None:
