@@ -40,6 +40,7 @@ from attrs import frozen
 
 from gogoscope._core.background import Observer, Spawn, run_nothing
 from gogoscope._core.callables import NotAwaitableError, callable_name
+from gogoscope._core.cancellation import is_cancellation_of_caller
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import slots_lent
 from gogoscope._core.jitter import jittered
@@ -146,7 +147,7 @@ class Loading:
         except NotAwaitableError:
             raise
         except Exception as error:
-            if monotonic() >= ends_at:
+            if monotonic() >= ends_at or is_cancellation_of_caller(error):
                 raise
             if self._called:
                 log_warning("the cached value of %r could not be refreshed", self._key, error=error)
@@ -163,6 +164,8 @@ class Loading:
         except LeftToOthersError:
             return
         except Exception as error:  # noqa: BLE001 - logged; the old value is still good
+            if is_cancellation_of_caller(error):
+                return
             log_warning("the cached value of %r could not be refreshed", self._key, error=error)
             self._tell_stale(error)
 
@@ -222,12 +225,9 @@ class Loading:
                 group.start_soon(_renew, renewal)
                 try:
                     outcome = await self._load_alone()
-                except anyio.get_cancelled_exc_class():
-                    raise
                 except BaseException as raised:  # noqa: BLE001 - raised below, outside the group
                     failure = raised
-                finally:
-                    renewal.stop()
+                renewal.stop()
         finally:
             await release(handle)
         if failure is not None:

@@ -4,7 +4,8 @@ The load runs in the task of the caller that came first, its pilot, so that canc
 cancels the load. If the pilot leaves without an outcome (it was cancelled, or it left the load to
 others), the next waiting caller becomes the pilot and runs a load of its own. With an outcome the
 flight has landed: all who waited get a copy of the value, or the same error, and the next caller
-starts a new flight.
+starts a new flight. Whether the pilot was cancelled is asked of its own task: a load that unwraps
+a task which was cancelled with it raises ``TaskCancelled``, and that is no outcome for others.
 
 A load may ask for other keys, so that flights wait for each other. If one would wait for itself,
 through however many others, it would wait for ever. So each task knows the flights whose loads it
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 import anyio
 from attrs import define, field
 
+from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.context import slots_lent
 from gogoscope.persistence.values import copied
 
@@ -101,10 +103,15 @@ class Flights:
             value = await load()
         except LeftToOthersError:
             raise
-        except Exception as error:
+        except BaseException as raised:
+            error = error_of_call(raised)
+            if error is None:  # the pilot is being cancelled, or the program ends
+                raise
             flight.error, flight.traceback = error, error.__traceback__
             self._land(key, flight)
-            raise
+            if error is raised:
+                raise
+            raise error from raised
         finally:
             _aboard.reset(token)
             flight.left = None

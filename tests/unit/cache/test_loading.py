@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from gogoscope import Cache, LockHandle, Persistence, scope
+from gogoscope import Cache, LockHandle, Persistence, TaskCancelled, scope
 from gogoscope.cache.outages import state_of
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
@@ -433,3 +433,61 @@ def test_a_result_that_cannot_be_stored_is_an_error(run: Run) -> None:
         assert await no_lock_is_held(store)
 
     run(program)
+
+
+@pytest.mark.parametrize("stale", [0, 60])
+def test_a_load_whose_scope_was_cancelled_fails_no_caller_of_another_scope(
+    run: Run, stale: float
+) -> None:
+    async def program() -> None:
+        store, source = MemoryStore(), Source(0)
+        cache = Cache(store)
+        get: Any = partial(cache.get_or_set, "k", stale_if_error=stale)
+        if stale:
+            await get(source.load, 1)
+            await anyio.sleep(2)
+        async with scope() as others:
+            async with scope() as s:
+
+                async def load() -> None:
+                    await anyio.sleep(2)
+                    s.cancel("stop")
+                    (await s.task(anyio.sleep, 0)).unwrap()
+
+                s.task(get, load, 60)
+                await anyio.sleep(1)
+                waiting = others.task(get, source.load, 60)
+                await anyio.sleep(5)
+            assert (await waiting).unwrap()["number"] == 1 + bool(stale)
+        assert await no_lock_is_held(store)
+
+    run(program)
+
+
+@pytest.mark.parametrize("locked", [True, False])
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancellation_that_nobody_asked_for_is_an_error_of_the_load(
+    locked: bool,
+) -> None:
+    store = MemoryStore()
+    cache = Cache(store) if locked else Cache(Persistence(cache=store))
+
+    loads: list[None] = []
+
+    async def load() -> None:
+        loads.append(None)
+        await anyio.sleep(0.01)
+        raise anyio.get_cancelled_exc_class()
+
+    async def load_well() -> int:
+        return 7
+
+    async with scope() as s:
+        first = s.task(cache.get_or_set, "k", load, 60)
+        await anyio.sleep(0)
+        second = s.task(cache.get_or_set, "k", load, 60)
+        for result in (await first, await second):
+            assert isinstance(result.error, TaskCancelled)
+    assert len(loads) == 1
+    assert await cache.get_or_set("k", load_well, 60) == 7

@@ -348,3 +348,26 @@ def test_each_of_the_two_stale_times_counts_separately(run: Run) -> None:
         assert anyio.current_time() - begin == pytest.approx(1, abs=0.1)
 
     run(program)
+
+
+@pytest.mark.parametrize("child", [True, False])
+def test_a_cache_of_a_scope_that_has_ended_refreshes_its_old_values(run: Run, child: bool) -> None:
+    """The caller that finds an old value waits for the refresh, as outside of scopes."""
+
+    async def program() -> None:
+        source = Source()
+        async with scope(persistence=MemoryStore()) as s:
+            async with s.child() if child else scope(persistence=s._home.store()) as ended:
+
+                @ended.cached(1, key=lambda: "k", stale_while_revalidate=60)
+                async def load() -> dict[str, Any]:
+                    return await source.load()
+
+                await load()
+            await anyio.sleep(2)
+            began = anyio.current_time()
+            assert (await load())["number"] == 2
+            assert anyio.current_time() - began == pytest.approx(source.seconds)
+            assert (await load())["number"] == 2
+
+    run(program)
