@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
@@ -187,3 +188,9 @@ async def end_what_never_began(works: Iterable[Begins]) -> None:
             await checkpoint()  # what can still begin does so
         for work in works:
             work._end_unless_begun()
+
+
+def interrupts_event_loop(handler: object) -> bool:
+    """Return whether a handler of SIGINT is the event loop's own, which ends the whole program."""
+    function = handler.func if isinstance(handler, partial) else handler
+    return getattr(function, "__module__", None) in ("asyncio.runners", "trio._core._ki")
