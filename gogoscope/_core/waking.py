@@ -1,17 +1,19 @@
 """Reaching an event loop from a signal handler of the same thread.
 
 A handler runs between two instructions of the main thread. If these are the last ones before the
-event loop goes to sleep, the loop sleeps on. So signals are also written to a socket that the loop
-watches; trio and uvloop have one of their own, and asyncio has one where its own receivers are in
-use. There is one such socket a process, so ours is used only where there is no other.
+event loop goes to sleep, the loop sleeps on. So signals are also written to a file that the loop
+watches. trio, uvloop and asyncio on Windows have one of their own, and so has asyncio elsewhere
+where its own receivers are in use. Python writes to one such file a process, so ours is used only
+where there is no other.
 
-``_sockets`` are ours, the newest last, one for each :func:`wake_on_signals` that has not ended.
+``_files`` are ours, the newest last, one for each :func:`wake_on_signals` that has not ended.
 """
 
 from __future__ import annotations
 
+import os
 import signal
-import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -32,7 +34,7 @@ def call_soon_here() -> Callable[[Callable[[], object]], object]:
     return call_soon
 
 
-_sockets: list[socket.socket] = []
+_files: list[int] = []
 
 
 def wake_on_signals() -> Callable[[], None]:
@@ -42,43 +44,38 @@ def wake_on_signals() -> Callable[[], None]:
     """
     loop: Any = anyio.lowlevel.current_token().native_token
     watch = getattr(loop, "add_reader", None)
-    if watch is None:
-        return _nothing  # trio wakes up by itself
-    reading, writing = socket.socketpair()
-    reading.setblocking(False)
-    writing.setblocking(False)
-    try:
-        watch(reading, _drain, reading)
-    except NotImplementedError:  # asyncio's event loop of Windows wakes up by itself
-        reading.close()
-        writing.close()
+    if watch is None or sys.platform == "win32":
         return _nothing
-    _sockets.append(writing)
-    _write_signals()
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    watch(reading, _drain, reading)
+    _files.append(writing)
+    _choose_file()
 
     def end() -> None:
         with suppress(ValueError):  # of another process, which was forked
-            pass
-        _write_signals(ended=writing.fileno())
+            _files.remove(writing)
+        _choose_file(ended=writing)
         with suppress(RuntimeError):  # the event loop has ended before
             loop.remove_reader(reading)
-        reading.close()
-        writing.close()
+        os.close(reading)
+        os.close(writing)
 
     return end
 
 
-def _write_signals(ended: int = -1) -> None:
-    """Let signals be written to our newest socket, unless they are written elsewhere."""
-    newest = _sockets[-1].fileno() if _sockets else -1
+def _choose_file(ended: int = -1) -> None:
+    """Let signals be written to our newest file, unless somebody else wants them."""
+    newest = _files[-1] if _files else -1
     before = signal.set_wakeup_fd(newest, warn_on_full_buffer=False)
-    if before not in (-1, ended, *(ours.fileno() for ours in _sockets)):
+    if before not in (-1, ended, *_files):
         signal.set_wakeup_fd(before, warn_on_full_buffer=False)
 
 
-def _drain(reading: socket.socket) -> None:
+def _drain(reading: int) -> None:
     with suppress(BlockingIOError):
-        while reading.recv(4096):
+        while os.read(reading, 4096):
             pass
 
 
@@ -87,9 +84,9 @@ def _nothing() -> None:
 
 
 def _forget() -> None:
-    """Write the signals of a forked process to no socket of its parent."""
-    if _sockets:
-        _sockets.clear()
+    """Write the signals of a forked process to no file of its parent."""
+    if _files:
+        _files.clear()
         signal.set_wakeup_fd(-1)
 
 
