@@ -281,6 +281,7 @@ async def test_stopping_a_term_alone_gives_its_tasks_their_grace(store: FaultySt
     assert answered == [True]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_one_bad_tick_does_not_end_the_campaign_if_on_error_takes_it(
     store: FaultyStore, virtual_clock: Any
 ) -> None:

@@ -246,6 +246,7 @@ async def test_a_tick_that_waits_for_its_slot_does_not_start_any_more() -> None:
     assert ticks == []
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_every_goes_on_after_an_error_that_on_error_takes(virtual_clock: Any) -> None:
     errors: list[str] = []
     ticks = 0
@@ -264,6 +265,7 @@ async def test_every_goes_on_after_an_error_that_on_error_takes(virtual_clock: A
     assert errors == ["1", "3", "5"]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_an_error_of_a_tick_is_not_lost_if_on_error_fails(virtual_clock: Any) -> None:
     async def tick() -> None:
         raise ValueError("of the tick")
