@@ -40,7 +40,7 @@ def is_cancellation_of_caller(error: BaseException) -> bool:
     a group of nothing else. So is what :func:`says_stopping`. Ask where the exception arrives,
     before any block is left.
     """
-    return says_stopping(error) or (_says_cancelled(error) and cancellation_requested())
+    return says_stopping(error) or (says_cancelled(error) and cancellation_requested())
 
 
 def says_stopping(error: BaseException) -> bool:
@@ -58,14 +58,15 @@ def error_of_call(raised: BaseException) -> Exception | None:
         return None
     if isinstance(raised, Exception):
         return raised
-    if not _says_cancelled(raised):
+    if not says_cancelled(raised):
         return None
     stray = TaskCancelled("the function ended with a cancellation nobody asked for")
     stray.__cause__ = raised
     return stray
 
 
-def _says_cancelled(error: BaseException) -> bool:
+def says_cancelled(error: BaseException) -> bool:
+    """Return whether an exception says that something was cancelled, and nothing else."""
     cancelled = (anyio.get_cancelled_exc_class(), TaskCancelled)
     return all(isinstance(leaf, cancelled) for leaf in _leaves(error))
 
@@ -79,6 +80,11 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             unvisited += found.exceptions
         else:
             yield found
+
+
+def is_cancellation(raised: BaseException) -> bool:
+    """Return whether an exception is a cancellation by the event loop, and nothing else."""
+    return split_cancellation(raised)[1] is None
 
 
 def unwrapped(raised: BaseException) -> BaseException:
@@ -121,7 +127,12 @@ async def pending_cancellation() -> BaseException | None:
 
 def cancellation_requested() -> bool:
     """Return whether the current task has been cancelled."""
-    return anyio.current_effective_deadline() == -math.inf or cancelled_natively()
+    return cancelled_by_scope() or cancelled_natively()
+
+
+def cancelled_by_scope() -> bool:
+    """Return whether a cancel scope around the current code is cancelled."""
+    return anyio.current_effective_deadline() == -math.inf
 
 
 def cancelled_natively() -> bool:

@@ -32,6 +32,9 @@ class Frame(Protocol):
         """The bodies of scopes whose blocks are open directly inside it."""
         ...
 
+    _depth: int
+    """How many tasks run inside each other here, each inside its awaiter."""
+
     @property
     def _slot(self) -> Slot | None:
         """The slot that it holds itself."""

@@ -83,6 +83,18 @@ def first_of(*errors: BaseException | None) -> BaseException | None:
     return None
 
 
+def leads_to(error: BaseException, earlier: BaseException) -> bool:
+    """Return whether the contexts of an error lead to an earlier one."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        if following is earlier:
+            return True
+        seen.add(id(following))
+        following = BaseException.__getattribute__(following, "__context__")
+    return False
+
+
 def lead_to(error: BaseException, earlier: BaseException | None) -> None:
     """Make an earlier error reachable from a later one through its contexts."""
     if earlier is not None:

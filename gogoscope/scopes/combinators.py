@@ -16,12 +16,11 @@ from gogoscope._core.callables import (
     short_name,
     told,
 )
-from gogoscope._core.cancellation import end_what_never_began
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import slots_lent
 from gogoscope._core.durations import seconds
 from gogoscope.events import OnError
-from gogoscope.scopes.block import Block
+from gogoscope.scopes.lifecycle import Lifecycle
 from gogoscope.scopes.mapping import Completed, Mapped
 from gogoscope.scopes.options import CircuitOption, RetryOption, TaskOptions
 from gogoscope.scopes.outcome import let_interrupt_happen
@@ -40,7 +39,7 @@ Item = TypeVar("Item")
 Ts = TypeVarTuple("Ts")
 
 
-class Combinators(Block):
+class Combinators(Lifecycle):
     """The methods of a scope that put tasks together."""
 
     def task(
@@ -187,7 +186,8 @@ class Combinators(Block):
         ticker = Ticker(self, pause, fn, on_error)
         # Without a slot, which it would hold between the ticks; each tick has one.
         ticking: Task[None] = Task(self, ticker.run, (), ticker.name, None, None)
-        return self._start(ticking, self._check_open())
+        self._check_open()
+        return self._start(ticking)
 
     def _workers(
         self,
@@ -300,7 +300,6 @@ async def _first_of(
     finally:
         for task in tasks:
             task.cancel("another function was first")
-        await end_what_never_began(tasks)
         with anyio.CancelScope(shield=True):
             for task in tasks:
                 await task.wait()

@@ -66,9 +66,6 @@ class Follower(Task[T_co]):
             finally:
                 self._flight.task._detach(abandoned=True)
 
-    def _end_unless_begun(self) -> None:
-        self._flight.task._end_unless_begun()
-
     def _age(self) -> float:
         return self._flight.task._age()
 

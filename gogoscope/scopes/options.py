@@ -67,6 +67,7 @@ class ScopeOptions:
     persistence: object = None
     fail_fast: bool = False
     on_exit: Literal["wait", "cancel"] = "wait"
+    inline: bool = True
     on_error: OnError | None = None
     on_event: OnEvent | None = None
 
@@ -74,6 +75,7 @@ class ScopeOptions:
         if self.on_exit not in ("wait", "cancel"):
             raise ValueError(f"on_exit must be 'wait' or 'cancel', got {self.on_exit!r}")
         check_flag("fail_fast", self.fail_fast)
+        check_flag("inline", self.inline)
         if not callable(self.name):
             check_name(self.name)
         if self.on_error is not None:
@@ -91,6 +93,7 @@ class ScopeOptions:
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
         persistence: object = None,
+        inline: bool | None = None,
         on_event: OnEvent | None = None,
         **own: Any,
     ) -> Self:
@@ -105,6 +108,7 @@ class ScopeOptions:
             retry=parent.retry if retry is None else retry,
             circuit_breaker=parent.circuit_breaker if circuit_breaker is None else circuit_breaker,
             persistence=store if persistence is None else persistence,
+            inline=parent.inline if inline is None else inline,
             on_event=parent.on_event if on_event is None else on_event,
             **own,
         )

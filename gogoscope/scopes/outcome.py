@@ -19,12 +19,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 
 from gogoscope._core.callables import NotAwaitableError
-from gogoscope._core.cancellation import cancelled_natively, checkpoint, end_what_never_began
+from gogoscope._core.cancellation import checkpoint
 from gogoscope._core.context import Frame, slots_around, slots_lent
 from gogoscope._core.slots import Slots
 from gogoscope.events import OnError
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.results import Err, Ok
+from gogoscope.scopes.runner import Runner
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -33,6 +34,8 @@ class Parent(Frame, Protocol):
     """The scope of an outcome, as outcomes know it."""
 
     _cancelling: bool
+    _runner: Runner
+    """What runs its tasks, while its block is open."""
 
     @property
     def _slots(self) -> Slots | None:
@@ -132,10 +135,6 @@ class Outcome(Generic[T_co]):
             await self._wait()
 
     async def _wait(self) -> None:
-        if self._began is None and cancelled_natively():
-            await end_what_never_began([self])
-            if self._result is not None:
-                return
         async with slots_lent():
             await self._end_of_it().wait()
 
@@ -144,7 +143,7 @@ class Outcome(Generic[T_co]):
             self._refuse_circle()
             self._attach()
             try:
-                if slots_around() or (self._began is None and cancelled_natively()):
+                if slots_around():
                     yield from self._wait().__await__()
                 else:
                     yield from self._end_of_it().wait().__await__()
@@ -165,10 +164,6 @@ class Outcome(Generic[T_co]):
 
     def _stop(self) -> None:
         """Cancel what the result would come from, whatever for."""
-        raise NotImplementedError
-
-    def _end_unless_begun(self) -> None:
-        """End it if its first step was never taken."""
         raise NotImplementedError
 
     def _attach(self) -> None:

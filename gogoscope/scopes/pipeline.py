@@ -46,7 +46,15 @@ class Pipeline:
     failure, everything else counts as nothing.
     """
 
-    __slots__ = ("_attempt_timeout", "_circuit", "_retry", "_slot", "_timeout", "_unjudged")
+    __slots__ = (
+        "_attempt_timeout",
+        "_circuit",
+        "_retry",
+        "_slot",
+        "_timeout",
+        "_unjudged",
+        "runs_inside",
+    )
 
     def __init__(
         self,
@@ -59,6 +67,8 @@ class Pipeline:
         self._slot = slot
         self._retry = retry
         self._circuit = circuit
+        # A slot is waited for, and a timeout is for the function alone.
+        self.runs_inside = timeout is None and slot is None
         self._attempt_timeout = None if retry is None else retry.attempt_timeout
         self._unjudged: Permit | None = None
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Literal, TypeVar, TypeVarTuple
 
 from gogoscope._core.arguments import check_name, check_observer
 from gogoscope._core.callables import (
@@ -68,17 +68,12 @@ class Scope(Combinators):
             cancel_on_exit=options.on_exit == "cancel",
             on_error=options.on_error,
             stopping=Stopping(None if parent is None else parent.stopping),
+            inline=options.inline,
+            around=parent,
         )
         self._options: ScopeOptions = options
-        self._around = parent
         self._dedupe = Dedupe()
         self._own_nets: tuple[SafetyNets | None] | None = None
-
-    async def __aenter__(self) -> Self:
-        around, self._around = self._around, None
-        if around is not None:
-            around._check_open()
-        return await super().__aenter__()
 
     def task(
         self,
@@ -110,7 +105,7 @@ class Scope(Combinators):
         :raises ScopeClosedError: outside the scope's block
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
-        group = self._group or self._check_open()
+        self._check_open()
         fn = async_function(fn, "s.task({}, *args)")
         if name is not None:
             check_name(name)
@@ -126,7 +121,7 @@ class Scope(Combinators):
                 return joined
         # Only now does it stand in line for a slot.
         guard = None if nets is None or self._cancelling else nets()
-        task = self._start(Task(self, fn, args, name, guard, on_error), group)
+        task = self._start(Task(self, fn, args, name, guard, on_error))
         return task if dedupe is None else self._dedupe.share(dedupe, task, name, on_error)
 
     def _safety_nets(self, options: TaskOptions | None = None) -> SafetyNets | None:
@@ -216,6 +211,7 @@ class Scope(Combinators):
         persistence: object = None,
         fail_fast: bool = False,
         on_exit: Literal["wait", "cancel"] = "wait",
+        inline: bool | None = None,
         on_error: OnError | None = None,
         on_event: OnEvent | None = None,
     ) -> Scope:
@@ -237,6 +233,7 @@ class Scope(Combinators):
             persistence=persistence,
             fail_fast=fail_fast,
             on_exit=on_exit,
+            inline=inline,
             on_error=on_error,
             on_event=on_event,
         )
@@ -419,6 +416,7 @@ def scope(
     persistence: object = None,
     fail_fast: bool = False,
     on_exit: Literal["wait", "cancel"] = "wait",
+    inline: bool = True,
     on_error: OnError | None = None,
     on_event: OnEvent | None = None,
 ) -> Scope:
@@ -435,6 +433,8 @@ def scope(
         out
     :param fail_fast: whether the first error of a task cancels the scope and is raised
     :param on_exit: ``"cancel"`` cancels the tasks that still run when the block ends normally
+    :param inline: ``False`` gives each task a task of the event loop of its own, for functions that
+        register the current one; else a task may run inside the code that awaits it
     :param on_error: is called with each error of a task that nobody awaits when it ends
     :param on_event: is called with the events of the scope
     :raises TypeError: if an option is of the wrong type
@@ -450,6 +450,7 @@ def scope(
         persistence=persistence,
         fail_fast=fail_fast,
         on_exit=on_exit,
+        inline=inline,
         on_error=on_error,
         on_event=on_event,
     )

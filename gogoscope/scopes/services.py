@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from gogoscope._core.background import Home, Service, tell_subscribers
+from gogoscope._core.event_loop import EventLoop
 from gogoscope.events import Event, OnEvent, notify, subscribers
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.scopes import doors
@@ -52,6 +53,7 @@ class Services:
         "_attached",
         "_bundle",
         "_group",
+        "_loop",
         "_name",
         "_persistence",
         "_shared",
@@ -68,6 +70,7 @@ class Services:
         self._shared: SharedStore | None = None
         self._bundle: Persistence | None = None
         self._group: TaskGroup | None = None
+        self._loop: EventLoop | None = None
         self._work: dict[TaskHandle[None], bool] = {}
         self._attached: dict[type[Any], Any] = {}
         if not isinstance(persistence, str | None):
@@ -108,16 +111,29 @@ class Services:
             service = self._attached[kind] = make(self)
         return service
 
-    def check_open(self) -> TaskGroup:
-        """Return the task group of the open block.
+    def check_open(self) -> None:
+        """Make sure that the block is open, and that its own event loop runs the caller.
 
-        :raises ScopeClosedError: outside of it
+        :raises ScopeClosedError: outside the block
+        :raises RuntimeError: in another thread or event loop
         """
         if self._group is None:
             raise ScopeClosedError(
                 f"the block of <Scope {self.name!r}> is not open; nothing can start in it"
             )
-        return self._group
+        self.check_here()
+
+    def check_here(self) -> None:
+        """Make sure that the event loop of the block, which was opened, runs the caller.
+
+        :raises RuntimeError: in another thread or event loop
+        """
+        if self._loop is None or not self._loop.is_here():
+            raise RuntimeError(
+                f"<Scope {self.name!r}> belongs to another event loop than the one that runs here, "
+                "if any does; from a worker thread of its loop, call its methods with "
+                "anyio.from_thread.run_sync(method, *args), and await with anyio.from_thread.run"
+            )
 
     async def open(self) -> None:
         """Open the store, if it was given as a URL."""
@@ -131,9 +147,10 @@ class Services:
                 await self.close()
                 raise
 
-    def start(self, group: TaskGroup) -> None:
+    def start(self, group: TaskGroup, loop: EventLoop) -> None:
         """Begin the block; a task group carries the work in the background."""
         self._group = group
+        self._loop = loop
 
     def spawn(self, work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bool:
         """Run something in the background, beside the scope's tasks.

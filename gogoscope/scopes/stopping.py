@@ -61,6 +61,6 @@ def _frames_inside(scope: Block) -> Iterator[object]:
 
 def _is_body(scope: Block) -> bool:
     """Return whether the current code is the body of a scope, or of a block in that body."""
-    if scope._body != anyio.get_current_task().id:
+    if not scope._is_in_body():
         return False
     return not any(isinstance(frame, Outcome) for frame in _frames_inside(scope))

@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 import time
 import types
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import getweakrefcount
 
 from gogoscope._core.arguments import check_reason
 from gogoscope._core.background import Home
 from gogoscope._core.callables import callable_name
 from gogoscope._core.cancellation import (
-    cancellation_requested,
-    never_began,
+    cancelled_by_scope,
+    says_cancelled,
     says_stopping,
     split_cancellation,
 )
-from gogoscope._core.context import Frame, current
-from gogoscope._core.errors import annotate, forget_own_frames
+from gogoscope._core.context import Frame, current, slots_around
+from gogoscope._core.errors import annotate, forget_own_frames, leads_to
 from gogoscope._core.hints import explains, show_as
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import REASON
@@ -32,11 +35,12 @@ from gogoscope.events import (
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.outcome import Outcome, Parent
 from gogoscope.scopes.results import Err, Ok
+from gogoscope.scopes.runner import UNSHARED, in_context
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
-    from anyio.abc import TaskGroup
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -46,6 +50,9 @@ show_as("Task", Outcome)
 
 class Guard(Protocol):
     """What surrounds one run of a task: its safety nets."""
+
+    runs_inside: bool
+    """Whether a task that it surrounds may run inside its awaiter."""
 
     async def __call__(self, task: Task[Any], /) -> Any:
         """Run the function of a task and return its value, or raise its error."""
@@ -73,13 +80,20 @@ class Task(Outcome[T_co]):
 
     __slots__ = (
         "_args",
+        "_before",
         "_cancel_reason",
         "_cancel_requested",
+        "_cancellations",
         "_children",
+        "_context",
+        "_coroutine",
+        "_depth",
         "_fn",
         "_guard",
         "_handle",
         "_name",
+        "_natively",
+        "_queued",
         "_slot",
     )
 
@@ -100,7 +114,13 @@ class Task(Outcome[T_co]):
         self._cancel_requested = False
         self._cancel_reason: str | None = None
         self._children: set[Frame] | None = None
+        self._before = self._cancellations = 0
+        self._context: Context | None = None
+        self._coroutine: Coroutine[Any, Any, None] | None = None
+        self._depth = 0
         self._handle: TaskHandle[None] | None = None
+        self._natively: BaseException | None = None
+        self._queued = False
         self._slot: Slot | None = None
 
     def __repr__(self) -> str:
@@ -153,24 +173,50 @@ class Task(Outcome[T_co]):
         self._cancel_reason = reason
         return True
 
-    def _start(self, group: TaskGroup) -> None:
-        """Run the task in a task group from the next checkpoint on."""
-        coroutine = self._run()
-        try:
-            self._handle = group.create_task(coroutine, name=self._name)
-        except BaseException:
-            coroutine.close()  # there is no event loop here: this is another thread
-            raise
-
     def _stop(self) -> None:
-        """Cancel the task's function, whatever for."""
-        if self._handle is not None:
+        """Cancel the task's function, whatever for; inside its awaiter, that one's end does."""
+        if self._queued:
+            self._queued = False
+            self._never_run()
+        elif self._handle is not None:
             self._handle.cancel()
 
-    def _end_unless_begun(self) -> None:
-        """End the task as cancelled if its function's first step was never taken."""
-        if self._result is None and self._handle is not None and never_began(self._handle):
-            self._never_run()
+    def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
+        # The references are counted here, where the limit was measured.
+        if self._queued and getrefcount(self) == UNSHARED and self._runs_inside():
+            context, coroutine = self._begin()
+            yield from in_context(context, coroutine, None, self)
+            return self._retrieve()
+        return (yield from Outcome.__await__(self))
+
+    def _runs_inside(self) -> bool:
+        """Return whether the task, which only its awaiter knows, is to run inside of it."""
+        guard, runner, waiter = self._guard, self._parent._runner, current.get()
+        if getweakrefcount(self) or waiter is None or (guard and not guard.runs_inside):
+            return False
+        depth = waiter._depth + 1
+        if slots_around() or not runner.admits(self, depth):
+            return False
+        runner.next()
+        self._depth = depth
+        self._before = runner.own_cancellations()
+        return True
+
+    def _note_suspended(self) -> None:
+        """Note how often asyncio itself has cancelled the awaiter by now."""
+        self._cancellations = self._parent._runner.own_cancellations()
+
+    def _note_thrown(self, raised: BaseException) -> None:
+        """Note whether asyncio's own cancellation of the awaiter is thrown into the function."""
+        grew = self._parent._runner.own_cancellations() > self._cancellations
+        self._natively = raised if grew else None
+
+    def _begin(self) -> tuple[Context, Coroutine[Any, Any, None]]:
+        """Return what runs the task, and the context to run it in."""
+        context, self._context = self._context, None
+        assert context is not None
+        self._coroutine = self._run()
+        return context, self._coroutine
 
     def _refuse_circle(self) -> None:
         waiter = current.get()
@@ -187,7 +233,7 @@ class Task(Outcome[T_co]):
 
     def _runs_now(self) -> bool:
         """Return whether this is called from inside the task's function."""
-        coroutine = None if self._handle is None else self._handle.coro
+        coroutine = self._coroutine
         return isinstance(coroutine, types.CoroutineType) and coroutine.cr_running
 
     async def _run(self) -> None:
@@ -202,39 +248,88 @@ class Task(Outcome[T_co]):
             home = parent._home
             if home.observed:
                 home.emit(TaskStarted(home.name, self.name))
-            if self._guard is None:
-                self._settle(Ok(None, await self._call()))
-            else:
-                self._settle(Ok(None, await self._guard(self)))
-        except Exception as error:  # noqa: BLE001 - every error of the function is a value
-            if says_stopping(error):
-                self._settle_cancelled(error)
-            elif isinstance(error, TaskCancelled) and cancellation_requested():
+            call = self._call() if self._guard is None else self._guard(self)
+            value = await (interruptible(call) if parent._runner.takes_interrupts else call)
+            self._settle(Ok(None, value))
+        except BaseException as raised:  # noqa: BLE001 - judged by what it is
+            failed, goes_on = self._judge(raised)
+            if failed is not None:
+                self._settle(failed)
+        else:
+            goes_on = None
+        finally:
+            failed = None
+            del parent
+        try:
+            if goes_on is not None:
+                raise goes_on
+        finally:
+            del self, goes_on
+
+    def _judge(self, raised: BaseException) -> tuple[Err | None, BaseException | None]:
+        """Return the result that an exception of the function makes, and what goes on from there.
+
+        There is no result if the task ended as cancelled. A cancellation goes on to whom it
+        concerns, and so does an interrupt.
+        """
+        rest = raised if says_cancelled(raised) else split_cancellation(raised)[1]
+        if isinstance(rest, Exception):
+            goes_on = self._natively if self._hides_cancellation(rest) else None
+            if says_stopping(rest):
+                self._settle_cancelled(rest)
+            elif self._is_being_cancelled() and says_cancelled(rest):
                 self._settle_cancelled()  # it unwrapped a task that was cancelled as it is itself
             else:
-                self._settle(Err(error, None))
-        except BaseException as raised:
-            cancellation, rest = split_cancellation(raised)
-            if isinstance(rest, Exception):
-                self._settle(Err(rest, None))
-            elif rest is None and not (self._cancel_requested or cancellation_requested()):
-                stray = TaskCancelled("the function ended with a cancellation nobody asked for")
-                stray.__cause__ = cancellation
-                self._settle(Err(stray, None))
-            else:
-                self._interrupted = rest is not None
-                self._settle_cancelled()
-                raise
-        finally:
-            del self, parent
+                return Err(rest, None), goes_on
+            return None, goes_on
+        if says_cancelled(raised) and not self._is_being_cancelled():
+            stray = TaskCancelled("the function ended with a cancellation nobody asked for")
+            stray.__cause__ = raised
+            return Err(stray, None), None
+        self._interrupted = not says_cancelled(raised)
+        self._settle_cancelled()
+        return None, raised
+
+    def _is_being_cancelled(self) -> bool:
+        """Return whether somebody cancels the task, the scope, or the awaiter that it runs in."""
+        return (
+            self._cancel_requested
+            or self._parent._cancelling
+            or cancelled_by_scope()
+            or self._is_cancelled_natively()
+        )
+
+    def _is_cancelled_natively(self) -> bool:
+        """Return whether asyncio itself cancels the awaiter that it runs in.
+
+        An inner cancel scope that cancelled the awaiter has taken that back by now.
+        """
+        native = self._natively is not None
+        return native and self._parent._runner.own_cancellations() > self._before
+
+    def _hides_cancellation(self, error: Exception) -> bool:
+        """Return whether an error took the place of asyncio's own cancellation of the awaiter.
+
+        A ``TimeoutError`` does not: libraries of old cancel a task to raise one in it.
+        """
+        native = self._natively
+        if native is None or isinstance(error, TimeoutError) or not self._is_cancelled_natively():
+            return False
+        return says_cancelled(error) or leads_to(error, native)
 
     def _call(self) -> Awaitable[T_co]:
         """Call the function once."""
         assert self._fn is not None
         return self._fn(*self._args)
 
+    def _fail(self, error: Exception) -> None:
+        """End with an error before the function was called."""
+        if self._guard is not None:
+            self._guard.never_run()
+        self._settle(Err(error, None))
+
     def _end(self, result: Ok[Any] | Err) -> None:
-        self._fn = self._guard = self._children = None
+        self._fn = self._guard = self._children = self._context = self._coroutine = None
         self._args = ()
         self._result = result
         if self._ended is not None:
@@ -283,3 +378,8 @@ class Task(Outcome[T_co]):
 
     def _age(self) -> float:
         return 0.0 if self._began is None else time.monotonic() - self._began
+
+
+async def interruptible(awaitable: Awaitable[T]) -> T:
+    """Await what a user wrote, in which a Ctrl-C may come at any time."""
+    return await awaitable

@@ -39,8 +39,7 @@ def _scope(scope: Block) -> Branch:
         works: list[Branch] = []
         for work in sorted(scope._works, key=_beginning):
             if isinstance(work, Task):
-                handle = work._handle
-                works.append(_task(work, None if handle is None else handle.coro))
+                works.append(_task(work))
             elif isinstance(work, Workers):
                 works.append(_workers(work))
         return works + _children(scope._inside)
@@ -54,7 +53,8 @@ def _children(children: set[Frame]) -> list[Branch]:
     return [_scope(scope) for scope in sorted(scopes, key=lambda scope: scope._began)]
 
 
-def _task(task: Task[Any], coroutine: Coroutine[Any, Any, Any] | None) -> Branch:
+def _task(task: Task[Any]) -> Branch:
+    coroutine = task._coroutine
     place = "" if coroutine is None else _waits_for(coroutine)
     age = "" if task._began is None else f", {_age(task._began)}"
     line = f"task {task.name} [{task.state}{age}]{place}"
@@ -64,7 +64,7 @@ def _task(task: Task[Any], coroutine: Coroutine[Any, Any, Any] | None) -> Branch
 def _workers(workers: Workers[Any, Any]) -> Branch:
     running = dict(workers.coroutines)
     line = f"map {workers.name} [{len(running)} running, {workers.finished} finished]"
-    return line, lambda: [_task(task, coroutine) for task, coroutine in running.items()]
+    return line, lambda: [_task(task) for task in running]
 
 
 def _waits_for(coroutine: Coroutine[Any, Any, Any]) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextvars
 import itertools
 import threading
-import types
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -41,6 +40,7 @@ from gogoscope.scopes.block import Block
 from gogoscope.scopes.delivery import Delivery
 from gogoscope.scopes.outcome import let_interrupt_happen
 from gogoscope.scopes.pipeline import SafetyNets
+from gogoscope.scopes.runner import in_context
 from gogoscope.scopes.task import Task
 
 if TYPE_CHECKING:
@@ -298,11 +298,12 @@ class Workers(Generic[Item, T]):
         guard = None if self._nets is None else self._nets()
         task: Task[T] = Task(self._block, self._fn, (item,), self.name, guard, None)
         task._attach()
-        coroutine = task._run()
+        task._context = contextvars.copy_context()
+        context, coroutine = task._begin()
         self.coroutines[task] = coroutine
         self._delivery.begin(item, task)
         try:
-            await in_own_context(coroutine, self._more_hands)
+            await in_context(context, coroutine, self._more_hands)
         finally:
             del self.coroutines[task]
             self.finished += 1
@@ -310,35 +311,3 @@ class Workers(Generic[Item, T]):
                 self._delivery.finish(item, task)
             self._delivery.wake()
             del self, task, coroutine
-
-
-@types.coroutine
-def in_own_context(
-    coroutine: Coroutine[Any, Any, T], on_suspension: Callable[[], object]
-) -> Generator[Any, Any, T]:
-    """Await a coroutine in a copy of the context variables; report when it suspends."""
-    context = contextvars.copy_context()
-    step: Callable[[Any], Any] = coroutine.send
-    value: Any = None
-    suspended = False
-    try:
-        while True:
-            try:
-                awaited = context.run(step, value)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            if not suspended:
-                suspended = True
-                on_suspension()
-            try:
-                value = yield awaited
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as raised:  # noqa: BLE001 - thrown into the coroutine
-                step, value = coroutine.throw, raised
-            else:
-                step = coroutine.send
-    finally:
-        del coroutine, context, step, value, on_suspension

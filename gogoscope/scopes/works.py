@@ -1,9 +1,9 @@
-"""What runs in a block: tasks, and the workers of maps, which live and end alike.
+"""What runs in a block: tasks, the workers of maps, and the blocks of scopes inside.
 
 ``_all`` is all that runs. ``_offers`` is work whose results somebody has yet to take: it may have
-ended by itself, or may end only when they are taken. ``_stopping`` is the work in which somebody
-stops the block, and which cannot end before that does. ``_idle`` wakes those who wait until nothing
-else runs: the block's end, and who stops it.
+ended by itself, or may end only when they are taken; ``_maps`` are those that run, wanted or not.
+``_stopping`` is the work in which somebody stops the block, and which cannot end before that does.
+``_idle`` wakes those who wait until nothing else runs: the block's end, and who stops it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import anyio
 from gogoscope._core.cancellation import Begins, end_what_never_began
 
 
-class Work(Begins, Protocol):
+class Work(Protocol):
     """Something that runs in a block."""
 
     def _stop(self) -> None:
@@ -26,7 +26,7 @@ class Work(Begins, Protocol):
         ...
 
 
-class Offer(Work, Protocol):
+class Offer(Work, Begins, Protocol):
     """Work that ends only when somebody takes its results, or it is closed."""
 
     def _close(self) -> None:
@@ -37,10 +37,11 @@ class Offer(Work, Protocol):
 class Works:
     """All work of one block."""
 
-    __slots__ = ("_all", "_idle", "_offers", "_stopping")
+    __slots__ = ("_all", "_idle", "_maps", "_offers", "_stopping")
 
     def __init__(self) -> None:
         self._all: set[Work] = set()
+        self._maps: set[Offer] = set()
         self._offers: set[Offer] = set()
         self._stopping: Counter[Work] = Counter()
         self._idle: anyio.Event | None = None
@@ -58,6 +59,7 @@ class Works:
     def offer(self, offer: Offer) -> None:
         """Note that work has begun whose results somebody has to take."""
         self._all.add(offer)
+        self._maps.add(offer)
         self._offers.add(offer)
 
     def taken(self, offer: Offer) -> None:
@@ -67,6 +69,7 @@ class Works:
     def ended(self, work: Work) -> None:
         """Note that nothing of some work runs any more."""
         self._all.discard(work)
+        self._maps.discard(work)
         if self._idle is not None:
             self._wake_if_idle()
 
@@ -75,9 +78,9 @@ class Works:
         for work in list(self._all):
             work._stop()
 
-    async def end_what_never_began(self) -> None:
+    async def end_what_never_began(self, runner: Begins) -> None:
         """End what asyncio itself cancelled before its first step."""
-        await end_what_never_began(list(self._all))
+        await end_what_never_began([runner, *self._maps])
         self._wake_if_idle()
 
     def close_offers(self) -> bool:

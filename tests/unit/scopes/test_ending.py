@@ -223,7 +223,7 @@ async def test_rule_2_a_cancel_ends_the_block_normally_though_clean_up_passes_th
             s.cancel("enough")
 
         s.task(clean_up_slowly)
-        await anyio.wait_all_tasks_blocked()
+        await anyio.lowlevel.checkpoint()
         s.task(stop)
     assert s.cancel_reason == "enough"
 

@@ -186,7 +186,7 @@ def test_rule_7_a_task_that_never_began_settles_for_a_waiter_in_another_scope(
             async def look() -> None:
                 results.append(await tasks[0])
 
-            async with scope() as inner:
+            async with scope(inline=False) as inner:
                 before = asyncio.all_tasks()
                 tasks = [inner.task(anyio.sleep_forever)]
                 outer.task(look)

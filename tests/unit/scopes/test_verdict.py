@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from gogoscope.scopes.block import verdict
+from gogoscope.scopes.leaving import verdict
 
 ORDER = ["interrupt", "body", "outside", "fatal", "timed_out", "unhandled"]
 

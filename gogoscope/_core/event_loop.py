@@ -1,0 +1,186 @@
+"""What a block asks of its event loop beyond what anyio offers.
+
+Together with :mod:`gogoscope._core.cancellation` this is all that knows asyncio from trio. Neither
+is imported: whichever runs the calling code is loaded.
+
+Whether a cancel scope reaches the current code, or a shield is between, neither tells in public.
+So :func:`running` looks at what anyio and trio keep, and tries itself once for each of them: where
+they do not keep it as expected, nothing counts as inside.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio
+import anyio.lowlevel
+
+from gogoscope._core.cancellation import on_asyncio
+
+
+class EventLoop(Protocol):
+    """The event loop that a block was opened in."""
+
+    takes_interrupts: bool
+    """Whether :meth:`protect` has an effect."""
+
+    def is_here(self) -> bool:
+        """Return whether this loop runs the calling code."""
+        ...
+
+    def call_soon(self, call: Callable[[], object]) -> bool:
+        """Call a function in the next turn of the loop, which is cheaper than starting a task.
+
+        :returns: ``False`` if the loop has no such thing
+        """
+        ...
+
+    def innermost(self) -> object:
+        """Return what stands for the innermost cancel scope around the current code."""
+        ...
+
+    def is_inside(self, scope: object) -> bool:
+        """Return whether cancelling a scope reaches the current code: no shield is between.
+
+        :param scope: what :meth:`innermost` returned inside of it
+        """
+        ...
+
+    def own_cancellations(self) -> int:
+        """Return how often the current task was cancelled by asyncio's own ``Task.cancel()``."""
+        ...
+
+    def protect(self, function: Any, *, protected: bool) -> None:
+        """Note whether a Ctrl-C may raise ``KeyboardInterrupt`` in the middle of a function.
+
+        It holds for what the function calls, too, unless that was noted otherwise.
+        """
+        ...
+
+
+class Asyncio:
+    """An asyncio event loop."""
+
+    __slots__ = ("_current_task", "_loop", "_running_loop", "_states", "takes_interrupts")
+
+    def __init__(self) -> None:
+        self.takes_interrupts = False
+        asyncio = sys.modules["asyncio"]
+        self._running_loop: Callable[[], Any] = asyncio._get_running_loop
+        self._current_task: Callable[[], Any] = asyncio.current_task
+        self._states: Any = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
+        self._loop = self._running_loop()
+
+    def is_here(self) -> bool:
+        """Return whether this loop runs the calling code."""
+        return self._running_loop() is self._loop
+
+    def call_soon(self, call: Callable[[], object]) -> bool:
+        """Call a function in the next turn of the loop."""
+        self._loop.call_soon(call)
+        return True
+
+    def innermost(self) -> object:
+        """Return the innermost cancel scope around the current code."""
+        return self._states[self._current_task()].cancel_scope
+
+    def is_inside(self, scope: object) -> bool:
+        """Return whether cancelling a scope reaches the current code."""
+        state = self._states.get(self._current_task())
+        if state is None:
+            return False  # a task that anyio does not know
+        inner = state.cancel_scope
+        while inner is not scope:
+            if inner is None or inner._shield:
+                return False
+            inner = inner._parent_scope
+        return True
+
+    def own_cancellations(self) -> int:
+        """Return how often the current task was cancelled by ``Task.cancel()``."""
+        task = self._current_task()
+        return 0 if task is None else task.cancelling()
+
+    def protect(self, function: Any, *, protected: bool) -> None:
+        """Do nothing: asyncio itself turns a Ctrl-C into a cancellation of the main task."""
+
+
+class Trio:
+    """A run of trio."""
+
+    __slots__ = ("_current_task", "_current_token", "_token", "takes_interrupts")
+
+    def __init__(self) -> None:
+        self.takes_interrupts = True
+        lowlevel = sys.modules["trio"].lowlevel
+        self._current_task: Callable[[], Any] = lowlevel.current_task
+        self._current_token: Callable[[], Any] = lowlevel.current_trio_token
+        self._token = self._current_token()
+
+    def is_here(self) -> bool:
+        """Return whether this run of trio runs the calling code."""
+        try:
+            return self._current_token() is self._token
+        except RuntimeError:  # there is none
+            return False
+
+    def call_soon(self, call: Callable[[], object]) -> bool:
+        """Return ``False``: trio has only what other threads use, which costs more than a task."""
+        return False
+
+    def innermost(self) -> object:
+        """Return the status of the innermost cancel scope around the current code."""
+        return self._current_task()._cancel_status
+
+    def is_inside(self, scope: object) -> bool:
+        """Return whether cancelling a scope reaches the current code."""
+        inner = self._current_task()._cancel_status
+        while inner is not scope:
+            if inner is None or inner._scope.shield:
+                return False
+            inner = inner._parent
+        return True
+
+    def own_cancellations(self) -> int:
+        """Return 0: trio cancels by cancel scopes only."""
+        return 0
+
+    def protect(self, function: Any, *, protected: bool) -> None:
+        """Note it with trio, which then raises at the next checkpoint of its main task."""
+        lowlevel = sys.modules["trio"].lowlevel
+        if protected:
+            lowlevel.enable_ki_protection(function)
+        else:
+            lowlevel.disable_ki_protection(function)
+
+
+def running() -> EventLoop:
+    """Return the event loop that runs the calling code."""
+    return Asyncio() if on_asyncio() else Trio()
+
+
+def mark(loop: EventLoop) -> object | None:
+    """Return what :meth:`EventLoop.is_inside` takes, for the innermost cancel scope.
+
+    :returns: ``None`` if the loop cannot tell what is inside
+    """
+    return loop.innermost() if _tells_shields(type(loop)) else None
+
+
+@functools.cache
+def _tells_shields(kind: Callable[[], EventLoop]) -> bool:
+    """Return whether a kind of event loop, which runs the calling code, can tell what is inside."""
+    loop = kind()
+    try:
+        with anyio.CancelScope():  # noqa: ASYNC100 - entered to be seen
+            scope = loop.innermost()
+            with anyio.CancelScope() as inner:  # noqa: ASYNC100 - likewise
+                reached = loop.is_inside(scope)
+                inner.shield = True
+                shielded = not loop.is_inside(scope)
+    except (AttributeError, LookupError, TypeError):
+        return False
+    return reached and shielded

@@ -1,0 +1,292 @@
+"""How the block of a scope begins, what ends with it, and what leaves it.
+
+A block has a task group and, around it, a cancel scope. It ends in this order, whatever goes wrong
+on the way:
+
+1. The body has ended. If it raised, or the scope was cancelled, all work is stopped.
+2. The block waits until no work is left. Maps that nobody takes from any more are closed.
+3. The resources that the body entered are closed, in reverse order.
+4. The services settle: the store is told everything, locks are released.
+5. The task group, then the cancel scope, then the store are left.
+
+What leaves the block is decided once, at the end, by :func:`gogoscope.scopes.leaving.verdict`.
+Until then whatever the steps raise is noted, and the steps that are left are taken, shielded from
+cancellation. asyncio's own cancellation knows no shield, but comes once: a step that it cut is
+taken again.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import anyio
+
+from gogoscope._core.arguments import check_resource
+from gogoscope._core.cancellation import (
+    cancelled_natively,
+    is_cancellation,
+    left_by,
+    pending_cancellation,
+    says_cancelled,
+)
+from gogoscope._core.context import current, slots_lent
+from gogoscope._core.errors import first_of, lead_to
+from gogoscope._core.event_loop import EventLoop, running
+from gogoscope.events import ScopeEnded, ScopeStarted
+from gogoscope.exceptions import ScopeClosedError
+from gogoscope.scopes.leaving import Leaving, verdict
+from gogoscope.scopes.runner import Runner, Worker, in_context
+from gogoscope.scopes.task import Task, interruptible
+from gogoscope.scopes.unhandled import group_of, report
+
+if TYPE_CHECKING:
+    pass
+
+from gogoscope.scopes.block import FROM_OUTSIDE, Block
+
+T = TypeVar("T")
+
+
+class Lifecycle(Block):
+    """The beginning and the end of a block."""
+
+    async def enter(self, resource: AbstractAsyncContextManager[T]) -> T:
+        """Enter a context manager that is left, in reverse order, after the last task.
+
+        Where the body itself was cancelled (``s.cancel()`` while it ran, a timeout), so is what
+        its exit awaits, as everywhere in a cancelled block: shield what must not be cut short.
+
+        :param resource: an async context manager
+        :returns: what entering it returns
+        :raises ScopeClosedError: outside the block
+        :raises TypeError: if it is no async context manager
+        :raises RuntimeError: from anywhere but the body of the block
+        """
+        self._check_open()
+        check_resource(resource)
+        if not self._is_in_body() or current.get() is not self:
+            raise RuntimeError(
+                "s.enter works only in the body of the scope's own block; in a task, write "
+                "'async with' or open a scope of its own"
+            )
+        if self._resources is None:
+            self._resources = AsyncExitStack()
+        return await self._resources.enter_async_context(resource)
+
+    async def __aenter__(self) -> Self:
+        if self._used:
+            raise ScopeClosedError(f"{self!r} was used before; a scope has one block")
+        around = self._around
+        if around is not None:
+            around._check_open()
+        self._used = True
+        home = self._home
+        await home.open()
+        loop = running()
+        _protect(type(loop))
+        deadline = math.inf if self._timeout is None else anyio.current_time() + self._timeout
+        self._cancel_scope = anyio.CancelScope(deadline=deadline)
+        self._cancel_scope.__enter__()
+        group = anyio.create_task_group()
+        self._group = await group.__aenter__()
+        self._runner = Runner(group, loop, inline=self._inline)
+        home.start(group, loop)
+        self._began = time.monotonic()
+        self._host = anyio.get_current_task().id
+        self._in_body = True
+        self._outer = outer = current.get()
+        if outer is not None:
+            outer._inside.add(self)
+            self._depth = outer._depth
+        current.set(self)
+        if around is not None:
+            around._works.add(self)
+            self._apart = not around._runner.reaches()
+            if around._cancelling:
+                self._stop()
+        if home.observed:
+            home.emit(ScopeStarted(home.name))
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
+        self._check_leaving()
+        self._in_body = False
+        self._note_timeout()
+        # The body unwrapped a task that was cancelled as it is itself, or entered a leader's block.
+        merely_cancelled = isinstance(exc, Exception) and self._cancelling and says_cancelled(exc)
+        body = None if merely_cancelled or self.stopping.explains(exc) else exc
+        if body is not None:
+            why = f"the block of its scope ended with {type(body).__name__}"
+            self._cancel(FROM_OUTSIDE if is_cancellation(body) else why)
+        elif self._cancel_on_exit:
+            self._cancel("the block of its scope ended")
+        leaving = await self._end(body)
+        home = self._home
+        if home.observed:
+            home.emit(ScopeEnded(home.name, leaving, time.monotonic() - self._began))
+        if leaving is None or leaving is exc:
+            return leaving is None
+        raise leaving from leaving.__cause__
+
+    def _check_leaving(self) -> None:
+        """Refuse to leave the block where that would tear the cancel scopes of tasks.
+
+        :raises RuntimeError: saying what to do
+        """
+        self._check_open()
+        if self._host != anyio.get_current_task().id:
+            self.cancel("its block was left in another task")
+            raise RuntimeError(
+                f"the block of {self!r} is left in another task than it was entered in; open and "
+                "close it in one task: in an 'async with' of its own, or in one fixture or exit "
+                "stack that a single task runs"
+            )
+        for work in self._works:
+            if isinstance(work, Block) and work._host == self._host:
+                raise RuntimeError(
+                    f"the block of {work!r}, inside {self!r}, is still open; leave blocks in "
+                    "the reverse order of entering them"
+                )
+
+    async def _end(self, body: BaseException | None) -> BaseException | None:
+        """End everything that belongs to the block; return the exception that leaves it."""
+        assert self._cancel_scope is not None
+        leaving = Leaving(body, functools.partial(self._cancel, FROM_OUTSIDE))
+        await self._wait_for_works(leaving)
+        self._note_timeout()
+        if self._resources is not None:
+            await self._close_resources(self._resources, leaving)
+            await self._wait_for_works(leaving)  # which the closing began
+        await leaving.take(self._home.settle)
+        await self._leave_group(leaving)
+        current.set(self._outer)
+        if self._outer is not None:
+            self._outer._inside.discard(self)
+        left = left_by(self._cancel_scope, leaving.exception)
+        # anyio may take a cancellation that knows no shield for one of its own, and swallow it
+        leaving.exception = first_of(left, leaving.unshielded)
+        if leaving.interrupt is not None and leaving.exception is not None and cancelled_natively():
+            leaving.interrupt = None  # asyncio let it out of its event loop, and cancels all tasks
+        if leaving.interrupt is None and leaving.exception is None:
+            leaving.exception = await pending_cancellation()
+        await leaving.take(self._home.close)
+        if self._around is not None:
+            self._around._works.ended(self)
+        return self._decide(leaving)
+
+    def _decide(self, leaving: Leaving) -> BaseException | None:
+        """Return what leaves the block, and report the errors that do not."""
+        self._ended = True
+        timed_out: TimeoutError | None = None
+        if self._timed_out:
+            limit = f"its timeout of {self._timeout:g} s"
+            timed_out = TimeoutError(f"scope {self.name!r} took longer than {limit}")
+        errors, further = self._unhandled.take()
+        errors += leaving.errors
+        unhandled = group_of(errors, further, self.name)
+        chosen = verdict(
+            interrupt=leaving.interrupt,
+            body=None if leaving.cancelled else leaving.exception,
+            outside=leaving.exception if leaving.cancelled else None,
+            fatal=self._fatal,
+            timed_out=timed_out,
+            unhandled=unhandled,
+        )
+        if leaving.interrupt is not None:
+            lead_to(leaving.interrupt, leaving.exception)
+        if chosen is not None and chosen is not unhandled:
+            if self._fatal is not None and chosen is not self._fatal:
+                errors.insert(0, self._fatal)
+            report(self._home, chosen, errors, further)
+        return chosen
+
+    async def _wait_for_works(self, leaving: Leaving) -> None:
+        """Wait until nothing runs, and lend the slots held around the block meanwhile."""
+        try:
+            async with slots_lent():
+                await self._wait_until_idle(leaving)
+        except BaseException as without_slot:  # noqa: BLE001 - it is noted
+            leaving.note(without_slot)
+
+    async def _wait_until_idle(self, leaving: Leaving) -> None:
+        while not self._works.close_offers():
+            idle = self._works.idle()
+            if self._cancelling:
+                self._runner.drop()
+                await leaving.take(self._end_what_never_began)
+                await leaving.take(idle.wait)
+                continue
+            try:
+                await idle.wait()
+            except BaseException as raised:  # noqa: BLE001 - it is noted
+                self._note_timeout()
+                self._cancel(FROM_OUTSIDE)
+                leaving.note(raised)
+
+    async def _end_what_never_began(self) -> None:
+        await self._works.end_what_never_began(self._runner)
+
+    async def _close_resources(self, resources: AsyncExitStack, leaving: Leaving) -> None:
+        """Leave the entered resources with what leaves the block; note what comes out of them."""
+        assert self._cancel_scope is not None
+        left = leaving.exception
+        try:
+            if left is None:
+                await resources.aclose()
+            elif await resources.__aexit__(type(left), left, left.__traceback__):
+                leaving.exception = None
+        except BaseException as raised:  # noqa: BLE001 - it is noted
+            cut_short = is_cancellation(raised)
+            if cut_short and self._cancel_scope.cancel_called and not self._body_cancelled:
+                self._timed_out = True
+            if left is None or not cut_short:
+                leaving.exception = raised
+        self._note_timeout()
+
+    async def _leave_group(self, leaving: Leaving) -> None:
+        """Leave the task group; note what comes out of it: an interrupt that ended a task."""
+        assert self._group is not None
+        group, self._group = self._group, None
+        # A mere cancellation may be the group's own, which only the group can tell.
+        mere = leaving.exception if leaving.cancelled else None
+        try:
+            swallowed = await group.__aexit__(None if mere is None else type(mere), mere, None)
+        except BaseException as raised:  # noqa: BLE001 - judged by what it is
+            if mere is not None:
+                leaving.exception = None
+            leaving.note(raised)
+            leaving.exception = first_of(leaving.exception, mere)
+        else:
+            if mere is not None and swallowed:
+                leaving.exception = None
+        self._runner._end_unless_begun()
+
+
+@functools.cache
+def _protect(kind: Callable[[], EventLoop]) -> None:
+    """Let no Ctrl-C tear what runs tasks and ends blocks in the middle, where that can be told.
+
+    It then comes at the next checkpoint. The functions of tasks are interrupted as ever.
+    """
+    loop = kind()
+    for function in (
+        Lifecycle.__aenter__,
+        Lifecycle.__aexit__,
+        Task.__await__,
+        Task._run,
+        Worker.run,
+        in_context,
+    ):
+        loop.protect(function, protected=True)
+    loop.protect(interruptible, protected=False)
