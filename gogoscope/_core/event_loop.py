@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Protocol
 
 import anyio
@@ -64,7 +65,14 @@ class EventLoop(Protocol):
 class Asyncio:
     """An asyncio event loop."""
 
-    __slots__ = ("_current_task", "_loop", "_running_loop", "_states", "takes_interrupts")
+    __slots__ = (
+        "_context",
+        "_current_task",
+        "_loop",
+        "_running_loop",
+        "_states",
+        "takes_interrupts",
+    )
 
     def __init__(self) -> None:
         self.takes_interrupts = False
@@ -73,6 +81,11 @@ class Asyncio:
         self._current_task: Callable[[], Any] = asyncio.current_task
         self._states: Any = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
         self._loop = self._running_loop()
+        # Outside of any task, anyio knows by a context variable alone what it runs on.
+        self._context = Context()
+        if "sniffio" in sys.modules:
+            library = sys.modules["sniffio"].current_async_library_cvar
+            self._context.run(library.set, "asyncio")
 
     def is_here(self) -> bool:
         """Return whether this loop runs the calling code."""
@@ -80,7 +93,7 @@ class Asyncio:
 
     def call_soon(self, call: Callable[[], object]) -> bool:
         """Call a function in the next turn of the loop."""
-        self._loop.call_soon(call)
+        self._loop.call_soon(call, context=self._context)
         return True
 
     def innermost(self) -> object:
