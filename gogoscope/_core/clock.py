@@ -1,8 +1,9 @@
 """The clocks that everything here reads; a test may replace them.
 
-:func:`monotonic` is the clock of the event loop: deadlines of this process use it. The wall clock
-is for times that other machines must understand. ``elapsed`` measures how long something lasted
-from any thread, whatever becomes of the wall clock meanwhile.
+:func:`monotonic` is the clock of this process: its deadlines use it. The wall clock is for times
+that other machines must understand. ``elapsed`` measures how long something lasted from any thread,
+whatever becomes of the wall clock meanwhile. Only what an event loop is told to wait for is on the
+event loop's own clock.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
-
-import anyio
 
 
 class Clock(Protocol):
@@ -68,5 +67,11 @@ clock_here = clock_in_context.get
 current_clock: Clock = _CurrentClock()
 """The clock of the context in which it is read; the default of every store."""
 
-monotonic = anyio.current_time
-"""Returns the time of the event loop in seconds; only differences of it mean anything."""
+
+def monotonic() -> float:
+    """Return the seconds of a clock that is never set; only their differences mean anything.
+
+    It is one clock for the whole process, in every thread and event loop. trio's own clock begins
+    anew with each run, so a time of one run means nothing in another.
+    """
+    return clock_here().elapsed()

@@ -31,7 +31,7 @@ class LocalCache:
 
     A change by another process is seen ``ttl`` seconds later at the latest, one through the same
     :class:`~gogoscope.Cache` at once. No value outlives its own end in the store. It belongs to one
-    cache and one event loop.
+    cache, which one event loop uses at a time.
 
     :param max_items: how many values it holds; the least recently used one is dropped first
     :param ttl: how long it returns a value without asking the store, in seconds
@@ -74,7 +74,7 @@ class LocalCache:
     def _keep(self, key: str, reading: Reading, entry: CacheEntry, read_at: float) -> None:
         """Keep what a read returned, unless the key was changed, or read again, meanwhile.
 
-        :param read_at: when the read began, on the event loop's clock
+        :param read_at: when the read began, on the clock of ``monotonic()``
         """
         if self._readings.get(key) is not reading:
             return

@@ -46,8 +46,8 @@ class Outage:
     """Whether requests of one kind fail; ``effect`` says in the log what follows from that.
 
     ``failed`` is true from the first request that fails to the next that succeeds. ``ask_at`` is
-    when the store may be asked again, on the event loop's clock. An error that is not retryable
-    does not move it: every call asks then, since such an answer takes no time.
+    when the store may be asked again, on the clock of ``monotonic()``. An error that is not
+    retryable does not move it: every call asks then, since such an answer takes no time.
     """
 
     effect: str

@@ -183,7 +183,7 @@ class LockQueue:
         if (holder := self._held_here()) is not None:
             # Its release wakes the first; this is for a lock that was freed by force.
             pause = max(LONGEST_POLL_SECONDS, holder._lease / LOOKS_PER_LEASE)
-            return min(pause, holder.deadline - now)
+            return min(pause, holder._deadline - now)
         return max(self._rest_until - now, 0.0) or self._poller.pause()
 
     async def _leave(self, waiter: Waiter) -> None:

@@ -44,8 +44,8 @@ class Renewal:
         with self._stopped:
             pause = handle._lease / RENEWALS_PER_LEASE
             while (reason := handle.lost) is None:
-                if await handle._sleep_unless_shortened(min(pause, handle.deadline - monotonic())):
-                    pause = (handle.deadline - monotonic()) / RENEWALS_PER_LEASE
+                if await handle._sleep_unless_shortened(min(pause, handle._deadline - monotonic())):
+                    pause = (handle._deadline - monotonic()) / RENEWALS_PER_LEASE
                 else:
                     pause = await self._renew()
             if self._failure is not None:
@@ -64,7 +64,7 @@ class Renewal:
     async def _renew(self) -> float:
         """Try to renew once; return the seconds until the next try."""
         handle = self._handle
-        left = handle.deadline - monotonic()
+        left = handle._deadline - monotonic()
         if left <= 0:
             return 0.0  # The event loop was blocked; the store is not to blame.
         with anyio.move_on_after(left) as limit:

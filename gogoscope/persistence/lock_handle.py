@@ -1,6 +1,6 @@
 """The handle of a lock that is held.
 
-A handle counts its lease on the event loop's clock, from before the claim or the renewal was sent:
+A handle counts its lease on a clock of this process, from before the claim or the renewal was sent:
 so its lease never ends later here than it does in the store. The store's clock is used only to say
 for how much longer than the claim the lease shall last.
 
@@ -60,7 +60,7 @@ class LockHandle:
     # _record: the lock as the store's last answer showed it; the next renewal needs its version.
     # _sent: when the claim was sent, which is the time that the record's acquired_at_ms stands for.
     # _lease: how long a renewal lasts, in seconds; only a granted extension changes it.
-    # _deadline: when the lease ends on the event loop's clock, at the latest.
+    # _deadline: when the lease ends on the clock of ``monotonic()``, at the latest.
     # _lost: why the lock is not held any more; once it is set, the handle never has the lock again.
     # _guard: lets one request about the lease be in flight at a time.
     # _shortened: set when the deadline moves back while a renewal sleeps.
@@ -120,7 +120,7 @@ class LockHandle:
     @property
     def deadline(self) -> float:
         """When the lease ends, on the event loop's clock (``anyio.current_time()``)."""
-        return self._deadline
+        return anyio.current_time() + self._deadline - monotonic()
 
     @property
     def lost(self) -> str | None:
