@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from types import TracebackType
@@ -36,7 +37,8 @@ class UnpluggableStore(_AnyStore):
 
     It is passed wherever a store is: ``scope(persistence=UnpluggableStore(MemoryStore()))``. It has
     the capabilities of the store that it stands for. What does not concern outages, it leaves to
-    that one.
+    that one. ``requests`` counts the requests by the names of their methods, those that fail
+    included: ``store.requests["claim_lock"]``.
 
     :param store: an open store
     :raises TypeError: if that is no store
@@ -46,6 +48,7 @@ class UnpluggableStore(_AnyStore):
         if isinstance(store, Persistence):
             raise TypeError("store must be one store, got a bundle; wrap each of its stores")
         Persistence.of(store)
+        self.requests: Counter[str] = Counter()
         self._store = store
         self._plugged_in = True
         self._delay = 0.0
@@ -53,8 +56,8 @@ class UnpluggableStore(_AnyStore):
             for name in (name for name in dir(capability) if not name.startswith("_")):
                 request = getattr(store, name, None)
                 if request is not None:
-                    pages = name == "iterate_keys"
-                    vars(self)[name] = self._paging(request) if pages else self._asking(request)
+                    ask = self._paging if name == "iterate_keys" else self._asking
+                    vars(self)[name] = ask(name, request)
         if isinstance(store, LockProvider):
             vars(self)["acquire"] = self._acquire  # its handles renew and release here, too
 
@@ -109,9 +112,10 @@ class UnpluggableStore(_AnyStore):
     ) -> LockHandle | None:
         return await acquire_once(self, key, ttl, owner)
 
-    def _asking(self, request: Callable[..., Any]) -> Callable[..., Any]:
+    def _asking(self, name: str, request: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(request)
         async def ask(*args: Any, **kwargs: Any) -> Any:
+            self.requests[name] += 1
             delay = self._delay / 2
             await self._wait(delay)
             answer = await request(*args, **kwargs)
@@ -120,9 +124,10 @@ class UnpluggableStore(_AnyStore):
 
         return ask
 
-    def _paging(self, request: Callable[..., Any]) -> Callable[..., Any]:
+    def _paging(self, name: str, request: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(request)
         async def page(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            self.requests[name] += 1
             await self._wait(self._delay)
             async for item in request(*args, **kwargs):
                 self._check()

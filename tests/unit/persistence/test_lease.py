@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import Any, Literal
 
 import anyio
@@ -13,7 +14,7 @@ from gogoscope import LockHandle, StoreConnectionError
 from gogoscope.persistence.lease import Renewal
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, release
 from gogoscope.stores.memory import MemoryStore
-from gogoscope.testing import VirtualClock
+from gogoscope.testing import UnpluggableStore, VirtualClock
 
 Backend = Literal["asyncio", "trio"]
 
@@ -23,32 +24,7 @@ def backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-class FaultyStore(MemoryStore):
-    """Counts renewals; fails while ``cut_off``, and does not answer while ``silent``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.renewals = 0
-        self.cut_off = False
-        self.silent = False
-
-    async def _fail(self) -> None:
-        if self.silent:
-            await anyio.sleep_forever()
-        if self.cut_off:
-            raise StoreConnectionError("cut off")
-
-    async def renew_lock(self, *args: Any, **options: Any) -> Any:
-        self.renewals += 1
-        await self._fail()
-        return await super().renew_lock(*args, **options)
-
-    async def release_lock(self, *args: Any, **options: Any) -> bool:
-        await self._fail()
-        return await super().release_lock(*args, **options)
-
-
-async def held(store: FaultyStore, ttl: float = 30) -> LockHandle:
+async def held(store: UnpluggableStore, ttl: float = 30) -> LockHandle:
     handle = await store.acquire("job", ttl)
     assert handle is not None
     return handle
@@ -58,7 +34,7 @@ def test_a_renewal_keeps_the_lock_until_it_is_stopped(
     virtual_clock: VirtualClock, backend: Backend
 ) -> None:
     async def program() -> None:
-        store = FaultyStore()
+        store = UnpluggableStore(MemoryStore())
         handle = await held(store)
         renewal = Renewal(handle)
         async with anyio.create_task_group() as group:
@@ -67,7 +43,7 @@ def test_a_renewal_keeps_the_lock_until_it_is_stopped(
             handle.ensure()
             renewal.stop()
             assert await task is None
-        assert store.renewals == 9
+        assert store.requests["renew_lock"] == 9
 
     virtual_clock.run(program, backend=backend)
 
@@ -76,11 +52,11 @@ def test_a_renewal_that_is_stopped_before_it_began_renews_nothing(
     virtual_clock: VirtualClock, backend: Backend
 ) -> None:
     async def program() -> None:
-        store = FaultyStore()
+        store = UnpluggableStore(MemoryStore())
         renewal = Renewal(await held(store))
         renewal.stop()
         assert await renewal.run() is None
-        assert store.renewals == 0
+        assert store.requests["renew_lock"] == 0
 
     virtual_clock.run(program, backend=backend)
     assert virtual_clock.elapsed() == 0
@@ -90,7 +66,7 @@ def test_a_renewal_goes_on_while_the_code_beside_it_is_being_cancelled(
     virtual_clock: VirtualClock, backend: Backend
 ) -> None:
     async def program() -> None:
-        store = FaultyStore()
+        store = UnpluggableStore(MemoryStore())
         handle = await held(store)
         renewal = Renewal(handle)
         async with anyio.create_task_group() as group:
@@ -104,19 +80,25 @@ def test_a_renewal_goes_on_while_the_code_beside_it_is_being_cancelled(
     virtual_clock.run(program, backend=backend)
 
 
-@pytest.mark.parametrize("fault", ["cut_off", "silent"])
+@pytest.mark.parametrize("fault", ["unplugged", "silent"])
 def test_a_renewal_ends_with_the_lease_and_says_what_the_store_did(
     virtual_clock: VirtualClock, backend: Backend, fault: str
 ) -> None:
     async def program() -> None:
-        store = FaultyStore()
+        store = UnpluggableStore(MemoryStore())
         handle = await held(store)
-        setattr(store, fault, True)
+        if fault == "unplugged":
+            store.unplug()
+        else:
+            store.slow_down(math.inf)
         lost = await Renewal(handle).run()
         assert lost is not None
         assert lost.key == "job"
-        if fault == "cut_off":
-            assert "the store failed with StoreConnectionError('cut off')" in lost.reason
+        if fault == "unplugged":
+            assert (
+                "the store failed with StoreConnectionError('the store is unplugged')"
+                in lost.reason
+            )
             assert isinstance(lost.__cause__, StoreConnectionError)
         else:
             assert "the store did not answer" in lost.reason
@@ -130,16 +112,16 @@ def test_a_renewal_tries_again_soon_after_the_store_failed(
     virtual_clock: VirtualClock, backend: Backend
 ) -> None:
     async def program() -> None:
-        store = FaultyStore()
+        store = UnpluggableStore(MemoryStore())
         handle = await held(store)
-        store.cut_off = True
+        store.unplug()
         renewal = Renewal(handle)
         async with anyio.create_task_group() as group:
             group.start_soon(renewal.run)
             await anyio.sleep(11)
-            store.cut_off = False
+            store.plug_in()
             await anyio.sleep(2)
-            assert store.renewals == 2
+            assert store.requests["renew_lock"] == 2
             assert handle.deadline == pytest.approx(anyio.current_time() + 29.5)
             renewal.stop()
 
@@ -150,9 +132,9 @@ def test_release_is_bounded_when_the_store_does_not_answer(
     virtual_clock: VirtualClock, backend: Backend
 ) -> None:
     async def program() -> None:
-        store = FaultyStore()
+        store = UnpluggableStore(MemoryStore())
         handle = await held(store)
-        store.silent = True
+        store.slow_down(math.inf)
         with anyio.CancelScope() as outside:
             outside.cancel()
             await release(handle)
@@ -165,9 +147,9 @@ def test_release_logs_a_store_that_fails(
     virtual_clock: VirtualClock, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def program() -> None:
-        store = FaultyStore()
+        store = UnpluggableStore(MemoryStore())
         handle = await held(store)
-        store.cut_off = True
+        store.unplug()
         await release(handle)
 
     with caplog.at_level(logging.WARNING, logger="gogoscope"):

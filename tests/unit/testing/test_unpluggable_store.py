@@ -67,6 +67,14 @@ def test_an_unplugged_store_fails_as_an_engine_does(
         store.plug_in()
         assert await store.get("key") == 1
         assert [key async for key in store.iterate_keys()] == ["key"]
+        assert store.requests == {
+            "get": 2,
+            "set": 2,
+            "claim_lock": 1,
+            "get_state": 1,
+            "keys": 1,
+            "iterate_keys": 2,
+        }
 
     virtual_clock.run(program, backend=backend)
     assert virtual_clock.elapsed() == 0
