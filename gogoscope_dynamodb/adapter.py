@@ -14,6 +14,7 @@ from gogoscope.persistence import (
     Codec,
     JSONCodec,
     PersistenceURL,
+    check_clock,
     check_key_prefix,
     current_clock,
     seconds,
@@ -88,13 +89,14 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
             check_client(client)
         if client is not None and (region or endpoint_url or create):
             raise TypeError(
-                "region, endpoint_url and create are only for a store of its own client"
+                "region, endpoint_url and create are only for a store of its own client, "
+                f"got {region=}, {endpoint_url=} and {create=} besides a client"
             )
         arn = check_table_name(table_name)
         settings = Settings(
             key_prefix=check_key_prefix(key_prefix),
             max_clock_skew=seconds("max_clock_skew", max_clock_skew, zero=True),
-            clock=clock,
+            clock=check_clock(clock),
             codec=JSONCodec() if codec is None else codec,
             consistent_reads=consistent_reads,
         )

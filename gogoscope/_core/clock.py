@@ -13,6 +13,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
 
+from gogoscope._core.arguments import shown
+
 
 class Clock(Protocol):
     """The clock of a store; any thread may read it."""
@@ -27,6 +29,19 @@ class Clock(Protocol):
         It goes on while the machine is suspended, if the system has such a clock.
         """
         ...
+
+
+def check_clock(clock: Clock) -> Clock:
+    """Return a clock that is one.
+
+    :raises TypeError: naming the argument
+    """
+    if not (callable(getattr(clock, "wall", None)) and callable(getattr(clock, "elapsed", None))):
+        raise TypeError(
+            f"clock must be an object with wall() and elapsed(), got {shown(clock)} of type "
+            f"{type(clock).__name__}"
+        )
+    return clock
 
 
 def _steady() -> Callable[[], float]:

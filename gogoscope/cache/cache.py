@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar, TypeVarTuple
 from attrs import evolve
 
 from gogoscope._core.background import Home
+from gogoscope._core.callables import async_function
 from gogoscope.cache.layers import Layers
 from gogoscope.cache.loading import Context, Loading
 from gogoscope.cache.local import LocalCache
@@ -216,11 +217,7 @@ class Cache:
         :raises TypeError: if its result cannot be stored faithfully, or it is not async
         :raises ValueError: if its result cannot be stored faithfully
         """
-        if not callable(fn):
-            raise TypeError(
-                f"get_or_set takes a function to call, got {fn!r}; "
-                "write get_or_set(key, fn, ttl, *args)"
-            )
+        fn = async_function(fn, "get_or_set(key, {}, ttl, *args)")
         policy = policy_of(ttl, stale_while_revalidate, stale_if_error, negative_ttl, lease)
         value: T = await self._loading(key, partial(fn, *args), policy).value()
         return value

@@ -8,7 +8,7 @@ from datetime import timedelta
 from types import FunctionType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from gogoscope._core.callables import stable_name
+from gogoscope._core.callables import async_function, stable_name, told
 from gogoscope.cache.cache import Cache
 from gogoscope.cache.policy import CachePolicy
 from gogoscope.persistence.bundle import Persistence
@@ -48,19 +48,21 @@ def cached(
         which must then be None, a bool, an int, a float or a str. It is required where that name
         may stand for several functions: for a lambda, a partial, a bound method, a callable object,
         and a function that uses local variables of the function around it.
-    :raises TypeError: when decorating a function that requires a ``key``, if there is none
+    :raises TypeError: when decorating a function that requires a ``key``, if there is none, or
+        what is no async function
     """
     if key is not None and not callable(key):
-        raise TypeError(f"key must be a function of the arguments, got {key!r}")
+        raise TypeError(f"key must be a function of the arguments, got {told(key)}")
     store = cache if isinstance(cache, Cache) else Cache(cache)
     policy = CachePolicy(ttl, stale_while_revalidate, stale_if_error, negative_ttl, lease)
 
     def decorate(fn: Callable[P, Awaitable[T]], /) -> Callable[P, Coroutine[Any, Any, T]]:
+        awaited = async_function(fn, "cached(cache, ttl)({})")
         make_key = _default_key_of(fn) if key is None else key
 
         @functools.wraps(fn)
         async def from_cache(*args: P.args, **kwargs: P.kwargs) -> T:
-            call = functools.partial(fn, *args, **kwargs)
+            call = functools.partial(awaited, *args, **kwargs)
             value: T = await store._loading(make_key(*args, **kwargs), call, policy).value()
             return value
 
@@ -75,8 +77,8 @@ def _default_key_of(fn: Callable[..., object]) -> Callable[..., str]:
         inner = wrapped
     if not isinstance(inner, FunctionType) or inner.__closure__ or inner.__name__ == "<lambda>":
         raise TypeError(
-            f"the name of {fn!r} may stand for several functions, which would share their values; "
-            "pass cached(..., key=...), a function of the arguments that returns a str"
+            f"the name of {told(fn)} may stand for several functions, which would share their "
+            "values; pass cached(..., key=...), a function of the arguments that returns a str"
         )
     return functools.partial(_default_key, fn)
 

@@ -29,7 +29,6 @@ The invariants:
 from __future__ import annotations
 
 import hashlib
-import inspect
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -39,7 +38,7 @@ import anyio
 from attrs import frozen
 
 from gogoscope._core.background import Observer, Spawn, run_nothing
-from gogoscope._core.callables import NotAwaitableError, callable_name
+from gogoscope._core.callables import NotAwaitableError
 from gogoscope._core.cancellation import is_cancellation_of_caller
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import slots_lent
@@ -241,13 +240,7 @@ class Loading:
             return found.value
         began = time.monotonic()
         self._called = True
-        awaitable = self._call()
-        if not inspect.isawaitable(awaitable):
-            raise NotAwaitableError(
-                f"fn must be an async function, but {callable_name(self._call)} returned "
-                f"{awaitable!r}; run one that is not with anyio.to_thread.run_sync(fn, *args)"
-            )
-        value = await awaitable
+        value = await self._call()
         self._context.tell(CacheLoaded, self._key, time.monotonic() - began)
         if found is not None or self._policy.stores(value):
             keep = partial(self._keep, value)

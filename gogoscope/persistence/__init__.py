@@ -14,7 +14,7 @@ from gogoscope._core.faces import face
 
 if TYPE_CHECKING:
     from gogoscope._core.arguments import check_count
-    from gogoscope._core.clock import Clock, current_clock, monotonic
+    from gogoscope._core.clock import Clock, check_clock, current_clock, monotonic
     from gogoscope._core.durations import seconds
     from gogoscope._core.forks import after_fork
     from gogoscope._core.jitter import jittered, uniform
@@ -94,6 +94,7 @@ __all__ = [
     "acquire_once",
     "after_fork",
     "check_circuit_state",
+    "check_clock",
     "check_count",
     "check_key",
     "check_key_prefix",
@@ -122,6 +123,7 @@ if not TYPE_CHECKING:
             "gogoscope._core.arguments": ("check_count",),
             "gogoscope._core.clock": (
                 "Clock",
+                "check_clock",
                 "current_clock",
                 "monotonic",
             ),

@@ -23,6 +23,7 @@ from gogoscope.persistence import (
     Records,
     RecordStore,
     after_fork,
+    check_clock,
     check_key_prefix,
     current_clock,
 )
@@ -42,7 +43,7 @@ class MemoryRecords(Records):
     """
 
     def __init__(self, clock: Clock = current_clock) -> None:
-        self._clock = clock
+        self._clock = check_clock(clock)
         self._guard = threading.Lock()
         self._tables: defaultdict[str, dict[str, tuple[Any, float]]] = defaultdict(dict)
         self._unswept: Iterator[tuple[str, str]] = iter(())

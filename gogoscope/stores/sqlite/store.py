@@ -21,6 +21,7 @@ from gogoscope.persistence import (
     Record,
     Records,
     RecordStore,
+    check_clock,
     check_key_prefix,
     current_clock,
     seconds,
@@ -117,7 +118,7 @@ class _SQLiteRecords(Records):
 
     def __init__(self, file: SQLiteFile, clock: Clock) -> None:
         self._file = file
-        self._clock = clock
+        self._clock = check_clock(clock)
         self._writes = 0
         self._swept_to: tuple[str, str] = _FIRST
 

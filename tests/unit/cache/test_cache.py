@@ -61,7 +61,7 @@ async def test_bad_arguments_are_named() -> None:
     cache, load = Cache(MemoryStore()), Source(0).load
     get: Any = cache.get_or_set
     coroutine = load()
-    with pytest.raises(TypeError, match=r"write get_or_set\(key, fn, ttl, \*args\)"):
+    with pytest.raises(TypeError, match=r"write get_or_set\(key, load, ttl, \*args\)"):
         await get("k", coroutine, 60)
     coroutine.close()
     with pytest.raises(ValueError, match="key must not be empty"):
@@ -95,7 +95,10 @@ async def test_a_function_that_is_not_async_is_an_error_even_with_an_old_value(
 
     fn: Any = not_async
     store = MemoryStore()
-    words = r"fn must be an async function, but .*not_async returned 7; run one that is not with"
+    words = (
+        r"(get_or_set|cached) takes an async function, but .*not_async returned 7, which cannot be "
+        r"awaited; run not_async in a worker thread: .*run_sync, not_async\)"
+    )
     async with scope(persistence=store) as s:
         cache = s.cache if in_scope else Cache(store)
         with pytest.raises(TypeError, match=words):

@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, Retry, Scope, TaskCancelled, scope
+from gogoscope.stores import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +35,7 @@ async def ticks() -> AsyncIterator[int]:
 
 SCOPE: Any = scope
 RETRY: Any = Retry
+MEMORY_STORE: Any = MemoryStore
 BREAKER: Any = CircuitBreaker
 
 
@@ -195,6 +197,10 @@ async def test_python_calls_methods_by_the_name_of_their_class() -> None:
         (lambda s: BREAKER(record=charge), "record must be a function that is not async"),
         (lambda s: BREAKER(record_result=charge), "record_result must be a function that"),
         (lambda s: BREAKER(on_state_change=charge), "on_state_change must be a function"),
+        (lambda s: s.cached(60)(charge()), r"cached takes a function, got a coroutine object of"),
+        (lambda s: s.cached(60)(ticks), "cached takes an async function, but ticks is an async ge"),
+        (lambda s: s.cached(60, key="k"), "key must be a function of the arguments, got 'k' of ty"),
+        (lambda s: MEMORY_STORE(clock=max), r"clock must be an object with wall\(\) and elapsed"),
         (lambda s: BREAKER("x")(plain), "guards async functions, got the function plain;"),
     ],
 )
