@@ -53,14 +53,14 @@ def _lacking(ends: Mapping[str, str]) -> Callable[[object, str], Any]:
     return lack
 
 
-def show_as(name: str, *bases: type) -> None:
+def as_one_class(shown: C) -> C:
     """Let Python call the public methods of a class's bases after the class itself.
 
-    They are what its users see in ``missing 1 required positional argument`` and the like.
-
-    :param name: the class
+    They are what its users see in ``missing 1 required positional argument`` and the like. The
+    bases belong to that class alone.
     """
-    for base in bases:
+    for base in shown.__mro__[1:]:
         for method in vars(base).values():
             if isinstance(method, types.FunctionType) and not method.__name__.startswith("_"):
-                method.__qualname__ = f"{name}.{method.__name__}"
+                method.__qualname__ = f"{shown.__name__}.{method.__name__}"
+    return shown

@@ -17,12 +17,11 @@ from gogoscope._core.callables import (
     sync_function,
 )
 from gogoscope._core.context import current
-from gogoscope._core.hints import explains, show_as
+from gogoscope._core.hints import as_one_class, explains
 from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import LeaseLostError
 from gogoscope.scopes import doors
-from gogoscope.scopes.block import Block
 from gogoscope.scopes.combinators import Combinators
 from gogoscope.scopes.dedupe import Dedupe
 from gogoscope.scopes.options import CircuitOption, RetryOption, ScopeOptions, TaskOptions
@@ -49,6 +48,7 @@ Ts = TypeVarTuple("Ts")
 _START = "start a function with s.task(fn, *args)"
 
 
+@as_one_class
 @explains(
     attributes={
         **dict.fromkeys(("create_task", "start", "start_soon", "spawn", "submit"), _START),
@@ -400,10 +400,6 @@ class LockedScope(Scope):
     async def extend(self, ttl: float | timedelta) -> bool:
         """Let the lease end ``ttl`` seconds from now, and renew it for as long from then on."""
         return await self._handle.extend(ttl)
-
-
-# Their methods are a scope's, also in what Python says of them.
-show_as("Scope", Combinators, Block)
 
 
 def scope(

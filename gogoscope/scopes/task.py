@@ -22,7 +22,7 @@ from gogoscope._core.cancellation import (
 )
 from gogoscope._core.context import Frame, current, slots_around
 from gogoscope._core.errors import annotate, forget_own_frames, leads_to
-from gogoscope._core.hints import explains, show_as
+from gogoscope._core.hints import as_one_class, explains
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import REASON
 from gogoscope.events import (
@@ -44,10 +44,6 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-# Its methods are a task's, also in what Python says of them.
-show_as("Task", Outcome)
-
-
 class Guard(Protocol):
     """What surrounds one run of a task: its safety nets."""
 
@@ -63,6 +59,7 @@ class Guard(Protocol):
         ...
 
 
+@as_one_class
 @explains(
     attributes=dict.fromkeys(
         ("error", "unwrap", "unwrap_or", "value"), "await it first: result = await s.task(fn)"
