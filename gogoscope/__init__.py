@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.registry import open_persistence
     from gogoscope.persistence.url import PersistenceURL
     from gogoscope.retry import Retry, decorrelated, exponential, fixed, linear
-    from gogoscope.scopes.results import Err, Ok
+    from gogoscope.scopes.results import Err, Ok, Result
     from gogoscope.scopes.scope import Scope, current_scope, scope
     from gogoscope.scopes.task import Task
 
@@ -65,6 +65,7 @@ __all__ = [
     "PersistenceError",
     "PersistenceURL",
     "RecordTooLargeError",
+    "Result",
     "Retry",
     "Scope",
     "ScopeClosedError",
@@ -122,7 +123,7 @@ if not TYPE_CHECKING:
             "gogoscope.persistence.registry": ("open_persistence",),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.retry": ("Retry", "decorrelated", "exponential", "fixed", "linear"),
-            "gogoscope.scopes.results": ("Err", "Ok"),
+            "gogoscope.scopes.results": ("Err", "Ok", "Result"),
             "gogoscope.scopes.scope": ("Scope", "current_scope", "scope"),
             "gogoscope.scopes.task": ("Task",),
         },

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 from collections.abc import Callable
 from types import CoroutineType
 from typing import Any, ClassVar, dataclass_transform
@@ -41,7 +42,9 @@ class _Frozen:
         raise AttributeError(f"{type(self).__name__} cannot be changed")
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
+        fields = ", ".join(
+            f"{name}={description(getattr(self, name))}" for name in self.__match_args__
+        )
         return f"{type(self).__name__}({fields})"
 
     def __eq__(self, other: object) -> bool:
@@ -63,6 +66,8 @@ class Event(_Frozen):
 
 
 subscribers: list[Callable[[Event], object]] = []
+
+_raw_traceback = vars(BaseException)["__traceback__"]
 
 OnEvent = Callable[[Event], object]
 OnError = Callable[[Exception], object]
@@ -131,7 +136,7 @@ class RetryScheduled(Event):
 
 
 class ErrorUnseen(Event):
-    """An unhandled error of a task is not raised, since the scope raises something else."""
+    """Nobody can read an error any more, or its scope raises something else than this error."""
 
     error: Exception
 
@@ -273,7 +278,9 @@ class _Log:
     def __call__(self, event: Event) -> None:
         level = self._level(event)
         if self.logger.isEnabledFor(level):
-            text = " ".join(f"{name}={getattr(event, name)!r}" for name in event.__match_args__)
+            text = " ".join(
+                f"{name}={description(getattr(event, name))}" for name in event.__match_args__
+            )
             self.logger.log(level, "%s %s", type(event).__name__, text, extra={"event": event})
 
     def _level(self, event: Event) -> int:
@@ -311,13 +318,22 @@ def notify(observer: Callable[..., object] | None, *arguments: object) -> bool:
     try:
         answer = observer(*arguments)
     except Exception as error:  # noqa: BLE001 - logged; the code that is observed goes on
-        log_error("an observer failed on %r", arguments, error=error)
+        given = ", ".join(map(description, arguments))
+        log_error("an observer failed on %s", given, error=error)
         return False
     if type(answer) is CoroutineType:
         answer.close()
-        log_error("an observer is called, not awaited; %r is async", observer)
+        log_error("an observer is called, not awaited; %s is async", description(observer))
         return False
     return True
+
+
+def description(value: object) -> str:
+    """Return the ``repr`` of a value of the user, or a substitute if that fails."""
+    try:
+        return repr(value)
+    except BaseException:  # noqa: BLE001 - it is not what the code around is about
+        return f"<{type(value).__name__}, whose repr fails>"
 
 
 def log_error(message: str, *arguments: object, error: BaseException | None = None) -> None:
@@ -333,4 +349,15 @@ def log_warning(message: str, *arguments: object, error: BaseException | None = 
 def _log(
     level: int, message: str, arguments: tuple[object, ...], error: BaseException | None
 ) -> None:
-    logging.getLogger("gogoscope").log(level, message, *arguments, exc_info=error, stacklevel=3)
+    logger = logging.getLogger("gogoscope")
+    if error is None or not logger.isEnabledFor(level):
+        logger.log(level, message, *arguments, stacklevel=3)
+        return
+    frames = _raw_traceback.__get__(error)
+    try:
+        "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException:  # noqa: BLE001 - an error that cannot be formatted is logged all the same
+        text = "".join(traceback.format_tb(frames)) + description(error)
+        logger.log(level, f"{message}\n%s", *arguments, text, stacklevel=3)
+    else:  # a tuple, since an error may be falsy
+        logger.log(level, message, *arguments, exc_info=(type(error), error, frames), stacklevel=3)

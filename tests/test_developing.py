@@ -27,6 +27,8 @@ def defined_in(path: Path) -> set[str]:
                 case ast.ClassDef():
                     names.add(prefix + node.name)
                     visit(node.body, f"{prefix}{node.name}.")
+                case ast.If():  # what checkers see, and what runs
+                    visit([*node.body, *node.orelse], prefix)
                 case ast.FunctionDef() | ast.AsyncFunctionDef():
                     names.add(prefix + node.name)
                 case ast.Assign():

@@ -48,7 +48,8 @@ def test_every_error_is_public_and_of_one_family() -> None:
 
 @pytest.mark.parametrize("name", gogoscope.__all__)
 def test_every_public_name_is_documented(name: str) -> None:
-    assert inspect.getdoc(getattr(gogoscope, name))
+    value = getattr(gogoscope, name)
+    assert name in ALIASES or inspect.getdoc(value)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,8 @@ def test_errors_say_what_happened_and_survive_pickling(error: Exception, text: s
     assert str(copied) == str(error)
     assert vars(copied) == vars(error)
 
+
+ALIASES = {"Result"}  # of types, which have no docstrings
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -60,7 +60,7 @@ def test_the_program_about_scopes_runs(tmp_path: Path) -> None:
 
 
 def test_the_table_about_scopes_names_what_there_is() -> None:
-    about = README.split("## A scope")[1].split("## Stores")[0]
+    about = README.split("## A scope")[1].split("## Errors")[0]
     methods = re.findall(r"`s\.(\w+)", about)
     assert len(methods) == 16
     assert [name for name in methods if not hasattr(scope(), name)] == []

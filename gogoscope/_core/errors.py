@@ -1,30 +1,39 @@
 """What is written to errors: notes, tracebacks, contexts.
 
-An error may refuse to have its attributes set, for example if it is a frozen dataclass. So these
-attributes are set as the interpreter does it.
+An error is an object of the user. It may refuse to have its attributes set, and its attributes,
+its text and its comparison may be code that raises anything. So nothing of it is looked at but
+what the interpreter itself keeps in it, and that as the interpreter does it.
 """
 
 from __future__ import annotations
 
 import types
-from typing import Any
+from collections import deque
+from collections.abc import Iterator
+
+KEPT_ATTEMPTS = 10
+"""How many errors of the attempts of one call are kept whole."""
+
+_attributes = vars(BaseException)["__dict__"]
+_traceback = vars(BaseException)["__traceback__"]
+_cause = vars(BaseException)["__cause__"]
+_context = vars(BaseException)["__context__"]
+_members = vars(BaseExceptionGroup)["exceptions"]
 
 
-def annotate(error: BaseException, note: str) -> None:
-    """Add a note to an error, once."""
-    notes = getattr(error, "__notes__", None)
-    if not isinstance(notes, list | tuple):
-        notes = ()
-    if note not in notes:
-        _set(error, "__notes__", [*notes, note])
+def annotate(error: BaseException, note: str, most: int) -> None:
+    """Add a note to an error, once, unless it has as many notes of that kind.
 
-
-def description(error: BaseException) -> str:
-    """Return the ``repr`` of an error, or a substitute if that fails."""
-    try:
-        return repr(error)
-    except Exception:  # noqa: BLE001 - any error must be described
-        return f"<{type(error).__name__}, whose repr fails>"
+    :param note: its first word is its kind
+    :param most: how many notes of a kind an error has, whoever holds it
+    """
+    attributes = _attributes.__get__(error)
+    found = dict.get(attributes, "__notes__", ())
+    notes = list(found) if type(found) in (list, tuple) else []
+    texts = [text for text in notes if type(text) is str]
+    kind = note.partition(" ")[0] + " "
+    if note not in texts and sum(text.startswith(kind) for text in texts) < most:
+        dict.__setitem__(attributes, "__notes__", [*notes, note])
 
 
 def forget_own_frames(error: BaseException, caller: types.FrameType) -> None:
@@ -34,20 +43,48 @@ def forget_own_frames(error: BaseException, caller: types.FrameType) -> None:
 
     :param caller: the frame whose call has ended and raised the error
     """
+    for raised in led_to_by(error, contexts=True):
+        traceback = _traceback.__get__(raised)
+        while traceback is not None and _is_own(traceback.tb_frame):
+            traceback = traceback.tb_next
+        _traceback.__set__(raised, traceback)
+        if traceback is not None:
+            _clear_callers(traceback.tb_frame, caller)
+
+
+def led_to_by(error: BaseException, *, contexts: bool) -> Iterator[BaseException]:
+    """Return an error, and the errors that it leads to through causes and groups.
+
+    :param contexts: whether to follow contexts, too; the event loop may set some by accident
+    """
     seen: set[int] = set()
     unvisited: list[BaseException | None] = [error]
     while unvisited:
-        raised = unvisited.pop()
-        if raised is None or id(raised) in seen:
+        found = unvisited.pop()
+        if found is None or id(found) in seen:
             continue
-        seen.add(id(raised))
-        traceback = raised.__traceback__
-        while traceback is not None and _is_own(traceback.tb_frame):
-            traceback = traceback.tb_next
-        _set(raised, "__traceback__", traceback)
-        if traceback is not None:
-            _clear_callers(traceback.tb_frame, caller)
-        unvisited += [raised.__cause__, raised.__context__]
+        seen.add(id(found))
+        yield found
+        unvisited.append(_cause.__get__(found))
+        if contexts:
+            unvisited.append(_context.__get__(found))
+        if issubclass(type(found), BaseExceptionGroup):
+            unvisited += _members.__get__(found)
+
+
+class Origin:
+    """Where an error came from, before others raised it again."""
+
+    __slots__ = ("_context", "_traceback")
+
+    def __init__(self, error: BaseException) -> None:
+        self._traceback = _traceback.__get__(error)
+        self._context = _context.__get__(error)
+
+    def restore(self, error: BaseException) -> None:
+        """Take from the error what those who raised it again added."""
+        _traceback.__set__(error, self._traceback)
+        _context.__set__(error, self._context)
 
 
 def has_only_own_frames(error: BaseException) -> bool:
@@ -102,34 +139,49 @@ def lead_to(error: BaseException, earlier: BaseException | None) -> None:
 
 
 class ErrorChain:
-    """Links the errors of the attempts of one call, so that the last one leads to all others."""
+    """Links the errors of the attempts of one call, so that the last one leads to those before.
 
-    __slots__ = ("_last", "_linked")
+    The last ten are kept whole, with all that they lead to; the ones before are counted.
+
+    ``_kept`` holds for each kept attempt the errors that came with it, and the one of them whose
+    context is the attempt before. ``_linked`` are the ids of all these errors.
+    """
+
+    __slots__ = ("_forgotten", "_kept", "_linked")
 
     def __init__(self, first: BaseException) -> None:
-        self._last = first
-        self._linked: dict[int, BaseException] = {}
-        self._link(first)
+        self._forgotten = 0
+        self._linked: set[int] = set()
+        self._kept: deque[list[BaseException]] = deque([self._new_in(first)])
 
     def add(self, error: BaseException) -> None:
         """Link the error of the next attempt to the earlier ones."""
-        end = self._link(error)
-        if end is not None:  # the earlier ones lead to all its other contexts
-            _set(end, "__context__", self._last)
-        self._last = error
+        last = self._kept[-1]
+        new = self._new_in(error)
+        if not new:  # raised once more
+            return
+        _context.__set__(new[-1], last[0])
+        self._kept.append(new)
+        if len(self._kept) > KEPT_ATTEMPTS:
+            self._linked.difference_update(map(id, self._kept.popleft()))
+            _context.__set__(self._kept[0][-1], None)
+            self._forgotten += 1
 
-    def _link(self, error: BaseException) -> BaseException | None:
-        """Return the last context of an error that was not linked before."""
-        end: BaseException | None = None
+    def end(self) -> None:
+        """Note on the oldest error how many there were before."""
+        if self._forgotten:
+            note = f"before this, {self._forgotten} attempts failed whose errors are not kept"
+            annotate(self._kept[0][0], note, 1)
+
+    def _new_in(self, error: BaseException) -> list[BaseException]:
+        """Return the errors that an error leads to through contexts, down to the known ones."""
+        new: list[BaseException] = []
         following: BaseException | None = error
         while following is not None and id(following) not in self._linked:
-            self._linked[id(following)] = end = following
-            following = following.__context__
-        return end
-
-
-def _set(error: BaseException, name: str, value: Any) -> None:
-    BaseException.__setattr__(error, name, value)
+            self._linked.add(id(following))
+            new.append(following)
+            following = _context.__get__(following)
+        return new
 
 
 def _is_own(frame: types.FrameType) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, Protocol
 
@@ -36,6 +37,14 @@ class EventLoop(Protocol):
         """Call a function in the next turn of the loop, which is cheaper than starting a task.
 
         :returns: ``False`` if the loop has no such thing
+        """
+        ...
+
+    def call_from_anywhere(self, call: Callable[[], object]) -> None:
+        """Call a function that raises nothing in the loop, soon, unless the loop has ended.
+
+        A finalizer may ask for it. The garbage collector runs those in whichever thread happens to
+        need memory, and in the middle of anything, so they must do no more than this.
         """
         ...
 
@@ -96,6 +105,11 @@ class Asyncio:
         self._loop.call_soon(call, context=self._context)
         return True
 
+    def call_from_anywhere(self, call: Callable[[], object]) -> None:
+        """Call a function in the loop, soon, unless the loop has ended."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call)
+
     def innermost(self) -> object:
         """Return the innermost cancel scope around the current code."""
         return self._states[self._current_task()].cancel_scope
@@ -143,6 +157,11 @@ class Trio:
     def call_soon(self, call: Callable[[], object]) -> bool:
         """Return ``False``: trio has only what other threads use, which costs more than a task."""
         return False
+
+    def call_from_anywhere(self, call: Callable[[], object]) -> None:
+        """Call a function in the run, soon, unless it has ended."""
+        with suppress(RuntimeError):
+            self._token.run_sync_soon(call)
 
     def innermost(self) -> object:
         """Return the status of the innermost cancel scope around the current code."""

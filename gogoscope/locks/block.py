@@ -22,8 +22,8 @@ from anyio.abc import TaskGroup
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import split_cancellation, unwrapped
-from gogoscope._core.errors import description, lead_to
-from gogoscope.events import LeaseLost
+from gogoscope._core.errors import lead_to
+from gogoscope.events import LeaseLost, description
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
 from gogoscope.locks.acquire import acquire, check_patience, locks_of, timeout_error
 from gogoscope.locks.reentry import held, refuse_reentry

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from gogoscope._core.cancellation import cancellation_requested, split_cancellation
-from gogoscope._core.errors import description
+from gogoscope.events import description
 from gogoscope.exceptions import GogoscopeError, UnexpectedStoreError
 
 P = ParamSpec("P")

@@ -4,7 +4,7 @@ Everything that runs in the block is work: tasks, the workers of maps, and the b
 inside, wherever they were opened. :mod:`gogoscope.scopes.lifecycle` tells how it begins and ends.
 
 ``_works`` is all that runs. ``_cancelling`` tells that the scope cancels it, ``_why`` for what
-reason; ``_fatal`` is the error that the block is to raise, ``_timed_out`` tells that its time is
+reason; ``_fatal`` is what the block is to raise, ``_timed_out`` tells that its time is
 over. ``_host`` is the id of the task that the block was opened in; ``_in_body`` tells that its body
 runs, ``_body_cancelled`` that the body itself was cancelled. ``_around`` is the block of the scope
 that this one is a child of, ``_apart`` tells that its cancel scope does not reach this one;
@@ -27,12 +27,13 @@ from gogoscope._core.cancellation import (
 from gogoscope._core.context import Frame
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import Stopping
-from gogoscope.events import OnError, ScopeCancelled, notify
+from gogoscope.events import OnError, ScopeCancelled
 from gogoscope.scopes.outcome import Outcome
+from gogoscope.scopes.results import Err
 from gogoscope.scopes.runner import Runner
 from gogoscope.scopes.services import Services
 from gogoscope.scopes.task import Task
-from gogoscope.scopes.unhandled import Unhandled, tell
+from gogoscope.scopes.unhandled import Unhandled
 from gogoscope.scopes.works import Works
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class Block:
         self._began = math.nan
         self._cancelling = False
         self._why: str | None = None
-        self._fatal: Exception | None = None
-        self._timed_out = self._used = self._ended = False
+        self._fatal: BaseException | None = None
+        self._timed_out = self._used = False
         self._group: TaskGroup | None = None
         self._cancel_scope: anyio.CancelScope | None = None
         self._resources: AsyncExitStack | None = None
@@ -149,7 +150,7 @@ class Block:
             self._timed_out = True
             self._cancel(f"the timeout of its scope, {self._timeout:g} s, passed")
 
-    def _fail(self, error: Exception, why: str) -> None:
+    def _fail(self, error: BaseException, why: str) -> None:
         """Cancel the scope; its block then raises ``error``, unless something else goes first."""
         if self._fatal is None:
             self._fatal = error
@@ -199,29 +200,20 @@ class Block:
         if self._apart and self._around is not None:
             self._cancel(self._around._why_cancelled())
 
-    def _note_settled(
-        self, outcome: Outcome[Any], error: Exception | None, *, awaited: bool
-    ) -> None:
-        """Note that a task has its result."""
+    def _note_settled(self, outcome: Outcome[Any], failed: Err | None) -> None:
+        """Note that a task has its result, and watch an error until somebody reads it."""
         try:
-            if error is not None and self._fail_fast and not self._cancelling:
-                self._fail(error, f"task {outcome.name!r} of its scope failed")
-            elif error is not None and not awaited:
-                self._note_unhandled(outcome, error)
+            if failed is not None and self._fail_fast and not self._cancelling:
+                self._fail(failed.error, f"task {outcome.name!r} of its scope failed")
+            elif failed is not None:
+                unread = self._unhandled.watch(failed, self, self._on_error)
+                unread.shared_by(outcome)
+                if not unread.awaited:
+                    unread.taken()
         finally:  # an observer may exit
             self._works.ended(outcome)
 
-    def _note_unhandled(self, outcome: Outcome[Any], error: Exception) -> None:
-        """Note that nobody takes the error of a task that has ended."""
-        if says_stopping(error):
-            return
-        on_error = outcome._on_error or self._on_error
-        if on_error is not None and notify(on_error, error):
-            return
-        if self._ended:
-            tell(self._home, error)
-        else:
-            self._unhandled.add(outcome, error)
-
-    def _note_retrieved(self, outcome: Outcome[Any]) -> None:
-        self._unhandled.retrieved(outcome)
+    def _watch(self, failed: Err) -> None:
+        """Watch a result that is not a task's until somebody reads its error."""
+        if not says_stopping(failed._unread):
+            self._unhandled.watch(failed, self, self._on_error)

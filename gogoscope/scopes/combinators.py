@@ -23,7 +23,7 @@ from gogoscope.events import OnError
 from gogoscope.scopes.lifecycle import Lifecycle
 from gogoscope.scopes.mapping import Completed, Mapped
 from gogoscope.scopes.options import CircuitOption, RetryOption, TaskOptions
-from gogoscope.scopes.outcome import let_interrupt_happen
+from gogoscope.scopes.outcome import let_interrupt_happen, raise_mistake
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.task import Task
@@ -220,13 +220,12 @@ async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:
         for task in tasks:
             await task.wait()
         await let_interrupt_happen(*tasks)
-        for task in tasks:
-            task._refuse_wrong_function()
         abandoned = False
     finally:
         for task in tasks:
             task._detach(abandoned=abandoned)
-    return tuple([task._retrieve() for task in tasks])
+    raise_mistake(*tasks)
+    return tuple([task._result_for_reader() for task in tasks])
 
 
 def _no_task(value: object) -> TypeError:
@@ -271,29 +270,31 @@ async def _first_of(
     succeeding: bool,
 ) -> Ok[T] | Err:
     tasks: list[Task[T]] = []
-    failed: list[Exception] = []
+    settled: list[Task[T]] = []
     bell = _Bell()
     due = monotonic()
     try:
         while True:
-            while waiting and (monotonic() >= due or (succeeding and len(failed) == len(tasks))):
-                task = scope.task(waiting.pop(), on_error=_lost)
+            while waiting and (monotonic() >= due or (succeeding and len(settled) == len(tasks))):
+                task = scope.task(waiting.pop())
                 task._watcher = bell.ring
+                task._attach()
                 tasks.append(task)
                 due = monotonic() + pause
             settled = [task for task in tasks if task.done]
             await let_interrupt_happen(*settled)
+            raise_mistake(*settled)
             for task in settled:
-                result = task._retrieve()
-                if result.error is None or not succeeding:
-                    return result
-            failed = [
-                result.error for task in settled if (result := task._retrieve()).error is not None
-            ]
-            if not waiting and len(failed) == len(tasks):
-                return Err(ExceptionGroup("none of the functions succeeded", failed), None)
-            if len(failed) == len(tasks):
-                continue
+                if not succeeding or isinstance(task._result, Ok):
+                    _take(other for other in settled if other is not task)
+                    return task._result_for_reader()
+            errors = _take(settled)
+            if len(settled) == len(tasks):
+                if waiting:
+                    continue
+                failed = Err(ExceptionGroup("none of the functions succeeded", errors), None)
+                scope._watch(failed)
+                return failed
             patience = max(0.0, due - monotonic()) if waiting else None
             with anyio.move_on_after(patience):
                 await bell.wait()
@@ -303,6 +304,13 @@ async def _first_of(
         with anyio.CancelScope(shield=True):
             for task in tasks:
                 await task.wait()
+                task._detach(abandoned=False)
+
+
+def _take(tasks: Iterable[Task[Any]]) -> list[Exception]:
+    """Read the errors of tasks that are not the first: only that one is asked for."""
+    results = [task._result_for_reader() for task in tasks]
+    return [result.error for result in results if result.error is not None]
 
 
 class _Bell:
@@ -317,7 +325,3 @@ class _Bell:
     async def wait(self) -> None:
         await self._rang.wait()
         self._rang = anyio.Event()
-
-
-def _lost(error: Exception) -> None:
-    """Handle the error of a task that lost: only the first is asked for."""

@@ -2,7 +2,8 @@
 
 The task that runs the function is nobody's handle: each call gets a :class:`Follower`, a second
 outcome that is settled when the task ends. So a follower that is cancelled takes nothing from the
-others; when the last one is cancelled, so is the task.
+others; when the last one is cancelled, so is the task. All have the same result, so that reading
+its error through one handle is reading it for all.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from gogoscope.events import OnError, TaskStarted
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.results import Err
 from gogoscope.scopes.task import Task
+from gogoscope.scopes.unhandled import Unread
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -83,7 +85,7 @@ class Follower(Task[T_co]):
                 self._cancel_reason = result.error.reason
                 self._settle_cancelled()
             else:
-                self._settle(result if result.error is None else Err(result.error, None))
+                self._conclude(result, None)
         finally:
             shared._detach(abandoned=False)
 
@@ -132,11 +134,18 @@ class Dedupe:
         flight.task._watcher = None
         if self._flights.get(key) is flight:
             del self._flights[key]
+        result = flight.task._result
+        unread = result._watch if isinstance(result, Err) else None
+        if isinstance(unread, Unread):
+            for follower in flight.followers:
+                unread.shared_by(follower)
         exits: BaseException | None = None
         while flight.followers:
             try:
                 next(iter(flight.followers))._land()
             except BaseException as raised:  # noqa: BLE001 - an observer exits; raised for all
                 exits = first_of(exits, raised)
+        if isinstance(unread, Unread) and not unread.awaited:
+            unread.taken()
         if exits is not None:
             raise exits

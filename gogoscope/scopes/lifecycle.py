@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self, TypeVar
 
 import anyio
 
@@ -40,15 +40,10 @@ from gogoscope._core.errors import first_of, lead_to
 from gogoscope._core.event_loop import EventLoop, running
 from gogoscope.events import ScopeEnded, ScopeStarted
 from gogoscope.exceptions import ScopeClosedError
+from gogoscope.scopes.block import FROM_OUTSIDE, Block
 from gogoscope.scopes.leaving import Leaving, verdict
 from gogoscope.scopes.runner import Runner, Worker, in_context
 from gogoscope.scopes.task import Task, interruptible
-from gogoscope.scopes.unhandled import group_of, report
-
-if TYPE_CHECKING:
-    pass
-
-from gogoscope.scopes.block import FROM_OUTSIDE, Block
 
 T = TypeVar("T")
 
@@ -187,28 +182,29 @@ class Lifecycle(Block):
 
     def _decide(self, leaving: Leaving) -> BaseException | None:
         """Return what leaves the block, and report the errors that do not."""
-        self._ended = True
         timed_out: TimeoutError | None = None
         if self._timed_out:
             limit = f"its timeout of {self._timeout:g} s"
             timed_out = TimeoutError(f"scope {self.name!r} took longer than {limit}")
-        errors, further = self._unhandled.take()
-        errors += leaving.errors
-        unhandled = group_of(errors, further, self.name)
+        lost = self._unhandled.take(leaving.errors)
+        unhandled = lost.group(self.name)
+        fatal: Exception | None = None
+        if isinstance(self._fatal, Exception):
+            fatal = self._fatal
+        else:
+            leaving.note(self._fatal)
         chosen = verdict(
             interrupt=leaving.interrupt,
             body=None if leaving.cancelled else leaving.exception,
             outside=leaving.exception if leaving.cancelled else None,
-            fatal=self._fatal,
+            fatal=fatal,
             timed_out=timed_out,
             unhandled=unhandled,
         )
         if leaving.interrupt is not None:
             lead_to(leaving.interrupt, leaving.exception)
         if chosen is not None and chosen is not unhandled:
-            if self._fatal is not None and chosen is not self._fatal:
-                errors.insert(0, self._fatal)
-            report(self._home, chosen, errors, further)
+            lost.report(self._home, chosen, fatal)
         return chosen
 
     async def _wait_for_works(self, leaving: Leaving) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Generic, Self, TypeVar
 
-from gogoscope._core.callables import NotAwaitableError
 from gogoscope.scopes.results import Err, Ok
-from gogoscope.scopes.task import Task
 from gogoscope.scopes.workers import Workers
 
 Item = TypeVar("Item")
@@ -33,7 +31,7 @@ class Mapped(Generic[T]):
     async def _collect(self) -> list[Ok[T] | Err]:
         self._begin()
         try:
-            return _retrieved([task for _, task in await self._workers.take_all()])
+            return [task._result_for_reader() for _, task in await self._workers.take_all()]
         finally:
             self._workers._close()
 
@@ -47,7 +45,7 @@ class Mapped(Generic[T]):
         taken = await self._workers.take()
         if taken is None:
             raise StopAsyncIteration
-        return taken[1]._retrieve()
+        return taken[1]._result_for_reader()
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
@@ -61,17 +59,6 @@ class Mapped(Generic[T]):
             raise RuntimeError("the results of s.map can be had only once")
         self._used = True
         self._workers.start()
-
-
-def _retrieved(tasks: list[Task[T]]) -> list[Ok[T] | Err]:
-    try:
-        for task in tasks:
-            task._refuse_wrong_function()
-    except NotAwaitableError:
-        for task in tasks:
-            task._detach(abandoned=True)
-        raise
-    return [task._retrieve() for task in tasks]
 
 
 class Completed(Generic[Item, T]):
@@ -96,7 +83,7 @@ class Completed(Generic[Item, T]):
         taken = await self._workers.take()
         if taken is None:
             raise StopAsyncIteration
-        return taken[0], taken[1]._retrieve()
+        return taken[0], taken[1]._result_for_reader()
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""

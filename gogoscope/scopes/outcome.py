@@ -1,13 +1,12 @@
 """The result of a task, and those who await it.
 
 An outcome has a result exactly once. Until then it counts those who await it: if the last of them
-is cancelled, nobody needs the result, and the outcome is abandoned. An error is unhandled as long
-as nobody who awaited the outcome has taken it: the scope keeps it, and raises it at its end.
+is cancelled, nobody needs the result, and the outcome is abandoned. Awaiting it is not reading its
+error: the result itself notes that, whoever holds it.
 
 ``_result`` is the result, once there is one. ``_awaiters`` counts those who await it now,
-``_ended`` wakes them, ``_watcher`` is called once. ``_retrieved`` tells that somebody took the
-result, ``_unhandled`` that the scope keeps the error. ``_was_cancelled`` tells a cancellation from
-an error of the function, ``_interrupted`` that what ended the function is no result
+``_ended`` wakes them, ``_watcher`` is called once. ``_was_cancelled`` tells a cancellation from an
+error of the function, ``_interrupted`` that what ended the function is no result
 (``KeyboardInterrupt``).
 """
 
@@ -51,18 +50,8 @@ class Parent(Frame, Protocol):
         """Return the reason for the result of a task that the scope cancelled."""
         ...
 
-    def _note_settled(
-        self, outcome: Outcome[Any], error: Exception | None, *, awaited: bool
-    ) -> None:
-        """Note that an outcome has its result."""
-        ...
-
-    def _note_unhandled(self, outcome: Outcome[Any], error: Exception) -> None:
-        """Note that nobody takes the error of an outcome."""
-        ...
-
-    def _note_retrieved(self, outcome: Outcome[Any]) -> None:
-        """Note that somebody took an error after all."""
+    def _note_settled(self, outcome: Outcome[Any], failed: Err | None) -> None:
+        """Note that an outcome has its result, and watch an error until somebody reads it."""
         ...
 
 
@@ -82,8 +71,6 @@ class Outcome(Generic[T_co]):
         "_on_error",
         "_parent",
         "_result",
-        "_retrieved",
-        "_unhandled",
         "_was_cancelled",
         "_watcher",
     )
@@ -96,8 +83,6 @@ class Outcome(Generic[T_co]):
         self._awaiters = 0
         self._ended: anyio.Event | None = None
         self._interrupted = False
-        self._retrieved = False
-        self._unhandled = False
         self._was_cancelled = False
         self._watcher: Callable[[], object] | None = None
 
@@ -116,7 +101,7 @@ class Outcome(Generic[T_co]):
         """``waiting``, ``running``, ``succeeded``, ``failed`` or ``cancelled``, for people."""
         if self._result is None:
             return "waiting" if self._began is None else "running"
-        if self._result.error is None:
+        if isinstance(self._result, Ok):
             return "succeeded"
         return "cancelled" if self._was_cancelled else "failed"
 
@@ -127,8 +112,7 @@ class Outcome(Generic[T_co]):
     async def wait(self) -> None:
         """Wait until there is a result.
 
-        Unlike awaiting the task itself, this does not retrieve its error, and a cancellation of
-        this call does not cancel the task.
+        Unlike awaiting the task itself, a cancellation of this call does not cancel the task.
         """
         if self._result is None:
             self._refuse_circle()
@@ -153,7 +137,7 @@ class Outcome(Generic[T_co]):
             self._detach(abandoned=False)
         if self._interrupted:
             yield from checkpoint().__await__()
-        return self._retrieve()
+        return self._result_for_reader()
 
     def _refuse_circle(self) -> None:
         """Refuse to wait for a result inside of what it comes from.
@@ -173,39 +157,17 @@ class Outcome(Generic[T_co]):
     def _detach(self, *, abandoned: bool) -> None:
         """Count one less; if it was the last, and was cancelled, nobody needs the result."""
         self._awaiters -= 1
-        if not abandoned or self._awaiters:
-            return
-        result = self._result
-        if result is None:
+        if abandoned and not self._awaiters and self._result is None:
             self.cancel("everything that awaited the task was cancelled")
-        elif result.error is not None and not (
-            self._retrieved or self._was_cancelled or self._unhandled
-        ):
-            self._parent._note_unhandled(self, result.error)
 
-    def _retrieve(self) -> Ok[T_co] | Err:
-        """Return the result, for somebody who handles it.
+    def _result_for_reader(self) -> Ok[T_co] | Err:
+        """Return the result, for somebody who may read it.
 
         :raises NotAwaitableError: if the function was none that can be awaited
         """
-        result = self._result
-        assert result is not None
-        if result.error is not None:
-            self._retrieved = True
-            if self._unhandled:
-                self._parent._note_retrieved(self)
-            if isinstance(result.error, NotAwaitableError):
-                raise result.error
-        return result
-
-    def _refuse_wrong_function(self) -> None:
-        """Refuse a function that returned nothing that can be awaited.
-
-        :raises NotAwaitableError: if this outcome, which has a result, is of one
-        """
+        raise_mistake(self)
         assert self._result is not None
-        if isinstance(self._result.error, NotAwaitableError):
-            self._retrieve()
+        return self._result
 
     def _end(self, result: Ok[Any] | Err) -> None:
         """Set the result, and wake those who await it."""
@@ -228,3 +190,19 @@ async def let_interrupt_happen(*outcomes: Outcome[Any]) -> None:
     """Let an interrupt that ended one of the tasks have its chance to cancel the caller, too."""
     if any(outcome._interrupted for outcome in outcomes):
         await checkpoint()
+
+
+def raise_mistake(*outcomes: Outcome[Any]) -> None:
+    """Read the errors of functions that returned nothing that can be awaited, and raise one.
+
+    :raises NotAwaitableError: if there are any
+    """
+    mistakes = [
+        outcome._result
+        for outcome in outcomes
+        if isinstance(outcome._result, Err)
+        and issubclass(type(outcome._result._unread), NotAwaitableError)
+    ]
+    errors = [mistake.error for mistake in mistakes]  # all of them: it is one mistake
+    if errors:
+        mistakes[0].unwrap()

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+NOTES_OF_TASKS = 2
+"""How many tasks an error names: the one that it came from, and the next that it went through."""
+
 
 class Guard(Protocol):
     """What surrounds one run of a task: its safety nets."""
@@ -183,7 +186,7 @@ class Task(Outcome[T_co]):
         if self._queued and getrefcount(self) == UNSHARED and self._runs_inside():
             context, coroutine = self._begin()
             yield from in_context(context, coroutine, None, self)
-            return self._retrieve()
+            return self._result_for_reader()
         return (yield from Outcome.__await__(self))
 
     def _runs_inside(self) -> bool:
@@ -195,6 +198,7 @@ class Task(Outcome[T_co]):
         if slots_around() or not runner.admits(self, depth):
             return False
         runner.next()
+        self._awaiters = 1  # whoever cancels that one cancels the task
         self._depth = depth
         self._before = runner.own_cancellations()
         return True
@@ -333,19 +337,31 @@ class Task(Outcome[T_co]):
             self._ended.set()
 
     def _settle(self, result: Ok[Any] | Err) -> None:
+        failed = result if isinstance(result, Err) else None
+        if failed is not None:
+            self._mark(failed._unread, sys._getframe(1))
+        self._conclude(result, failed)
+
+    def _conclude(self, result: Ok[Any] | Err, failed: Err | None) -> None:
+        """Set the result, and tell of it.
+
+        :param failed: the result, if it is an error of its own that nobody knows of yet
+        """
         self._end(result)
         parent = self._parent
-        error = result.error
         try:
-            if error is not None:
-                forget_own_frames(error, sys._getframe(1))
-                annotate(error, f"in task {self._name!r} of scope {parent.name!r}")
             if parent._home.observed:
-                self._tell_ended(error)
+                self._tell_ended(result._unread if isinstance(result, Err) else None)
         finally:
-            parent._note_settled(self, error, awaited=self._awaiters > 0)
+            parent._note_settled(self, failed)
             if self._watcher is not None:
                 self._watcher()
+
+    def _mark(self, error: Exception, caller: types.FrameType) -> None:
+        """Write to an error where it comes from."""
+        forget_own_frames(error, caller)
+        note = f"in task {self._name!r} of scope {self._parent.name!r}"
+        annotate(error, note, NOTES_OF_TASKS)
 
     def _never_run(self) -> None:
         if self._guard is not None:
@@ -362,7 +378,7 @@ class Task(Outcome[T_co]):
         home = parent._home
         if home.observed:
             home.emit(TaskStopped(home.name, self.name, self._age(), reason))
-        parent._note_settled(self, None, awaited=True)
+        parent._note_settled(self, None)
         if self._watcher is not None:
             self._watcher()
 

@@ -18,7 +18,6 @@ from gogoscope._core.clock import monotonic
 from gogoscope._core.context import current
 from gogoscope._core.stopping import REASON, Stopping
 from gogoscope.events import OnError, log_error, notify
-from gogoscope.scopes.outcome import Outcome
 from gogoscope.scopes.results import Err
 from gogoscope.scopes.task import Task
 
@@ -33,10 +32,6 @@ class Starter(Protocol):
 
     def task(self, fn: Callable[[], Awaitable[object]], /) -> Task[Any]:
         """Start a tick."""
-        ...
-
-    def _note_unhandled(self, outcome: Outcome[Any], error: Exception) -> None:
-        """Note that nobody takes the error of a tick."""
         ...
 
 
@@ -89,20 +84,21 @@ class Ticker:
             self._tick = task = self._scope.task(tick)
             result = await task
             if isinstance(result, Err) and not task._was_cancelled:
-                self._take(task, result.error)
+                self._take(result)
         finally:
             self._tick = None
             self._end()
 
-    def _take(self, task: Task[Any], error: Exception) -> None:
+    def _take(self, failed: Err) -> None:
         """Hand the error of a tick on, or raise it if it is to end all."""
         if self._on_error is None:
+            error = failed.error
             whole = current.get()
             if isinstance(whole, Task) and not whole._awaiters:
                 log_error("%s: a tick failed, and no further one starts", self.name, error=error)
             raise error
-        if not notify(self._on_error, error):
-            self._scope._note_unhandled(task, error)
+        if notify(self._on_error, failed._unread):
+            failed._read()
 
     def _begin(self) -> None:
         if not self._in_tick:

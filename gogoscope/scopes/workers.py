@@ -38,8 +38,9 @@ from gogoscope._core.cancellation import checkpoint, never_began
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.block import Block
 from gogoscope.scopes.delivery import Delivery
-from gogoscope.scopes.outcome import let_interrupt_happen
+from gogoscope.scopes.outcome import let_interrupt_happen, raise_mistake
 from gogoscope.scopes.pipeline import SafetyNets
+from gogoscope.scopes.results import Err
 from gogoscope.scopes.runner import in_context
 from gogoscope.scopes.task import Task
 
@@ -193,9 +194,7 @@ class Workers(Generic[Item, T]):
         """Hand an error of the source, which no consumer will get, to the scope."""
         failure, self._failure = self._failure, None
         if failure is not None:
-            name = f"source of {self.name}"
-            source: Task[T] = Task(self._block, self._fn, (), name, None, None)
-            self._block._note_unhandled(source, failure)
+            self._block._watch(Err(failure, None))  # dropped at once
 
     def _more_hands(self) -> None:
         """Let one more worker work, if there may be anything for it to do."""
@@ -307,7 +306,10 @@ class Workers(Generic[Item, T]):
         finally:
             del self.coroutines[task]
             self.finished += 1
-            if not self._closed:
-                self._delivery.finish(item, task)
-            self._delivery.wake()
-            del self, task, coroutine
+            try:
+                raise_mistake(task)
+                if not self._closed:
+                    self._delivery.finish(item, task)
+            finally:
+                self._delivery.wake()
+                del self, task, coroutine

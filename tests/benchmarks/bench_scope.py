@@ -104,7 +104,7 @@ def sequential() -> Case:  # noqa: C901 - one function for each side
     async def ours() -> None:
         async with scope() as s:
             for _ in range(SEQUENTIAL):
-                await s.task(no_op)
+                _ = (await s.task(no_op)).error
 
     async def task_group() -> None:
         async with asyncio.TaskGroup() as group:

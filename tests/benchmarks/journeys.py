@@ -78,7 +78,7 @@ async def guarded_tasks() -> list[Journey]:
     retry, breaker = Retry.of(3), CircuitBreaker("journeys")
 
     async def call(s: gogoscope.Scope) -> None:
-        await s.task(answer, retry=retry, circuit_breaker=breaker, timeout=5)
+        _ = (await s.task(answer, retry=retry, circuit_breaker=breaker, timeout=5)).error
 
     async with scope(concurrency=4) as s:
         await call(s)
@@ -87,7 +87,7 @@ async def guarded_tasks() -> list[Journey]:
         Journey("a guarded task, the second"),
     ]
     async with scope(concurrency=4) as s:
-        await s.task(answer)
+        _ = (await s.task(answer)).error
         for journey in journeys:
             with journey.counted():
                 await call(s)

@@ -15,6 +15,7 @@ from gogoscope import (
     LockHandle,
     Ok,
     Persistence,
+    Result,
     Retry,
     Task,
     TaskCancelled,
@@ -45,6 +46,10 @@ def plain(number: int) -> bytes:
     return b""
 
 
+def value_or_zero(result: Result[float]) -> float:
+    return 0.0 if result.error is not None else result.value
+
+
 async def results() -> None:
     async with scope(retry=3, circuit_breaker=CircuitBreaker("name"), timeout=5) as s:
         task = s.task(load, 1, "name", timeout=2, retry=Retry(4), circuit_breaker=False)
@@ -52,6 +57,11 @@ async def results() -> None:
         result = await task
         assert_type(result, Ok[float] | Err)
         assert_type(result.unwrap(), float)
+        assert_type(result.unwrap_or(None), float | None)
+        assert_type(result.unwrap_or(0.0), float)
+        same: Result[float] = result
+        assert_type(same, Ok[float] | Err)
+        assert_type(value_or_zero(result), float)
         if result.error is None:
             assert_type(result.value, float)
         else:

@@ -29,6 +29,7 @@ async def misuse() -> None:
         result.value.is_integer().no_such_attribute()  # error
         if result.error is None:
             result.value.append(1)  # error
+        result.unwrap_or(None).is_integer()  # error
         await s.map(load, ["1"])  # error
         s.all(load)  # error
         await s.race([plain])  # error

@@ -54,9 +54,9 @@ async def broken() -> None:
 async def test_a_scope_tells_of_itself_and_its_tasks() -> None:
     events: list[Event] = []
     async with scope(name="orders", on_event=events.append) as s:
-        await s.task(fine)
-        await s.task(broken, retry=Retry(2, delay=0))
-        await s.task(anyio.sleep, 10, timeout=0.001, name="slow")
+        _ = (await s.task(fine)).error
+        _ = (await s.task(broken, retry=Retry(2, delay=0))).error
+        _ = (await s.task(anyio.sleep, 10, timeout=0.001, name="slow")).error
         stopped = s.task(anyio.sleep_forever, name="stopped")
         await anyio.wait_all_tasks_blocked()
         stopped.cancel("enough")
@@ -148,12 +148,12 @@ async def test_a_child_tells_the_observer_of_its_parent() -> None:
 async def test_events_go_to_the_log_when_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with scope() as s:
-        await s.task(fine)
+        _ = (await s.task(fine)).error
     assert not caplog.records
     stop = log_events("orders.log", logging.INFO)
     async with scope(name="orders") as s:
-        await s.task(fine)
-        await s.task(broken)
+        _ = (await s.task(fine)).error
+        _ = (await s.task(broken)).error
     stop()
     levels = {record.getMessage().split()[0]: record.levelname for record in caplog.records}
     assert levels == {

@@ -169,7 +169,7 @@ async def test_no_try_starts_after_max_elapsed_when_a_delay_took_longer(
     monkeypatch.setattr("gogoscope.retry.pause", overslept)
     flaky = Flaky(9)
     async with scope() as s:
-        await s.task(flaky, retry=Retry(5, delay=1, max_elapsed=5))
+        _ = (await s.task(flaky, retry=Retry(5, delay=1, max_elapsed=5))).error
     assert flaky.calls == 1
 
 
@@ -184,7 +184,7 @@ async def test_retry_on_takes_types_and_predicates() -> None:
         ]
         for retry_on, calls in cases:
             flaky = Flaky(5)
-            await s.task(flaky, retry=Retry(3, delay=0, retry_on=retry_on))
+            _ = (await s.task(flaky, retry=Retry(3, delay=0, retry_on=retry_on))).error
             assert flaky.calls == calls, retry_on
 
 
@@ -192,15 +192,17 @@ async def test_retry_on_takes_types_and_predicates() -> None:
 async def test_a_predicate_that_returns_seconds_sets_the_delay() -> None:
     waits: list[float] = []
     async with scope() as s:
-        await s.task(
-            Flaky(2),
-            retry=Retry(
-                3,
-                delay=fixed(100),
-                retry_on=lambda error: 0 if error.args == (1,) else timedelta(seconds=0.001),
-                on_retry=lambda attempt, error, delay: waits.append(delay),
-            ),
-        )
+        _ = (
+            await s.task(
+                Flaky(2),
+                retry=Retry(
+                    3,
+                    delay=fixed(100),
+                    retry_on=lambda error: 0 if error.args == (1,) else timedelta(seconds=0.001),
+                    on_retry=lambda attempt, error, delay: waits.append(delay),
+                ),
+            )
+        ).error
     assert waits == [0, 0.001]
 
 
@@ -214,7 +216,7 @@ async def test_on_retry_is_called_before_each_wait_and_its_errors_are_ignored() 
 
     flaky = Flaky(2)
     async with scope() as s:
-        await s.task(flaky, retry=Retry(3, delay=linear(0, 0.001), on_retry=observer))
+        _ = (await s.task(flaky, retry=Retry(3, delay=linear(0, 0.001), on_retry=observer))).error
     assert told == [(1, "1", 0.0), (2, "2", 0.001)]
 
 
@@ -270,7 +272,7 @@ async def test_an_open_circuit_is_retried_only_if_retry_on_names_it() -> None:
         ]
         for retry_on, calls in cases:
             flaky = Flaky(9, open_circuit)
-            await s.task(flaky, retry=Retry(3, delay=0, retry_on=retry_on))
+            _ = (await s.task(flaky, retry=Retry(3, delay=0, retry_on=retry_on))).error
             assert flaky.calls == calls, retry_on
 
 

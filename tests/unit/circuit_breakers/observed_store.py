@@ -99,7 +99,7 @@ async def break_it(store: ObservedStore, breaker: CircuitBreaker = BREAKER) -> N
     service.error = OSError("broken")
     async with scope(persistence=store, circuit_breaker=breaker) as s:
         for _ in range(breaker.failure_threshold):
-            await s.task(service)
+            _ = (await s.task(service)).error
     state = await store.get_state("payments")
     assert state is not None
     assert state.state == "open"

@@ -214,7 +214,7 @@ async def test_scopes_on_the_process_wide_store_share_it_at_once(name: str) -> N
     breaker = CircuitBreaker(name, failure_threshold=1)
     assert await breaker.call(fine) == 1
     async with scope(circuit_breaker=breaker) as s:
-        await s.task(broken)
+        _ = (await s.task(broken)).error
     with pytest.raises(CircuitOpenError):
         await breaker.call(fine)
 
@@ -292,7 +292,7 @@ def test_the_next_event_loop_of_a_thread_shares_the_circuit_with_its_own_scopes(
         await anyio.sleep(0.02)
         assert await breaker.call(fine) == 1
         async with scope(circuit_breaker=breaker) as s:
-            await s.task(broken)
+            _ = (await s.task(broken)).error
         with pytest.raises(CircuitOpenError):
             await breaker.call(fine)
 

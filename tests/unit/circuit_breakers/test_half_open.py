@@ -80,7 +80,7 @@ async def test_success_threshold_asks_for_several_probes(
     states = []
     for _ in range(3):
         async with scope(persistence=store, circuit_breaker=breaker) as s:
-            await s.task(service)
+            _ = (await s.task(service)).error
         state = await store.get_state("payments")
         assert state is not None
         states.append(state.state)

@@ -184,7 +184,7 @@ def test_no_call_of_a_busy_circuit_waits_whenever_the_store_fails(
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
         async with scope(persistence=store, circuit_breaker=breaker, on_event=events.append) as s:
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             opened = anyio.current_time()
             service.error = None
             errors = []
@@ -209,7 +209,7 @@ def test_no_probe_waits_for_a_store_that_failed_while_nothing_was_called(
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             await anyio.sleep(1)
             store.fault = fault
             await anyio.sleep(4.1)
@@ -246,7 +246,7 @@ def test_a_store_that_stops_answering_delays_the_first_probe_of_a_quiet_circuit(
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             await anyio.sleep(5.1)
             store.fault = slow
             began = anyio.current_time()
@@ -284,7 +284,7 @@ def test_a_scope_ends_without_waiting_for_a_store_that_is_known_to_fail() -> Non
         for _ in range(20):
             began = anyio.current_time()
             async with scope(persistence=store, circuit_breaker=breaker) as s:
-                await s.task(service)
+                _ = (await s.task(service)).error
             took.append(anyio.current_time() - began)
             await anyio.sleep(0.3)
         assert max(took[1:]) <= 0.07
@@ -301,7 +301,7 @@ def test_short_scopes_notice_that_the_store_is_back() -> None:
             async with scope(
                 persistence=store, circuit_breaker=breaker, on_event=events.append
             ) as s:
-                await s.task(service)
+                _ = (await s.task(service)).error
 
         store.fault = unreachable
         await use()
@@ -327,12 +327,12 @@ def test_a_read_that_found_nothing_does_not_undo_what_came_after_it() -> None:
         store, service = LateStore(), Service()
         breaker = CircuitBreaker("payments", failure_threshold=1, refresh_interval=0.5)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
-            await s.task(service)
+            _ = (await s.task(service)).error
             await anyio.sleep(0.6)
             store.answering = far_away
-            await s.task(service)
+            _ = (await s.task(service)).error
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             for _ in range(30):
                 assert isinstance(await promptly(s, service), CircuitOpenError)
                 await anyio.sleep(0.01)
@@ -345,7 +345,7 @@ def test_a_hanging_store_is_asked_once_at_a_time() -> None:
         store, service = FaultyStore(), Service()
         breaker = CircuitBreaker("payments", refresh_interval=0.05)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
-            await s.task(service)
+            _ = (await s.task(service)).error
             store.fault = slow
             store.requests = 0
             for _ in range(90):
@@ -360,7 +360,7 @@ def test_an_outage_of_hours_leaves_few_requests_to_send() -> None:
         store, service = FaultyStore(), Service()
         breaker = CircuitBreaker("payments", failure_threshold=3, reset_timeout=5)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
-            await s.task(service)
+            _ = (await s.task(service)).error
             store.fault = unreachable
             service.error = OSError("broken")
             for _ in range(3600):

@@ -30,7 +30,7 @@ def test_a_probe_that_is_granted_too_late_for_its_call_is_kept_for_the_next_one(
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             service.error = None
             await anyio.sleep(4.98)
             assert isinstance(await promptly(s, service), CircuitOpenError)
@@ -59,7 +59,7 @@ def test_a_kept_probe_that_no_call_uses_is_returned(until: str) -> None:
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             service.error = None
             await anyio.sleep(4.98)
             assert isinstance(await promptly(s, service), CircuitOpenError)
@@ -89,7 +89,7 @@ def test_a_kept_probe_is_not_returned_when_the_circuit_has_changed_since() -> No
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             service.error = None
             await anyio.sleep(4.98)
             assert isinstance(await promptly(s, service), CircuitOpenError)
@@ -116,7 +116,7 @@ def test_a_kept_probe_is_free_for_other_processes_after_a_second(
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=60)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             service.error = None
             await anyio.sleep(59.98)
             assert isinstance(await promptly(s, service), CircuitOpenError)
@@ -149,14 +149,15 @@ def test_short_scopes_get_a_probe_of_a_busy_circuit_from_a_store_that_is_far_awa
                     result = await s.task(service)
                     if unwrapped:
                         result.unwrap()
+                    error = result.error
             except CircuitOpenError:
                 return
-            if result.error is None:
+            if error is None:
                 ended.set()
 
         service.error = OSError("broken")
         async with scope(persistence=store, circuit_breaker=breaker) as s:
-            await s.task(service)
+            _ = (await s.task(service)).error
         service.error, store.fault = None, far_away
         with anyio.fail_after(3):
             async with anyio.create_task_group() as requests:
@@ -181,7 +182,7 @@ def test_a_probe_of_a_call_that_waited_half_a_second_is_returned(backend: Backen
         )
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             await anyio.sleep(1.5)
             service.error, store.fault = None, fairly_slow
             assert (await s.task(service)).error is None
@@ -224,7 +225,7 @@ def test_a_call_that_outlives_its_scope_gets_its_probe(backend: Backend) -> None
         async with anyio.create_task_group() as tasks:
             async with scope(persistence=store, circuit_breaker=breaker) as s:
                 service.error = OSError("broken")
-                await s.task(service)
+                _ = (await s.task(service)).error
                 tasks.start_soon(outlive)
             service.error = None
             await anyio.sleep(6)
@@ -242,7 +243,7 @@ def test_a_claim_that_never_begins_blocks_no_other() -> None:
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             await anyio.sleep(6)
             service.error = None
             sync = Circuits.of(s._home).circuit(breaker).sync
@@ -262,7 +263,7 @@ def test_a_probe_whose_call_is_cancelled_is_returned(after: float, backend: Back
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             service.error = OSError("broken")
-            await s.task(service)
+            _ = (await s.task(service)).error
             await anyio.sleep(6)
             service.error, store.fault = None, far_away
             task = s.task(service)

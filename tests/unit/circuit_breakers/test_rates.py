@@ -88,7 +88,7 @@ def test_a_failure_rate_opens_the_circuit_even_with_successes_in_between() -> No
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             for number in range(10):
                 service.error = OSError("broken") if number % 2 else None
-                await s.task(service)
+                _ = (await s.task(service)).error
             err, _ = await s.task(service)
             assert isinstance(err, CircuitOpenError)
         state = await breaker.state(store)
@@ -121,7 +121,7 @@ def test_calls_from_before_the_circuit_opened_count_for_no_rate_after_it_closed(
         store = MemoryStore()
         async with scope(persistence=store, circuit_breaker=breaker) as s:
             for _ in range(4):
-                await s.task(service)
+                _ = (await s.task(service)).error
             await breaker.force_open(store)
             await breaker.force_close(store)
             for _ in range(4):
@@ -142,7 +142,7 @@ def test_slow_calls_open_the_circuit_whether_or_not_they_fail(raises: bool) -> N
             for number in range(10):
                 service.seconds = 2 if number < 3 else 0.5
                 service.error = OSError("broken") if raises and number < 3 else None
-                await s.task(service)
+                _ = (await s.task(service)).error
             err, _ = await s.task(service)
             assert isinstance(err, CircuitOpenError)
         assert (await breaker.state(store)).failure_count == 3
@@ -186,7 +186,7 @@ def test_the_quorum_holds_for_rates_and_each_process_reports_again() -> None:
             await store.record_failure("payments", 10**9)
             await store.count_failures("payments", _another_process())
             await anyio.sleep(1.1)
-            await s.task(service)
+            _ = (await s.task(service)).error
             await anyio.sleep(0.1)
             err, _ = await s.task(service)
             assert isinstance(err, CircuitOpenError)

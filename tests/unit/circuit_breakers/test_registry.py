@@ -22,7 +22,7 @@ async def fetch():
 
 async def main():
     async with scope(persistence={url!r}) as s:
-        await s.task(CircuitBreaker().call, fetch)
+        _ = (await s.task(CircuitBreaker().call, fetch)).error
 
 if __name__ == "__main__":
     anyio.run(main)

@@ -40,11 +40,11 @@ async def test_a_success_resets_failures_that_others_counted_before_it(
             await store.record_failure("payments", 9)
 
     async with scope(persistence=store, circuit_breaker=breaker) as s:
-        await s.task(service)
+        _ = (await s.task(service)).error
         await anyio.wait_all_tasks_blocked()
         service.error = None
         store.fault = others_fail_meanwhile
-        await s.task(service)
+        _ = (await s.task(service)).error
     state = await store.get_state("payments")
     assert state is not None
     assert (interrupted, state.failure_count) == (2, 0)
@@ -63,11 +63,11 @@ async def test_a_success_resets_no_failure_that_came_after_it(
             await store.record_failure("payments", 9)
 
     async with scope(persistence=store, circuit_breaker=BREAKER) as s:
-        await s.task(service)
+        _ = (await s.task(service)).error
         await anyio.wait_all_tasks_blocked()
         service.error = None
         store.fault = another_fails_later
-        await s.task(service)
+        _ = (await s.task(service)).error
     state = await store.get_state("payments")
     assert state is not None
     assert state.failure_count == 2
@@ -79,7 +79,7 @@ async def test_a_closed_circuit_makes_no_request_for_a_call(store: ObservedStore
     service = Service()
     async with scope(persistence=store, circuit_breaker=breaker) as s:
         for _ in range(1000):
-            await s.task(service)
+            _ = (await s.task(service)).error
     assert store.requests == ["get_state"]
 
 
@@ -90,7 +90,7 @@ async def test_an_open_circuit_makes_no_request_for_a_rejection(store: ObservedS
     store.requests.clear()
     async with scope(persistence=store, circuit_breaker=breaker) as s:
         for _ in range(1000):
-            await s.task(Service())
+            _ = (await s.task(Service())).error
     assert store.requests == []
 
 
@@ -102,7 +102,7 @@ async def test_failures_are_sent_together(store: ObservedStore) -> None:
     async with scope(persistence=store, circuit_breaker=breaker) as s:
         tasks = [s.task(service) for _ in range(1000)]
         for task in tasks:
-            await task
+            assert (await task).error is not None
     assert store.requests.count("count_failures") <= 10
     state = await store.get_state("payments")
     assert state is not None
@@ -143,8 +143,8 @@ async def test_a_store_that_fails_never_reaches_the_caller_and_the_circuit_works
         async with scope(persistence=store, circuit_breaker=breaker, on_event=events.append) as s:
             assert (await s.task(service)).unwrap() == "fine"
             service.error = OSError("broken")
-            await s.task(service)
-            await s.task(service)
+            _ = (await s.task(service)).error
+            _ = (await s.task(service)).error
             err, _ = await s.task(service)
             assert isinstance(err, CircuitOpenError)
             await anyio.wait_all_tasks_blocked()
@@ -166,14 +166,14 @@ async def test_a_store_that_comes_back_learns_what_happened_meanwhile(
     async with scope(persistence=store, circuit_breaker=breaker, on_event=events.append) as s:
         store.fault = down
         for _ in range(2):
-            await s.task(service)
+            _ = (await s.task(service)).error
         store.fault = None
         with anyio.fail_after(5):
             while not any(isinstance(event, CircuitStoreRecovered) for event in events):
                 await anyio.sleep(0)
                 clock.now += 0.005
                 service.error = ValueError("one more")
-                await s.task(service)
+                _ = (await s.task(service)).error
     state = await store.get_state("payments")
     assert state is not None
     assert state.state == "open"

@@ -84,12 +84,20 @@ async def test_rule_11_when_all_are_cancelled_the_run_is_too() -> None:
     assert finish.ended == ["run"]
 
 
-async def test_rule_11_an_error_is_shared_and_each_handle_is_looked_at_for_itself() -> None:
+async def test_rule_11_reading_through_one_handle_reads_for_all() -> None:
+    error = ValueError("shared")
+    async with scope() as s:
+        first, second = (s.task(fail, error, dedupe="key") for _ in range(2))
+        assert (await first).error is error
+        await second
+
+
+async def test_rule_11_an_error_of_a_shared_run_is_raised_once() -> None:
     error = ValueError("shared")
     with pytest.raises(ExceptionGroup) as caught:
         async with scope() as s:
-            first, _ = (s.task(fail, error, dedupe="key") for _ in range(2))
-            assert (await first).error is error
+            for _ in range(3):
+                s.task(fail, error, dedupe="key")
     assert caught.value.exceptions == (error,)
 
 
@@ -128,15 +136,14 @@ async def test_rule_11_a_handle_that_is_cancelled_while_others_end_has_one_resul
     handles: list[Task[None]] = []
     ended: list[str] = []
 
-    def cancel_the_others(error: Exception) -> None:
-        for handle in handles:
-            handle.cancel("one failed")
-
-    def note(event: Event) -> None:
+    def cancel_the_others(event: Event) -> None:
         if isinstance(event, TaskFailed | TaskStopped):
             ended.append(type(event).__name__)
+        if ended.count("TaskFailed") == 2:  # of the run, and of one handle
+            for handle in handles:
+                handle.cancel("one failed")
 
-    async with scope(on_error=cancel_the_others, on_event=note) as s:
+    async with scope(on_error=lambda error: None, on_event=cancel_the_others) as s:
         handles.extend(s.task(bad, dedupe="k") for _ in range(3))
     assert [handle.state for handle in handles] == ["failed", "cancelled", "cancelled"]
     assert sorted(ended) == ["TaskFailed", "TaskFailed", "TaskStopped", "TaskStopped"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import anyio
 import pytest
 from attrs import define, field
 
-from gogoscope import TaskCancelled, scope
+from gogoscope import Scope, TaskCancelled, scope
 
 pytestmark = pytest.mark.anyio
 
@@ -337,13 +338,20 @@ async def test_rule_4_an_error_that_nobody_retrieves_after_the_block_is_logged(
         await anyio.wait_all_tasks_blocked()
         raise ValueError("late")
 
-    async with scope() as outer:
+    async def await_it_beyond_its_block(outer: Scope) -> None:
         async with scope() as inner:
             failing = inner.task(fail_late)
             waiting = outer.task(outer.all, failing, outer.task(anyio.sleep_forever))
             await failing.wait()
+        assert "late" not in caplog.text
         waiting.cancel()
+
+    async with scope() as outer:
+        await await_it_beyond_its_block(outer)
         outer.cancel()
+    gc.collect()  # the cancellation of what awaited it leads to it
+    for _ in range(5):
+        await anyio.sleep(0)
     assert "late" in caplog.text
 
 

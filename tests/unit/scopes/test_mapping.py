@@ -254,7 +254,7 @@ async def test_rule_12_items_go_through_timeouts_and_circuit_breakers() -> None:
         results = await s.map(
             anyio.sleep, [60, 60, 60], limit=1, timeout=0.001, circuit_breaker=breaker
         )
-    kinds = [type(result.error) for result in results]
+        kinds = [type(result.error) for result in results]
     assert kinds == [TimeoutError, TimeoutError, CircuitOpenError]
 
 

@@ -54,7 +54,7 @@ def test_the_virtual_clock_drives_retries_timeouts_leases_breakers_and_expiry(
                 delay=1000,
                 on_retry=lambda attempt, error, delay: waits.append(current_clock.wall()),
             )
-            await s.task(broken, retry=policy)
+            _ = (await s.task(broken, retry=policy)).error
             err, _ = await s.task(anyio.sleep, 1e9, timeout=1e6)
             assert isinstance(err, TimeoutError)
             async with s.lock("order", ttl=30) as locked:
@@ -65,7 +65,7 @@ def test_the_virtual_clock_drives_retries_timeouts_leases_breakers_and_expiry(
             await anyio.sleep(31)
             with pytest.raises(LeaseLostError):
                 handle.ensure()
-            await s.task(broken, circuit_breaker=breaker)
+            _ = (await s.task(broken, circuit_breaker=breaker)).error
             err, _ = await s.task(broken, circuit_breaker=breaker)
             assert isinstance(err, CircuitOpenError)
             await anyio.sleep(600)
