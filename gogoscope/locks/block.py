@@ -23,6 +23,7 @@ from anyio.abc import TaskGroup
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import split_cancellation, unwrapped
 from gogoscope._core.errors import lead_to
+from gogoscope._core.hints import explains
 from gogoscope.events import LeaseLost, description
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
 from gogoscope.locks.acquire import acquire, check_patience, locks_of, timeout_error
@@ -61,6 +62,11 @@ class Held(Protocol):
 B = TypeVar("B", bound=Held)
 
 
+WHILE_HELD = ("ensure", "extend", "fencing_token", "is_valid", "release", "task")
+"""What only the block of a lock has that is held."""
+
+
+@explains(attributes=dict.fromkeys(WHILE_HELD, "enter it first: async with s.lock(key) as locked"))
 class LockBlock(Generic[B]):
     """Takes a lock, keeps it while its block runs, and releases it; made by ``s.lock``.
 
@@ -91,6 +97,9 @@ class LockBlock(Generic[B]):
         self._lease = check_lease(ttl)
         self._patience = check_patience(wait)
         self._metadata = check_metadata({} if metadata is None else metadata)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} key={self.key!r}>"
 
     async def __aenter__(self) -> B:
         self._home.check_open()

@@ -16,11 +16,12 @@ from typing import Protocol, TypeVar
 import anyio
 
 from gogoscope._core.background import Home
+from gogoscope._core.hints import explains
 from gogoscope._core.jitter import jittered
 from gogoscope._core.stopping import REASON, Stopping, refusal
 from gogoscope.events import log_warning
 from gogoscope.exceptions import LeaseLostError, PersistenceError
-from gogoscope.locks.block import Held, LockBlock
+from gogoscope.locks.block import WHILE_HELD, Held, LockBlock
 from gogoscope.locks.polling import LONGEST_POLL_SECONDS
 from gogoscope.persistence.lock_handle import LockHandle, release
 
@@ -41,6 +42,7 @@ class Term(Held, Protocol):
 TermT = TypeVar("TermT", bound=Term)
 
 
+@explains(attributes=dict.fromkeys(WHILE_HELD, "enter it first: async with s.leader(key) as term"))
 class Campaign(LockBlock[TermT]):
     """Waits until this process leads, which it does while the block runs; made by ``s.leader``.
 

@@ -212,6 +212,17 @@ async def test_a_wrong_argument_is_named_with_its_value(
             wrong(s)
 
 
+async def test_a_lock_that_is_not_entered_says_so() -> None:
+    async with scope() as s:
+        for wrong, entered in (
+            (s.lock("order"), r"s\.lock\(key\) as locked"),
+            (s.leader("order"), r"s\.leader\(key\) as term"),
+        ):
+            for name in ("fencing_token", "ensure", "task", "release"):
+                with pytest.raises(AttributeError, match=f"'order'> has no '{name}'; .*{entered}"):
+                    getattr(wrong, name)
+
+
 async def test_enter_says_what_it_takes() -> None:
     async with scope() as s:
         wrong: Any = contextlib.nullcontext
