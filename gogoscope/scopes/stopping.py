@@ -1,14 +1,16 @@
 """Stopping a scope gracefully: what ``s.stop`` does.
 
 The event ``stopping`` is set, the other tasks have some time to end, then the scope is cancelled.
-"Other" are all tasks but those that the caller runs in: none of these can end while it waits. If
-several callers stop one scope, none waits for another, so :class:`~gogoscope.scopes.works.Works`
-knows all of them.
+"Other" are all tasks, those of the scopes inside too, but those that the caller runs in: none of
+these can end while it waits. If several callers stop one scope, none waits for another, so
+:class:`~gogoscope.scopes.works.Works` knows all of them. Bodies of blocks are not waited for unless
+they are part of a task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 
 import anyio
@@ -28,39 +30,65 @@ async def stop(scope: Block, grace: float | timedelta) -> None:
     :param grace: seconds to wait
     """
     patience = seconds("grace", grace, zero=True, infinite=True)
+    scope._check_here()
     scope.stopping.set()
     if scope._group is None:
         return
-    around = set(_frames_inside(scope))
-    with scope._works.stopped_by({work for work in scope._works if work in around}):
+    around: list[object] = list(_frames_inside(scope))
+    blocks = [scope, *(frame for frame in around if isinstance(frame, Block))]
+    with ExitStack() as callers:
+        for block in blocks:
+            inside = {work for work in block._works if work in around}
+            callers.enter_context(block._works.stopped_by(inside))
         async with slots_lent():
             with anyio.move_on_after(patience):
-                await _wait_for_others(scope)
+                await _others_ended(blocks)
             if scope._group is None:
                 return
-            if not scope._cancelling:
-                scope.cancel_reason = STOPPED
-                # A body that stops its own scope goes on: what it does next may be its clean-up.
-                scope._cancel(STOPPED, body=not _is_body(scope))
+            _cancel(scope, blocks)
             await checkpoint()
-            await _wait_for_others(scope)
+            await _others_ended(blocks)
 
 
-async def _wait_for_others(scope: Block) -> None:
-    while not scope._works.is_idle():
-        await scope._works.idle().wait()
+async def _others_ended(blocks: Iterable[Block]) -> None:
+    """Wait until no task runs in some blocks but those that the callers run in."""
+    for block in blocks:
+        works = block._works
+        while True:
+            in_body = [work for work in works if isinstance(work, Block) and _in_body(work, block)]
+            await _others_ended(in_body)
+            with works.stopped_by(in_body):
+                if works.is_idle():
+                    break
+                await works.idle().wait()
 
 
-def _frames_inside(scope: Block) -> Iterator[object]:
+def _cancel(scope: Block, blocks: Iterable[Block]) -> None:
+    """Cancel a scope, but not a body that stops its own scope: it may have to clean up.
+
+    :param blocks: the scope, and those inside that the caller runs in
+    """
+    if scope._cancelling:
+        return
+    if not scope._is_in_body() or any(isinstance(f, Outcome) for f in _frames_inside(scope)):
+        scope.cancel(STOPPED)
+        return
+    scope.cancel_reason = STOPPED
+    for block in blocks:
+        block._cancel(STOPPED, body=False)
+
+
+def _in_body(inner: Block, scope: Block) -> bool:
+    """Return whether a block is open in the body of a scope, and not in a task."""
+    frame: object = inner
+    while isinstance(frame, Block) and frame is not scope:
+        frame = frame._outer
+    return frame is scope
+
+
+def _frames_inside(scope: Block) -> Iterator[Frame]:
     """Yield what the current code runs in, from the innermost outwards, inside a scope."""
     frame: Frame | None = current.get()
     while frame is not None and frame is not scope:
         yield frame
         frame = frame._outer
-
-
-def _is_body(scope: Block) -> bool:
-    """Return whether the current code is the body of a scope, or of a block in that body."""
-    if not scope._is_in_body():
-        return False
-    return not any(isinstance(frame, Outcome) for frame in _frames_inside(scope))

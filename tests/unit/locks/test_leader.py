@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from gogoscope import (
+    CircuitBreaker,
     LockError,
     PersistenceError,
     Scope,
@@ -168,6 +169,50 @@ async def test_a_campaign_ends_when_its_scope_is_stopping_and_that_is_no_error(
                 assert task.state == "cancelled"
             (await unwrapping).unwrap().unwrap()
     assert s.cancel_reason is None
+
+
+async def test_a_campaign_of_a_stopping_scope_is_not_retried_and_no_failure(
+    store: FaultyStore,
+) -> None:
+    assert await store.acquire("job", 60) is not None
+    calls: list[int] = []
+    guard = CircuitBreaker("campaigns", failure_threshold=1)
+
+    async def lead() -> None:
+        calls.append(1)
+        async with s.leader("job"):
+            pytest.fail("it does not lead")
+
+    async def lead_item(item: int) -> None:
+        await lead()
+
+    async def map_items() -> None:
+        for result in await s.map(lead_item, [1, 2]):
+            result.unwrap()
+
+    async def first_of_two() -> None:
+        (await s.any([lead, lead])).unwrap()
+
+    async def in_a_task_group() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(lead)
+            group.start_soon(lead)
+
+    with anyio.fail_after(5):
+        async with scope(persistence=store, fail_fast=True) as s:
+            s.task(lead, retry=3, circuit_breaker=guard)
+            s.task(map_items)
+            s.task(first_of_two)
+            s.task(in_a_task_group)
+            s.task(lead, dedupe="lead")
+            s.task(lead, dedupe="lead")
+            s.every(1, lead)
+            await anyio.wait_all_tasks_blocked()
+            started = len(calls)
+            s.stopping.set()
+            await s.stop(grace=60)
+            assert (await guard.state()).state == "closed"
+    assert len(calls) == started == 9
 
 
 async def test_a_body_that_campaigns_ends_with_its_scope_and_lets_its_tasks_end(

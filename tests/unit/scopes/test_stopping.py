@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -166,6 +167,64 @@ async def test_stop_does_not_wait_for_what_it_is_called_in(
     assert isinstance((await stopping).error, TaskCancelled)
 
 
+async def test_stop_in_a_child_in_the_body_ends_the_tasks_of_both_in_time() -> None:
+    answers = [Answer(), Answer()]
+    with anyio.fail_after(5):
+        async with scope() as s, s.lock("k") as locked, s.child() as child:
+            for where, answer in zip((locked, child), answers, strict=True):
+                where.task(answer)
+                where.task(anyio.sleep_forever)
+            await s.stop(grace=0.2)
+            assert all(answer.given for answer in answers)
+            assert len(child._works) == len(locked._works) == 0
+            await anyio.sleep(0)
+        assert child.cancel_reason is None
+
+
+async def test_stop_in_a_task_waits_for_the_tasks_of_children_and_for_no_body() -> None:
+    answers = [Answer(), Answer(), Answer()]
+
+    async def serve(s: Scope) -> None:
+        async with s.child() as child:
+            child.task(answers[0])
+
+    async def stop(s: Scope) -> None:
+        async with s.child() as child:
+            child.task(answers[1])
+            await s.stop(grace=60)
+
+    with anyio.fail_after(5):
+        async with scope() as s:
+            s.task(serve, s)
+            s.task(stop, s)
+            s.task(stop, s)
+            async with s.child() as child, child.child() as inner:
+                inner.task(answers[2])
+                await anyio.sleep_forever()
+    assert all(answer.given for answer in answers)
+
+
+async def test_stop_from_another_thread_is_refused_before_anything_changes() -> None:
+    refused: list[RuntimeError] = []
+
+    async def stop_elsewhere(s: Scope) -> None:
+        try:
+            await s.stop()
+        except RuntimeError as error:
+            refused.append(error)
+
+    async with scope() as s:
+        thread = threading.Thread(target=anyio.run, args=[stop_elsewhere, s])
+        thread.start()
+        thread.join()
+        assert not s.stopping.is_set()
+        task = s.thread(partial(anyio.from_thread.run, s.stop))
+        with anyio.fail_after(5):
+            await task.wait()
+            await anyio.sleep_forever()
+    assert "anyio.from_thread" in str(refused[0])
+
+
 async def test_stop_from_outside_waits_until_the_tasks_have_ended() -> None:
     answer = Answer()
     opened: list[Scope] = []
@@ -263,6 +322,51 @@ async def test_every_goes_on_after_an_error_that_on_error_takes(virtual_clock: A
         s.stopping.set()
         assert (await ticking) == Ok(None, None)
     assert errors == ["1", "3", "5"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_every_goes_on_after_a_tick_that_cancelled_itself(anyio_backend: str) -> None:
+    """By asyncio's own means, or by awaiting a future that was cancelled."""
+    errors: list[Exception] = []
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        task = asyncio.current_task()
+        assert task is not None
+        if ticks == 1:
+            task.cancel()
+        elif ticks == 2:
+            asyncio.get_running_loop().call_soon(task.cancel)
+            await anyio.sleep(60)
+        elif ticks == 3:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+        else:
+            s.stopping.set()
+
+    with anyio.fail_after(5):
+        async with scope() as s:
+            ticking = s.every(0.01, tick, on_error=errors.append)
+            assert (await ticking) == Ok(None, None)
+    assert [type(error) for error in errors] == [TaskCancelled] * (ticks - 1)
+
+
+async def test_the_observer_of_the_scope_gets_the_error_that_ends_every_and_no_log_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors: list[Exception] = []
+
+    async def tick() -> None:
+        raise ValueError("one bad tick")
+
+    async with scope(on_error=errors.append) as s:
+        s.every(3600, tick)
+        await anyio.wait_all_tasks_blocked()
+        assert [str(error) for error in errors] == ["one bad tick"]
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
