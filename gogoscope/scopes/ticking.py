@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
@@ -17,9 +18,10 @@ from gogoscope._core.callables import callable_name
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import current
 from gogoscope._core.stopping import REASON, Stopping
-from gogoscope.events import OnError, log_error, notify
+from gogoscope.events import OnError, notify
 from gogoscope.scopes.results import Err
 from gogoscope.scopes.task import Task
+from gogoscope.scopes.unhandled import Unread
 
 
 class Starter(Protocol):
@@ -92,11 +94,10 @@ class Ticker:
     def _take(self, failed: Err) -> None:
         """Hand the error of a tick on, or raise it if it is to end all."""
         if self._on_error is None:
-            error = failed.error
             whole = current.get()
             if isinstance(whole, Task) and not whole._awaiters:
-                log_error("%s: a tick failed, and no further one starts", self.name, error=error)
-            raise error
+                whole._watcher = partial(_tell_at_once, whole)
+            raise failed.error
         if notify(self._on_error, failed._unread):
             failed._read()
 
@@ -113,3 +114,11 @@ class Ticker:
     def _cancel_unless_begun(self) -> None:
         if self._tick is not None and not self._in_tick and self._scope.stopping.is_set():
             self._tick.cancel(REASON)
+
+
+def _tell_at_once(ticking: Task[Any]) -> None:
+    """Tell of the error that ended all, though somebody may still read it: that may take long."""
+    ticking._watcher = None
+    result = ticking._result
+    if isinstance(result, Err) and isinstance(result._watch, Unread):
+        result._watch.tell()
