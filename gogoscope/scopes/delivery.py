@@ -4,13 +4,13 @@ At most ``limit`` items are out at a time: running, or finished and not delivere
 with the number of items, and a slow consumer slows the workers.
 
 ``_out`` are the items that are out and not delivered: all of them where the order counts, only
-the finished ones where it does not. ``room`` is how many more may be out. ``_changed`` wakes the
-consumer.
+the finished ones where it does not. ``room`` is how many more may be out. ``collecting`` tells that
+the consumer takes all results at the end: then finished items are not out any more, and nothing
+wakes it before. ``_changed`` wakes the consumer.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from typing import Generic, TypeVar
 
@@ -30,7 +30,7 @@ class Delivery(Generic[Item, T]):
     :param ordered: whether results are delivered in the order of the items
     """
 
-    __slots__ = ("_changed", "_limit", "_ordered", "_out", "room")
+    __slots__ = ("_changed", "_limit", "_ordered", "_out", "collecting", "room")
 
     def __init__(self, limit: int, *, ordered: bool) -> None:
         self._limit = limit
@@ -38,6 +38,7 @@ class Delivery(Generic[Item, T]):
         self._out: deque[tuple[Item, Task[T]]] = deque()
         self._changed: anyio.Event | None = None
         self.room = limit
+        self.collecting = False
 
     @property
     def empty(self) -> bool:
@@ -63,6 +64,10 @@ class Delivery(Generic[Item, T]):
         """Note that an item has been run, for a consumer that is still there."""
         if not self._ordered:
             self._out.append((item, task))
+        if self.collecting:
+            self.room += 1
+        elif self._changed is not None and self.ready:
+            self._changed.set()
 
     def take(self) -> tuple[Item, Task[T]]:
         """Take the next result, which is ready, and make room for one more."""
@@ -74,10 +79,6 @@ class Delivery(Generic[Item, T]):
         taken = list(self._out)
         self._out.clear()
         return taken
-
-    def lift_limit(self) -> None:
-        """Let any number of items be out: the consumer takes them all at the end."""
-        self.room = sys.maxsize
 
     def wake(self) -> None:
         """Wake the consumer, for which something has changed."""

@@ -1,93 +1,160 @@
-"""The results of ``s.map`` and ``s.as_completed``, as their consumer takes them."""
+"""The results of ``s.map`` and ``s.as_completed``, as their consumer takes them.
+
+Nothing starts before they are wanted. They can be taken once: awaited, or in one loop. A loop has
+an iterator of its own, which ends with it: so a loop that is left cancels what runs, even if the
+results have a name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, Generic, Self, TypeVar
+import weakref
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
+from gogoscope._core.cancellation import checkpoint
 from gogoscope.scopes.results import Err, Ok
+from gogoscope.scopes.task import Task
 from gogoscope.scopes.workers import Workers
 
 Item = TypeVar("Item")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
-class Mapped(Generic[T]):
+class Loop(Generic[R]):
+    """One loop over the results of a map. When it is left, what runs is cancelled."""
+
+    __slots__ = ("__weakref__", "_form", "_workers")
+
+    def __init__(self, workers: Workers[Any, Any], form: Callable[[Any, Task[Any]], R]) -> None:
+        self._workers = workers
+        self._form = form
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> R:
+        workers = self._workers
+        if not workers.ready and not await workers.arrival():
+            raise StopAsyncIteration
+        item, task = workers.take()
+        if task._interrupted:
+            await checkpoint()
+        return self._form(item, task)
+
+    async def aclose(self) -> None:
+        """Cancel what runs; the scope waits for it."""
+        self._workers.give_up()
+
+    def __del__(self) -> None:
+        self._workers.forget()
+
+
+class Results(Generic[R]):
+    """What ``s.map`` and ``s.as_completed`` have in common."""
+
+    __slots__ = ("_handed_out", "_loop", "_used", "_workers")
+
+    _method = ""
+
+    def __init__(self, workers: Workers[Any, Any]) -> None:
+        self._workers = workers
+        self._used = False
+        self._loop: Loop[R] | None = None
+        self._handed_out: weakref.ref[Loop[R]] | None = None
+
+    def __repr__(self) -> str:
+        workers = self._workers
+        state = "not started"
+        if workers.started:
+            state = f"{len(workers.coroutines)} running, {workers.finished} finished"
+        return f"<{self._call} {state}>"
+
+    @property
+    def _call(self) -> str:
+        return f"{self._method}({self._workers.name})"
+
+    def __aiter__(self) -> Loop[R]:
+        loop, self._loop = self._loop or self._begin(), None
+        self._handed_out = weakref.ref(loop)
+        return loop
+
+    async def __anext__(self) -> R:
+        loop = None if self._handed_out is None else self._handed_out()
+        if self._handed_out is None:
+            loop = self._loop = self._loop or self._begin()
+        if loop is None:
+            raise StopAsyncIteration
+        return await loop.__anext__()
+
+    async def aclose(self) -> None:
+        """Cancel what runs; the scope waits for it."""
+        self._used = True
+        self._workers.give_up()
+
+    def _begin(self) -> Loop[R]:
+        self._use()
+        return Loop(self._workers, self._result)
+
+    def _use(self) -> None:
+        if self._used:
+            raise RuntimeError(
+                f"the results of {self._call} can be taken only once, and were awaited or looped "
+                "over before; keep them in a list"
+            )
+        self._workers.start()
+        self._used = True
+
+    @staticmethod
+    def _result(item: Any, task: Task[Any]) -> Any:
+        """Return what the consumer gets for an item."""
+        raise NotImplementedError
+
+
+class Mapped(Results[Ok[T] | Err], Generic[T]):
     """The results of ``s.map``, in the order of the items.
 
     ``await`` returns all of them as a list, ``async for`` yields each as it comes. Nothing starts
     before. Leaving the loop early cancels what runs.
     """
 
-    __slots__ = ("_looped", "_used", "_workers")
+    __slots__ = ()
 
-    def __init__(self, workers: Workers[Any, T]) -> None:
-        self._workers = workers
-        self._used = self._looped = False
+    _method = "s.map"
 
     def __await__(self) -> Generator[Any, Any, list[Ok[T] | Err]]:
         return self._collect().__await__()
 
     async def _collect(self) -> list[Ok[T] | Err]:
-        self._begin()
+        self._use()
         try:
             return [task._result_for_reader() for _, task in await self._workers.take_all()]
         finally:
             self._workers._close()
 
-    def __aiter__(self) -> Self:
-        if not self._looped:
-            self._begin()
-            self._looped = True
-        return self
-
-    async def __anext__(self) -> Ok[T] | Err:
-        taken = await self._workers.take()
-        if taken is None:
-            raise StopAsyncIteration
-        return taken[1]._result_for_reader()
-
-    async def aclose(self) -> None:
-        """Cancel what runs; the scope waits for it."""
-        self._workers.give_up()
-
-    def __del__(self) -> None:
-        self._workers.forget()
-
-    def _begin(self) -> None:
-        if self._used:
-            raise RuntimeError("the results of s.map can be had only once")
-        self._used = True
-        self._workers.start()
+    @staticmethod
+    def _result(item: Any, task: Task[T]) -> Ok[T] | Err:
+        return task._result_for_reader()
 
 
-class Completed(Generic[Item, T]):
+class Completed(Results[tuple[Item, Ok[T] | Err]], Generic[Item, T]):
     """The items and results of ``s.as_completed``, as they come.
 
     Nothing starts before the loop does. Leaving it early cancels what runs.
     """
 
-    __slots__ = ("_used", "_workers")
+    __slots__ = ()
 
-    def __init__(self, workers: Workers[Item, T]) -> None:
-        self._workers = workers
-        self._used = False
+    _method = "s.as_completed"
 
-    def __aiter__(self) -> Self:
-        if not self._used:
-            self._used = True
-            self._workers.start()
-        return self
+    @staticmethod
+    def _result(item: Item, task: Task[T]) -> tuple[Item, Ok[T] | Err]:
+        return item, task._result_for_reader()
 
-    async def __anext__(self) -> tuple[Item, Ok[T] | Err]:
-        taken = await self._workers.take()
-        if taken is None:
-            raise StopAsyncIteration
-        return taken[0], taken[1]._result_for_reader()
+    if not TYPE_CHECKING:
 
-    async def aclose(self) -> None:
-        """Cancel what runs; the scope waits for it."""
-        self._workers.give_up()
-
-    def __del__(self) -> None:
-        self._workers.forget()
+        def __await__(self) -> NoReturn:
+            raise TypeError(
+                f"{self._call} is not awaited; write: async for item, result in {self._call}, "
+                f"or: await s.map({self._workers.name})"
+            )

@@ -2,39 +2,43 @@
 
 A few workers take the items one after the other, so that an item costs no task of the event loop
 and nothing grows with their number. Every item is a task all the same: it has its own context
-variables, safety nets and result, which a :class:`~gogoscope.scopes.delivery.Delivery` hands on.
+variables (a copy of those with which the map was made), safety nets and result, which a
+:class:`~gogoscope.scopes.delivery.Delivery` hands on. Where the items come from is a
+:class:`~gogoscope.scopes.source.Source`, which may have a task of the event loop for itself.
 
-One worker begins. A worker whose item suspends lets one more begin, up to the limit, so that items
-which never suspend need only one. A worker that finds no room for one more item is parked.
+One worker begins. A worker whose item suspends calls one more, up to the limit, so that items which
+never suspend need only one or two. A worker that finds no item to run is parked. Only one that was
+parked, or two that are new, are on their way at a time: they call others when they have an item.
 
-``_live`` counts the workers that have not ended, ``_parked`` wakes those that wait for room.
-``_exhausted`` tells that no further item is to be taken, ``_closed`` that nobody wants results any
-more, ``_complete`` that every item was run. ``_failure`` is what the source of the items raised.
-``coroutines`` are the items that run now, ``finished`` counts those that have ended.
+asyncio's own cancellation of a worker concerns the item that it runs, whose result it becomes, and
+this worker: it ends, and another takes its place.
+
+``_working`` counts the workers that have not ended, ``_stepping`` tells that the task of the source
+has not. ``_coming`` counts those that were called and have not looked for an item yet, ``_parked``
+wakes those that wait for one. ``_closed`` tells that nobody wants results any more, ``_unwanted``
+that the consumer said so, ``_cut`` that something outside of the map cancels it. ``_failure`` is
+what the source of the items raised. ``coroutines`` are the items that run now, ``finished`` counts
+those that have ended.
 """
 
 from __future__ import annotations
 
-import contextvars
-import itertools
-import threading
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-    Iterator,
-)
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import anyio
 
 from gogoscope._core.callables import callable_name
-from gogoscope._core.cancellation import checkpoint, never_began
+from gogoscope._core.cancellation import (
+    cancelled_by_scope,
+    checkpoint,
+    never_began,
+    says_cancelled,
+    split_cancellation,
+)
+from gogoscope._core.context import current
+from gogoscope._core.event_loop import EventLoop, running
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.block import Block
 from gogoscope.scopes.delivery import Delivery
@@ -42,6 +46,7 @@ from gogoscope.scopes.outcome import let_interrupt_happen, raise_mistake
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err
 from gogoscope.scopes.runner import in_context
+from gogoscope.scopes.source import Container, Source, SourceFrame, Stepped, lie_ready
 from gogoscope.scopes.task import Task
 
 if TYPE_CHECKING:
@@ -52,6 +57,7 @@ T = TypeVar("T")
 
 DEFAULT_LIMIT = 100
 ITEMS_PER_CHECKPOINT = 64
+MOST_COMING = 2
 
 
 class Workers(Generic[Item, T]):
@@ -78,26 +84,33 @@ class Workers(Generic[Item, T]):
         self.name = callable_name(fn)
         self.coroutines: dict[Task[T], Coroutine[Any, Any, None]] = {}
         self.finished = 0
+        self.frame = SourceFrame(block, block._slots)
         self._block = block
         self._fn = fn
+        self._items = items
         self._nets = nets
         self._limit = limit
+        self._context = copy_context()
         self._delivery: Delivery[Item, T] = Delivery(limit, ordered=ordered)
-        self._source: Iterator[Item] | None = None
-        self._async_source: AsyncIterator[Item] | None = None
-        if isinstance(items, AsyncIterable):
-            self._async_source = aiter(items)
-        else:
-            self._source = iter(items)
-        self._pulling = anyio.Lock()
-        self._handles: list[TaskHandle[None]] = []
-        self._live = 0
-        self._thread = threading.get_ident()
+        self._source: Source[Item] | None = None
+        self._loop: EventLoop | None = None
+        self._handles: dict[TaskHandle[None], Callable[[], object]] = {}
+        self._working = 0
+        self._stepping = False
+        self._coming = 0
         self._parked: list[anyio.Event] = []
-        self._exhausted = False
-        self._closed = False
-        self._complete = False
+        self._closed = self._unwanted = self._cut = False
         self._failure: Exception | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether items were taken, or are about to be."""
+        return self._source is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next result can be taken."""
+        return self._delivery.ready
 
     def start(self) -> None:
         """Begin to take items.
@@ -105,15 +118,48 @@ class Workers(Generic[Item, T]):
         :raises ScopeClosedError: outside the scope's block
         """
         self._block._check_open()
-        if not self._block._cancelling:
-            self._block._works.offer(self)
-            self._add_worker()
+        if self._block._cancelling or self._closed:
+            return
+        works = self._block._works
+        works.offer(self)
+        try:
+            self._loop = running()
+            if lie_ready(self._items):
+                self._source = Container(cast("Iterable[Item]", self._items), self._delivery)
+                self._add_worker()
+            else:
+                source = Stepped(self._items, self._delivery, self._more_hands)
+                self._source = source
+                self._stepping = True
+                name = f"source of {self.name}"
+                self._launch(self._step(source), name, self._source_ended, self._context.copy())
+            self._items = ()
+        except BaseException:
+            works.taken(self)
+            works.ended(self)
+            raise
+
+    def give_up(self) -> None:
+        """Cancel what runs: its only consumer does not want the rest."""
+        self._unwanted = True
+        self._close()
+
+    def forget(self) -> None:
+        """Give it up, as nothing can take any more; soon, if the loop does not run here.
+
+        Garbage is collected in whichever thread happens to need memory.
+        """
+        if self._loop is None or (self._idle and self._delivery.empty):
+            return
+        if self._loop.is_here():
+            self.give_up()
+        else:
+            self._loop.call_from_anywhere(self.give_up)
 
     def _close(self) -> None:
         """Cancel what runs. Errors that were not delivered are then unhandled."""
-        if not self._delivery.empty or self.coroutines or self._live:
-            self._complete = False
-        self._exhausted = self._closed = True
+        self._closed = True
+        self._cut = self._cut or not (self._idle and self._delivery.empty)
         self._block._works.taken(self)
         self._report_failure()
         unwanted = {*self.coroutines, *(task for _, task in self._delivery.take_all())}
@@ -122,57 +168,49 @@ class Workers(Generic[Item, T]):
             task._detach(abandoned=True)
         self._stop()
 
-    def forget(self) -> None:
-        """Close it, as nothing can take any more; the scope's end does that for another thread.
-
-        Garbage is collected in whichever thread happens to need memory.
-        """
-        if threading.get_ident() == self._thread:
-            self._close()
-
-    def give_up(self) -> None:
-        """Cancel what runs: its only consumer does not want the rest."""
-        self._close()
-        self._complete = True
-
     def _stop(self) -> None:
-        """Cancel the workers."""
-        if self._live:
+        """Cancel the workers, and the task of the source."""
+        if not self._idle:
             for handle in self._handles:
                 handle.cancel()
 
     def _end_unless_begun(self) -> None:
-        """Count out the workers whose first step was never taken."""
-        for handle in self._handles:
-            if self._live and never_began(handle):
-                self._exhausted = True
-                if self._live == 1 and isinstance(self._source, Generator):
-                    self._source.close()
-                self._worker_ended()
+        """Count out those whose first step was never taken."""
+        for handle, ended in list(self._handles.items()):
+            if never_began(handle):
+                self._cut = True
+                ended()
 
-    async def take(self) -> tuple[Item, Task[T]] | None:
-        """Wait for the next finished task and its item; ``None`` after the last.
+    @property
+    def _idle(self) -> bool:
+        return not (self._working or self._stepping)
+
+    async def arrival(self) -> bool:
+        """Wait until a result can be taken; return ``False`` after the last.
 
         :raises Exception: what taking an item from their source raised
         """
         delivery = self._delivery
         while not delivery.ready:
-            if not self._live:
+            if self._idle:
                 await self._end()
-                return None
+                return False
             self._more_hands()
             await delivery.change()
+        return True
+
+    def take(self) -> tuple[Item, Task[T]]:
+        """Take the next finished task, which is ready, and its item."""
+        delivery = self._delivery
         taken = delivery.take()
-        if self._parked and delivery.half_empty:
+        if delivery.half_empty:
             self._more_hands()
-        if taken[1]._interrupted:
-            await checkpoint()
         return taken
 
     async def take_all(self) -> list[tuple[Item, Task[T]]]:
         """Wait until every item has been run; none counts as undelivered."""
-        self._delivery.lift_limit()
-        while self._live:
+        self._delivery.collecting = True
+        while not self._idle:
             await self._delivery.change()
         await self._end()
         taken = self._delivery.take_all()
@@ -185,7 +223,10 @@ class Workers(Generic[Item, T]):
         if failure is not None:
             self.give_up()
             raise failure
-        if not self._complete:
+        source = self._source
+        if self._cut or source is None or not source.complete or source.any:
+            if self._unwanted:
+                return
             await checkpoint()  # code that is cancelled with the scope must not see an error
             raise TaskCancelled(self._block._why_cancelled())
         self._block._works.taken(self)
@@ -197,107 +238,149 @@ class Workers(Generic[Item, T]):
             self._block._watch(Err(failure, None))  # dropped at once
 
     def _more_hands(self) -> None:
-        """Let one more worker work, if there may be anything for it to do."""
-        if self._exhausted or self._delivery.room <= 0 or self._block._cancelling:
+        """Call one more worker, if there is an item for it and none is on its way."""
+        source = self._source
+        if source is None or self._closed or self._cut or self._block._cancelling:
+            return
+        source.go_on()
+        if not source.any:
             return
         if self._parked:
-            self._parked.pop().set()
-        elif self._live < self._limit:
+            if not self._coming:
+                self._unpark()
+        elif self._coming < MOST_COMING and self._working < self._limit:
             self._add_worker()
 
     def _add_worker(self) -> None:
-        group = self._block._check_open()
-        self._live += 1
-        self._handles.append(group.create_task(self._work(), name=f"map {self.name}"))
+        self._working += 1
+        self._coming += 1
+        self._launch(self._work(), f"map {self.name}", self._worker_never_came)
+
+    def _unpark(self) -> None:
+        self._coming += 1
+        self._parked.pop().set()
+
+    def _launch(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        name: str,
+        ended: Callable[[], object],
+        context: Context | None = None,
+    ) -> None:
+        try:
+            group = self._block._check_open()
+            handle = group.create_task(coroutine, name=name, context=context)
+        except BaseException:
+            coroutine.close()
+            self._cut = True
+            ended()
+            raise
+        self._handles[handle] = ended
+
+    async def _step(self, source: Stepped[Item]) -> None:
+        """Step the source to its end: what its own task of the event loop runs."""
+        current.set(self.frame)
+        try:
+            if self._closed or self._block._cancelling:
+                await source.abandon()
+            else:
+                await source.run()
+        except BaseException as raised:
+            if not self._keeps(raised):
+                raise
+        finally:
+            self._source_ended()
+            del self, source
+
+    def _keeps(self, raised: BaseException) -> bool:
+        """Keep an error of the source for the consumer; return ``False`` for what is none."""
+        if says_cancelled(raised):
+            if cancelled_by_scope():
+                self._cut = True
+                return isinstance(raised, Exception)
+            stray = TaskCancelled(
+                f"the source of {self.name!r} ended with a cancellation nobody asked for"
+            )
+            stray.__cause__ = raised
+            self._failure = stray
+            return True
+        rest = split_cancellation(raised)[1]
+        if isinstance(rest, Exception):
+            self._failure = rest
+            return True
+        self._cut = True
+        return False
+
+    def _source_ended(self) -> None:
+        self._stepping = False
+        self._ended()
 
     async def _work(self) -> None:
+        """Run items, one after the other: what a worker's task of the event loop runs."""
+        self._coming -= 1
         try:
             await self._take_turns()
-        except Exception as error:  # noqa: BLE001 - raised by take(), to the code that asked for the items
+        except Exception as error:  # noqa: BLE001 - of a container; raised to the consumer
             self._failure = error
+            self._cut = True
+        except BaseException as raised:
+            if not says_cancelled(raised) or cancelled_by_scope():
+                self._cut = True
+                raise
         finally:
-            self._exhausted = True
-            while self._parked:
-                self._parked.pop().set()
-            if self._live == 1:
-                await self._close_source()
             self._worker_ended()
             del self  # an error of a task keeps the frames that awaited it
 
+    def _worker_never_came(self) -> None:
+        self._coming -= 1
+        self._worker_ended()
+
     def _worker_ended(self) -> None:
-        self._live -= 1
+        self._working -= 1
+        self._more_hands()
+        self._ended()
+
+    def _ended(self) -> None:
+        source = self._source
         if self._closed:
             self._report_failure()
-        self._delivery.wake()
-        if not self._live:
+        if self._idle:
+            self._delivery.wake()
             self._block._works.ended(self)
+        elif self._cut or (source is not None and source.exhausted and not source.any):
+            while self._parked:
+                self._unpark()
 
     async def _take_turns(self) -> None:
-        delivery = self._delivery
+        """Run items until there are no more, or asyncio's own cancellation hit this worker."""
+        source, loop = self._source, self._loop
+        assert source is not None
+        assert loop is not None
+        turn = 0
         try:
-            for turn in itertools.count(1):
-                while delivery.room <= 0 and not self._exhausted:
+            while not (self._closed or self._cut or self._block._cancelling):
+                if source.any:
+                    try:
+                        await self._run(source.take())
+                    except StopIteration:
+                        continue
+                    if loop.own_cancellations():
+                        return
+                    turn += 1
+                    if turn % ITEMS_PER_CHECKPOINT == 0:
+                        await checkpoint()
+                elif source.exhausted:
+                    return
+                else:
                     await self._park()
-                if self._exhausted or self._block._cancelling:
-                    return
-                delivery.room -= 1
-                try:
-                    item = await self._pull()
-                except StopAsyncIteration:
-                    self._complete = not self._closed
-                    return
-                if self._closed:
-                    return
-                await self._run(item)
-                if turn % ITEMS_PER_CHECKPOINT == 0:
-                    await checkpoint()
         finally:
-            del self, delivery
-
-    async def _close_source(self) -> None:
-        """Let a generator that items came from end, as leaving a loop over it would."""
-        try:
-            if isinstance(self._source, Generator):
-                self._source.close()
-            elif isinstance(self._async_source, AsyncGenerator):
-                with anyio.CancelScope(shield=True):
-                    await self._async_source.aclose()
-        except Exception as error:  # noqa: BLE001 - raised by take(), to the code that asked for the items
-            self._failure = error if self._failure is None else self._failure
-
-    async def _park(self) -> None:
-        room = anyio.Event()
-        self._parked.append(room)
-        try:
-            await room.wait()
-        except BaseException:
-            if room in self._parked:
-                self._parked.remove(room)
-            else:
-                self._more_hands()
-            raise
-
-    async def _pull(self) -> Item:
-        if self._source is not None:
-            try:
-                return next(self._source)
-            except StopIteration:
-                raise StopAsyncIteration from None
-        assert self._async_source is not None
-        async with self._pulling:
-            if self._exhausted:
-                raise StopAsyncIteration
-            try:
-                return await anext(self._async_source)
-            except StopAsyncIteration:
-                self._exhausted = True
-                raise
+            del self, source, loop
 
     async def _run(self, item: Item) -> None:
         guard = None if self._nets is None else self._nets()
         task: Task[T] = Task(self._block, self._fn, (item,), self.name, guard, None)
         task._attach()
-        task._context = contextvars.copy_context()
+        task._context = self._context.copy()
         context, coroutine = task._begin()
         self.coroutines[task] = coroutine
         self._delivery.begin(item, task)
@@ -310,6 +393,20 @@ class Workers(Generic[Item, T]):
                 raise_mistake(task)
                 if not self._closed:
                     self._delivery.finish(item, task)
+                if self._source is not None:
+                    self._source.go_on()
             finally:
-                self._delivery.wake()
-                del self, task, coroutine
+                del self, item, task, context, coroutine
+
+    async def _park(self) -> None:
+        called = anyio.Event()
+        self._parked.append(called)
+        try:
+            await called.wait()
+        except BaseException:
+            if called in self._parked:
+                self._parked.remove(called)
+            else:
+                self._coming -= 1
+            raise
+        self._coming -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -165,6 +166,87 @@ async def test_rule_12_leaving_the_loop_early_cancels_what_runs(ordered: bool, k
             while s._works:
                 await anyio.sleep(0.001)
     assert {"1", "2"} <= set(finish.ended) <= {"1", "2", "3"}
+
+
+@pytest.mark.parametrize("method", ["map", "as_completed"])
+async def test_rule_12_leaving_the_loop_over_results_that_have_a_name_cancels_what_runs(
+    method: str,
+) -> None:
+    finish = Finish()
+
+    async def work(number: int) -> None:
+        if number:
+            await finish.sleep(str(number))
+
+    async with scope() as s:
+        results = getattr(s, method)(work, range(3))
+        async for _ in results:
+            break
+        await anyio.wait_all_tasks_blocked()
+        assert sorted(finish.ended) == ["1", "2"]
+        with pytest.raises(RuntimeError, match=rf"s\.{method}\(.*work\).* only once"):
+            aiter(results)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+async def test_rule_12_a_map_that_another_thread_collects_is_cancelled(by_name: bool) -> None:
+    finish = Finish()
+
+    async def work(number: int) -> None:
+        if number:
+            await finish.sleep(str(number))
+
+    async with scope() as s:
+        results: Any = s.as_completed(work, range(3))
+        box: list[Any] = [results if by_name else aiter(results)]
+        await anext(box[0])
+        del results
+        thread = threading.Thread(target=box.clear)
+        thread.start()
+        thread.join()
+        with anyio.fail_after(5):
+            while len(finish.ended) < 2:
+                await anyio.sleep(0.001)
+    assert sorted(finish.ended) == ["1", "2"]
+
+
+@pytest.mark.parametrize("method", ["map", "as_completed"])
+async def test_rule_12_results_can_be_taken_with_anext_alone(method: str) -> None:
+    """As progress bars do that wrap an asynchronous iterator."""
+    async with scope() as s:
+        results = getattr(s, method)(give, range(5), limit=2)
+        first = await anext(results)
+        second = await anext(results)
+        rest = [result async for result in results]
+        with pytest.raises(StopAsyncIteration):
+            await anext(results)
+        assert len([first, second, *rest]) == 5
+
+        alone = getattr(s, method)(give, range(5), limit=2)
+        taken = 0
+        with pytest.raises(StopAsyncIteration):
+            while True:
+                await anext(alone)
+                taken += 1
+        assert taken == 5
+
+
+async def test_rule_12_results_say_what_they_are() -> None:
+    async with scope() as s:
+        results = s.map(give, range(5), limit=2)
+        name = f"s.map({give.__qualname__})"
+        assert name in repr(results)
+        assert "not started" in repr(results)
+        await anext(results)
+        assert "running" in repr(results)
+        assert "finished" in repr(results)
+        await results.aclose()
+        with pytest.raises(RuntimeError, match=r"s\.map\(.*give\)"):
+            await results
+        completed: Any = s.as_completed(give, range(5))
+        assert "s.as_completed(" in repr(completed)
+        with pytest.raises(TypeError, match=r"async for item, result in s\.as_completed\(.*give"):
+            await completed
 
 
 async def test_rule_12_a_loop_left_early_never_keeps_the_scope_waiting() -> None:
