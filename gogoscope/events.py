@@ -239,9 +239,13 @@ def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
     The observer is called where the event happens, so it must be fast. Its exceptions are logged.
 
     :returns: a function that ends the subscription
+    :raises TypeError: if it is no function, or async
     """
-    if not callable(observer):
-        raise TypeError(f"observer must be a function of an event, got {observer!r}")
+    if not callable(observer) or inspect.iscoroutinefunction(observer):
+        raise TypeError(
+            f"observer must be a function of an event that is not async, got {observer!r} "
+            f"of type {type(observer).__name__}"
+        )
     subscribers.append(observer)
 
     def unsubscribe() -> None:

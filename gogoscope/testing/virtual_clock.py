@@ -19,8 +19,10 @@ from typing import Any, Literal, TypeVar, TypeVarTuple
 
 import anyio
 
+from gogoscope._core.callables import async_function
 from gogoscope._core.cancellation import on_asyncio
 from gogoscope._core.clock import clock_in_context
+from gogoscope._core.durations import seconds
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -40,11 +42,18 @@ class VirtualClock:
     :param start: what the wall clock shows at first, in seconds since the Unix epoch; now if left
         out
     :param patience: seconds of real time that real events are waited for before each jump
+    :raises TypeError: if one of them is no number
+    :raises ValueError: if ``patience`` is out of range
     """
 
     def __init__(self, start: float | None = None, *, patience: float = 0.0) -> None:
+        if start is not None and not isinstance(start, int | float):
+            raise TypeError(
+                "start must be a number of seconds since the Unix epoch, or None, "
+                f"got {start!r} of type {type(start).__name__}"
+            )
         self._start = time.time() if start is None else start
-        self._patience = patience
+        self._patience = seconds("patience", patience, zero=True)
         self._before = 0.0  # what has passed in the programs before this one
         self._elapsed: Callable[[], float] = lambda: 0.0
 
@@ -70,7 +79,12 @@ class VirtualClock:
         :param fn: the function
         :param args: its arguments
         :param backend: the event loop, ``"asyncio"`` or ``"trio"``
+        :raises TypeError: if ``fn`` is no async function
+        :raises ValueError: if the event loop is another one
         """
+        fn = async_function(fn, "clock.run({}, *args)")
+        if backend not in ("asyncio", "trio"):
+            raise ValueError(f"backend must be 'asyncio' or 'trio', got {backend!r}")
         options = {"loop_factory": asyncio.SelectorEventLoop} if backend == "asyncio" else {}
         return anyio.run(partial(self._main, fn, *args), backend=backend, backend_options=options)
 

@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, Retry, Scope, TaskCancelled, scope
+from gogoscope.events import subscribe
 from gogoscope.stores import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +36,7 @@ async def ticks() -> AsyncIterator[int]:
 
 SCOPE: Any = scope
 RETRY: Any = Retry
+SUBSCRIBE: Any = subscribe
 MEMORY_STORE: Any = MemoryStore
 BREAKER: Any = CircuitBreaker
 
@@ -190,6 +192,7 @@ async def test_python_calls_methods_by_the_name_of_their_class() -> None:
         (lambda s: s.task(charge, dedupe=[1]), r"dedupe must be hashable, got \[1\] of type list"),
         (lambda s: SCOPE(fail_fast="no"), "fail_fast must be a bool, got 'no' of type str"),
         (lambda s: SCOPE(on_error=charge), "on_error must be a function that is not async"),
+        (lambda s: SUBSCRIBE(charge), "observer must be a function of an event that is not async"),
         (lambda s: RETRY(on_retry=3), "on_retry must be a function that is not async"),
         (lambda s: RETRY(on_retry=charge), "on_retry must be a function that is not async"),
         (lambda s: RETRY(retry_on=charge), "retry_on must be a function that is not async"),

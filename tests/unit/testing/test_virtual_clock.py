@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -156,6 +156,18 @@ def test_a_block_of_a_program_is_virtual_and_the_rest_is_real(backend: Backend) 
         assert 2 * 86400 < anyio.current_time() - before < 2 * 86400 + 60
 
     anyio.run(program, backend=backend)
+
+
+def test_bad_arguments_of_a_clock_are_named() -> None:
+    clock: Any = VirtualClock
+    with pytest.raises(TypeError, match=r"start must be a number of seconds since .*got '2030' of"):
+        clock(start="2030")
+    with pytest.raises(ValueError, match="patience must be 0 or more seconds, got -1"):
+        clock(patience=-1)
+    with pytest.raises(TypeError, match=r"coroutine object of 'broken'; write clock\.run\(broken"):
+        clock().run(broken())
+    with pytest.raises(ValueError, match="backend must be 'asyncio' or 'trio', got 'uvloop'"):
+        clock().run(broken, backend="uvloop")
 
 
 def test_clocks_show_what_they_are_and_what_time_it_is() -> None:
