@@ -40,7 +40,8 @@ class Spawn(Protocol):
         """Run it beside the tasks; work raises no errors.
 
         :param brief: whether the end of the scope waits a moment for it to finish by itself
-        :returns: ``False`` if nothing is run any more
+        :returns: ``False`` if nothing is run, since the scope has ended, or since another event
+            loop than its own runs the caller
         """
         ...
 
@@ -75,6 +76,13 @@ class Home(Observer, Protocol):
         """Make sure that the scope's block is open.
 
         :raises ScopeClosedError: if it is not
+        """
+        ...
+
+    def check_here(self) -> None:
+        """Make sure that the event loop of the scope runs the caller.
+
+        :raises RuntimeError: in another thread or event loop
         """
         ...
 

@@ -151,9 +151,9 @@ def on_asyncio() -> bool:
 async def finish(work: Callable[[], Awaitable[T]], seconds: float) -> T | None:
     """Do what must be done at the end of a block, whatever cancels the block meanwhile.
 
-    It is shielded and bounded. asyncio's own cancellation, which knows no shield, comes once: then
-    the work is done once more, and the cancellation goes on; an error of that second time is
-    dropped for it.
+    It is shielded and bounded. asyncio's own cancellation, which knows no shield, comes once, and
+    so does a ``KeyboardInterrupt``: then the work is done once more, and the exception goes on; an
+    error of that second time is dropped for it.
 
     :param work: what is to be done; it may be called twice
     :param seconds: how long it may take
@@ -161,7 +161,9 @@ async def finish(work: Callable[[], Awaitable[T]], seconds: float) -> T | None:
     """
     try:
         return await _shielded(work, seconds)
-    except anyio.get_cancelled_exc_class():
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException:
         with suppress(Exception):
             await _shielded(work, seconds)
         raise

@@ -123,6 +123,13 @@ class ScopeReleaser:
         self._queue = queue
         self._held = held
 
+    def check_here(self) -> None:
+        """Make sure that the event loop of the scope runs the caller.
+
+        :raises RuntimeError: in another thread or event loop
+        """
+        self._home.check_here()
+
     async def free(self, handle: LockHandle, in_time: bool) -> bool:
         """Free the lock, or hand it over to the next in the queue."""
         return await self._queue.free(handle, in_time)

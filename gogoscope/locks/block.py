@@ -10,6 +10,7 @@ same. The renewing task raises nothing: what ends it is kept, and raised at the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -21,8 +22,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gogoscope._core.background import Home
-from gogoscope._core.cancellation import split_cancellation, unwrapped
+from gogoscope._core.cancellation import is_cancellation, unwrapped
 from gogoscope._core.errors import lead_to
+from gogoscope._core.event_loop import EventLoop, running
 from gogoscope._core.hints import explains
 from gogoscope.events import LeaseLost, description
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
@@ -48,6 +50,13 @@ class Held(Protocol):
         /,
     ) -> bool | None:
         """End it, and what runs in it."""
+        ...
+
+    def _check_leaving(self) -> None:
+        """Refuse to end the block in another task than it was begun in.
+
+        :raises RuntimeError: saying what to do
+        """
         ...
 
     def _raised_by_body(self, loss: LeaseLostError) -> None:
@@ -103,6 +112,7 @@ class LockBlock(Generic[B]):
 
     async def __aenter__(self) -> B:
         self._home.check_open()
+        _protect(type(running()))
         mark = refuse_reentry(locks_of(self._home), self.key)
         answer = await self._take()
         self._handle = answer
@@ -132,6 +142,7 @@ class LockBlock(Generic[B]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
+        self._locked._check_leaving()
         self._mark.open = False
         held.set(self._held_before)
         leaving = exc
@@ -184,10 +195,18 @@ class LockBlock(Generic[B]):
                 self._locked._lease_lost(lost)
                 self._home.emit(LeaseLost(self._home.name, self.key, lost.reason))
         except BaseException as raised:  # noqa: BLE001 - it ends the block, and is raised there
-            if split_cancellation(raised)[1] is not None:
+            if not is_cancellation(raised):
                 self._interrupt = raised
             reason = f"its renewal ended with {description(raised)}"
             self._locked._lease_lost(LeaseLostError(self.key, reason))
+
+
+@functools.cache
+def _protect(kind: Callable[[], EventLoop]) -> None:
+    """Let no Ctrl-C tear the beginning or the end of a block in the middle."""
+    loop = kind()
+    for function in (LockBlock.__aenter__, LockBlock.__aexit__, LockBlock._renew):
+        loop.protect(function, protected=True)
 
 
 async def _release_if_possible(handle: LockHandle) -> None:
@@ -214,7 +233,7 @@ def _first_out(
     """
     if leaving is None or further is None:
         return further if leaving is None else leaving
-    if isinstance(further, Exception) or split_cancellation(further)[1] is None:
+    if isinstance(further, Exception) or is_cancellation(further):
         return leaving
     lead_to(further, leaving)
     return further

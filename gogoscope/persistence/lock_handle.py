@@ -32,6 +32,13 @@ CLEAN_UP_SECONDS = 5.0
 class Releaser(Protocol):
     """Frees the lock of a handle, or passes it on; each handle has one from the beginning."""
 
+    def check_here(self) -> None:
+        """Make sure that the handle may be used by the event loop that runs the caller.
+
+        :raises RuntimeError: if it may not
+        """
+        ...
+
     async def free(self, handle: LockHandle, in_time: bool) -> bool:
         """Free the lock, or hand it over; return whether the handle held it until then.
 
@@ -55,6 +62,9 @@ class LockHandle:
 
     ``fencing_token`` is higher than that of every earlier holder: pass it with each outside write,
     so that what is written to can refuse an older one.
+
+    The handle of a scope is used in the event loop of the scope, but for ``ensure`` and ``lost``,
+    which any thread may ask.
     """
 
     # _record: the lock as the store's last answer showed it; the next renewal needs its version.
@@ -142,6 +152,7 @@ class LockHandle:
 
         :raises PersistenceError: if the store fails
         """
+        self._releaser.check_here()
         if self.lost is not None:
             return False
         record = await ask(self._store.read_lock, self.key)
@@ -158,6 +169,7 @@ class LockHandle:
         :param ttl: the new lease in seconds, at most 12 hours; the present one if left out
         :raises PersistenceError: if the store fails
         """
+        self._releaser.check_here()
         wanted = None if ttl is None else check_lease(ttl)
         async with self._guard:
             lease = self._lease if wanted is None else wanted
@@ -194,6 +206,7 @@ class LockHandle:
             before
         :raises PersistenceError: if the store fails; it may be called again then
         """
+        self._releaser.check_here()
         async with self._guard:
             if self._lost == _RELEASED:
                 return False
@@ -262,6 +275,9 @@ async def release(handle: LockHandle) -> None:
 
 class _StoreReleaser:
     """Frees a lock in its store, for a handle that belongs to no queue and no scope."""
+
+    def check_here(self) -> None:
+        return
 
     async def free(self, handle: LockHandle, in_time: bool) -> bool:
         return await handle._free(in_time)

@@ -156,9 +156,10 @@ class Services:
         """Run something in the background, beside the scope's tasks.
 
         :param brief: whether the end of the scope waits a moment for it to finish by itself
-        :returns: ``False`` if the scope has ended, and nothing is run
+        :returns: ``False`` if nothing is run, since the scope has ended, or since another event
+            loop than its own runs the caller
         """
-        if self._group is None:
+        if self._group is None or self._loop is None or not self._loop.is_here():
             return False
         handle: TaskHandle[None] = self._group.create_task(
             self._serve(work), name="gogoscope background"

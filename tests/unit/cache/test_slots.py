@@ -83,7 +83,7 @@ def test_a_function_runs_in_its_slot_after_a_wait(run: Run, elsewhere: bool) -> 
                 assert handle is not None
                 await handle.release()
             for task in [*firsts, *tasks]:
-                await task
+                assert (await task).error is not None
         assert most == 1
 
     run(program)

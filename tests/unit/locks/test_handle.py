@@ -46,6 +46,9 @@ class Recorder:
         self.asked: list[tuple[str, bool]] = []
         self.failure: Exception | None = None
 
+    def check_here(self) -> None:
+        return
+
     async def free(self, handle: LockHandle, in_time: bool) -> bool:
         self.asked.append(("free", in_time))
         if self.failure is not None:

@@ -12,7 +12,7 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from gogoscope import Err, Ok, Scope, TaskCancelled, scope
+from gogoscope import Ok, Scope, TaskCancelled, scope
 
 pytestmark = pytest.mark.anyio
 
