@@ -81,8 +81,13 @@ class CircuitBreaker(CircuitPolicy):
         :raises TaskCancelled: if ``fn`` ended with a cancellation that nobody asked for
         :raises Exception: what ``fn`` raised
         """
-        circuit = here.circuits.get(self)
-        if circuit is None or _monotonic() >= circuit.fresh_until or _scope_here() is not None:
+        circuit = here.circuits.get(self.name)
+        if (
+            circuit is None
+            or circuit.policy is not self
+            or _monotonic() >= circuit.fresh_until
+            or _scope_here() is not None
+        ):
             circuit = circuit_for(self, fn)
             permit = circuit.admit_now() or await circuit.admit()
         elif circuit.plain and circuit.snapshot.calm:
@@ -107,8 +112,12 @@ class CircuitBreaker(CircuitPolicy):
                 raise error
             finally:
                 del error  # whose traceback has this frame
+                if circuit.left_to_call:
+                    await circuit.send_left()
         if not (circuit.plain and circuit.snapshot.calm):
             circuit.returned(permit, value)
+            if circuit.left_to_call:
+                await circuit.send_left()
         return value
 
     def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:

@@ -27,20 +27,18 @@ from attrs import define, field
 from gogoscope._core.background import Observer, Spawn
 from gogoscope._core.callables import is_misuse
 from gogoscope._core.clock import clock_here, monotonic
+from gogoscope.circuit_breakers.contact import Contact
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.probes import BUSY_SECONDS, ProbeClaim, ProbeClaims, Probes
 from gogoscope.circuit_breakers.snapshot import Permit, Snapshot
-from gogoscope.circuit_breakers.sync import CircuitSync, Contact, now_ms
+from gogoscope.circuit_breakers.sync import CircuitSync, Term, now_ms
 from gogoscope.events import CircuitCallRejected, CircuitProbeEnded, CircuitProbeStarted
 from gogoscope.exceptions import CircuitOpenError
 from gogoscope.persistence.protocols.circuit_breakers import (
-    CircuitBreakerState,
     CircuitBreakerStateProvider,
 )
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 from gogoscope.retry import AttemptTimeoutError
-
-SHORTEST_PROBE_LEASE = 1.0
 
 
 @define(eq=False)
@@ -60,6 +58,7 @@ class Circuit:
     :param shared: what the scopes of this event loop share of it
     :param spawn: runs work in the background
     :param host: receives the events
+    :param term: when the scope ends
     :param lasting: whether it belongs to a thread and not to a scope. The caller must look such a
         circuit up again when ``time.monotonic()`` is past its ``fresh_until``, which
         ``admit_now`` sets.
@@ -87,6 +86,7 @@ class Circuit:
         shared: SharedCircuit,
         spawn: Spawn,
         host: Observer,
+        term: Term | None = None,
         *,
         lasting: bool = False,
     ) -> None:
@@ -95,7 +95,9 @@ class Circuit:
         self.shared = shared
         self.snapshot = shared.snapshot
         self.contact = shared.contact
-        self.sync = CircuitSync(policy, name, store, self.snapshot, self.contact, spawn, host)
+        self.sync = CircuitSync(
+            policy, name, store, self.snapshot, self.contact, spawn, host, term or Term()
+        )
         self.probes = Probes(self.sync, shared.claims)
         self.lasting = lasting
         self.fresh_until = -math.inf
@@ -106,36 +108,34 @@ class Circuit:
     def admit_now(self) -> Permit | None:
         """Admit a call through a closed circuit; ``None`` if that needs :meth:`admit`."""
         contact, snapshot = self.contact, self.snapshot
-        # The wall clock, since reading the event loop's clock costs as much as all the rest. If
-        # the wall clock is set forward or back, the store is asked too early, which is harmless.
-        now = clock_here().wall()
-        if not contact.asked_at <= now < contact.ask_at:
-            if not contact.asked:
-                return None
-            self.sync.refresh_soon()
+        # Not the event loop's clock, whose reading costs as much as all the rest.
+        now = clock_here().elapsed()
+        if now >= contact.ask_at and not (contact.asked and self.sync.refresh_soon()):
+            return None
         if not (snapshot.calm or snapshot.state.state == "closed"):
             return None
         if self.lasting:
             self.fresh_until = time.monotonic() + contact.ask_at - now
         return self._permit() if self.timed else snapshot.permit
 
-    async def admit(self, longest_call: float = 0.0) -> Permit:
+    async def admit(self) -> Permit:
         """Admit a call, as a half-open probe if need be.
 
-        :param longest_call: seconds that the call may take; 0 if that is not known
         :raises CircuitOpenError: if the call must not be made
         """
         while not self.contact.asked:
             await self.sync.read_first()
+        if clock_here().elapsed() >= self.contact.ask_at and not self.sync.refresh_soon():
+            self.sync.note_asked()
+            await self.sync.refresh()  # there is no background: the scope has ended
         permit = self.admit_now()
         if permit is not None:
             return permit
-        lease = max(SHORTEST_PROBE_LEASE, self.policy.reset_timeout, longest_call + 1)
-        kept = self.probes.take_kept(lease)
+        kept = self.probes.take_kept()
         if kept is not None:
             return self._start_probe(kept)
         self._reject_unless_probing()
-        return await self._claim_probe(lease)
+        return await self._claim_probe()
 
     def returned(self, permit: Permit, value: Any) -> None:
         """Note that a call returned a value; the policy says whether that is a failure."""
@@ -190,13 +190,22 @@ class Circuit:
         """Whether the store failed when it was last asked."""
         return self.contact.failed
 
-    async def finish(self, patience: float) -> None:
-        """Send what is still to be sent when the scope ends; errors of the store are not raised.
+    @property
+    def left_to_call(self) -> bool:
+        """Whether the call itself must :meth:`send_left` what its end has changed."""
+        return self.sync.left_to_call
 
-        :param patience: the seconds that it may take
+    async def send_left(self) -> None:
+        """Send what a call left to be sent, whose scope has ended; raise no error of the store.
+
+        It is bounded and shielded from cancellation.
         """
+        await self.sync.send_left()
+
+    async def finish(self) -> None:
+        """Send what is still to be sent when the scope ends; errors of the store are not raised."""
         self.probes.return_kept()
-        await self.sync.finish(patience)
+        await self.sync.flush()
 
     def _permit(self, probe: str | None = None) -> Permit:
         began = monotonic() if self.timed else 0.0
@@ -216,7 +225,7 @@ class Circuit:
     def _judge(self, permit: Permit, *, failed: bool) -> None:
         """Count a call of this process, and report its failures if their share is too high."""
         slow = self._is_slow(permit)
-        excess = self.snapshot.judge(self.policy, monotonic(), failed=failed, slow=slow)
+        excess = self.snapshot.judge(self.policy, clock_here().elapsed(), failed=failed, slow=slow)
         if excess:
             self.sync.note_failures(excess)
 
@@ -227,9 +236,11 @@ class Circuit:
         host = self.sync.host
         if host.observed:
             host.emit(CircuitProbeStarted(host.name, self.name))
+        self.probes.renew_while_running(claim)
         return self._permit(claim.nonce)
 
     def _settle(self, nonce: str, *, succeeded: bool | None) -> None:
+        self.probes.ended(nonce)
         host = self.sync.host
         if host.observed:
             host.emit(CircuitProbeEnded(host.name, self.name, succeeded))
@@ -237,26 +248,27 @@ class Circuit:
 
     def _reject_unless_probing(self) -> None:
         """Raise if it is known without asking the store that a probe would be refused."""
-        state = self.snapshot.state
+        state = self.policy._limited(self.snapshot.state)
         time_ms = now_ms()
         if state.state == "forced-open":
             raise self._rejected(self.policy.refresh_interval)
         if state.state == "open" and (state.open_until_ms or 0) > time_ms:
             raise self._rejected(((state.open_until_ms or 0) - time_ms) / 1000)
         limit = self.policy.half_open_probes
-        _, reply = circuit_rules.claim_probe(state, time_ms, "", 1, limit)
+        lease_ms = round(self.policy._lease * 1000)
+        _, reply = circuit_rules.claim_probe(state, time_ms, "", lease_ms, limit)
         if self.probes.in_flight >= limit or not reply.granted:
-            raise self._rejected(self._until_probes_end(state, time_ms))
+            raise self._rejected(self._until_probes_end())
 
-    async def _claim_probe(self, lease: float) -> Permit:
-        claim = await self.probes.claim(lease)
+    async def _claim_probe(self) -> Permit:
+        claim = await self.probes.claim()
         if claim.reply is None:
             raise self._rejected(BUSY_SECONDS)
         if claim.reply.granted:
             return self._start_probe(claim)
         if claim.reply.state.state == "closed":
             return self._permit()
-        raise self._rejected(self._until_probes_end(claim.reply.state, now_ms()))
+        raise self._rejected(self._until_probes_end())
 
     def _rejected(self, retry_after: float) -> CircuitOpenError:
         """Return the error of a rejected call, and report the rejection."""
@@ -266,7 +278,8 @@ class Circuit:
             host.emit(CircuitCallRejected(host.name, self.name, retry_after))
         return CircuitOpenError(self.name, retry_after)
 
-    def _until_probes_end(self, state: CircuitBreakerState, time_ms: int) -> float:
+    def _until_probes_end(self) -> float:
+        state, time_ms = self.policy._limited(self.snapshot.state), now_ms()
         ends = [*state.probes.values(), state.open_until_ms or 0]
         later = [end - time_ms for end in ends if end > time_ms]
         return min(later) / 1000 if later else self.policy.refresh_interval

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attrs import Attribute, field, fields, frozen
+from attrs import Attribute, evolve, field, fields, frozen
 from attrs.validators import optional
 
 from gogoscope._core.arguments import count, observer
 from gogoscope._core.durations import duration, to_seconds, to_seconds_or_none
+from gogoscope._core.forks import process_name
 from gogoscope._core.matching import Errors, errors, matches
-from gogoscope.persistence.protocols.circuit_breakers import FailureReport
+from gogoscope.persistence.protocols.circuit_breakers import (
+    CircuitBreakerState,
+    FailureReport,
+)
 from gogoscope.persistence.validation import check_key
 
 RATE_WINDOW = 60.0
 """The window of a rate, in seconds, if none is given."""
+
+SHORTEST_LEASE = 1.0
+"""The shortest lease of a probe, in seconds."""
 
 
 def _key(instance: object, attribute: Attribute[Any], value: Any) -> None:
@@ -76,6 +83,11 @@ class CircuitPolicy:
         return self.failure_rate is not None or self.slow_rate is not None
 
     @property
+    def _lease(self) -> float:
+        """For how many seconds a probe is claimed; it is renewed while its call runs."""
+        return max(SHORTEST_LEASE, self.reset_timeout)
+
+    @property
     def _plain(self) -> bool:
         """Whether every call that returns is a success, whatever it returns and how late."""
         return not self._judges_rates and self.record_result is None
@@ -91,29 +103,39 @@ class CircuitPolicy:
         """
         if self.max_reset_timeout is None:
             return round(self.reset_timeout * 1000)
-        doubled = self.reset_timeout * 2.0 ** min(open_count, 30)
+        doubled = self.reset_timeout * 2.0 ** min(max(open_count, 0), 30)
         return round(min(self.max_reset_timeout, doubled) * 1000)
 
     def _window_ms(self) -> int | None:
         """Return the window in milliseconds, or ``None`` for failures in a row."""
         return None if self.window is None else round(self.window * 1000)
 
-    def _report(self, reporter: str, count: int, open_count: int, quorum: int) -> FailureReport:
+    def _limited(self, state: CircuitBreakerState) -> CircuitBreakerState:
+        """Return a circuit that is open no longer than this policy has it, whoever opened it."""
+        if state.state != "open" or state.since_ms is None:
+            return state
+        until_ms = state.since_ms + self._open_ms(state.open_count - 1)
+        return evolve(state, open_until_ms=min(state.open_until_ms or 0, until_ms))
+
+    def _report(
+        self, count: int, open_count: int, quorum: int, seen_window_ms: int | None = None
+    ) -> FailureReport:
         """Return a report of failures for the store.
 
-        :param reporter: identifies this process
         :param count: the number of failures
         :param open_count: how many times in a row the circuit has opened
         :param quorum: how many processes must have reported failures before it opens
+        :param seen_window_ms: when the window began that this process has seen to its end
         """
         return FailureReport(
-            reporter=reporter,
+            reporter=process_name(),
             count=count,
             # A process reports once that its rates are too high, and one report is enough.
             threshold=1 if self._judges_rates else self.failure_threshold,
             open_ms=self._open_ms(open_count),
             window_ms=self._window_ms(),
             quorum=quorum,
+            seen_window_ms=seen_window_ms,
         )
 
     def _is_slow(self, took: float) -> bool:

@@ -12,8 +12,10 @@ Invariants:
 
 - A granted probe is used by one call, or kept, or returned; it is never lost. When the call of a
   claim stops waiting, it says in ``ProbeClaim.then`` what happens to a probe that comes later.
-- A probe is kept for one second, and its lease is one second longer than a call needs. If no call
-  uses it, it is returned, and the next call is treated as on a quiet circuit.
+- A probe is kept for one second. If no call uses it, it is returned, and the next call is treated
+  as on a quiet circuit.
+- The lease of a probe is renewed as long as its call runs, however long that is. Where there is no
+  background to do so, it is renewed before this process claims another probe.
 - A claim that has not begun holds nothing. If the background ends before that, no probe is lost.
 - A store that is known to fail is not asked. The process then grants itself probes by what it
   knows of the circuit.
@@ -22,7 +24,6 @@ Invariants:
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections import deque
 from typing import Literal
@@ -32,7 +33,8 @@ from attrs import define, field
 
 from gogoscope._core.clock import monotonic
 from gogoscope.circuit_breakers.snapshot import Generation
-from gogoscope.circuit_breakers.sync import CircuitSync, now_ms
+from gogoscope.circuit_breakers.sync import STORE_SECONDS, CircuitSync, now_ms
+from gogoscope.circuit_breakers.times import over
 from gogoscope.persistence.protocols.circuit_breakers import ProbeReply
 
 CLAIM_SECONDS = 0.5
@@ -43,21 +45,21 @@ BUSY_PATIENCE = 0.004
 """How many seconds a call waits for a probe of a busy circuit."""
 KEPT_SECONDS = 1.0
 """For how many seconds a probe is kept."""
+RENEWALS_PER_LEASE = 3
+"""How often a lease is renewed before it would end."""
 
 
 @define(eq=False)
 class ProbeClaim:
     """A claim for a probe.
 
-    ``lease`` is how many seconds a call needs the probe, and ``lease_ms`` for how many milliseconds
-    it is claimed. At ``until``, by the event loop's clock, it is too old to be kept. ``begun`` is
-    true once the background has begun to ask; at the end it sets ``reply``, and ``answered``.
-    ``then`` says what happens to the probe if it is granted. ``generation`` is the circuit's
-    generation when the probe was kept.
+    It is claimed for ``lease_ms`` milliseconds. At ``until``, by the event loop's clock, it is too
+    old to be kept. ``begun`` is true once the background has begun to ask; at the end it sets
+    ``reply``, and ``answered``. ``then`` says what happens to the probe if it is granted.
+    ``generation`` is the circuit's generation when the probe was kept.
     """
 
     nonce: str
-    lease: float
     lease_ms: int
     until: float
     begun: bool = False
@@ -72,12 +74,15 @@ class ProbeClaims:
     """The claims of one process for the probes of a circuit; shared by the scopes of an event loop.
 
     ``in_flight`` are the claims without an answer yet, and ``kept`` the probes that are kept for
-    the next calls, the oldest first. ``wasted`` is true if a kept probe was not used, until the
-    next call claims one. The last call was rejected at ``rejected_ms``, by the wall clock.
+    the next calls, the oldest first. ``running`` are the nonces of probes whose calls run, each
+    with an event for the end of the call if it is renewed in the background. ``wasted`` is true if
+    a kept probe was not used, until the next call claims one. The last call was rejected at
+    ``rejected_ms``, by a clock that nobody sets.
     """
 
     in_flight: set[ProbeClaim] = field(factory=set)
     kept: deque[ProbeClaim] = field(factory=deque)
+    running: dict[str, anyio.Event | None] = field(factory=dict)
     wasted: bool = False
     rejected_ms: int = 0
 
@@ -89,11 +94,12 @@ class Probes:
     :param claims: shared with the other scopes
     """
 
-    __slots__ = ("_claims", "_sync")
+    __slots__ = ("_claims", "_lease_ms", "_sync")
 
     def __init__(self, sync: CircuitSync, claims: ProbeClaims) -> None:
         self._sync = sync
         self._claims = claims
+        self._lease_ms = round(sync.policy._lease * 1000)
 
     @property
     def in_flight(self) -> int:
@@ -104,19 +110,29 @@ class Probes:
         """Note that a call is rejected: the circuit is busy for a moment."""
         self._claims.rejected_ms = now_ms()
 
-    def take_kept(self, lease: float) -> ProbeClaim | None:
-        """Return a kept probe that a call can use, or ``None``.
-
-        :param lease: for how many seconds the call needs it
-        """
+    def take_kept(self) -> ProbeClaim | None:
+        """Return a kept probe that a call can use, or ``None``."""
         kept = self._claims.kept
         while kept:
             claim = kept.popleft()
-            good = monotonic() < claim.until and self._is_known(claim)
-            if good and claim.lease >= lease:
+            if monotonic() < claim.until and self._is_known(claim):
                 return claim
             self._waste(claim)
         return None
+
+    def renew_while_running(self, claim: ProbeClaim) -> None:
+        """Renew the lease of a probe until :meth:`ended`."""
+        if claim.nonce in self._sync.snapshot.local_probes:
+            return
+        ended = anyio.Event()
+        renew = functools.partial(self._keep_alive, claim.nonce, ended)
+        self._claims.running[claim.nonce] = ended if self._sync.spawn(renew, brief=False) else None
+
+    def ended(self, nonce: str) -> None:
+        """Note that the call of a probe has ended."""
+        call = self._claims.running.pop(nonce, None)
+        if call is not None:
+            call.set()
 
     def return_kept(self) -> None:
         """Return all kept probes to the fleet."""
@@ -124,20 +140,19 @@ class Probes:
         while kept:
             self._waste(kept.popleft())
 
-    async def claim(self, lease: float) -> ProbeClaim:
+    async def claim(self) -> ProbeClaim:
         """Claim a probe, and wait for the answer as long as a call may wait.
 
         The claim that is returned has no reply if the answer takes longer. If this is cancelled,
         the probe is returned.
-
-        :param lease: for how many seconds the call needs it
         """
         sync = self._sync
+        for nonce in [nonce for nonce, ended in self._claims.running.items() if ended is None]:
+            await self._renew(nonce)
         busy = self._is_busy()
-        # If the probe is kept first, the call must still have its whole lease.
-        lease_ms = math.ceil((lease + KEPT_SECONDS if busy else lease) * 1000)
-        claim = ProbeClaim(os.urandom(8).hex(), lease, lease_ms, monotonic() + KEPT_SECONDS)
-        if sync.store_is_slow():
+        lease_ms = self._lease_ms + (round(KEPT_SECONDS * 1000) if busy else 0)
+        claim = ProbeClaim(os.urandom(8).hex(), lease_ms, monotonic() + KEPT_SECONDS)
+        if sync.contact.is_slow:
             claim.reply = sync.claim_locally(claim.nonce, lease_ms, local=True)
             return claim
         self._claims.in_flight.add(claim)
@@ -195,7 +210,7 @@ class Probes:
         if sync.snapshot.verdicts:  # One may return the very probe that is claimed here.
             await sync.flush()
         if not sync.contact.failed:
-            reply = await sync.ask_for_probe(claim.nonce, claim.lease_ms, CLAIM_SECONDS)
+            reply = await self._ask_store(claim)
             if reply is not None:
                 return reply
         reply = sync.refusal()
@@ -205,11 +220,61 @@ class Probes:
             self._return(claim)
         return reply
 
+    async def _ask_store(self, claim: ProbeClaim) -> ProbeReply | None:
+        """Claim a probe of the store; return ``None`` if it failed, and the caller is to decide."""
+        sync = self._sync
+        try:
+            reply = await sync.contact.bounded(self._claim(claim), CLAIM_SECONDS)
+        except TimeoutError as error:
+            # The store may have granted it. To use it could mean one probe too many.
+            sync.note_failed(error)
+            sync.note_verdict(claim.nonce, succeeded=None)
+            return sync.refusal()
+        except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
+            sync.note_failed(error)
+            return None
+        sync.note_answered()
+        return reply
+
+    async def _claim(self, claim: ProbeClaim) -> ProbeReply:
+        """Claim a probe; if it is refused, say what this process has waited for by its own clock.
+
+        The wall clocks of the store and of those who wrote the times may have been set since.
+        """
+        sync, nonce, lease_ms = self._sync, claim.nonce, claim.lease_ms
+        limit = sync.policy.half_open_probes
+        reply = await sync.store.claim_probe(sync.name, nonce, lease_ms, limit)
+        sync.learn(reply.state)
+        learned = sync.policy._limited(sync.snapshot.learned)
+        seen = None if reply.granted else over(sync.snapshot.stored, learned, now_ms())
+        if seen is not None:
+            reply = await sync.store.claim_probe(sync.name, nonce, lease_ms, limit, seen)
+            sync.learn(reply.state)
+        return reply
+
+    async def _renew(self, nonce: str) -> None:
+        """Renew the lease of a probe, unless the circuit knows it no more."""
+        sync = self._sync
+        if nonce not in sync.snapshot.learned.probes:
+            return
+        request = sync.store.claim_probe(
+            sync.name, nonce, self._lease_ms, sync.policy.half_open_probes
+        )
+        try:
+            reply = await sync.contact.bounded(request, STORE_SECONDS)
+        except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
+            sync.note_failed(error)
+            return
+        sync.note_answered()
+        sync.learn(reply.state)
+
     def _keep(self, claim: ProbeClaim) -> None:
         """Keep a probe for the next call, for at most ``KEPT_SECONDS``."""
         claim.generation = self._sync.snapshot.permit.generation
         self._claims.kept.append(claim)
-        self._sync.spawn(functools.partial(self._keep_until_old, claim), brief=False)
+        if not self._sync.spawn(functools.partial(self._keep_until_old, claim), brief=False):
+            self._claims.kept.remove(claim)
+            self._return(claim)
 
     async def _keep_until_old(self, claim: ProbeClaim) -> None:
         await anyio.sleep_until(claim.until)
@@ -217,6 +282,14 @@ class Probes:
         if claim in kept:
             kept.remove(claim)
             self._waste(claim)
+
+    async def _keep_alive(self, nonce: str, ended: anyio.Event) -> None:
+        """Renew a lease until the call of the probe has ended, or the circuit knows it no more."""
+        while self._sync.snapshot.learned.probes.get(nonce) is not None:
+            with anyio.move_on_after(self._lease_ms / 1000 / RENEWALS_PER_LEASE):
+                await ended.wait()
+                return
+            await self._renew(nonce)
 
     def _is_known(self, claim: ProbeClaim) -> bool:
         return claim.nonce in self._sync.snapshot.state.probes

@@ -1,7 +1,7 @@
 """Finds the circuit that a policy works on, inside a scope and outside of any.
 
 Inside a scope the circuit is in the scope's store, and ends with the scope (:class:`Circuits`).
-Outside of any scope it is in the memory store of the process. There is one for each policy and
+Outside of any scope it is in the memory store of the process. There is one for each name and
 thread, not for each event loop: to find out which event loop runs costs as much as a whole call.
 That is safe, since the memory store never suspends; so a circuit that an earlier event loop of the
 thread has left is as good as a new one.
@@ -19,11 +19,13 @@ import anyio
 
 from gogoscope._core.background import Home, ProcessObserver, run_nothing
 from gogoscope._core.callables import stable_name
+from gogoscope._core.clock import monotonic
 from gogoscope._core.context import current
 from gogoscope._core.forks import after_fork
 from gogoscope._core.per_store import PerStore
 from gogoscope.circuit_breakers.circuit import Circuit, SharedCircuit
 from gogoscope.circuit_breakers.policy import CircuitPolicy
+from gogoscope.circuit_breakers.sync import Term
 from gogoscope.persistence.bundle import Persistence, unsupported
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
 from gogoscope.stores.memory import process_store
@@ -37,11 +39,16 @@ RECOVERY_SECONDS = 0.05
 
 
 class Circuits:
-    """The circuits of one scope; attached to it, and settled at its end."""
+    """The circuits of one scope; attached to it, and settled at its end.
+
+    There is one for each name, of the policy that was used last: one that is written where it is
+    used is another policy each time. What all of them know and have to send is shared.
+    """
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._circuits: dict[tuple[CircuitPolicy, str], Circuit] = {}
+        self._circuits: dict[str, Circuit] = {}
+        self._term = Term()
         self._to_finish: list[Circuit] | None = None
 
     @classmethod
@@ -56,12 +63,13 @@ class Circuits:
         :raises CapabilityNotSupportedError: if the store keeps no circuit breakers
         """
         name = policy.name or name or self._home.name
-        circuit = self._circuits.get((policy, name))
-        if circuit is None:
+        circuit = self._circuits.get(name)
+        if circuit is None or circuit.policy is not policy:
             provider = _circuit_breakers_of(self._home.store())
             shared = shared_circuit(provider, name)
-            circuit = Circuit(policy, name, provider, shared, self._home.spawn, self._home)
-            self._circuits[policy, name] = circuit
+            spawn, home, term = self._home.spawn, self._home, self._term
+            circuit = Circuit(policy, name, provider, shared, spawn, home, term)
+            self._circuits[name] = circuit
         return circuit
 
     def begin_end(self) -> float:
@@ -80,22 +88,23 @@ class Circuits:
         if self._to_finish is None:
             self.begin_end()
         to_finish = self._to_finish or []
+        self._term.ends = monotonic() + SETTLE_SECONDS
         if len(to_finish) == 1:
-            await to_finish[0].finish(SETTLE_SECONDS)
+            await to_finish[0].finish()
         elif to_finish:
             async with anyio.create_task_group() as group:
                 for circuit in to_finish:
-                    group.start_soon(circuit.finish, SETTLE_SECONDS)
+                    group.start_soon(circuit.finish)
 
 
 class _CircuitsOfThread(threading.local):
-    """The circuits that code outside of any scope uses in the current thread.
+    """The circuits that code outside of any scope uses in the current thread, by their names.
 
-    The key is the policy, or the policy and the name of the function if the policy has no name.
+    Each is of the policy that was used last.
     """
 
     def __init__(self) -> None:
-        self.circuits: dict[CircuitPolicy | tuple[CircuitPolicy, str], Circuit] = {}
+        self.circuits: dict[str | None, Circuit] = {}
 
 
 here = _CircuitsOfThread()
@@ -168,18 +177,17 @@ def shared_circuit(store: CircuitBreakerStateProvider, name: str) -> SharedCircu
 
 def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
     _forget_after_fork()
-    key = policy if policy.name is not None else (policy, name)
-    circuit = here.circuits.get(key)
+    circuit = here.circuits.get(name)
     store = process_store()
     shared = shared_circuit(store, name)
     # An earlier event loop of this thread may have left a circuit that this loop does not share.
-    if circuit is None or circuit.shared is not shared:
+    if circuit is None or circuit.policy is not policy or circuit.shared is not shared:
         if len(here.circuits) >= REMEMBERED:
-            # Otherwise policies that are made for one call would be kept for ever.
+            # Otherwise names that are made for one call would be kept for ever.
             here.circuits.clear()
         observer = ProcessObserver()
         circuit = Circuit(policy, name, store, shared, _run_now, observer, lasting=True)
-        here.circuits[key] = circuit
+        here.circuits[name] = circuit
     return circuit
 
 

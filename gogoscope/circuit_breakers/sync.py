@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Awaitable
-from typing import Literal, TypeVar
+from typing import Literal
 
 import anyio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from gogoscope._core.background import Observer, Spawn
 from gogoscope._core.clock import clock_here, monotonic
+from gogoscope.circuit_breakers.contact import Contact
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.snapshot import Snapshot
 from gogoscope.events import (
@@ -51,42 +51,23 @@ FIRST_READ_SECONDS = 0.5
 """How long the first call of a process waits to learn the state of a circuit."""
 STORE_SECONDS = 1.0
 """How long a request in the background may take."""
-SLOW_SECONDS = 0.5
-"""A store that lets a request wait for longer is treated as if it failed."""
 LOOK_AHEAD_SECONDS = 0.6
 """How long before the end of an open time the store is asked whether it still answers."""
 WORTH_LOOKING_SECONDS = 1.0
 """The shortest open time before whose end the store is asked."""
+BEFORE_ALL_TIMES_MS = 10**12
+"""Added to the time of this machine, which began lately, since others wrote before that."""
 RESETS_PER_SUCCESS = 3
 """How often a reset is tried while other processes change the circuit."""
 
-Answer = TypeVar("Answer")
 Request = Literal["get_state", "force_open", "force_close", "reset_circuit"]
 
 
 @define(eq=False)
-class Contact:
-    """Whether the store of a circuit answers; shared by the scopes of an event loop.
+class Term:
+    """Until when work may be sent for a scope: it ``ends`` by the event loop's clock."""
 
-    The store was asked at ``asked_at``, and is to be asked again at ``ask_at``, both by the wall
-    clock; they are infinite until it was asked once. ``first_read`` and ``sending`` are events
-    while the first read, or a request that sends something, is in flight; they are set at its end.
-    ``refreshing`` is true while a refresh is in flight. The oldest request in flight began at
-    ``waiting_since``, by the event loop's clock. ``failed`` is true if the last request failed.
-    """
-
-    asked_at: float = math.inf
-    ask_at: float = -math.inf
-    first_read: anyio.Event | None = None
-    sending: anyio.Event | None = None
-    refreshing: bool = False
-    waiting_since: float = math.inf
-    failed: bool = False
-
-    @property
-    def asked(self) -> bool:
-        """Whether the store was ever asked."""
-        return self.asked_at != math.inf
+    ends: float = math.inf
 
 
 @define(eq=False)
@@ -95,9 +76,10 @@ class CircuitSync:
 
     :param spawn: runs work in the background
     :param host: receives the events
+    :param term: when the scope ends
 
-    ``_finish_by`` is when the scope ends, by the event loop's clock: nothing is sent after it.
-    ``_looks_ahead`` is true while work in the background waits for the end of an open time.
+    ``left_to_call`` is true if something is to be sent and there is no background, since the scope
+    has ended: then the call sends it itself (:meth:`send_left`).
     """
 
     policy: CircuitPolicy
@@ -107,8 +89,8 @@ class CircuitSync:
     contact: Contact
     spawn: Spawn
     host: Observer
-    _finish_by: float = field(init=False, default=math.inf)
-    _looks_ahead: bool = field(init=False, default=False)
+    term: Term = field(factory=Term)
+    left_to_call: bool = field(init=False, default=False)
 
     def note_failures(self, count: int) -> None:
         """Count failures here at once, and in the store soon."""
@@ -137,8 +119,7 @@ class CircuitSync:
         :param local: whether the store was never asked for it
         """
         before = self.snapshot.state
-        limit = self.policy.half_open_probes
-        reply = self.snapshot.claim_probe(nonce, lease_ms, limit, now_ms(), local=local)
+        reply = self.snapshot.claim_probe(nonce, lease_ms, self.policy, now_ms(), local=local)
         self._report_change(before)
         return reply
 
@@ -159,78 +140,66 @@ class CircuitSync:
             if state is not None:
                 self.learn(state)
         except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
-            self._note_failed(error)
+            self.note_failed(error)
         finally:
             read.set()
             contact.first_read = None
-        self._note_asked()
+        self.note_asked()
 
-    def refresh_soon(self) -> None:
-        """Refresh in the background."""
-        self._note_asked()
-        self.spawn(self.refresh)
+    def refresh_soon(self) -> bool:
+        """Refresh in the background; return ``False`` if there is none."""
+        if not self.spawn(self.refresh):
+            return False
+        self.note_asked()
+        return True
 
     async def refresh(self) -> None:
         """Read the state from the store, then send what is still to be sent."""
         snapshot, contact = self.snapshot, self.contact
         if contact.refreshing:
             return
-        known = snapshot.stored.version
+        known = snapshot.stored
         contact.refreshing = True
         try:
-            state = await self._bounded(self.store.get_state(self.name), STORE_SECONDS)
+            state = await contact.bounded(self.store.get_state(self.name), STORE_SECONDS)
         except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
-            self._note_failed(error)
+            self.note_failed(error)
             return
         finally:
             contact.refreshing = False
-        self._note_answered()
-        if not snapshot.dirty and contact.sending is None:
-            # A circuit that is not in the store is closed, unless something has happened since.
-            self.learn(state or CircuitBreakerState(version=known))
+        self.note_answered()
+        if contact.sending is None:
+            if state is not None and snapshot.dirty and _changed(known, state):
+                snapshot.forget_counts()
+            if not snapshot.dirty:
+                # A circuit that is not in the store is closed, unless something has happened since.
+                self.learn(state or CircuitBreakerState(version=known.version))
         await self.flush()
 
     async def ask(self, request: Request) -> CircuitBreakerState:
         """Ask the store for the state, or to set it by hand, and follow the answer at once.
 
+        What happened before the circuit is set is not sent after that, and would not count.
+
         :raises PersistenceError: if the store fails
         """
-        known = self.snapshot.stored.version
-        state: CircuitBreakerState | None = await getattr(self.store, request)(self.name)
-        self.learn(state or CircuitBreakerState(version=known))
-        return state or CircuitBreakerState()
-
-    async def ask_for_probe(self, nonce: str, lease_ms: int, bound: float) -> ProbeReply | None:
-        """Claim a probe of the store.
-
-        :param bound: how many seconds the request may take
-        :returns: ``None`` if the store failed, so that the decision is left to the caller
-        """
-        limit = self.policy.half_open_probes
-        try:
-            request = self.store.claim_probe(self.name, nonce, lease_ms, limit)
-            reply = await self._bounded(request, bound)
-        except TimeoutError as error:
-            # The store may have granted it. To use it could mean one probe too many.
-            self._note_failed(error)
-            self.note_verdict(nonce, succeeded=None)
-            return self.refusal()
-        except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
-            self._note_failed(error)
-            return None
-        self._note_answered()
-        self.learn(reply.state)
-        return reply
-
-    def store_is_slow(self) -> bool:
-        """Return whether the last request failed, or one in flight takes too long."""
-        contact = self.contact
-        return contact.failed or monotonic() - contact.waiting_since > SLOW_SECONDS
+        if request == "get_state":
+            state: CircuitBreakerState | None = await self.store.get_state(self.name)
+        else:
+            async with self.contact.turn_to_send():
+                state = await getattr(self.store, request)(self.name)
+                self.snapshot.begin_anew()
+        self.note_answered()
+        state = state or CircuitBreakerState()
+        # What is not in the store has no version.
+        self.learn(state if state.version else evolve(state, version=self.snapshot.stored.version))
+        return state
 
     def learn(self, stored: CircuitBreakerState) -> None:
         """Take over an answer of the store."""
         before = self.snapshot.state
-        self.snapshot.learn(stored, self.policy, self._quorum(), now_ms())
+        wall_ms, steady_ms = math.floor(clock_here().wall() * 1000), now_ms()
+        self.snapshot.learn(stored, self.policy, self._quorum(), steady_ms, wall_ms - steady_ms)
         self._report_change(before)
 
     async def flush(self) -> None:
@@ -239,7 +208,7 @@ class CircuitSync:
         It is bounded and shielded from cancellation.
         """
         snapshot, contact = self.snapshot, self.contact
-        while snapshot.dirty and (left := self._finish_by - monotonic()) > 0:
+        while snapshot.dirty and (left := self.term.ends - monotonic()) > 0:
             bound = min(STORE_SECONDS, left)
             if contact.sending is not None:
                 with anyio.move_on_after(bound, shield=True) as patience:
@@ -247,28 +216,23 @@ class CircuitSync:
                 if patience.cancelled_caught or contact.failed:
                     return
                 continue
-            sent = contact.sending = anyio.Event()
             try:
-                with anyio.CancelScope(shield=True):
-                    await self._bounded(self._send(), bound)
+                async with contact.turn_to_send():
+                    with anyio.CancelScope(shield=True):
+                        await contact.bounded(self._send(), bound)
             except Exception as error:  # noqa: BLE001 - no store error reaches a protected call
-                self._note_failed(error)
+                self.note_failed(error)
                 return
-            finally:
-                sent.set()
-                contact.sending = None
 
-    async def finish(self, patience: float) -> None:
-        """Send everything that is still to be sent, at the end of the scope.
-
-        :param patience: the seconds that it may take; work in the background ends then, too
-        """
-        self._finish_by = monotonic() + patience
+    async def send_left(self) -> None:
+        """Send what a call left to be sent after its scope had ended."""
+        self.left_to_call = False
+        self.term = Term()
         await self.flush()
 
     def _send_soon(self) -> None:
         if self.contact.sending is None and not self.contact.failed:
-            self.spawn(self.flush)
+            self.left_to_call = not self.spawn(self.flush)
 
     async def _send(self) -> None:
         """Send one thing that is still to be sent."""
@@ -276,10 +240,10 @@ class CircuitSync:
         if snapshot.verdicts:
             state = await self._send_verdict()
         elif snapshot.succeeded_ms is not None:
-            state = await self._send_success(snapshot.succeeded_ms)
+            state = await self._send_success()
         else:
             state = await self._send_failures()
-        self._note_answered()
+        self.note_answered()
         if state is None:
             state = await self.store.get_state(self.name)
         if state is not None:
@@ -302,21 +266,28 @@ class CircuitSync:
         self.snapshot.sent_verdict()
         return state
 
-    async def _send_success(self, succeeded_ms: int) -> CircuitBreakerState:
-        """Clear the failures that came before a success.
+    async def _send_success(self) -> CircuitBreakerState | None:
+        """Clear the failures that came before a success, or close what a local probe closed.
 
         A failure that another process counts meanwhile is cleared, too, unless it came later.
         """
-        state = self.snapshot.stored
+        snapshot = self.snapshot
+        succeeded_ms = snapshot.succeeded_ms
+        assert succeeded_ms is not None
+        state: CircuitBreakerState | None = snapshot.stored
         for _ in range(RESETS_PER_SUCCESS):
-            if not _failed_before(state, succeeded_ms):
+            if not snapshot.success_tells(self.policy):
                 break
-            reset = await self.store.reset_failures(self.name, state.version)
-            if reset is not None:
-                state = reset
+            if snapshot.stored.state != "closed":
+                await self.store.record_success(self.name)
+                state = None
                 break
-            state = await self.store.get_state(self.name) or CircuitBreakerState()
-        self.snapshot.sent_success(succeeded_ms)
+            state = await self.store.reset_failures(self.name, snapshot.stored.version)
+            if state is not None:
+                break
+            self.learn(await self.store.get_state(self.name) or CircuitBreakerState())
+            state = snapshot.stored
+        snapshot.sent_success(succeeded_ms)
         return state
 
     async def _send_failures(self) -> CircuitBreakerState | None:
@@ -327,8 +298,13 @@ class CircuitSync:
         if window_ms is not None and now_ms() - last_ms > window_ms:
             # The store failed for so long that they have left the window.
             return await self.store.get_state(self.name)
+        began_ms = snapshot.learned.window_start_ms
+        seen = window_ms is not None and now_ms() - began_ms >= window_ms
         report = self.policy._report(
-            snapshot.reporter, count, snapshot.stored.open_count, self.policy.quorum
+            count,
+            snapshot.stored.open_count,
+            self.policy.quorum,
+            snapshot.stored.window_start_ms if seen else None,
         )
         try:
             return await self.store.count_failures(self.name, report)
@@ -346,43 +322,31 @@ class CircuitSync:
             if host.observed:
                 host.emit(CircuitStateChanged(host.name, self.name, before.state, state.state))
             notify(self.policy.on_state_change, self.name, before.state, state.state)
-        if state.state != "open" or self._looks_ahead:
+        if state.state != "open" or self.contact.looks_ahead:
             return
-        seconds = ((state.open_until_ms or 0) - now_ms()) / 1000
+        seconds = ((self.policy._limited(state).open_until_ms or 0) - now_ms()) / 1000
         if seconds >= WORTH_LOOKING_SECONDS:
             look = functools.partial(self._refresh_in, seconds - LOOK_AHEAD_SECONDS)
-            self._looks_ahead = self.spawn(look, brief=False)
+            self.contact.looks_ahead = self.spawn(look, brief=False)
 
     async def _refresh_in(self, seconds: float) -> None:
         """Learn whether the store answers before the next call needs a probe from it."""
         try:
             await anyio.sleep(seconds)
         finally:
-            self._looks_ahead = False
-        self._note_asked()
+            self.contact.looks_ahead = False
+        self.note_asked()
         await self.refresh()
-
-    async def _bounded(self, request: Awaitable[Answer], bound: float) -> Answer:
-        """Await a request for at most ``bound`` seconds, and note since when it is in flight."""
-        contact = self.contact
-        since = monotonic()
-        contact.waiting_since = min(contact.waiting_since, since)
-        try:
-            with anyio.fail_after(bound):
-                return await request
-        finally:
-            if contact.waiting_since == since:
-                contact.waiting_since = math.inf
 
     def _quorum(self) -> int:
         return 1 if self.contact.failed else self.policy.quorum
 
-    def _note_asked(self) -> None:
-        contact = self.contact
-        contact.asked_at = clock_here().wall()
-        contact.ask_at = contact.asked_at + self.policy.refresh_interval
+    def note_asked(self) -> None:
+        """Note that the store is asked now, so that it need not be asked again at once."""
+        self.contact.asked = True
+        self.contact.ask_at = clock_here().elapsed() + self.policy.refresh_interval
 
-    def _note_failed(self, error: Exception) -> None:
+    def note_failed(self, error: Exception) -> None:
         """Guard locally from now on, and report that once."""
         if not self.contact.failed:
             self.contact.failed = True
@@ -392,7 +356,7 @@ class CircuitSync:
             if self.host.observed:
                 self.host.emit(CircuitStoreFailed(self.host.name, self.name, error))
 
-    def _note_answered(self) -> None:
+    def note_answered(self) -> None:
         """Guard together with the fleet again, and report that once."""
         if self.contact.failed:
             self.contact.failed = False
@@ -402,13 +366,10 @@ class CircuitSync:
 
 
 def now_ms() -> int:
-    """Return the wall clock in milliseconds."""
-    return math.floor(clock_here().wall() * 1000)
+    """Return the milliseconds of a clock that nobody sets; never 0, which means "never"."""
+    return BEFORE_ALL_TIMES_MS + math.floor(clock_here().elapsed() * 1000)
 
 
-def _failed_before(state: CircuitBreakerState, time_ms: int) -> bool:
-    return (
-        state.state == "closed"
-        and state.failure_count > 0
-        and (state.last_failure_ms or 0) <= time_ms
-    )
+def _changed(known: CircuitBreakerState, found: CircuitBreakerState) -> bool:
+    """Return whether a circuit came into another state since it was known."""
+    return known.version > 0 and (known.state, known.since_ms) != (found.state, found.since_ms)

@@ -110,7 +110,7 @@ class Pipeline:
     async def _guarded(self, task: Task[Any]) -> Any:
         circuit = self._circuit
         assert circuit is not None
-        permit = circuit.admit_now() or await circuit.admit(self._longest_call())
+        permit = circuit.admit_now() or await circuit.admit()
         try:
             if self._attempt_timeout is None:
                 value = await task._call()
@@ -148,10 +148,6 @@ class Pipeline:
             return await task._call()
         assert self._retry is not None
         return await self._retry._bounded(task._call)
-
-    def _longest_call(self) -> float:
-        bounds = [bound for bound in (self._timeout, self._attempt_timeout) if bound is not None]
-        return min(bounds, default=0.0)
 
 
 def _tell_retry(task: Task[Any], attempt: int, error: Exception, delay: float) -> None:

@@ -64,8 +64,8 @@ def test_the_state_stays_as_a_verdict_made_it_until_the_verdict_is_sent() -> Non
 
 def test_the_store_is_told_no_verdict_on_a_probe_that_it_never_heard_of() -> None:
     snapshot = learned(evolve(OPEN, open_until_ms=NOW))
-    assert snapshot.claim_probe("mine", 1_000, 1, NOW, local=True).granted
-    assert not snapshot.claim_probe("too many", 1_000, 1, NOW, local=True).granted
+    assert snapshot.claim_probe("mine", 1_000, BREAKER, NOW, local=True).granted
+    assert not snapshot.claim_probe("too many", 1_000, BREAKER, NOW, local=True).granted
     snapshot.settle_probe("mine", succeeded=False, policy=BREAKER, now_ms=NOW)
     assert (snapshot.state.state, snapshot.dirty) == ("open", False)
 
