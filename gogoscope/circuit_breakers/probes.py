@@ -37,8 +37,10 @@ from gogoscope.circuit_breakers.sync import STORE_SECONDS, CircuitSync, now_ms
 from gogoscope.circuit_breakers.times import over
 from gogoscope.persistence.protocols.circuit_breakers import ProbeReply
 
-CLAIM_SECONDS = 0.5
-"""How long a call waits for a probe of a quiet circuit, and a claim for its answer."""
+CLAIM_SECONDS = 0.49
+"""How long a claim waits for its answer."""
+QUIET_PATIENCE = 0.5
+"""How many seconds a call waits for a probe of a quiet circuit: until its claim has an answer."""
 BUSY_SECONDS = 0.1
 """A circuit that rejected a call less than so many seconds ago is busy."""
 BUSY_PATIENCE = 0.004
@@ -161,7 +163,7 @@ class Probes:
         if claim.reply is not None:
             return claim
         try:
-            with anyio.move_on_after(BUSY_PATIENCE if busy else CLAIM_SECONDS):
+            with anyio.move_on_after(BUSY_PATIENCE if busy else QUIET_PATIENCE):
                 await claim.answered.wait()
         except BaseException:
             self._leave(claim, "return")

@@ -179,11 +179,13 @@ class CircuitSync:
     async def ask(self, request: Request) -> CircuitBreakerState:
         """Ask the store for the state, or to set it by hand, and follow the answer at once.
 
-        What happened before the circuit is set is not sent after that, and would not count.
+        The state includes what this process has not sent by then. What happened before the circuit
+        is set is not sent after that.
 
         :raises PersistenceError: if the store fails
         """
         if request == "get_state":
+            await self.flush()
             state: CircuitBreakerState | None = await self.store.get_state(self.name)
         else:
             async with self.contact.turn_to_send():

@@ -216,7 +216,7 @@ async def requests() -> list[Requests]:
     async with scope(persistence=store, circuit_breaker=breaker) as s:
         tasks = [s.task(failing) for _ in range(1_000)]
         for task in tasks:
-            await task
+            assert (await task).error is not None
     state = await MemoryStore.get_state(store, "bench")
     assert state is not None
     assert state.failure_count == 1_000

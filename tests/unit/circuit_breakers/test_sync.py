@@ -99,6 +99,7 @@ async def test_failures_are_sent_together(store: ObservedStore) -> None:
     breaker = CircuitBreaker("payments", failure_threshold=10_000)
     service = Service()
     service.error = OSError("broken")
+    store.fault = lambda: anyio.sleep(0.05)
     async with scope(persistence=store, circuit_breaker=breaker) as s:
         tasks = [s.task(service) for _ in range(1000)]
         for task in tasks:
