@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from gogoscope._core.cancellation import checkpoint
+from gogoscope._core.hints import explains
 from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.task import Task
 from gogoscope.scopes.workers import Workers
@@ -111,6 +112,10 @@ class Results(Generic[R]):
         raise NotImplementedError
 
 
+@explains(
+    __iter__="is looped over with 'async for', or awaited: results = await s.map(fn, items)",
+    __getitem__="has no parts; await it: results = await s.map(fn, items)",
+)
 class Mapped(Results[Ok[T] | Err], Generic[T]):
     """The results of ``s.map``, in the order of the items.
 
@@ -137,6 +142,7 @@ class Mapped(Results[Ok[T] | Err], Generic[T]):
         return task._result_for_reader()
 
 
+@explains(__iter__="is looped over with 'async for'")
 class Completed(Results[tuple[Item, Ok[T] | Err]], Generic[Item, T]):
     """The items and results of ``s.as_completed``, as they come.
 

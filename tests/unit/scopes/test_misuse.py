@@ -215,6 +215,22 @@ async def test_a_wrong_argument_is_named_with_its_value(
             wrong(s)
 
 
+async def test_results_of_a_map_say_how_they_are_taken() -> None:
+    async with scope() as s:
+        results: Any = s.map(charge, [1])
+        with pytest.raises(
+            TypeError, match=r"<s\.map\(charge\) not started> is looped over with 'a"
+        ):
+            list(results)
+        with pytest.raises(TypeError, match=r"await it: results = await s\.map"):
+            results[0]
+        results = s.as_completed(charge, [1])
+        with pytest.raises(
+            TypeError, match=r"<s\.as_completed\(charge\) .* is looped over with 'a"
+        ):
+            list(results)
+
+
 async def test_a_lock_that_is_not_entered_says_so() -> None:
     async with scope() as s:
         for wrong, entered in (
