@@ -47,6 +47,9 @@ class Stopping(anyio.Event):
         self._in_progress = 0
         self._thread = 0
 
+    def __repr__(self) -> str:
+        return f"<s.stopping, {'set' if self.is_set() else 'not set'}>"
+
     def set(self) -> None:
         """Ask what obeys this event to end, in the scope and in those inside; cancel nothing.
 
@@ -106,6 +109,15 @@ class Stopping(anyio.Event):
         """Call a listener no more."""
         for event in self._chain():
             event._listeners.discard(listener)
+
+    @contextmanager
+    def in_progress(self) -> Iterator[None]:
+        """Note, while the block runs, that it may still end when the event is set."""
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end()
 
     def begin(self) -> None:
         """Note that something begins which may still end when the event is set."""

@@ -31,12 +31,15 @@ async def stop(scope: Block, grace: float | timedelta) -> None:
     """
     patience = seconds("grace", grace, zero=True, infinite=True)
     scope._check_here()
-    scope.stopping.set()
-    if scope._group is None:
-        return
     around: list[object] = list(_frames_inside(scope))
     blocks = [scope, *(frame for frame in around if isinstance(frame, Block))]
+    innermost = blocks[1] if len(blocks) > 1 else scope
     with ExitStack() as callers:
+        # A leader that stops the scope resigns when it has done so.
+        callers.enter_context(innermost.stopping.in_progress())
+        scope.stopping.set()
+        if scope._group is None:
+            return
         for block in blocks:
             inside = {work for work in block._works if work in around}
             callers.enter_context(block._works.stopped_by(inside))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -309,6 +310,45 @@ async def test_a_leader_that_resigns_lets_its_tick_end(store: FaultyStore) -> No
                 await anyio.sleep_forever()
     assert ticks == ["began", "ended"]
     assert await store.holder("job") is None
+
+
+async def stop_in_the_body(s: Scope) -> None:
+    async with s.leader("job"):
+        await s.stop(grace=0.05)
+        await anyio.sleep_forever()
+
+
+async def stop_in_a_task(s: Scope) -> None:
+    async with s.leader("job") as term:
+        term.task(s.stop, 0.05)
+
+
+async def stop_in_a_tick(s: Scope) -> None:
+    async with s.leader("job") as term:
+        term.every(3600, partial(s.stop, 0.05))
+
+
+@pytest.mark.parametrize("stop", [stop_in_the_body, stop_in_a_task, stop_in_a_tick])
+async def test_a_leader_may_stop_the_scope(
+    store: FaultyStore, stop: Callable[[Scope], Awaitable[None]]
+) -> None:
+    with anyio.fail_after(5):
+        async with scope(persistence=store) as s:
+            s.task(anyio.sleep_forever)
+            s.task(stop, s)
+            await anyio.sleep_forever()
+    assert s.cancel_reason == "the scope was stopped"
+    assert await store.holder("job") is None
+
+
+async def test_a_leader_in_the_body_may_stop_the_scope(store: FaultyStore) -> None:
+    with anyio.fail_after(5):
+        async with scope(persistence=store) as s:
+            s.task(anyio.sleep_forever)
+            async with s.leader("job"):
+                await s.stop(grace=0.05)
+            assert await store.holder("job") is None
+    assert s.cancel_reason == "the scope was stopped"
 
 
 async def test_stopping_a_term_alone_gives_its_tasks_their_grace(store: FaultyStore) -> None:

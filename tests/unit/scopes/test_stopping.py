@@ -42,7 +42,9 @@ async def test_stopping_is_set_for_a_child_by_its_parent_and_not_the_other_way()
         second.stopping.set()
         assert inner.stopping.is_set()
         assert not s.stopping.is_set()
+        assert repr(s.stopping) == "<s.stopping, not set>"
         s.stopping.set()
+        assert repr(inner.stopping) == "<s.stopping, set>"
         async with s.child() as late:
             assert late.stopping.is_set()
 
