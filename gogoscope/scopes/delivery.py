@@ -46,11 +46,6 @@ class Delivery(Generic[Item, T]):
         return not self._out
 
     @property
-    def ready(self) -> bool:
-        """Whether the next result can be taken."""
-        return bool(self._out) and self._out[0][1].done
-
-    @property
     def half_empty(self) -> bool:
         """Whether there is room enough to let several workers go on at once."""
         return self.room * 2 >= self._limit
@@ -62,17 +57,23 @@ class Delivery(Generic[Item, T]):
 
     def finish(self, item: Item, task: Task[T]) -> None:
         """Note that an item has been run, for a consumer that is still there."""
-        if not self._ordered:
-            self._out.append((item, task))
         if self.collecting:
             self.room += 1
-        elif self._changed is not None and self.ready:
+            return
+        if not self._ordered:
+            self._out.append((item, task))
+        elif self._out[0][1]._result is None:
+            return
+        if self._changed is not None:
             self._changed.set()
 
-    def take(self) -> tuple[Item, Task[T]]:
-        """Take the next result, which is ready, and make room for one more."""
+    def take(self) -> tuple[Item, Task[T]] | None:
+        """Take the next result, and make room for one more; ``None`` if it is not ready."""
+        out = self._out
+        if not out or out[0][1]._result is None:
+            return None
         self.room += 1
-        return self._out.popleft()
+        return out.popleft()
 
     def take_all(self) -> list[tuple[Item, Task[T]]]:
         """Take all that is out."""

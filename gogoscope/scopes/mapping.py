@@ -35,10 +35,10 @@ class Loop(Generic[R]):
         return self
 
     async def __anext__(self) -> R:
-        workers = self._workers
-        if not workers.ready and not await workers.arrival():
+        taken = self._workers.take() or await self._workers.next()
+        if taken is None:
             raise StopAsyncIteration
-        item, task = workers.take()
+        item, task = taken
         if task._interrupted:
             await checkpoint()
         return self._form(item, task)
@@ -68,7 +68,7 @@ class Results(Generic[R]):
         workers = self._workers
         state = "not started"
         if workers.started:
-            state = f"{len(workers.coroutines)} running, {workers.finished} finished"
+            state = f"{len(workers.running)} running, {workers.finished} finished"
         return f"<{self._call} {state}>"
 
     @property

@@ -165,9 +165,11 @@ class Outcome(Generic[T_co]):
 
         :raises NotAwaitableError: if the function was none that can be awaited
         """
-        raise_mistake(self)
-        assert self._result is not None
-        return self._result
+        result = self._result
+        assert result is not None
+        if isinstance(result, Err):
+            raise_mistake(self)
+        return result
 
     def _end(self, result: Ok[Any] | Err) -> None:
         """Set the result, and wake those who await it."""

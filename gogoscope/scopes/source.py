@@ -51,7 +51,7 @@ class Source(Protocol[Item_co]):
     def take(self) -> Item_co:
         """Take an item.
 
-        :raises StopIteration: if there was none after all
+        :raises StopIteration: if there is none now
         """
         ...
 
@@ -83,8 +83,10 @@ class Container(Generic[Item]):
     def take(self) -> Item:
         """Take an item.
 
-        :raises StopIteration: after the last
+        :raises StopIteration: if there is no room for it, and after the last
         """
+        if self._out.room <= 0:
+            raise StopIteration
         try:
             item = next(self._iterator)
         except StopIteration:
@@ -126,7 +128,12 @@ class Stepped(Generic[Item]):
         return bool(self._ready)
 
     def take(self) -> Item:
-        """Take an item."""
+        """Take an item.
+
+        :raises StopIteration: if none is ready
+        """
+        if not self._ready:
+            raise StopIteration
         return self._ready.popleft()
 
     def go_on(self) -> None:

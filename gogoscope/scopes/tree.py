@@ -62,9 +62,9 @@ def _task(task: Task[Any]) -> Branch:
 
 
 def _workers(workers: Workers[Any, Any]) -> Branch:
-    running = dict(workers.coroutines)
+    running = list(workers.running)
     line = f"map {workers.name} [{len(running)} running, {workers.finished} finished]"
-    return line, lambda: [_task(task) for task in running]
+    return line, lambda: [*_children(workers.frame._inside), *map(_task, running)]
 
 
 def _waits_for(coroutine: Coroutine[Any, Any, Any]) -> str:

@@ -17,8 +17,8 @@ this worker: it ends, and another takes its place.
 has not. ``_coming`` counts those that were called and have not looked for an item yet, ``_parked``
 wakes those that wait for one. ``_closed`` tells that nobody wants results any more, ``_unwanted``
 that the consumer said so, ``_cut`` that something outside of the map cancels it. ``_failure`` is
-what the source of the items raised. ``coroutines`` are the items that run now, ``finished`` counts
-those that have ended.
+what the source of the items raised. ``running`` are the items that run now, ``finished`` counts
+those that have ended. ``_suspensions`` counts the items that suspended.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Workers(Generic[Item, T]):
         ordered: bool,
     ) -> None:
         self.name = callable_name(fn)
-        self.coroutines: dict[Task[T], Coroutine[Any, Any, None]] = {}
+        self.running: dict[Task[T], None] = {}
         self.finished = 0
         self.frame = SourceFrame(block, block._slots)
         self._block = block
@@ -97,7 +97,7 @@ class Workers(Generic[Item, T]):
         self._handles: dict[TaskHandle[None], Callable[[], object]] = {}
         self._working = 0
         self._stepping = False
-        self._coming = 0
+        self._coming = self._suspensions = 0
         self._parked: list[anyio.Event] = []
         self._closed = self._unwanted = self._cut = False
         self._failure: Exception | None = None
@@ -106,11 +106,6 @@ class Workers(Generic[Item, T]):
     def started(self) -> bool:
         """Whether items were taken, or are about to be."""
         return self._source is not None
-
-    @property
-    def ready(self) -> bool:
-        """Whether the next result can be taken."""
-        return self._delivery.ready
 
     def start(self) -> None:
         """Begin to take items.
@@ -162,7 +157,7 @@ class Workers(Generic[Item, T]):
         self._cut = self._cut or not (self._idle and self._delivery.empty)
         self._block._works.taken(self)
         self._report_failure()
-        unwanted = {*self.coroutines, *(task for _, task in self._delivery.take_all())}
+        unwanted = {*self.running, *(task for _, task in self._delivery.take_all())}
         for task in unwanted:
             task._note_cancel("its results were not wanted any more")
             task._detach(abandoned=True)
@@ -185,26 +180,25 @@ class Workers(Generic[Item, T]):
     def _idle(self) -> bool:
         return not (self._working or self._stepping)
 
-    async def arrival(self) -> bool:
-        """Wait until a result can be taken; return ``False`` after the last.
+    def take(self) -> tuple[Item, Task[T]] | None:
+        """Take the next finished task and its item; return ``None`` if it is not ready."""
+        delivery = self._delivery
+        taken = delivery.take()
+        if taken is not None and delivery.half_empty:
+            self._more_hands()
+        return taken
+
+    async def next(self) -> tuple[Item, Task[T]] | None:
+        """Wait for the next finished task and its item; return ``None`` after the last.
 
         :raises Exception: what taking an item from their source raised
         """
-        delivery = self._delivery
-        while not delivery.ready:
+        while (taken := self.take()) is None:
             if self._idle:
                 await self._end()
-                return False
+                return None
             self._more_hands()
-            await delivery.change()
-        return True
-
-    def take(self) -> tuple[Item, Task[T]]:
-        """Take the next finished task, which is ready, and its item."""
-        delivery = self._delivery
-        taken = delivery.take()
-        if delivery.half_empty:
-            self._more_hands()
+            await self._delivery.change()
         return taken
 
     async def take_all(self) -> list[tuple[Item, Task[T]]]:
@@ -356,47 +350,56 @@ class Workers(Generic[Item, T]):
         source, loop = self._source, self._loop
         assert source is not None
         assert loop is not None
+        item: Any = None
+        task: Task[T] | None = None
         turn = 0
         try:
             while not (self._closed or self._cut or self._block._cancelling):
-                if source.any:
-                    try:
-                        await self._run(source.take())
-                    except StopIteration:
-                        continue
-                    if loop.own_cancellations():
+                try:
+                    item = source.take()
+                except StopIteration:
+                    if source.exhausted:
                         return
-                    turn += 1
-                    if turn % ITEMS_PER_CHECKPOINT == 0:
-                        await checkpoint()
-                elif source.exhausted:
-                    return
-                else:
                     await self._park()
+                    continue
+                task = self._task(item)
+                suspensions = self._suspensions
+                try:
+                    await in_context(*task._begin(), self._note_suspended)
+                finally:
+                    self._finish(item, task)
+                    item = task = None
+                if suspensions != self._suspensions and loop.own_cancellations():
+                    return
+                turn += 1
+                if turn % ITEMS_PER_CHECKPOINT == 0:
+                    await checkpoint()
         finally:
-            del self, source, loop
+            del self, source, loop, item, task
 
-    async def _run(self, item: Item) -> None:
+    def _task(self, item: Item) -> Task[T]:
+        """Return what runs the function on an item."""
         guard = None if self._nets is None else self._nets()
         task: Task[T] = Task(self._block, self._fn, (item,), self.name, guard, None)
         task._attach()
         task._context = self._context.copy()
-        context, coroutine = task._begin()
-        self.coroutines[task] = coroutine
+        self.running[task] = None
         self._delivery.begin(item, task)
-        try:
-            await in_context(context, coroutine, self._more_hands)
-        finally:
-            del self.coroutines[task]
-            self.finished += 1
-            try:
-                raise_mistake(task)
-                if not self._closed:
-                    self._delivery.finish(item, task)
-                if self._source is not None:
-                    self._source.go_on()
-            finally:
-                del self, item, task, context, coroutine
+        return task
+
+    def _note_suspended(self) -> None:
+        self._suspensions += 1
+        self._more_hands()
+
+    def _finish(self, item: Item, task: Task[T]) -> None:
+        del self.running[task]
+        self.finished += 1
+        if isinstance(task._result, Err):
+            raise_mistake(task)
+        if not self._closed:
+            self._delivery.finish(item, task)
+        if self._stepping and self._source is not None:
+            self._source.go_on()
 
     async def _park(self) -> None:
         called = anyio.Event()
