@@ -79,7 +79,8 @@ class CircuitSync:
     :param term: when the scope ends
 
     ``left_to_call`` is true if something is to be sent and there is no background, since the scope
-    has ended: then the call sends it itself (:meth:`send_left`).
+    has ended: then the call sends it itself (:meth:`send_left`). ``_sends_soon`` is true while work
+    in the background is about to send.
     """
 
     policy: CircuitPolicy
@@ -91,6 +92,7 @@ class CircuitSync:
     host: Observer
     term: Term = field(factory=Term)
     left_to_call: bool = field(init=False, default=False)
+    _sends_soon: bool = field(init=False, default=False)
 
     def note_failures(self, count: int) -> None:
         """Count failures here at once, and in the store soon."""
@@ -209,6 +211,7 @@ class CircuitSync:
 
         It is bounded and shielded from cancellation.
         """
+        self._sends_soon = False
         snapshot, contact = self.snapshot, self.contact
         while snapshot.dirty and (left := self.term.ends - monotonic()) > 0:
             bound = min(STORE_SECONDS, left)
@@ -233,8 +236,11 @@ class CircuitSync:
         await self.flush()
 
     def _send_soon(self) -> None:
-        if self.contact.sending is None and not self.contact.failed:
-            self.left_to_call = not self.spawn(self.flush)
+        if self.contact.sending is None and not self.contact.failed and not self._sends_soon:
+            self._sends_soon = True
+            spawned = self.spawn(self.flush)
+            self._sends_soon = spawned and self._sends_soon
+            self.left_to_call = not spawned
 
     async def _send(self) -> None:
         """Send one thing that is still to be sent."""

@@ -165,7 +165,7 @@ class Runner:
         while queue and not queue[0]._queued:
             queue.popleft()
         try:
-            for _ in range(min(most, len(queue)) - len(self._coming)):
+            for _ in range(min(most, len(queue) - len(self._coming))):
                 self._add_worker("worker")
         except Exception as error:  # noqa: BLE001 - nobody else could tell it to who awaits the tasks
             while (task := self.next()) is not None:

@@ -185,7 +185,13 @@ class Task(Outcome[T_co]):
         # The references are counted here, where the limit was measured.
         if self._queued and getrefcount(self) == UNSHARED and self._runs_inside():
             context, coroutine = self._begin()
-            yield from in_context(context, coroutine, None, self)
+            self._attach()
+            try:
+                yield from in_context(context, coroutine, None, self)
+            except BaseException:
+                self._detach(abandoned=True)
+                raise
+            self._detach(abandoned=False)
             return self._result_for_reader()
         return (yield from Outcome.__await__(self))
 

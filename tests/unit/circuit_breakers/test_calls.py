@@ -204,6 +204,7 @@ async def test_inside_a_scope_it_is_the_circuit_of_the_scopes_store(name: str) -
         with pytest.raises(OSError, match="broken"):
             await breaker.call(broken)
         assert isinstance((await s.task(breaker.call, broken)).error, CircuitOpenError)
+        await anyio.wait_all_tasks_blocked()  # the store is told
         assert (await breaker.state()).state == "open"
     assert await breaker.call(fine) == 1
     assert (await breaker.state()).state == "closed"

@@ -252,6 +252,7 @@ def test_a_store_that_stops_answering_delays_the_first_probe_of_a_quiet_circuit(
             began = anyio.current_time()
             assert isinstance((await s.task(service)).error, CircuitOpenError)
             assert anyio.current_time() - began <= 0.5 + ADDED_SECONDS
+            await anyio.lowlevel.checkpoint()  # what else waited for the store sees it as well
             assert isinstance(await promptly(s, service), OSError)
 
     run(main, "asyncio")
