@@ -259,11 +259,14 @@ class Scope(Combinators):
 
         Call it at the beginning of the block, in the main thread. On the first signal
         ``stopping`` is set, and the block has ``grace`` seconds to end; then, or on a second
-        signal, the scope is cancelled with the signal's name as its reason.
+        signal, the scope is cancelled with the signal's name as its reason. Other scopes that
+        asked get the signal, too, and so does the handler that was there before.
 
         :param grace: seconds between setting ``stopping`` and cancelling, 0 or more
         :param signals: the signals; ``SIGTERM`` and ``SIGINT`` if left out
         :raises ScopeClosedError: outside the block
+        :raises ValueError: if one of them is no signal, or cannot be handled
+        :raises RuntimeError: in another thread than the main one
         """
         stop_on_signals(self, grace, signals)
 
@@ -333,11 +336,15 @@ class Scope(Combinators):
         cancels the block and its tasks and raises nothing: the code after the block runs, and the
         loop campaigns again. Leaving the block resigns, and the next process leads at once.
 
+        When this scope is stopping, the leader resigns: its block ends as if the term were lost,
+        but after the ticks of ``term.every`` that are in progress.
+
         :param key: what is led; a lock of that name
         :param ttl: the lease in seconds, at most 12 hours: how long a dead leader is waited for
         :param metadata: what to tell people about the leader, besides host, pid and scope
         :raises LockError: on entering, if this task leads already
         :raises PersistenceError: on entering, if the store fails for good
+        :raises TaskCancelled: on entering, when this scope is stopping; that is no error of a task
         """
         open_term = partial(LockedScope, self)
         return doors.campaign(self._home, open_term, key, ttl, metadata, self.stopping)

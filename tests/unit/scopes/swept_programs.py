@@ -229,6 +229,36 @@ async def every(ledger: Ledger, s: Scope) -> None:
     ledger.saw(await s.every(0.001, tick))
 
 
+async def stopped_by_its_body(ledger: Ledger, s: Scope) -> None:
+    s.task(ledger.work, 3)
+    s.task(ledger.linger)
+    s.every(0.001, ledger.fail, on_error=ledger.seen.append)
+    async with s.child() as child:
+        child.task(ledger.fail, on_error=ledger.seen.append)
+        await checkpoint()
+        await s.stop(grace=0.003)
+    await ledger.work()
+
+
+async def stopped_by_a_leader(ledger: Ledger, s: Scope) -> None:
+    async def lead() -> None:
+        while not s.stopping.is_set():
+            async with s.leader("block", ttl=5) as term:
+                term.every(0.001, ledger.work)
+                term.task(ledger.linger)
+                if s.stopping.is_set():
+                    await ledger.work()
+
+    s.task(lead)
+    s.task(lead)
+    await ledger.work()
+    s.stopping.set()
+    await s.task(ledger.work)
+    s.task(s.stop, 0.003)
+    async with s.leader("again"):
+        await ledger.work(99)
+
+
 async def children(ledger: Ledger, s: Scope) -> None:
     async def nest() -> None:
         async with s.child(name="child") as inner:
@@ -371,6 +401,8 @@ PROGRAMS = [
     Program(as_completed_to_the_end),
     Program(map_of_a_source_that_fails),
     Program(every),
+    Program(stopped_by_its_body),
+    Program(stopped_by_a_leader, options={"persistence": STORE}, afterwards=every_lock_is_free),
     Program(children),
     Program(entered_resources),
     Program(deduplicated, ExceptionGroup),
