@@ -116,7 +116,7 @@ class Locks(Capability):
         """Take a lock for ``ttl`` seconds, or return ``None`` if somebody holds it; one write.
 
         :param key: the lock
-        :param ttl: the lease in seconds, at most 12 hours
+        :param ttl: the lease in seconds, at most 3,600, or a ``timedelta`` of at most 12 hours
         :param owner: a name for ``extend``; the acquisition's nonce if left out
         """
         self._key(LOCK, key)  # refuses a key that is too long for DynamoDB

@@ -31,6 +31,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -281,7 +282,8 @@ class Loading:
         key = self._key
         if len(key) > LONGEST_KEY_IN_LOCK:
             key = hashlib.sha256(key.encode()).hexdigest()
-        acquire = partial(locks.acquire, f"get_or_set:{key}", self._policy.lease)
+        lease = timedelta(seconds=self._policy.lease)
+        acquire = partial(locks.acquire, f"get_or_set:{key}", lease)
         return await self._state.ask(state_of(locks).locks, acquire, self._tell_store)
 
     def _tell_store(self, error: GogoscopeError | None) -> None:

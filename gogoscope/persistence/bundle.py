@@ -38,7 +38,7 @@ class Persistence:
             cache=store if isinstance(store, CacheProvider) else None,
             _made_of=store,
         )
-        if bundle == cls():
+        if all(part is None for part in (bundle.locks, bundle.circuit_breakers, bundle.cache)):
             if hasattr(store, "__aenter__"):
                 raise TypeError(
                     f"persistence must be an open store, got {store!r}; enter it first: "

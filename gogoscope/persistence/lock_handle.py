@@ -108,8 +108,10 @@ class LockHandle:
         self._shortened: anyio.Event | None = None
 
     def __repr__(self) -> str:
+        state = "" if self.lost is None else f", not held: {self._lost}"
         return (
-            f"<LockHandle key={self.key!r} owner={self.owner!r} fencing_token={self.fencing_token}>"
+            f"<LockHandle key={self.key!r} owner={self.owner!r} "
+            f"fencing_token={self.fencing_token}{state}>"
         )
 
     @property
@@ -166,7 +168,8 @@ class LockHandle:
         If that is earlier than before, the lock counts as lost by then, even if the store fails or
         the call is cancelled.
 
-        :param ttl: the new lease in seconds, at most 12 hours; the present one if left out
+        :param ttl: the new lease in seconds, at most 3,600, or a ``timedelta`` of at most 12 hours;
+            the present one if left out
         :raises PersistenceError: if the store fails
         """
         self._releaser.check_here()

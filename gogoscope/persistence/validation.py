@@ -15,6 +15,7 @@ from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 
 PREFIX_SEPARATORS = ":/.|#"
 MAX_LEASE = 12 * 3600.0
+MAX_PLAIN_LEASE = 3600.0
 MAX_TTL = 100 * 366 * 86400.0
 CIRCUIT_STATES: tuple[CircuitState, ...] = get_args(CircuitState)
 TOLD_BY_EVERY_LOCK = ("host", "pid", "scope")
@@ -175,10 +176,22 @@ def check_stale(stale: float | timedelta) -> float:
 def check_lease(ttl: float | timedelta) -> float:
     """Return the time to live of a lease in seconds: more than 0, at most 12 hours.
 
+    A plain number is at most 3,600: a longer one is likely to be meant as milliseconds, and would
+    let a dead holder block the lock for hours.
+
     :raises TypeError: if it is not a duration
     :raises ValueError: if it is out of range
     """
-    return seconds("ttl", ttl, maximum=MAX_LEASE)
+    if isinstance(ttl, timedelta):
+        return seconds("ttl", ttl, maximum=MAX_LEASE)
+    lease = seconds("ttl", ttl)
+    if lease > MAX_PLAIN_LEASE:
+        raise ValueError(
+            f"ttl must be at most {MAX_PLAIN_LEASE:g} if it is a plain number, got {ttl!r}; "
+            "durations are in seconds, not milliseconds; pass a longer one, of up to 12 hours, as "
+            "a timedelta"
+        )
+    return lease
 
 
 def literal_start(pattern: str) -> str:

@@ -284,7 +284,7 @@ class Scope(Combinators):
         """Take a lock that is not renewed; it is released at the scope's end at the latest.
 
         :param key: the lock
-        :param ttl: the lease in seconds, at most 12 hours
+        :param ttl: the lease in seconds, at most 3,600, or a ``timedelta`` of at most 12 hours
         :param wait: seconds to wait for it; ``None`` waits for ever. For the store's answer a wait
             may last a second all the same; 0 asks once, and waits for that answer only
         :returns: a handle, itself an async context manager, or ``None`` if it was not free in time
@@ -309,7 +309,8 @@ class Scope(Combinators):
         cancelled and the block raises ``LeaseLostError``.
 
         :param key: the lock
-        :param ttl: the lease in seconds, at most 12 hours: how long a dead holder blocks others
+        :param ttl: the lease in seconds, at most 3,600, or a ``timedelta`` of at most 12
+            hours: how long a dead holder blocks others
         :param wait: seconds to wait for it; ``None`` waits for ever
         :param metadata: what to tell people about the holder, besides host, pid and scope
         :raises LockTimeoutError: on entering, if it was not free in time
@@ -340,7 +341,8 @@ class Scope(Combinators):
         but after the ticks of ``term.every`` that are in progress.
 
         :param key: what is led; a lock of that name
-        :param ttl: the lease in seconds, at most 12 hours: how long a dead leader is waited for
+        :param ttl: the lease in seconds, at most 3,600, or a ``timedelta`` of at most 12
+            hours: how long a dead leader is waited for
         :param metadata: what to tell people about the leader, besides host, pid and scope
         :raises LockError: on entering, if this task leads already
         :raises PersistenceError: on entering, if the store fails for good

@@ -19,7 +19,7 @@ class LockProvider(LeaseStore, Protocol):
         """Take a lock for ``ttl`` seconds, or return ``None`` if somebody holds it.
 
         :param key: the lock
-        :param ttl: the lease in seconds, at most 12 hours
+        :param ttl: the lease in seconds, at most 3,600, or a ``timedelta`` of at most 12 hours
         :param owner: a name for ``extend``; the acquisition's nonce if left out. An owner that
             holds the lock does not get it twice.
         """

@@ -30,7 +30,7 @@ class RecordLocks(RecordCapability):
         """Take a lock for ``ttl`` seconds, or return ``None`` if somebody holds it.
 
         :param key: the lock
-        :param ttl: the lease in seconds, at most 12 hours
+        :param ttl: the lease in seconds, at most 3,600, or a ``timedelta`` of at most 12 hours
         :param owner: a name for ``extend``; the acquisition's nonce if left out
         """
         return await acquire_once(self, key, ttl, owner)

@@ -115,3 +115,21 @@ async def test_a_lock_that_reaches_no_caller_is_freed_without_events() -> None:
         assert await store.holder("job") is None
         blocking.cancel()
     assert not [event for event in events if isinstance(event, LockAcquired | LockReleased)]
+
+
+async def test_a_handle_shows_whether_it_holds_the_lock() -> None:
+    store = MemoryStore()
+    handle = await store.acquire("k", 0.05, "me")
+    assert handle is not None
+    shown = f"<LockHandle key='k' owner='me' fencing_token={handle.fencing_token}"
+    assert repr(handle) == f"{shown}>"
+    await anyio.sleep(0.06)
+    assert repr(handle) == f"{shown}, not held: it was not renewed within its lease of 0.05 s>"
+    await handle.release()
+    assert repr(handle) == f"{shown}, not held: it was released>"
+
+
+async def test_a_block_of_a_lock_shows_what_it_is() -> None:
+    async with scope() as s:
+        assert repr(s.lock("job")) == "<LockBlock key='job'>"
+        assert repr(s.leader("job")) == "<Campaign key='job'>"

@@ -33,3 +33,23 @@ async def test_what_a_bundle_is_made_of_makes_no_difference_to_its_equality() ->
     store = MemoryStore()
     assert Persistence.of(store) == Persistence(locks=store, circuit_breakers=store, cache=store)
     assert "made_of" not in repr(Persistence.of(store))
+
+
+async def test_a_store_is_never_compared_nor_hashed() -> None:
+    class Odd(MemoryStore):
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("a store was compared")
+
+        def __hash__(self) -> int:
+            raise AssertionError("a store was hashed")
+
+    async def load() -> int:
+        return 1
+
+    for store in (Odd(), Odd()):
+        async with scope(persistence=store) as s, s.lock("key", wait=0):
+            assert await s.cache.get_or_set("key", load, 60) == 1
+            assert await s.task(load, circuit_breaker=CircuitBreaker("payments")) == (None, 1)
+            async with s.child() as inner:
+                handle = await inner.acquire_lock("other", 5)
+                assert handle is not None

@@ -95,7 +95,17 @@ def test_a_lease_is_at_most_12_hours() -> None:
     with pytest.raises(
         ValueError, match=r"ttl must be at most 43200 seconds, got 43200\.001; .*not milliseconds"
     ):
-        check_lease(43_200.001)
+        check_lease(timedelta(seconds=43_200.001))
+
+
+@pytest.mark.parametrize("ttl", [3_600.001, 30_000, 43_200])
+def test_a_lease_of_more_than_an_hour_is_a_timedelta(ttl: float) -> None:
+    assert check_lease(3_600) == 3_600.0
+    assert check_lease(timedelta(seconds=ttl)) == ttl
+    with pytest.raises(
+        ValueError, match=r"ttl must be at most 3600 .*not milliseconds.* as a timedelta"
+    ):
+        check_lease(ttl)
 
 
 @pytest.mark.parametrize("value", [1.0, "1", True, None])

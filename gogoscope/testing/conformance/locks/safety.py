@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ TAKING_A_KEY: dict[str, Call] = {
 }
 
 CHANGES: dict[str, Callable[[LockProvider, str, int], Awaitable[object]]] = {
-    "extend": lambda store, key, version: store.extend(key, 7200, "me"),
+    "extend": lambda store, key, version: store.extend(key, timedelta(hours=2), "me"),
     "force_release": lambda store, key, version: store.force_release(key),
     "release_lock": lambda store, key, version: store.release_lock(key, "n1", in_time=True),
     "renew_lock": lambda store, key, version: store.renew_lock(
@@ -97,9 +98,25 @@ class LockSafetyRules(Conformance):
 
     async def test_a_lease_lasts_12_hours_at_most(self, store: LockProvider) -> None:
         with pytest.raises(ValueError, match="ttl must be at most 43200 seconds, got 43201"):
-            await store.acquire("k", 43_201)
+            await store.acquire("k", timedelta(seconds=43_201))
         assert await store.read_lock("k") is None
-        assert await store.acquire("k", 43_200) is not None
+        assert await store.acquire("k", timedelta(hours=12)) is not None
+
+    @pytest.mark.parametrize("ttl", [3_601, 3_600.001, 30_000])
+    async def test_a_lease_of_more_than_an_hour_is_a_timedelta(
+        self, store: LockProvider, ttl: float
+    ) -> None:
+        handle = await store.acquire("held", 3_600, "me")
+        assert handle is not None
+        for take in (
+            store.acquire("k", ttl),
+            store.extend("held", ttl, "me"),
+            handle.extend(ttl),
+        ):
+            with pytest.raises(ValueError, match=r"not milliseconds.*as a timedelta"):
+                await take
+        assert await store.read_lock("k") is None
+        assert await handle.extend(timedelta(seconds=ttl))
 
     @pytest.mark.parametrize("owner", ["", 7])
     async def test_a_bad_owner_is_refused(self, store: LockProvider, owner: Any) -> None:
