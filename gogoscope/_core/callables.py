@@ -264,5 +264,8 @@ def name_of_code(code: types.CodeType, namespace: Mapping[str, Any]) -> str:
 def _module_name(module: str, namespace: Mapping[str, Any]) -> str:
     if module not in ("__main__", "__mp_main__"):
         return module
+    run_as_module = getattr(namespace.get("__spec__"), "name", None)
+    if run_as_module is not None:  # python -m package.module, whose file may be __main__.py
+        return str(run_as_module)
     script = str(namespace.get("__file__", module))
     return os.path.splitext(os.path.basename(script))[0]  # noqa: PTH119, PTH122 - costs less

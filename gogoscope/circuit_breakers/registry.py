@@ -111,11 +111,15 @@ here = _CircuitsOfThread()
 
 
 def circuit_for(policy: CircuitPolicy, fn: Callable[..., object]) -> Circuit:
-    """Return the circuit that guards a function: its policy's, else one named after it."""
+    """Return the circuit that guards a function: its policy's, else one named after it.
+
+    :raises RuntimeError: in another event loop than that of the current scope
+    """
     frame = current.get()
     name = policy.name or stable_name(fn)
     if frame is None:
         return _in_process_store(policy, name)
+    frame._home.check_here()
     return Circuits.of(frame._home).circuit(policy, name)
 
 
@@ -125,6 +129,7 @@ def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
     :param store: an open store or a bundle; ``None`` is the store of the current scope, or the
         process-wide one outside of any scope
     :raises ValueError: if the policy has no name, and there is no scope that has one
+    :raises RuntimeError: in another event loop than that of the current scope
     """
     frame = current.get()
     name = policy.name or (None if frame is None else frame._home.name)
@@ -139,6 +144,7 @@ def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
         return Circuit(policy, name, provider, shared, run_nothing, ProcessObserver())
     if frame is None:
         return _in_process_store(policy, name)
+    frame._home.check_here()
     return Circuits.of(frame._home).circuit(policy, name)
 
 

@@ -418,3 +418,38 @@ def test_the_end_of_a_scope_waits_once_for_everything_that_a_circuit_has_to_send
         assert anyio.current_time() - began <= 2.1
 
     run(main, backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_one_slow_read_when_the_open_time_ends_changes_the_state_no_more_than_it_must(
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    async def slow_to_answer() -> None:
+        await anyio.sleep(0.95)
+
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        changes: list[tuple[str, str]] = []
+        breaker = CircuitBreaker(
+            "payments",
+            failure_threshold=3,
+            reset_timeout=2,
+            refresh_interval=0.5,
+            on_state_change=lambda name, old, new: changes.append((old, new)),
+        )
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            for _ in range(3):
+                _ = (await s.task(service)).error
+            service.error = None
+            await anyio.sleep(1.3)
+            store.fault = slow_to_answer
+            for _ in range(400):
+                _ = (await s.task(service)).error
+                await anyio.sleep(0.005)
+                if anyio.current_time() > 1.7:
+                    store.fault = fine
+            assert changes == [("closed", "open"), ("open", "half-open"), ("half-open", "closed")]
+            assert (await breaker.state()).state == "closed"
+
+    run(main, backend)

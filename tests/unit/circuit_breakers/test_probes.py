@@ -278,3 +278,67 @@ def test_a_probe_whose_call_is_cancelled_is_returned(after: float, backend: Back
             assert (await s.task(service)).error is None
 
     run(main, backend)
+
+
+@BOTH
+@pytest.mark.parametrize("in_scope", [True, False])
+def test_a_probe_keeps_its_place_for_as_long_as_its_call_runs(
+    in_scope: bool, backend: Backend
+) -> None:
+    async def main() -> None:
+        breaker = CircuitBreaker(
+            f"hung {in_scope} {backend}", failure_threshold=1, reset_timeout=0.5
+        )
+        running: list[float] = []
+
+        async def hang() -> None:
+            running.append(anyio.current_time())
+            await anyio.sleep(60)
+
+        async def fail() -> None:
+            raise OSError("broken")
+
+        async def use() -> None:
+            with pytest.raises(OSError, match="broken"):
+                await breaker.call(fail)
+            await anyio.sleep(1)
+            async with anyio.create_task_group() as group:
+                group.start_soon(breaker.call, hang)
+                for _ in range(500):
+                    await anyio.sleep(0.1)
+                    with pytest.raises(CircuitOpenError):
+                        await breaker.call(hang)
+                group.cancel_scope.cancel()
+            assert len(running) == 1
+            with anyio.move_on_after(1):
+                await breaker.call(hang)
+            assert len(running) == 2
+
+        if in_scope:
+            async with scope(persistence=MemoryStore()) as s:
+                (await s.task(use)).unwrap()
+        else:
+            await use()
+
+    run(main, backend)
+
+
+@BOTH
+def test_a_probe_that_runs_keeps_its_place_for_other_processes(backend: Backend) -> None:
+    async def main() -> None:
+        store, service = FaultyStore(), Service()
+        breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=5)
+        async with scope(persistence=store, circuit_breaker=breaker) as s:
+            service.error = OSError("broken")
+            _ = (await s.task(service)).error
+            await anyio.sleep(6)
+            probe = s.task(anyio.sleep, 60)
+            for number in range(50):
+                await anyio.sleep(1)
+                reply = await store.claim_probe("payments", f"another {number}", 5_000, 1)
+                assert not reply.granted
+            assert (await probe).error is None
+            await anyio.sleep(0.1)
+            assert (await breaker.state()).state == "closed"
+
+    run(main, backend)
