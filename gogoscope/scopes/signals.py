@@ -78,18 +78,18 @@ def checked(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
     for wanted in signals:
         try:
             number = signal.Signals(wanted)
-            handler = signal.getsignal(number)
-            if handler is not None:
-                signal.signal(number, handler)
         except ValueError:
-            raise ValueError(f"{wanted!r} is not a signal") from None
-        except OSError:
-            raise ValueError(f"{number.name} cannot be handled by any program") from None
+            raise ValueError(f"{wanted!r} is not one of signal.Signals") from None
+        handler = signal.getsignal(number)
         if handler is None:
             raise RuntimeError(
                 f"{number.name} has a handler that was not installed by Python code, so it could "
                 "not be put back"
             )
+        try:
+            signal.signal(number, handler)
+        except OSError:
+            raise ValueError(f"{number.name} cannot be handled by any program") from None
         numbers[number] = None
     if not numbers:
         raise ValueError("signals must name one signal or more")

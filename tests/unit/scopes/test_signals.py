@@ -199,9 +199,9 @@ async def test_what_cannot_be_handled_is_refused_before_anything_changes() -> No
     wrong: list[tuple[Any, type[Exception], str]] = [
         ([signal.SIGUSR1, signal.SIGKILL], ValueError, "SIGKILL cannot be handled"),
         ([signal.SIGUSR1, signal.SIGSTOP], ValueError, "SIGSTOP cannot be handled"),
-        ([signal.SIGUSR1, 0], ValueError, "0 is not a signal"),
-        ([signal.SIGUSR1, 1000], ValueError, "1000 is not a signal"),
-        ([signal.SIGUSR1, "SIGTERM"], ValueError, "'SIGTERM' is not a signal"),
+        ([signal.SIGUSR1, 0], ValueError, "0 is not one of signal.Signals"),
+        ([signal.SIGUSR1, 1000], ValueError, "1000 is not one of signal.Signals"),
+        ([signal.SIGUSR1, "SIGTERM"], ValueError, "'SIGTERM' is not one of signal.Signals"),
         ([], ValueError, "one signal or more"),
         (signal.SIGTERM, TypeError, r"a list like \[signal.SIGTERM\]"),
         ("SIGTERM", TypeError, r"a list like \[signal.SIGTERM\]"),

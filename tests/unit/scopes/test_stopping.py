@@ -220,7 +220,7 @@ async def test_stop_from_another_thread_is_refused_before_anything_changes() -> 
         thread.start()
         thread.join()
         assert not s.stopping.is_set()
-        task = s.thread(partial(anyio.from_thread.run, s.stop))
+        task = s.thread(lambda: anyio.from_thread.run(s.stop, 10))
         with anyio.fail_after(5):
             await task.wait()
             await anyio.sleep_forever()
