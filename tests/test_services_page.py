@@ -72,7 +72,9 @@ def test_the_web_service_answers_its_request_and_ends_on_sigterm(tmp_path: Path)
             ask()  # it has started
             asking = threading.Thread(target=ask)
             asking.start()
-            time.sleep(0.25)  # the request is in flight
+            for _ in range(2):
+                while server.stdout.readline() not in ("writing A-1\n", ""):
+                    pass
             server.send_signal(signal.SIGTERM)
             printed = server.stdout.read()
             errors = server.stderr.read()
