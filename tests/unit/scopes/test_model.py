@@ -255,6 +255,7 @@ class Execution:
 
     group: TaskGroup
     outcome: Outcome
+    inline: bool
 
     async def run(self, work: Leaf | Block, parent: Scope | None) -> None:
         if isinstance(work, Block):
@@ -282,6 +283,7 @@ class Execution:
             timeout=block.timeout,
             fail_fast=block.fail_fast,
             on_exit="cancel" if block.cancel_on_exit else "wait",
+            inline=self.inline,
             on_error=told.append if block.tells else None,
             on_event=listen,
         )
@@ -356,12 +358,12 @@ async def cancel_block(s: Scope, at: float) -> None:
 LATEST = 1e6
 
 
-async def execute(root: Block, outside: float) -> Outcome:
+async def execute(root: Block, outside: float, inline: bool) -> Outcome:
     outcome = Outcome()
     async with anyio.create_task_group() as group:
         try:
             with anyio.move_on_after(outside):
-                await Execution(group, outcome).run(root, None)
+                await Execution(group, outcome, inline).run(root, None)
         except Exception:  # it is in the outcome
             pass
         group.cancel_scope.cancel()
@@ -370,10 +372,14 @@ async def execute(root: Block, outside: float) -> Outcome:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(root=blocks(), outside=st.sampled_from([0.5, 1500.5, 3500.5, 6500.5, LATEST]))
+@given(
+    root=blocks(),
+    outside=st.sampled_from([0.5, 1500.5, 3500.5, 6500.5, LATEST]),
+    inline=st.booleans(),
+)
 def test_rules_1_to_9_hold_for_any_tree_of_scopes_and_tasks(
-    backend: Literal["asyncio", "trio"], root: Block, outside: float
+    backend: Literal["asyncio", "trio"], root: Block, outside: float, inline: bool
 ) -> None:
     expected = Outcome()
     end_of(root, outside, expected)
-    assert VirtualClock().run(execute, root, outside, backend=backend) == expected
+    assert VirtualClock().run(execute, root, outside, inline, backend=backend) == expected

@@ -86,3 +86,8 @@ async def test_options_are_inherited_and_can_be_switched_off() -> None:
         calls = 0
         assert (await s.task(work, retry=False)).error is not None
         assert calls == 1
+
+
+async def test_the_tests_of_the_rules_run_with_the_runner_on_and_off(inline: bool) -> None:
+    async with scope() as s, s.child() as child:
+        assert (s._inline, child._inline) == (inline, inline)
