@@ -7,6 +7,7 @@ from contextvars import ContextVar
 import anyio
 from attrs import define
 
+from gogoscope._core.context import current
 from gogoscope.exceptions import LockError
 from gogoscope.persistence.protocols.locks import LockProvider
 
@@ -15,13 +16,14 @@ from gogoscope.persistence.protocols.locks import LockProvider
 class Mark:
     """Says that a task holds a lock, for as long as its block is open.
 
-    The tasks that it starts inherit its marks, so a mark names its task. And the id of a task that
-    has ended may become that of a new one, so a mark is closed with its block.
+    The tasks that it starts inherit its marks, so a mark names its task: the event loop's, and how
+    deep inside it, since a task may run inside its awaiter. And the id of a task that has ended may
+    become that of a new one, so a mark is closed with its block.
     """
 
     provider: int
     key: str
-    task: int
+    task: tuple[int, int]
     open: bool = True
 
 
@@ -34,7 +36,8 @@ def refuse_reentry(provider: LockProvider, key: str) -> Mark:
 
     :raises LockError: waiting for it would never end
     """
-    task = anyio.get_current_task().id
+    frame = current.get()
+    task = (anyio.get_current_task().id, 0 if frame is None else frame._depth)
     for mark in held.get():
         if mark.open and (mark.provider, mark.key, mark.task) == (id(provider), key, task):
             raise LockError(

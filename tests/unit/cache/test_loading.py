@@ -491,3 +491,20 @@ async def test_a_cancellation_that_nobody_asked_for_is_an_error_of_the_load(
             assert isinstance(result.error, TaskCancelled)
     assert len(loads) == 1
     assert await cache.get_or_set("k", load_well, 60) == 7
+
+
+def test_an_error_that_many_callers_share_has_a_few_notes(run: Run) -> None:
+    async def program() -> None:
+        async with scope(persistence=MemoryStore()) as s:
+
+            async def load() -> None:
+                await anyio.sleep(1)
+                raise OSError("broken")
+
+            get = partial(s.cache.get_or_set, "k", load, 60)
+            results = await s.all(*[s.task(get, name=f"user {number}") for number in range(50)])
+            errors = [result.error for result in results]
+        assert all(error is errors[0] for error in errors)
+        assert len(getattr(errors[0], "__notes__", [])) in (1, 2)
+
+    run(program)

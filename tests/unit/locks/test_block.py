@@ -217,6 +217,19 @@ async def test_rule_14_waiting_for_a_lock_that_the_same_task_holds_is_an_error(
         assert (await s.task(take)).error is None
 
 
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_task_that_its_awaiter_waits_for_is_another_task_than_the_holder(
+    store: FaultyStore, inline: bool
+) -> None:
+    async def take() -> None:
+        async with s.lock("order", wait=0.01):
+            pytest.fail("it is held")
+
+    async with scope(persistence=store, inline=inline) as s, s.lock("order") as locked:
+        assert isinstance((await s.task(take)).error, LockTimeoutError)
+        assert isinstance((await locked.task(take)).error, LockTimeoutError)
+
+
 async def test_a_block_whose_lock_is_not_free_in_time_names_the_holder(
     store: FaultyStore,
 ) -> None:

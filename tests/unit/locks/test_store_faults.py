@@ -361,3 +361,42 @@ async def test_a_lock_that_cannot_open_its_block_is_released(store: RaisingStore
             async with block:
                 pass
         assert await store.holder("key") is None
+
+
+@interrupts
+async def test_what_ends_the_program_comes_out_when_the_scope_has_released_its_other_locks(
+    store: RaisingStore, make: Make
+) -> None:
+    with pytest.raises(BaseException) as caught:
+        async with scope(persistence=store) as s:
+            for key in ("one", "two", "three"):
+                assert await s.acquire_lock(key, 30) is not None
+
+            def make_once() -> BaseException:
+                store.faults.at = set()
+                return make()
+
+            store.faults.at, store.faults.make = {"release_lock"}, make_once
+            raise KeyError("of the body")
+    assert isinstance(only(caught.value), ProgramEnds)
+    assert [await store.holder(key) for key in ("one", "two", "three")] == [None] * 3
+
+
+@own
+async def test_what_a_store_raises_at_the_end_of_a_scope_hides_no_error_of_its_body(
+    store: RaisingStore, make: Make
+) -> None:
+    store.faults.make = make
+    with pytest.raises(KeyError, match="of the body"):
+        async with scope(persistence=store) as s:
+            assert await s.acquire_lock("key", 30) is not None
+            store.faults.at = {"release_lock"}
+            raise KeyError("of the body")
+
+
+async def test_what_ends_the_program_in_a_claim_comes_out_alone(store: RaisingStore) -> None:
+    store.faults.at, store.faults.make, store.faults.after = {"claim_lock"}, ProgramEnds, True
+    with pytest.raises(ProgramEnds):
+        async with scope(persistence=store) as s, s.lock("key"):
+            pytest.fail("it has no lock")
+    assert await store.holder("key") is None
