@@ -177,10 +177,10 @@ async def test_in_the_log_a_circuit_warns_when_it_opens_and_closes_and_not_for_e
     stop = log_events("orders.log", logging.INFO)
     async with scope(persistence=MemoryStore()) as s:
         breaker = CircuitBreaker("bank", failure_threshold=1, reset_timeout=60)
-        await s.task(broken, circuit_breaker=breaker)
+        _ = (await s.task(broken, circuit_breaker=breaker)).error
         caplog.clear()
         for _ in range(3):
-            await s.task(fine, circuit_breaker=breaker)
+            _ = (await s.task(fine, circuit_breaker=breaker)).error
     stop()
     told = [told for told in levels_of(caplog.records) if told[1] != "INFO"]
     assert told == [("CircuitCallRejected", "DEBUG"), ("TaskFailed", "DEBUG")] * 3
