@@ -68,6 +68,7 @@ class Event(_Frozen):
 subscribers: list[Callable[[Event], object]] = []
 
 _raw_traceback = vars(BaseException)["__traceback__"]
+_raw_members = vars(BaseExceptionGroup)["exceptions"]
 
 OnEvent = Callable[[Event], object]
 OnError = Callable[[Exception], object]
@@ -289,7 +290,9 @@ class _Log:
 
     def _level(self, event: Event) -> int:
         match event:
-            case CircuitCallRejected() | TaskFailed(error=CircuitOpenError()):
+            case CircuitCallRejected():
+                return self.rejection
+            case TaskFailed() if issubclass(type(event.error), CircuitOpenError):
                 return self.rejection
             case CircuitStateChanged(old="closed") | CircuitStateChanged(new="closed"):
                 return self.failure
@@ -337,7 +340,11 @@ def description(value: object) -> str:
     try:
         return repr(value)
     except BaseException:  # noqa: BLE001 - it is not what the code around is about
-        return f"<{type(value).__name__}, whose repr fails>"
+        kind = type(value)
+        if not issubclass(kind, BaseExceptionGroup):
+            return f"<{kind.__name__}, whose repr fails>"
+        parts = map(description, _raw_members.__get__(value))
+        return f"<{kind.__name__} of {', '.join(parts)}, whose repr fails>"
 
 
 def log_error(message: str, *arguments: object, error: BaseException | None = None) -> None:

@@ -17,7 +17,7 @@ from gogoscope._core.callables import async_function, is_misuse
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.clock import monotonic
 from gogoscope._core.durations import duration, seconds, to_seconds, to_seconds_or_none
-from gogoscope._core.errors import ErrorChain
+from gogoscope._core.errors import ErrorChain, is_a
 from gogoscope._core.jitter import uniform
 from gogoscope._core.matching import ErrorTypes, errors, matches
 from gogoscope.events import notify
@@ -302,6 +302,7 @@ class Retry:
                     del failure
             raise error
         finally:
+            chain.end()
             del error, chain
 
     def _too_late(self, started: float | None, wait: float = 0.0) -> bool:
@@ -317,7 +318,7 @@ class Retry:
     def _retries(self, error: Exception) -> bool | float | timedelta:
         if is_misuse(error):
             return False
-        if isinstance(error, CircuitOpenError) and isinstance(self.retry_on, type | tuple):
+        if is_a(error, CircuitOpenError) and isinstance(self.retry_on, type | tuple):
             kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
             return any(issubclass(kind, CircuitOpenError) for kind in kinds)
         return matches(self.retry_on, error)

@@ -14,7 +14,7 @@ from anyio import to_thread
 
 from gogoscope._core.arguments import shown
 from gogoscope._core.cancellation import checkpoint_if_cancelled
-from gogoscope._core.errors import has_only_own_frames
+from gogoscope._core.errors import has_only_own_frames, is_a
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 T = TypeVar("T")
@@ -103,7 +103,7 @@ def is_misuse(error: Exception) -> bool:
     That is so if it returned no awaitable, or did not take the arguments: then the error comes
     from the call itself, before any code of the function ran.
     """
-    return isinstance(error, NotAwaitableError) or (
+    return is_a(error, NotAwaitableError) or (
         type(error) is TypeError and has_only_own_frames(error)
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import anyio
 import anyio.lowlevel
 
+from gogoscope._core.errors import is_a, members_of, traceback_of
 from gogoscope.exceptions import TaskCancelled
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ def split_cancellation(
 ) -> tuple[BaseException | None, BaseException | None]:
     """Return the cancellation inside an exception, and the rest; either may be ``None``."""
     cancelled = anyio.get_cancelled_exc_class()
-    if isinstance(raised, cancelled):
+    found = {issubclass(type(leaf), cancelled) for leaf in _leaves(raised)}
+    if found == {True}:
         return raised, None
-    if isinstance(raised, BaseExceptionGroup):
-        return raised.split(cancelled)
+    if found == {True, False} and is_a(raised, BaseExceptionGroup):
+        return BaseExceptionGroup.split(raised, cancelled)
     return None, raised
 
 
@@ -45,7 +47,7 @@ def is_cancellation_of_caller(error: BaseException) -> bool:
 
 def says_stopping(error: BaseException) -> bool:
     """Return whether an exception only says that something did not start in a stopping scope."""
-    return all(isinstance(leaf, TaskCancelled) and leaf._of_stopping for leaf in _leaves(error))
+    return all(is_a(leaf, TaskCancelled) and leaf._of_stopping for leaf in _leaves(error))
 
 
 def error_of_call(raised: BaseException) -> Exception | None:
@@ -56,7 +58,7 @@ def error_of_call(raised: BaseException) -> Exception | None:
     """
     if is_cancellation_of_caller(raised):
         return None
-    if isinstance(raised, Exception):
+    if is_a(raised, Exception):
         return raised
     if not says_cancelled(raised):
         return None
@@ -68,7 +70,7 @@ def error_of_call(raised: BaseException) -> Exception | None:
 def says_cancelled(error: BaseException) -> bool:
     """Return whether an exception says that something was cancelled, and nothing else."""
     cancelled = (anyio.get_cancelled_exc_class(), TaskCancelled)
-    return all(isinstance(leaf, cancelled) for leaf in _leaves(error))
+    return all(is_a(leaf, cancelled) for leaf in _leaves(error))
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -76,8 +78,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
     unvisited = [error]
     while unvisited:
         found = unvisited.pop()
-        if isinstance(found, BaseExceptionGroup):
-            unvisited += found.exceptions
+        if is_a(found, BaseExceptionGroup):
+            unvisited += members_of(found)
         else:
             yield found
 
@@ -89,17 +91,17 @@ def is_cancellation(raised: BaseException) -> bool:
 
 def unwrapped(raised: BaseException) -> BaseException:
     """Return the only exception in a group, such as the KeyboardInterrupt of a task."""
-    while isinstance(raised, BaseExceptionGroup) and len(raised.exceptions) == 1:
-        raised = raised.exceptions[0]
+    while is_a(raised, BaseExceptionGroup) and len(members_of(raised)) == 1:
+        (raised,) = members_of(raised)
     return raised
 
 
 def left_by(scope: anyio.CancelScope, leaving: BaseException | None) -> BaseException | None:
     """Leave a cancel scope with an exception; return what leaves it."""
     try:
-        if leaving is None:
+        if leaving is None or split_cancellation(leaving)[0] is None:
             scope.__exit__(None, None, None)
-        elif scope.__exit__(type(leaving), leaving, leaving.__traceback__):
+        elif scope.__exit__(type(leaving), leaving, traceback_of(leaving)):
             return None
     except BaseException as rest:  # noqa: BLE001 - it is returned
         return rest

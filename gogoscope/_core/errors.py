@@ -10,6 +10,7 @@ from __future__ import annotations
 import types
 from collections import deque
 from collections.abc import Iterator
+from typing import TypeGuard, TypeVar
 
 KEPT_ATTEMPTS = 10
 """How many errors of the attempts of one call are kept whole."""
@@ -19,6 +20,32 @@ _traceback = vars(BaseException)["__traceback__"]
 _cause = vars(BaseException)["__cause__"]
 _context = vars(BaseException)["__context__"]
 _members = vars(BaseExceptionGroup)["exceptions"]
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def is_a(error: object, kind: type[E] | tuple[type[E], ...]) -> TypeGuard[E]:
+    """Return whether an error is of a kind; ``isinstance`` would ask the error, too."""
+    return issubclass(type(error), kind)
+
+
+def members_of(group: BaseExceptionGroup[BaseException]) -> tuple[BaseException, ...]:
+    """Return the errors in a group."""
+    members: tuple[BaseException, ...] = _members.__get__(group)
+    return members
+
+
+def traceback_of(error: BaseException) -> types.TracebackType | None:
+    """Return the traceback of an error."""
+    traceback: types.TracebackType | None = _traceback.__get__(error)
+    return traceback
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """Return what an error was raised from."""
+    cause: BaseException | None = _cause.__get__(error)
+    return cause
 
 
 def annotate(error: BaseException, note: str, most: int) -> None:
@@ -68,8 +95,8 @@ def led_to_by(error: BaseException, *, contexts: bool) -> Iterator[BaseException
         unvisited.append(_cause.__get__(found))
         if contexts:
             unvisited.append(_context.__get__(found))
-        if issubclass(type(found), BaseExceptionGroup):
-            unvisited += _members.__get__(found)
+        if is_a(found, BaseExceptionGroup):
+            unvisited += members_of(found)
 
 
 class Origin:
@@ -89,7 +116,7 @@ class Origin:
 
 def has_only_own_frames(error: BaseException) -> bool:
     """Return whether an error was raised in this package, without code of the user in between."""
-    traceback = error.__traceback__
+    traceback = traceback_of(error)
     if traceback is None:
         return False
     while traceback is not None and _is_own(traceback.tb_frame):
@@ -128,7 +155,7 @@ def leads_to(error: BaseException, earlier: BaseException) -> bool:
         if following is earlier:
             return True
         seen.add(id(following))
-        following = BaseException.__getattribute__(following, "__context__")
+        following = _context.__get__(following)
     return False
 
 

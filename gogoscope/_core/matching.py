@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from attrs import Attribute
 
 from gogoscope._core.arguments import shown
+from gogoscope._core.errors import is_a
 
 Answer = TypeVar("Answer")
 
@@ -42,5 +43,5 @@ def errors(instance: object, attribute: Attribute[Any], value: Any) -> None:
 def matches(errors: ErrorTypes | Callable[[Exception], Answer], error: Exception) -> Answer | bool:
     """Return whether an error is of one of the types, or the answer of the predicate."""
     if isinstance(errors, type | tuple):
-        return isinstance(error, errors)
+        return is_a(error, errors)
     return errors(error)

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import TracebackType
 from typing import Any, TypeVar
 
 import anyio
@@ -27,6 +26,7 @@ from attrs import define, field
 
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.context import slots_lent
+from gogoscope._core.errors import Origin
 from gogoscope.persistence.values import copied
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class _Flight:
     landed: bool = False
     value: Any = None
     error: Exception | None = None
-    traceback: TracebackType | None = None
+    origin: Origin | None = None
 
 
 # The flights whose loads the current task runs in, the outermost first; child tasks inherit them.
@@ -92,7 +92,9 @@ class Flights:
             if not flight.users:
                 self._forget(key, flight)
         if flight.error is not None:
-            raise flight.error.with_traceback(flight.traceback)
+            assert flight.origin is not None
+            flight.origin.restore(flight.error)
+            raise flight.error
         value: T = copied(flight.value)
         return value
 
@@ -107,7 +109,7 @@ class Flights:
             error = error_of_call(raised)
             if error is None:  # the pilot is being cancelled, or the program ends
                 raise
-            flight.error, flight.traceback = error, error.__traceback__
+            flight.error, flight.origin = error, Origin(error)
             self._land(key, flight)
             if error is raised:
                 raise

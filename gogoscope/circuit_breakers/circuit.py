@@ -27,6 +27,7 @@ from attrs import define, field
 from gogoscope._core.background import Observer, Spawn
 from gogoscope._core.callables import is_misuse
 from gogoscope._core.clock import clock_here, monotonic
+from gogoscope._core.errors import is_a
 from gogoscope.circuit_breakers.contact import Contact
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.probes import BUSY_SECONDS, ProbeClaim, ProbeClaims, Probes
@@ -159,7 +160,7 @@ class Circuit:
         The timeout of an attempt always is one; a call with wrong arguments never is.
         """
         try:
-            counts = isinstance(error, AttemptTimeoutError) or (
+            counts = is_a(error, AttemptTimeoutError) or (
                 not is_misuse(error) and self.policy._counts(error)
             )
         except BaseException:

@@ -23,7 +23,7 @@ from anyio.abc import TaskGroup
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import is_cancellation, unwrapped
-from gogoscope._core.errors import lead_to
+from gogoscope._core.errors import cause_of, is_a, lead_to
 from gogoscope._core.event_loop import EventLoop, running
 from gogoscope._core.hints import explains
 from gogoscope.events import LeaseLost, description
@@ -131,7 +131,7 @@ class LockBlock(Generic[B]):
         except BaseException as raised:  # noqa: BLE001 - raised again when the lock is free
             leaving = await self._let_go(raised)
             assert leaving is not None
-            raise leaving from leaving.__cause__
+            raise leaving from cause_of(leaving)
         self._mark, self._held_before = mark, held.get()
         held.set((*self._held_before, mark))
         return self._locked
@@ -146,7 +146,7 @@ class LockBlock(Generic[B]):
         self._mark.open = False
         held.set(self._held_before)
         leaving = exc
-        if isinstance(exc, LeaseLostError) and exc.key == self.key:
+        if is_a(exc, LeaseLostError) and exc.key == self.key:
             self._locked._raised_by_body(exc)
         try:
             if await self._locked.__aexit__(exc_type, exc, traceback):
@@ -159,7 +159,7 @@ class LockBlock(Generic[B]):
             leaving = LeaseLostError(self.key, lost)
         if leaving is None or leaving is exc:
             return leaving is None
-        raise leaving from leaving.__cause__
+        raise leaving from cause_of(leaving)
 
     async def _let_go(self, leaving: BaseException | None) -> BaseException | None:
         """Stop the renewals, then release the lock; return what leaves the block."""

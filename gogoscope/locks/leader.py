@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 import anyio
 
 from gogoscope._core.background import Home
+from gogoscope._core.errors import cause_of, is_a
 from gogoscope._core.hints import explains
 from gogoscope._core.jitter import jittered
 from gogoscope._core.stopping import REASON, Stopping, refusal
@@ -132,16 +133,16 @@ class Campaign(LockBlock[TermT]):
         rest = self._without_loss(outgoing)
         if rest is None or rest is exc:
             return rest is None
-        raise rest from rest.__cause__
+        raise rest from cause_of(rest)
 
     def _without_loss(self, error: BaseException | None) -> BaseException | None:
         """Return an error, or the rest of a group, without the loss of the term."""
-        if isinstance(error, ExceptionGroup):
+        if is_a(error, ExceptionGroup):
             return error.split(lambda part: self._is_loss(part))[1]  # noqa: PLW0108 - no method will do
         return None if error is None or self._is_loss(error) else error
 
     def _is_loss(self, error: BaseException) -> bool:
-        if not isinstance(error, LeaseLostError) or error.key != self.key:
+        if not is_a(error, LeaseLostError) or error.key != self.key:
             return False
         self.lost = error.reason
         return True

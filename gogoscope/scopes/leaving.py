@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from gogoscope._core.cancellation import is_cancellation, split_cancellation, unwrapped
-from gogoscope._core.errors import first_of
+from gogoscope._core.errors import first_of, is_a
 
 
 def verdict(
@@ -68,7 +68,7 @@ class Leaving:
             return
         cancellation, rest = split_cancellation(unwrapped(raised))
         self.exception = first_of(self.exception, cancellation)
-        if isinstance(rest, Exception):
+        if is_a(rest, Exception):
             self.errors.append(rest)
         elif rest is not None:
             self.interrupt = first_of(self.interrupt, unwrapped(rest))

@@ -36,7 +36,7 @@ from gogoscope._core.cancellation import (
     says_cancelled,
 )
 from gogoscope._core.context import current, slots_lent
-from gogoscope._core.errors import first_of, lead_to
+from gogoscope._core.errors import cause_of, first_of, is_a, lead_to, traceback_of
 from gogoscope._core.event_loop import EventLoop, running
 from gogoscope.events import ScopeEnded, ScopeStarted
 from gogoscope.exceptions import ScopeClosedError
@@ -119,7 +119,7 @@ class Lifecycle(Block):
         self._in_body = False
         self._note_timeout()
         # The body unwrapped a task that was cancelled as it is itself, or entered a leader's block.
-        merely_cancelled = isinstance(exc, Exception) and self._cancelling and says_cancelled(exc)
+        merely_cancelled = is_a(exc, Exception) and self._cancelling and says_cancelled(exc)
         body = None if merely_cancelled or self.stopping.explains(exc) else exc
         if body is not None:
             why = f"the block of its scope ended with {type(body).__name__}"
@@ -132,7 +132,7 @@ class Lifecycle(Block):
             home.emit(ScopeEnded(home.name, leaving, time.monotonic() - self._began))
         if leaving is None or leaving is exc:
             return leaving is None
-        raise leaving from leaving.__cause__
+        raise leaving from cause_of(leaving)
 
     def _check_leaving(self) -> None:
         """Refuse to leave the block where that would tear the cancel scopes of tasks.
@@ -189,7 +189,7 @@ class Lifecycle(Block):
         lost = self._unhandled.take(leaving.errors)
         unhandled = lost.group(self.name)
         fatal: Exception | None = None
-        if isinstance(self._fatal, Exception):
+        if is_a(self._fatal, Exception):
             fatal = self._fatal
         else:
             leaving.note(self._fatal)
@@ -240,7 +240,7 @@ class Lifecycle(Block):
         try:
             if left is None:
                 await resources.aclose()
-            elif await resources.__aexit__(type(left), left, left.__traceback__):
+            elif await resources.__aexit__(type(left), left, traceback_of(left)):
                 leaving.exception = None
         except BaseException as raised:  # noqa: BLE001 - it is noted
             cut_short = is_cancellation(raised)

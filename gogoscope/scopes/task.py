@@ -21,7 +21,7 @@ from gogoscope._core.cancellation import (
     split_cancellation,
 )
 from gogoscope._core.context import Frame, current, slots_around
-from gogoscope._core.errors import annotate, forget_own_frames, leads_to
+from gogoscope._core.errors import annotate, forget_own_frames, is_a, leads_to
 from gogoscope._core.hints import as_one_class, explains
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import REASON
@@ -280,7 +280,7 @@ class Task(Outcome[T_co]):
         concerns, and so does an interrupt.
         """
         rest = raised if says_cancelled(raised) else split_cancellation(raised)[1]
-        if isinstance(rest, Exception):
+        if is_a(rest, Exception):
             goes_on = self._natively if self._hides_cancellation(rest) else None
             if says_stopping(rest):
                 self._settle_cancelled(rest)
@@ -320,7 +320,7 @@ class Task(Outcome[T_co]):
         A ``TimeoutError`` does not: libraries of old cancel a task to raise one in it.
         """
         native = self._natively
-        if native is None or isinstance(error, TimeoutError) or not self._is_cancelled_natively():
+        if native is None or is_a(error, TimeoutError) or not self._is_cancelled_natively():
             return False
         return says_cancelled(error) or leads_to(error, native)
 

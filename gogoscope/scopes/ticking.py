@@ -68,13 +68,16 @@ class Ticker:
         stopping = self._scope.stopping
         began = monotonic()
         number = 0
-        with stopping.telling(self._cancel_unless_begun):
+        stopping.listen(self._cancel_unless_begun)
+        try:
             while not stopping.is_set():
                 await self._run_tick()
                 number = max(number + 1, math.floor((monotonic() - began) / self._interval) + 1)
                 pause = began + number * self._interval - monotonic()
                 with anyio.move_on_after(max(0.0, pause)):
                     await stopping.wait()
+        finally:
+            stopping.leave(self._cancel_unless_begun)
 
     async def _run_tick(self) -> None:
         def tick() -> Awaitable[object]:

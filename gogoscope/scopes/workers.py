@@ -38,6 +38,7 @@ from gogoscope._core.cancellation import (
     split_cancellation,
 )
 from gogoscope._core.context import current
+from gogoscope._core.errors import is_a
 from gogoscope._core.event_loop import EventLoop, running
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.block import Block
@@ -291,7 +292,7 @@ class Workers(Generic[Item, T]):
         if says_cancelled(raised):
             if cancelled_by_scope():
                 self._cut = True
-                return isinstance(raised, Exception)
+                return is_a(raised, Exception)
             stray = TaskCancelled(
                 f"the source of {self.name!r} ended with a cancellation nobody asked for"
             )
@@ -299,7 +300,7 @@ class Workers(Generic[Item, T]):
             self._failure = stray
             return True
         rest = split_cancellation(raised)[1]
-        if isinstance(rest, Exception):
+        if is_a(rest, Exception):
             self._failure = rest
             return True
         self._cut = True
