@@ -131,6 +131,12 @@ class LeaseLostError(LockError):
         self.key = key
         self.reason = reason
 
+    def _explain(self, reason: str, cause: Exception | None) -> None:
+        """Say better how it was lost."""
+        self.args = (self.key, reason)
+        self.reason = reason
+        self.__cause__ = cause
+
     def __str__(self) -> str:
         return f"the lease of lock {self.key!r} is lost: {self.reason}"
 

@@ -222,10 +222,9 @@ class Retry:
             error = error_of_call(raised)
             if error is None:
                 raise
-        try:
-            return await self._try_again(started, error, None, fn, args)
-        finally:
-            del error
+        further = self._try_again(started, error, None, fn, args)
+        del error  # it is not kept through all further attempts
+        return await further
 
     async def _bounded(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Call a function once, for at most ``attempt_timeout`` seconds.
@@ -252,10 +251,9 @@ class Retry:
             error = error_of_call(raised)
             if error is None:
                 raise
-        try:
-            return await self._try_again(started, error, tell, fn, args)
-        finally:
-            del error
+        further = self._try_again(started, error, tell, fn, args)
+        del error  # it is not kept through all further attempts
+        return await further
 
     async def _try_again(
         self,

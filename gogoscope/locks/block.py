@@ -23,7 +23,7 @@ from anyio.abc import TaskGroup
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import is_cancellation, unwrapped
-from gogoscope._core.errors import cause_of, is_a, lead_to
+from gogoscope._core.errors import cause_of, first_of, lead_to
 from gogoscope._core.event_loop import EventLoop, running
 from gogoscope._core.hints import explains
 from gogoscope.events import LeaseLost, description
@@ -57,10 +57,6 @@ class Held(Protocol):
 
         :raises RuntimeError: saying what to do
         """
-        ...
-
-    def _raised_by_body(self, loss: LeaseLostError) -> None:
-        """Note that the body raises the loss of the lease itself, so that it is raised once."""
         ...
 
     def _lease_lost(self, loss: LeaseLostError) -> None:
@@ -146,17 +142,13 @@ class LockBlock(Generic[B]):
         self._mark.open = False
         held.set(self._held_before)
         leaving = exc
-        if is_a(exc, LeaseLostError) and exc.key == self.key:
-            self._locked._raised_by_body(exc)
         try:
             if await self._locked.__aexit__(exc_type, exc, traceback):
                 leaving = None
         except BaseException as raised:  # noqa: BLE001 - raised again when the lock is free
             leaving = raised
-        lost = self._handle.lost
-        leaving = await self._let_go(leaving)
-        if leaving is None and lost is not None:
-            leaving = LeaseLostError(self.key, lost)
+        lost = None if self._handle.lost is None else self._handle._lease_lost()
+        leaving = first_of(await self._let_go(leaving), lost)
         if leaving is None or leaving is exc:
             return leaving is None
         raise leaving from cause_of(leaving)

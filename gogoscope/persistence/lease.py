@@ -52,8 +52,8 @@ class Renewal:
                 reason = f"{reason}; the store failed with {self._failure!r}"
             elif self._unanswered:
                 reason = f"{reason}; the store did not answer"
-            lost = LeaseLostError(handle.key, reason)
-            lost.__cause__ = self._failure
+            lost = handle._lease_lost()
+            lost._explain(reason, self._failure)
             return lost
         return None
 

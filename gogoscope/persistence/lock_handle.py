@@ -72,12 +72,14 @@ class LockHandle:
     # _lease: how long a renewal lasts, in seconds; only a granted extension changes it.
     # _deadline: when the lease ends on the clock of ``monotonic()``, at the latest.
     # _lost: why the lock is not held any more; once it is set, the handle never has the lock again.
+    # _loss: the error that says so, once somebody needs it.
     # _guard: lets one request about the lease be in flight at a time.
     # _shortened: set when the deadline moves back while a renewal sleeps.
     __slots__ = (
         "_deadline",
         "_guard",
         "_lease",
+        "_loss",
         "_lost",
         "_record",
         "_releaser",
@@ -104,6 +106,7 @@ class LockHandle:
         self._releaser = releaser
         self._deadline = sent + lease
         self._lost: str | None = None
+        self._loss: LeaseLostError | None = None
         self._guard = anyio.Lock(fast_acquire=True)
         self._shortened: anyio.Event | None = None
 
@@ -146,8 +149,14 @@ class LockHandle:
 
         :raises LeaseLostError: if the lock is not held any more
         """
-        if (reason := self.lost) is not None:
-            raise LeaseLostError(self.key, reason)
+        if self.lost is not None:
+            raise self._lease_lost()
+
+    def _lease_lost(self) -> LeaseLostError:
+        """Return the loss of the lease: one error, however many run into it."""
+        if self._loss is None:
+            self._loss = LeaseLostError(self.key, self.lost or _RELEASED)
+        return self._loss.with_traceback(None)  # the frames of those before would add up
 
     async def is_valid(self) -> bool:
         """Ask the store whether this handle still holds the lock.
@@ -159,7 +168,7 @@ class LockHandle:
             return False
         record = await ask(self._store.read_lock, self.key)
         if record is None or record.nonce != self._nonce:
-            self._lost = _loss(record)
+            self._lost = _reason(record)
         return self.lost is None
 
     async def extend(self, ttl: float | timedelta | None = None) -> bool:
@@ -192,7 +201,7 @@ class LockHandle:
                 )
                 record = reply.record
                 if record is None or record.nonce != self._nonce:
-                    self._lost = _loss(record)
+                    self._lost = _reason(record)
                     break
                 self._record = record
                 if reply.granted:
@@ -299,7 +308,7 @@ def milliseconds(duration: float) -> int:
     return math.ceil(duration * 1000)
 
 
-def _loss(record: LockRecord | None) -> str:
+def _reason(record: LockRecord | None) -> str:
     if record is None or record.nonce is None:
         return "it was forcibly released"
     return f"it was taken over by {record.owner!r}"

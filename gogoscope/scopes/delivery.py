@@ -67,6 +67,10 @@ class Delivery(Generic[Item, T]):
         if self._changed is not None:
             self._changed.set()
 
+    def drop(self, task: Task[T]) -> None:
+        """Do not deliver the result of a task."""
+        self._out = deque(pair for pair in self._out if pair[1] is not task)
+
     def take(self) -> tuple[Item, Task[T]] | None:
         """Take the next result, and make room for one more; ``None`` if it is not ready."""
         out = self._out

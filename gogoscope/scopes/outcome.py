@@ -20,6 +20,7 @@ import anyio
 from gogoscope._core.callables import NotAwaitableError
 from gogoscope._core.cancellation import checkpoint
 from gogoscope._core.context import Frame, slots_around, slots_lent
+from gogoscope._core.errors import is_a
 from gogoscope._core.slots import Slots
 from gogoscope.events import OnError
 from gogoscope.exceptions import TaskCancelled
@@ -194,17 +195,21 @@ async def let_interrupt_happen(*outcomes: Outcome[Any]) -> None:
         await checkpoint()
 
 
+def mistake_of(outcome: Outcome[Any]) -> Err | None:
+    """Return the result of a function that returned nothing that can be awaited."""
+    result = outcome._result
+    if isinstance(result, Err) and is_a(result._unread, NotAwaitableError):
+        return result
+    return None
+
+
 def raise_mistake(*outcomes: Outcome[Any]) -> None:
     """Read the errors of functions that returned nothing that can be awaited, and raise one.
 
     :raises NotAwaitableError: if there are any
     """
-    mistakes = [
-        outcome._result
-        for outcome in outcomes
-        if isinstance(outcome._result, Err)
-        and issubclass(type(outcome._result._unread), NotAwaitableError)
-    ]
-    errors = [mistake.error for mistake in mistakes]  # all of them: it is one mistake
-    if errors:
+    mistakes = [mistake for outcome in outcomes if (mistake := mistake_of(outcome)) is not None]
+    for mistake in mistakes:  # all of them, since they say the same
+        mistake._read()
+    if mistakes:
         mistakes[0].unwrap()

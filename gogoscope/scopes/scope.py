@@ -387,10 +387,6 @@ class LockedScope(Scope):
         """When the lease ends unless renewed, in seconds since the Unix epoch."""
         return self._handle.expires_at
 
-    def _raised_by_body(self, loss: LeaseLostError) -> None:
-        """Note that the body raises the loss of the lease itself, so that it is raised once."""
-        self._fatal = loss
-
     def _lease_lost(self, loss: LeaseLostError) -> None:
         """Cancel the block, which then raises the loss."""
         self._fail(loss, f"the lease of its lock was lost: {loss.reason}")

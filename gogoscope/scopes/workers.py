@@ -43,7 +43,7 @@ from gogoscope._core.event_loop import EventLoop, running
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.block import Block
 from gogoscope.scopes.delivery import Delivery
-from gogoscope.scopes.outcome import let_interrupt_happen, raise_mistake
+from gogoscope.scopes.outcome import let_interrupt_happen, mistake_of, raise_mistake
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err
 from gogoscope.scopes.runner import in_context
@@ -395,7 +395,8 @@ class Workers(Generic[Item, T]):
     def _finish(self, item: Item, task: Task[T]) -> None:
         del self.running[task]
         self.finished += 1
-        if isinstance(task._result, Err):
+        if mistake_of(task) is not None:  # all items are: it is the failure of the map
+            self._delivery.drop(task)
             raise_mistake(task)
         if not self._closed:
             self._delivery.finish(item, task)

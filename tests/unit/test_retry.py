@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import pickle
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -24,6 +26,7 @@ from gogoscope import (
     linear,
     scope,
 )
+from gogoscope.testing import instant_retries
 
 anyio_test = pytest.mark.anyio
 ERROR = ValueError("any")
@@ -398,3 +401,74 @@ def test_bad_options_are_refused(
 def test_a_bad_factor_is_refused(factor: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="factor must be"):
         exponential(factor=factor)
+
+
+class Attempt:
+    """What an attempt holds in a local variable."""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_many_attempts_keep_the_last_ten_errors_and_count_the_others(backend: Any) -> None:
+    attempts = 100_000
+    made = 0
+    kept: list[weakref.ref[Attempt]] = []
+
+    async def poll() -> None:
+        nonlocal made
+        attempt = Attempt()
+        made += 1
+        kept.append(weakref.ref(attempt))
+        if made % 10_000 == 0:
+            gc.collect()
+            kept[:] = [known for known in kept if known() is not None]
+            assert len(kept) == 11  # and this one
+        raise ConnectionError(made)
+
+    with instant_retries(), pytest.raises(ConnectionError) as caught:
+        anyio.run(Retry(attempts, delay=0).call, poll, backend=backend)
+    chain: list[BaseException] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        chain.append(error)
+        error = error.__context__
+    assert [error.args for error in chain] == [(attempts - n,) for n in range(10)]
+    assert chain[-1].__notes__ == [
+        f"before this, {attempts - 10} attempts failed whose errors are not kept"
+    ]
+
+
+@anyio_test
+async def test_what_the_errors_of_attempts_lead_to_is_kept_with_them() -> None:
+    async def fail() -> None:
+        try:
+            raise KeyError
+        except KeyError as error:
+            raise ValueError("again") from error
+
+    with pytest.raises(ValueError, match="again") as caught:
+        await Retry(30, delay=0).call(fail)
+    kinds = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        kinds.append(type(error))
+        error = error.__context__
+    assert kinds == [ValueError, KeyError] * 10
+
+
+@anyio_test
+async def test_attempts_that_raise_one_error_again_and_again_end_with_it() -> None:
+    errors = [ValueError(number) for number in range(3)]
+    numbers = iter(range(1000))
+
+    async def fail() -> None:
+        raise errors[next(numbers) % 3]
+
+    with pytest.raises(ValueError, match="0") as caught:
+        await Retry(100, delay=0).call(fail)
+    assert caught.value is errors[0]
+    seen = set()
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert error not in seen
+        seen.add(error)
+        error = error.__context__
