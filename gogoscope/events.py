@@ -357,6 +357,11 @@ def log_warning(message: str, *arguments: object, error: BaseException | None = 
     _log(logging.WARNING, message, arguments, error)
 
 
+def log_info(message: str, *arguments: object) -> None:
+    """Log something that is worth knowing, and no problem."""
+    _log(logging.INFO, message, arguments, None)
+
+
 def _log(
     level: int, message: str, arguments: tuple[object, ...], error: BaseException | None
 ) -> None:

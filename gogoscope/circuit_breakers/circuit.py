@@ -97,7 +97,15 @@ class Circuit:
         self.snapshot = shared.snapshot
         self.contact = shared.contact
         self.sync = CircuitSync(
-            policy, name, store, self.snapshot, self.contact, spawn, host, term or Term()
+            policy,
+            name,
+            store,
+            self.snapshot,
+            self.contact,
+            spawn,
+            host,
+            term or Term(),
+            alone=lasting,
         )
         self.probes = Probes(self.sync, shared.claims)
         self.lasting = lasting

@@ -37,6 +37,7 @@ from gogoscope.events import (
     CircuitStateChanged,
     CircuitStoreFailed,
     CircuitStoreRecovered,
+    log_info,
     log_warning,
     notify,
 )
@@ -77,6 +78,7 @@ class CircuitSync:
     :param spawn: runs work in the background
     :param host: receives the events
     :param term: when the scope ends
+    :param alone: whether no other process ever learns of the circuit
 
     ``left_to_call`` is true if something is to be sent and there is no background, since the scope
     has ended: then the call sends it itself (:meth:`send_left`). ``_sends_soon`` is true while work
@@ -91,6 +93,7 @@ class CircuitSync:
     spawn: Spawn
     host: Observer
     term: Term = field(factory=Term)
+    alone: bool = False
     left_to_call: bool = field(init=False, default=False)
     _sends_soon: bool = field(init=False, default=False)
 
@@ -330,6 +333,8 @@ class CircuitSync:
             if host.observed:
                 host.emit(CircuitStateChanged(host.name, self.name, before.state, state.state))
             notify(self.policy.on_state_change, self.name, before.state, state.state)
+            if self.alone and state.state == "open":
+                _tell_alone(self.name)
         if state.state != "open" or self.contact.looks_ahead:
             return
         seconds = ((self.policy._limited(state).open_until_ms or 0) - now_ms()) / 1000
@@ -376,6 +381,16 @@ class CircuitSync:
 def now_ms() -> int:
     """Return the milliseconds of a clock that nobody sets; never 0, which means "never"."""
     return BEFORE_ALL_TIMES_MS + math.floor(clock_here().elapsed() * 1000)
+
+
+@functools.lru_cache(maxsize=1024)
+def _tell_alone(name: str) -> None:
+    """Log, once for each circuit, that nobody else learns of it."""
+    log_info(
+        "circuit %r opened outside a scope, in the memory of this process: no other process learns "
+        "of it; call it in a scope with persistence=... to share it",
+        name,
+    )
 
 
 def _changed(known: CircuitBreakerState, found: CircuitBreakerState) -> bool:

@@ -211,6 +211,23 @@ async def test_inside_a_scope_it_is_the_circuit_of_the_scopes_store(name: str) -
     assert (await breaker.state(store)).state == "open"
 
 
+async def test_a_circuit_that_opens_outside_a_scope_says_once_that_nobody_else_learns_of_it(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    breaker = CircuitBreaker(name, failure_threshold=1, reset_timeout=0.01)
+    with caplog.at_level("INFO", logger="gogoscope"):
+        async with scope(persistence=MemoryStore()) as s:
+            _ = (await s.task(broken, circuit_breaker=breaker)).error
+        assert not caplog.records
+        for _ in range(2):
+            await trip(breaker)
+            await anyio.sleep(0.02)
+            assert await breaker.call(fine) == 1
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert f"circuit '{name}' opened outside a scope" in record.getMessage()
+
+
 async def test_scopes_on_the_process_wide_store_share_it_at_once(name: str) -> None:
     breaker = CircuitBreaker(name, failure_threshold=1)
     assert await breaker.call(fine) == 1
