@@ -6,14 +6,14 @@ import functools
 import itertools
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import anyio
 from attrs import field, frozen
 from attrs.validators import optional
 
 from gogoscope._core.arguments import check_count, count, observer
-from gogoscope._core.callables import async_function, is_misuse
+from gogoscope._core.callables import async_function, explain_misuse, is_misuse
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.clock import monotonic
 from gogoscope._core.durations import duration, seconds, to_seconds, to_seconds_or_none
@@ -25,6 +25,8 @@ from gogoscope.exceptions import CircuitOpenError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+_USAGE = "retry.call({}, *args)"
 
 
 class Delay(Protocol):
@@ -211,19 +213,25 @@ class Retry:
         :raises TaskCancelled: if the last attempt ended with a cancellation nobody asked for
         :raises Exception: the error of the last attempt
         """
-        fn = async_function(fn, "retry.call({}, *args)")
         if self.attempt_timeout is not None:
+            fn = async_function(fn, _USAGE)
             return await self._repeat(None, self._bounded, fn, *args)
         # What _repeat does, without the cost of one more coroutine for each call.
         started = None if self.max_elapsed is None else monotonic()
+        awaitable: Any = fn
         try:
-            return await fn(*args)
+            awaitable = fn(*args)
+            value: T = await awaitable
         except BaseException as raised:
             error = error_of_call(raised)
             if error is None:
                 raise
+            if is_misuse(error):
+                explain_misuse(fn, awaitable, _USAGE)
+        else:
+            return value
         further = self._try_again(started, error, None, fn, args)
-        del error  # it is not kept through all further attempts
+        del error, awaitable  # they are not kept through all further attempts
         return await further
 
     async def _bounded(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:

@@ -119,6 +119,20 @@ def not_awaitable(fn: object, value: object, usage: str) -> NotAwaitableError:
     )
 
 
+def explain_misuse(fn: object, returned: object, usage: str) -> None:
+    """Raise a clearer error for a call whose error :func:`is_misuse`, if there is one.
+
+    :param fn: what was called
+    :param returned: what the call returned, or ``fn`` itself if it did not return
+    :param usage: how the function was passed, with ``{}`` in its place
+    :raises TypeError: if ``fn`` is no function, or returned nothing that can be awaited
+    """
+    if not callable(fn) or _code_flags(fn) & _GENERATORS:
+        raise refusal(fn, usage) from None
+    if not (returned is fn or inspect.isawaitable(returned)):
+        raise not_awaitable(fn, returned, usage) from None
+
+
 def refusal(fn: object, usage: str) -> TypeError:
     """Return the error for something that is not an async function; it shows what to write.
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
-import time
 from collections.abc import Awaitable, Callable, Coroutine
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, cast
 
 from attrs import frozen
 
-from gogoscope._core.callables import is_misuse, not_awaitable, refusal, told
+from gogoscope._core.callables import explain_misuse, is_misuse, told
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.context import current
 from gogoscope.circuit_breakers.policy import CircuitPolicy
-from gogoscope.circuit_breakers.registry import circuit_for, circuit_in, here
+from gogoscope.circuit_breakers.registry import circuit_for, circuit_in, recent
+from gogoscope.persistence.records.circuit_breakers import writes
 
 if TYPE_CHECKING:
+    from gogoscope.circuit_breakers.circuit import Circuit
+    from gogoscope.circuit_breakers.snapshot import Permit
     from gogoscope.circuit_breakers.sync import Request
     from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 
@@ -25,9 +28,8 @@ P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
 
-# A call through a closed circuit uses these; an attribute of a module would cost a lookup each.
+# A call through a closed circuit uses it; an attribute of a module would cost a lookup.
 _scope_here = current.get
-_monotonic = time.monotonic
 
 
 @frozen(eq=False)
@@ -81,32 +83,33 @@ class CircuitBreaker(CircuitPolicy):
         :raises TaskCancelled: if ``fn`` ended with a cancellation that nobody asked for
         :raises Exception: what ``fn`` raised
         """
-        circuit = here.circuits.get(self.name)
+        circuit = recent.get(self)
         if (
-            circuit is None
-            or circuit.policy is not self
-            or _monotonic() >= circuit.fresh_until
-            or _scope_here() is not None
+            circuit is not None
+            and circuit.seen is writes.last
+            and (snapshot := circuit.snapshot).calm
+            and _scope_here() is None
         ):
-            circuit = circuit_for(self, fn)
-            permit = circuit.admit_now() or await circuit.admit()
-        elif circuit.plain and circuit.snapshot.calm:
-            permit = circuit.snapshot.permit
+            permit = snapshot.permit
         else:
+            circuit = circuit_for(self, fn)
+            snapshot = circuit.snapshot
             permit = circuit.admit_now() or await circuit.admit()
-        awaitable: Any = _NOT_CALLED
+        awaitable: Any = fn
         try:
             awaitable = fn(*args)
             value: T = await awaitable
         except BaseException as raised:  # noqa: BLE001 - it goes on, or the error that it is
             error = error_of_call(raised)
+            if circuit.thread != get_ident():  # the memory is as that thread has seen it
+                circuit, permit = _as_here(circuit, permit, circuit_for(self, fn))
             try:
                 if error is None:
                     circuit.abandoned(permit)
                     raise
                 circuit.raised(permit, error)
                 if is_misuse(error):
-                    _explain(fn, awaitable)
+                    explain_misuse(fn, awaitable, _USAGE)
                 if error is raised:
                     raise
                 raise error
@@ -114,7 +117,7 @@ class CircuitBreaker(CircuitPolicy):
                 del error  # whose traceback has this frame
                 if circuit.left_to_call:
                     await circuit.send_left()
-        if not (circuit.plain and circuit.snapshot.calm):
+        if not (snapshot.calm and circuit.plain):
             circuit.returned(permit, value)
             if circuit.left_to_call:
                 await circuit.send_left()
@@ -178,13 +181,10 @@ def _has_async_call(fn: object) -> bool:
     return inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - how, not if
 
 
-def _explain(fn: object, awaitable: object) -> None:
-    """Raise a clearer error for what is no async function."""
-    if not callable(fn):
-        raise refusal(fn, _USAGE) from None
-    if not (awaitable is _NOT_CALLED or inspect.isawaitable(awaitable)):
-        raise not_awaitable(fn, awaitable, _USAGE) from None
+def _as_here(circuit: Circuit, permit: Permit, own: Circuit) -> tuple[Circuit, Permit]:
+    """Return this thread's own circuit and permit for a call that another thread's admitted."""
+    current = permit.generation is circuit.snapshot.permit.generation
+    return own, own.snapshot.permit if current else permit
 
 
-_NOT_CALLED = object()
 _USAGE = "breaker.call({}, *args)"

@@ -18,8 +18,7 @@ Each scope has a :class:`Circuit` of its own, with its policy, its background an
 
 from __future__ import annotations
 
-import math
-import time
+import threading
 from typing import Any
 
 from attrs import define, field
@@ -38,6 +37,7 @@ from gogoscope.exceptions import CircuitOpenError
 from gogoscope.persistence.protocols.circuit_breakers import (
     CircuitBreakerStateProvider,
 )
+from gogoscope.persistence.records.circuit_breakers import writes
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 from gogoscope.retry import AttemptTimeoutError
 
@@ -60,22 +60,24 @@ class Circuit:
     :param spawn: runs work in the background
     :param host: receives the events
     :param term: when the scope ends
-    :param lasting: whether it belongs to a thread and not to a scope. The caller must look such a
-        circuit up again when ``time.monotonic()`` is past its ``fresh_until``, which
-        ``admit_now`` sets.
+    :param lasting: whether it belongs to a thread and not to a scope, and is in the memory of this
+        process
+
+    As long as ``seen`` is the last of the process's ``writes``, the snapshot of a lasting circuit
+    is what the memory has.
     """
 
     __slots__ = (
         "contact",
-        "fresh_until",
-        "lasting",
         "name",
         "plain",
         "policy",
         "probes",
+        "seen",
         "shared",
         "snapshot",
         "sync",
+        "thread",
         "timed",
     )
 
@@ -108,8 +110,8 @@ class Circuit:
             alone=lasting,
         )
         self.probes = Probes(self.sync, shared.claims)
-        self.lasting = lasting
-        self.fresh_until = -math.inf
+        self.seen: object = None
+        self.thread = threading.get_ident()
         # Copied from the policy, since each call needs them.
         self.plain = policy._plain
         self.timed = policy.slow_call is not None
@@ -123,9 +125,15 @@ class Circuit:
             return None
         if not (snapshot.calm or snapshot.state.state == "closed"):
             return None
-        if self.lasting:
-            self.fresh_until = time.monotonic() + contact.ask_at - now
         return self._permit() if self.timed else snapshot.permit
+
+    def catch_up(self) -> None:
+        """Learn what others have written to the memory of this process."""
+        last = writes.last
+        if self.seen is not last:
+            if self.contact.asked:
+                self.sync.refresh_soon()
+            self.seen = last
 
     async def admit(self) -> Permit:
         """Admit a call, as a half-open probe if need be.

@@ -5,6 +5,9 @@ Outside of any scope it is in the memory store of the process. There is one for 
 thread, not for each event loop: to find out which event loop runs costs as much as a whole call.
 That is safe, since the memory store never suspends; so a circuit that an earlier event loop of the
 thread has left is as good as a new one.
+
+Only this process writes to its memory, and each write is noted. So a call through a closed circuit
+outside of any scope asks nobody, not even the clock, as long as nothing was written (``recent``).
 """
 
 from __future__ import annotations
@@ -108,6 +111,11 @@ class _CircuitsOfThread(threading.local):
 
 
 here = _CircuitsOfThread()
+recent: dict[CircuitPolicy, Circuit] = {}
+"""The last circuit of each policy that is used again and again, of whatever thread.
+
+As long as nothing is written to a circuit of this process, any thread may go by its snapshot.
+"""
 
 
 def circuit_for(policy: CircuitPolicy, fn: Callable[..., object]) -> Circuit:
@@ -191,9 +199,15 @@ def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
         if len(here.circuits) >= REMEMBERED:
             # Otherwise names that are made for one call would be kept for ever.
             here.circuits.clear()
+            recent.clear()
+        if circuit is not None:
+            shared.snapshot.go_on_with(circuit.snapshot)
         observer = ProcessObserver()
         circuit = Circuit(policy, name, store, shared, _run_now, observer, lasting=True)
         here.circuits[name] = circuit
+    elif circuit.plain:
+        recent[policy] = circuit
+    circuit.catch_up()
     return circuit
 
 
@@ -226,3 +240,4 @@ def _forget_after_fork() -> None:
 
 def _forget_all() -> None:
     here.circuits.clear()
+    recent.clear()

@@ -226,6 +226,11 @@ class Snapshot:
             self.rates.clear()
         return excess
 
+    def go_on_with(self, earlier: Snapshot) -> None:
+        """Go on with the calls that an earlier event loop counted."""
+        if self.rates is None:
+            self.rates = earlier.rates
+
     def take_failures(self) -> int:
         """Return how many failures are to be sent, and consider them sent."""
         count, self.unsent = self.unsent, 0

@@ -5,8 +5,9 @@ on a busy machine. The other libraries are those of the extra ``bench``. Run it 
 
     python -m tests.benchmarks.bench_breaker [--rounds 40] [--check]
 
-``--check`` fails if a call with retry around it costs more than 8 bare awaits, or if the store gets
-more requests than it should.
+``--check`` fails if a call with retry around it costs more than 6.5 bare awaits, or if the store
+gets more requests than it should. Two coroutines that only await the next one cost 3.2 to 3.7 bare
+awaits of a coroutine that does nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.stores.memory import MemoryStore
 
 CALLS = 2_000
-LIMIT = 8.0
+LIMIT = 6.5
 
 Round = Callable[[], Awaitable[None]]
 

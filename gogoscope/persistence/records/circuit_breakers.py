@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from attrs import evolve
@@ -23,6 +23,22 @@ Answer = TypeVar("Answer")
 P = ParamSpec("P")
 
 CIRCUITS = json_kind("circuit", State, circuit_rules.purge_at_ms)
+
+
+class Writes:
+    """The last write of a circuit to any store of this process; each is another object.
+
+    Who has seen it before reading a circuit of a store that only this process writes, and sees it
+    again, knows that the circuit is still the same.
+    """
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last = object()
+
+
+writes = Writes()
 
 
 class RecordCircuitBreakers(RecordCapability):
@@ -115,13 +131,13 @@ class RecordCircuitBreakers(RecordCapability):
                     found[key] = state
         return found
 
-    def _change_circuit(
+    async def _change_circuit(
         self,
         key: str,
         rule: Callable[Concatenate[State | None, int, P], tuple[AnyState, Answer]],
         *args: P.args,
         **options: P.kwargs,
-    ) -> Awaitable[tuple[AnyState, Answer]]:
+    ) -> tuple[AnyState, Answer]:
         """Change a circuit by a rule; return its new state and the rule's answer."""
 
         def with_version(
@@ -133,4 +149,7 @@ class RecordCircuitBreakers(RecordCapability):
                 after = evolve(after, version=version)
             return after, (after, answer)
 
-        return self._change(CIRCUITS, key, with_version)
+        try:
+            return await self._change(CIRCUITS, key, with_version)
+        finally:
+            writes.last = object()

@@ -449,3 +449,28 @@ def test_a_breaker_shows_what_a_user_uses() -> None:
         *("refresh_interval", "on_state_change"),
         *("call", "state", "force_open", "force_close", "reset"),
     }
+
+
+async def test_another_thread_learns_of_it_at_once(name: str) -> None:
+    breaker = CircuitBreaker(name, failure_threshold=1, refresh_interval=600)
+    for _ in range(3):
+        assert await breaker.call(fine) == 1
+    await anyio.to_thread.run_sync(lambda: anyio.run(trip, breaker))
+    with pytest.raises(CircuitOpenError):
+        await breaker.call(fine)
+    await anyio.to_thread.run_sync(lambda: anyio.run(breaker.force_close))
+    assert await breaker.call(fine) == 1
+
+
+async def test_a_failure_of_a_call_that_another_threads_circuit_admitted_counts(name: str) -> None:
+    breaker = CircuitBreaker(name, failure_threshold=1)
+
+    async def use_often() -> None:
+        for _ in range(3):
+            assert await breaker.call(fine) == 1
+
+    await use_often()
+    await anyio.to_thread.run_sync(lambda: anyio.run(use_often))
+    with pytest.raises(OSError, match="broken"):
+        await breaker.call(broken)
+    assert (await breaker.state()).state == "open"
