@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, Protocol
@@ -46,6 +46,14 @@ class EventLoop(Protocol):
         A finalizer may ask for it. The garbage collector runs those in whichever thread happens to
         need memory, and in the middle of anything, so they must do no more than this.
         """
+        ...
+
+    def waiter(self) -> Awaitable[None]:
+        """Return what one task awaits until another one wakes it; it is cheaper than an event."""
+        ...
+
+    def wake(self, waiter: Any) -> None:
+        """Wake the task that awaits what :meth:`waiter` returned, or will."""
         ...
 
     def innermost(self) -> object:
@@ -110,6 +118,16 @@ class Asyncio:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call)
 
+    def waiter(self) -> Awaitable[None]:
+        """Return a future."""
+        future: Awaitable[None] = self._loop.create_future()
+        return future
+
+    def wake(self, waiter: Any) -> None:
+        """Set a future's result, unless its task was cancelled."""
+        if not waiter.done():
+            waiter.set_result(None)
+
     def innermost(self) -> object:
         """Return the innermost cancel scope around the current code."""
         return self._states[self._current_task()].cancel_scope
@@ -163,6 +181,14 @@ class Trio:
         with suppress(RuntimeError):
             self._token.run_sync_soon(call)
 
+    def waiter(self) -> Awaitable[None]:
+        """Return an event that can be awaited."""
+        return _Event()
+
+    def wake(self, waiter: Any) -> None:
+        """Set an event."""
+        waiter.event.set()
+
     def innermost(self) -> object:
         """Return the status of the innermost cancel scope around the current code."""
         return self._current_task()._cancel_status
@@ -187,6 +213,18 @@ class Trio:
             lowlevel.enable_ki_protection(function)
         else:
             lowlevel.disable_ki_protection(function)
+
+
+class _Event:
+    """An event that is awaited without a method."""
+
+    __slots__ = ("event",)
+
+    def __init__(self) -> None:
+        self.event = anyio.Event()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self.event.wait().__await__()
 
 
 def running() -> EventLoop:

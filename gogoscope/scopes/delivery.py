@@ -4,19 +4,24 @@ At most ``limit`` items are out at a time: running, or finished and not delivere
 with the number of items, and a slow consumer slows the workers.
 
 ``_out`` are the items that are out and not delivered: all of them where the order counts, only
-the finished ones where it does not. ``room`` is how many more may be out. ``collecting`` tells that
-the consumer takes all results at the end: then finished items are not out any more, and nothing
-wakes it before. ``_changed`` wakes the consumer.
+the finished ones where it does not. ``room`` is how many more may be out. ``_waiting`` is what the
+consumer awaits; there may be several tasks that are the consumer together.
+
+A consumer may want all results at the end instead. Then finished items are not out any more, and
+nothing wakes it before. ``_collected`` holds what is there of each item: its task, and as soon as
+that has succeeded only the result, so that tasks do not pile up.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
-import anyio
-
-from gogoscope._core.context import slots_lent
+from gogoscope._core.context import slots_around, slots_lent
+from gogoscope._core.event_loop import EventLoop
+from gogoscope.scopes.results import Ok
 from gogoscope.scopes.task import Task
 
 Item = TypeVar("Item")
@@ -30,42 +35,57 @@ class Delivery(Generic[Item, T]):
     :param ordered: whether results are delivered in the order of the items
     """
 
-    __slots__ = ("_changed", "_limit", "_ordered", "_out", "collecting", "room")
+    __slots__ = ("_collected", "_half", "_loop", "_ordered", "_out", "_waiting", "room")
 
     def __init__(self, limit: int, *, ordered: bool) -> None:
-        self._limit = limit
+        self._half = (limit + 1) // 2
         self._ordered = ordered
         self._out: deque[tuple[Item, Task[T]]] = deque()
-        self._changed: anyio.Event | None = None
+        self._loop: EventLoop | None = None
+        self._waiting: list[Awaitable[None]] = []
         self.room = limit
-        self.collecting = False
+        self._collected: list[Ok[T] | Task[T]] | None = None
 
     @property
     def empty(self) -> bool:
         """Whether no item is out that could be delivered some time."""
-        return not self._out
+        return not (self._out or self._collected)
 
     @property
     def half_empty(self) -> bool:
-        """Whether there is room enough to let several workers go on at once."""
-        return self.room * 2 >= self._limit
+        """Whether there has just come room enough to let several workers go on at once."""
+        return self.room == self._half
 
-    def begin(self, item: Item, task: Task[T]) -> None:
-        """Note that an item is being run."""
+    def begin_in(self, loop: EventLoop) -> None:
+        """Note in which event loop the consumer waits."""
+        self._loop = loop
+
+    def collect(self) -> None:
+        """Note that the consumer wants all results at the end; nothing is out yet."""
+        self._collected = []
+
+    def begin(self, item: Item, task: Task[T]) -> int:
+        """Note that an item is being run; return its place."""
+        if self._collected is not None:
+            self._collected.append(task)
+            return len(self._collected) - 1
         if self._ordered:
             self._out.append((item, task))
+        return 0
 
-    def finish(self, item: Item, task: Task[T]) -> None:
+    def finish(self, place: int, item: Item, task: Task[T]) -> None:
         """Note that an item has been run, for a consumer that is still there."""
-        if self.collecting:
+        if self._collected is not None:
+            if isinstance(task._result, Ok):
+                self._collected[place] = task._result
             self.room += 1
             return
         if not self._ordered:
             self._out.append((item, task))
         elif self._out[0][1]._result is None:
             return
-        if self._changed is not None:
-            self._changed.set()
+        if self._waiting:
+            self.wake()
 
     def drop(self, task: Task[T]) -> None:
         """Do not deliver the result of a task."""
@@ -79,20 +99,32 @@ class Delivery(Generic[Item, T]):
         self.room += 1
         return out.popleft()
 
-    def take_all(self) -> list[tuple[Item, Task[T]]]:
-        """Take all that is out."""
-        taken = list(self._out)
+    def take_all(self) -> list[Ok[T] | Task[T]]:
+        """Take all that was collected, or is out."""
+        taken = self._collected or [task for _, task in self._out]
+        self._collected = None
         self._out.clear()
         return taken
 
     def wake(self) -> None:
         """Wake the consumer, for which something has changed."""
-        if self._changed is not None:
-            self._changed.set()
+        loop, waiting, self._waiting = self._loop, self._waiting, []
+        for waiter in waiting:
+            if loop is not None:
+                loop.wake(waiter)
 
     async def change(self) -> None:
-        """Wait until something changes, and lend the consumer's slot meanwhile."""
-        if self._changed is None or self._changed.is_set():
-            self._changed = anyio.Event()
-        async with slots_lent():
-            await self._changed.wait()
+        """Wait until something changes, and lend the consumer's slots meanwhile."""
+        assert self._loop is not None
+        waiter = self._loop.waiter()
+        self._waiting.append(waiter)
+        try:
+            if slots_around():
+                async with slots_lent():
+                    await waiter
+            else:
+                await waiter
+        except BaseException:
+            with suppress(ValueError):
+                self._waiting.remove(waiter)
+            raise

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 from gogoscope._core.cancellation import checkpoint
 from gogoscope._core.hints import explains
 from gogoscope.scopes.results import Err, Ok
-from gogoscope.scopes.task import Task
 from gogoscope.scopes.workers import Workers
 
 Item = TypeVar("Item")
@@ -25,23 +24,27 @@ R = TypeVar("R")
 class Loop(Generic[R]):
     """One loop over the results of a map. When it is left, what runs is cancelled."""
 
-    __slots__ = ("__weakref__", "_form", "_workers")
+    __slots__ = ("__weakref__", "_form", "_take", "_workers")
 
-    def __init__(self, workers: Workers[Any, Any], form: Callable[[Any, Task[Any]], R]) -> None:
+    def __init__(self, workers: Workers[Any, Any], form: Callable[[Any, Any], R]) -> None:
         self._workers = workers
+        self._take = workers.take
         self._form = form
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> R:
-        taken = self._workers.take() or await self._workers.next()
+        taken = self._take() or await self._workers.next()
         if taken is None:
             raise StopAsyncIteration
         item, task = taken
-        if task._interrupted:
-            await checkpoint()
-        return self._form(item, task)
+        result = task._result
+        if not isinstance(result, Ok):
+            if task._interrupted:
+                await checkpoint()
+            result = task._result_for_reader()
+        return self._form(item, result)
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
@@ -107,7 +110,7 @@ class Results(Generic[R]):
         self._used = True
 
     @staticmethod
-    def _result(item: Any, task: Task[Any]) -> Any:
+    def _result(item: Any, result: Any) -> Any:
         """Return what the consumer gets for an item."""
         raise NotImplementedError
 
@@ -133,13 +136,13 @@ class Mapped(Results[Ok[T] | Err], Generic[T]):
     async def _collect(self) -> list[Ok[T] | Err]:
         self._use()
         try:
-            return [task._result_for_reader() for _, task in await self._workers.take_all()]
+            return await self._workers.take_all()
         finally:
             self._workers._close()
 
     @staticmethod
-    def _result(item: Any, task: Task[T]) -> Ok[T] | Err:
-        return task._result_for_reader()
+    def _result(item: Any, result: Ok[T] | Err) -> Ok[T] | Err:
+        return result
 
 
 @explains(__iter__="is looped over with 'async for'")
@@ -154,8 +157,8 @@ class Completed(Results[tuple[Item, Ok[T] | Err]], Generic[Item, T]):
     _method = "s.as_completed"
 
     @staticmethod
-    def _result(item: Item, task: Task[T]) -> tuple[Item, Ok[T] | Err]:
-        return item, task._result_for_reader()
+    def _result(item: Item, result: Ok[T] | Err) -> tuple[Item, Ok[T] | Err]:
+        return item, result
 
     if not TYPE_CHECKING:
 

@@ -257,7 +257,7 @@ class Task(Outcome[T_co]):
                 home.emit(TaskStarted(home.name, self.name))
             call = self._call() if self._guard is None else self._guard(self)
             value = await (interruptible(call) if parent._runner.takes_interrupts else call)
-            self._settle(Ok(None, value))
+            self._conclude(Ok(None, value), None)
         except BaseException as raised:  # noqa: BLE001 - judged by what it is
             failed, goes_on = self._judge(raised)
             if failed is not None:
@@ -342,11 +342,9 @@ class Task(Outcome[T_co]):
         if self._ended is not None:
             self._ended.set()
 
-    def _settle(self, result: Ok[Any] | Err) -> None:
-        failed = result if isinstance(result, Err) else None
-        if failed is not None:
-            self._mark(failed._unread, sys._getframe(1))
-        self._conclude(result, failed)
+    def _settle(self, failed: Err) -> None:
+        self._mark(failed._unread, sys._getframe(1))
+        self._conclude(failed, failed)
 
     def _conclude(self, result: Ok[Any] | Err, failed: Err | None) -> None:
         """Set the result, and tell of it.

@@ -27,8 +27,6 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Itera
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-import anyio
-
 from gogoscope._core.callables import callable_name
 from gogoscope._core.cancellation import (
     cancelled_by_scope,
@@ -45,7 +43,7 @@ from gogoscope.scopes.block import Block
 from gogoscope.scopes.delivery import Delivery
 from gogoscope.scopes.outcome import let_interrupt_happen, mistake_of, raise_mistake
 from gogoscope.scopes.pipeline import SafetyNets
-from gogoscope.scopes.results import Err
+from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.runner import in_context
 from gogoscope.scopes.source import Container, Source, SourceFrame, Stepped, lie_ready
 from gogoscope.scopes.task import Task
@@ -99,7 +97,7 @@ class Workers(Generic[Item, T]):
         self._working = 0
         self._stepping = False
         self._coming = self._suspensions = 0
-        self._parked: list[anyio.Event] = []
+        self._parked: list[Awaitable[None]] = []
         self._closed = self._unwanted = self._cut = False
         self._failure: Exception | None = None
 
@@ -120,6 +118,7 @@ class Workers(Generic[Item, T]):
         works.offer(self)
         try:
             self._loop = running()
+            self._delivery.begin_in(self._loop)
             if lie_ready(self._items):
                 self._source = Container(cast("Iterable[Item]", self._items), self._delivery)
                 self._add_worker()
@@ -158,8 +157,8 @@ class Workers(Generic[Item, T]):
         self._cut = self._cut or not (self._idle and self._delivery.empty)
         self._block._works.taken(self)
         self._report_failure()
-        unwanted = {*self.running, *(task for _, task in self._delivery.take_all())}
-        for task in unwanted:
+        taken = [one for one in self._delivery.take_all() if isinstance(one, Task)]
+        for task in {*self.running, *taken}:
             task._note_cancel("its results were not wanted any more")
             task._detach(abandoned=True)
         self._stop()
@@ -183,9 +182,8 @@ class Workers(Generic[Item, T]):
 
     def take(self) -> tuple[Item, Task[T]] | None:
         """Take the next finished task and its item; return ``None`` if it is not ready."""
-        delivery = self._delivery
-        taken = delivery.take()
-        if taken is not None and delivery.half_empty:
+        taken = self._delivery.take()
+        if self._delivery.half_empty:
             self._more_hands()
         return taken
 
@@ -202,15 +200,15 @@ class Workers(Generic[Item, T]):
             await self._delivery.change()
         return taken
 
-    async def take_all(self) -> list[tuple[Item, Task[T]]]:
-        """Wait until every item has been run; none counts as undelivered."""
-        self._delivery.collecting = True
+    async def take_all(self) -> list[Ok[T] | Err]:
+        """Wait until every item has been run; return the results, in the order of the items."""
+        self._delivery.collect()
         while not self._idle:
             await self._delivery.change()
         await self._end()
         taken = self._delivery.take_all()
-        await let_interrupt_happen(*(task for _, task in taken))
-        return taken
+        await let_interrupt_happen(*(one for one in taken if isinstance(one, Task)))
+        return [one if isinstance(one, Ok) else one._result_for_reader() for one in taken]
 
     async def _end(self) -> None:
         """Raise what kept the source from being run to its end."""
@@ -253,7 +251,8 @@ class Workers(Generic[Item, T]):
 
     def _unpark(self) -> None:
         self._coming += 1
-        self._parked.pop().set()
+        assert self._loop is not None
+        self._loop.wake(self._parked.pop())
 
     def _launch(
         self,
@@ -363,12 +362,12 @@ class Workers(Generic[Item, T]):
                         return
                     await self._park()
                     continue
-                task = self._task(item)
+                task, place = self._begin(item)
                 suspensions = self._suspensions
                 try:
                     await in_context(*task._begin(), self._note_suspended)
                 finally:
-                    self._finish(item, task)
+                    self._finish(place, item, task)
                     item = task = None
                 if suspensions != self._suspensions and loop.own_cancellations():
                     return
@@ -378,36 +377,36 @@ class Workers(Generic[Item, T]):
         finally:
             del self, source, loop, item, task
 
-    def _task(self, item: Item) -> Task[T]:
-        """Return what runs the function on an item."""
+    def _begin(self, item: Item) -> tuple[Task[T], int]:
+        """Return what runs the function on an item, and the place of its result."""
         guard = None if self._nets is None else self._nets()
         task: Task[T] = Task(self._block, self._fn, (item,), self.name, guard, None)
         task._attach()
         task._context = self._context.copy()
         self.running[task] = None
-        self._delivery.begin(item, task)
-        return task
+        return task, self._delivery.begin(item, task)
 
     def _note_suspended(self) -> None:
         self._suspensions += 1
         self._more_hands()
 
-    def _finish(self, item: Item, task: Task[T]) -> None:
+    def _finish(self, place: int, item: Item, task: Task[T]) -> None:
         del self.running[task]
         self.finished += 1
         if mistake_of(task) is not None:  # all items are: it is the failure of the map
             self._delivery.drop(task)
             raise_mistake(task)
         if not self._closed:
-            self._delivery.finish(item, task)
+            self._delivery.finish(place, item, task)
         if self._stepping and self._source is not None:
             self._source.go_on()
 
     async def _park(self) -> None:
-        called = anyio.Event()
+        assert self._loop is not None
+        called = self._loop.waiter()
         self._parked.append(called)
         try:
-            await called.wait()
+            await called
         except BaseException:
             if called in self._parked:
                 self._parked.remove(called)
