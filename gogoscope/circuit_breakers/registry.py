@@ -201,11 +201,12 @@ def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
             here.circuits.clear()
             recent.clear()
         if circuit is not None:
+            recent.pop(circuit.policy, None)
             shared.snapshot.go_on_with(circuit.snapshot)
         observer = ProcessObserver()
         circuit = Circuit(policy, name, store, shared, _run_now, observer, lasting=True)
         here.circuits[name] = circuit
-    elif circuit.plain:
+    elif circuit.plain and len(recent) < REMEMBERED:
         recent[policy] = circuit
     circuit.catch_up()
     return circuit

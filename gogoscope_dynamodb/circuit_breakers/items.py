@@ -8,11 +8,10 @@ conditions of the write decide.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from gogoscope.exceptions import ThrottledError
-from gogoscope.persistence import DEFAULT_OPEN_MS, CircuitBreakerState, circuit_rules
+from gogoscope.persistence import DEFAULT_OPEN_MS, CircuitBreakerState, circuit_rules, process_name
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.capability import Capability, Settings
 from gogoscope_dynamodb.circuit_breakers import updates
@@ -31,7 +30,7 @@ class CircuitItems(Capability):
 
     def __init__(self, table: Table, settings: Settings) -> None:
         super().__init__(table, settings)
-        self._reporter = os.urandom(8).hex()
+        self._reporter = process_name()
         self._turns = Turns(self._now_ms)
         self._last_seen: dict[str, State] = {}
 

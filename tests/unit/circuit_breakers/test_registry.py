@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, CircuitOpenError, open_persistence, scope
-from gogoscope.circuit_breakers.registry import Circuits, here
+from gogoscope.circuit_breakers.registry import Circuits, here, recent
 from gogoscope.exceptions import StoreConnectionError
 from gogoscope.persistence import CircuitBreakerState, FailureReport
 from gogoscope.stores import MemoryStore
@@ -107,6 +107,7 @@ async def broken() -> None:
 @pytest.mark.anyio
 async def test_breakers_that_are_written_where_they_are_used_keep_one_circuit() -> None:
     here.circuits.clear()
+    recent.clear()
     async with scope(persistence=MemoryStore()) as s:
         for _ in range(200):
             inline = CircuitBreaker("inline", record=lambda error: True)
@@ -116,7 +117,11 @@ async def test_breakers_that_are_written_where_they_are_used_keep_one_circuit() 
     for _ in range(200):
         assert await CircuitBreaker("inline outside").call(fine) == 1
         assert await CircuitBreaker().call(fine) == 1
+        several = CircuitBreaker("inline outside")
+        for _ in range(3):
+            assert await several.call(fine) == 1
     assert len(here.circuits) == 2
+    assert len(recent) <= 2
     gc.collect()
     alive = [kept for kept in gc.get_objects() if isinstance(kept, CircuitBreaker)]
     assert sum(policy.name in ("inline", "inline outside") for policy in alive) <= 2
