@@ -131,6 +131,11 @@ class Combinators(Lifecycle):
         ``await`` returns all results as a list, ``async for`` yields one after the other as they
         come. Nothing starts before. Leaving the loop early cancels what runs.
 
+        One task steps ``items`` and closes it at the end (a generator, or an iterator with
+        ``aclose``), so it may hold scopes, timeouts and locks from one item to the next. What it
+        raises is raised here, after the results of the items before. Each item, and ``items``, has
+        a copy of the context variables with which this was called.
+
         :param fn: an async function of one item
         :param items: any iterable or async iterable, taken from only as far as needed
         :param limit: how many items may run, or wait to be delivered, at a time; 100 if left out
