@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from gogoscope.events import Event, notify, subscribers
+from gogoscope.events import Event, OnEvent, notify, subscribers
 
 S = TypeVar("S", bound="Service")
 
@@ -66,6 +66,9 @@ class Service(Protocol):
 
 class Home(Observer, Protocol):
     """A scope, as its capabilities know it."""
+
+    on_event: OnEvent | None
+    """What is called with its events."""
 
     @property
     def spawn(self) -> Spawn:

@@ -28,6 +28,10 @@ class EventLoop(Protocol):
 
     takes_interrupts: bool
     """Whether :meth:`protect` has an effect."""
+    identify: Callable[[], object]
+    """Returns the identity of the event loop that runs the calling code, ``None`` without one."""
+    identity: Any
+    """What ``identify`` returns in this one."""
 
     def is_here(self) -> bool:
         """Return whether this loop runs the calling code."""
@@ -60,8 +64,10 @@ class EventLoop(Protocol):
         """Return what stands for the innermost cancel scope around the current code."""
         ...
 
-    def is_inside(self, scope: object) -> bool:
-        """Return whether cancelling a scope reaches the current code: no shield is between.
+    def cancellations_inside(self, scope: object) -> int:
+        """Return :meth:`own_cancellations`, but -1 unless cancelling a scope reaches this code.
+
+        It does so if no shield is between.
 
         :param scope: what :meth:`innermost` returned inside of it
         """
@@ -85,19 +91,23 @@ class Asyncio:
     __slots__ = (
         "_context",
         "_current_task",
-        "_loop",
-        "_running_loop",
+        "_host",
+        "_host_state",
         "_states",
+        "identify",
+        "identity",
         "takes_interrupts",
     )
 
     def __init__(self) -> None:
         self.takes_interrupts = False
         asyncio = sys.modules["asyncio"]
-        self._running_loop: Callable[[], Any] = asyncio._get_running_loop
-        self._current_task: Callable[[], Any] = asyncio.current_task
+        self.identify: Callable[[], Any] = asyncio._get_running_loop
+        self.identity = self.identify()
+        self._current_task = _current_task_of(self.identity)
         self._states: Any = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
-        self._loop = self._running_loop()
+        self._host: Any = None
+        self._host_state: Any = None
         # Outside of any task, anyio knows by a context variable alone what it runs on.
         self._context = Context()
         if "sniffio" in sys.modules:
@@ -106,21 +116,21 @@ class Asyncio:
 
     def is_here(self) -> bool:
         """Return whether this loop runs the calling code."""
-        return self._running_loop() is self._loop
+        return self.identify() is self.identity
 
     def call_soon(self, call: Callable[[], object]) -> bool:
         """Call a function in the next turn of the loop."""
-        self._loop.call_soon(call, context=self._context)
+        self.identity.call_soon(call, context=self._context)
         return True
 
     def call_from_anywhere(self, call: Callable[[], object]) -> None:
         """Call a function in the loop, soon, unless the loop has ended."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(call)
+            self.identity.call_soon_threadsafe(call)
 
     def waiter(self) -> Awaitable[None]:
         """Return a future."""
-        future: Awaitable[None] = self._loop.create_future()
+        future: Awaitable[None] = self.identity.create_future()
         return future
 
     def wake(self, waiter: Any) -> None:
@@ -130,19 +140,23 @@ class Asyncio:
 
     def innermost(self) -> object:
         """Return the innermost cancel scope around the current code."""
-        return self._states[self._current_task()].cancel_scope
+        self._host = self._current_task()
+        self._host_state = self._states[self._host]
+        return self._host_state.cancel_scope
 
-    def is_inside(self, scope: object) -> bool:
-        """Return whether cancelling a scope reaches the current code."""
-        state = self._states.get(self._current_task())
+    def cancellations_inside(self, scope: object) -> int:
+        """Return :meth:`own_cancellations`, but -1 unless cancelling a scope reaches this code."""
+        task = self._current_task()
+        state = self._host_state if task is self._host else self._states.get(task)
         if state is None:
-            return False  # a task that anyio does not know
+            return -1  # a task that anyio does not know
         inner = state.cancel_scope
         while inner is not scope:
             if inner is None or inner._shield:
-                return False
+                return -1
             inner = inner._parent_scope
-        return True
+        cancellations: int = task.cancelling()
+        return cancellations
 
     def own_cancellations(self) -> int:
         """Return how often the current task was cancelled by ``Task.cancel()``."""
@@ -156,21 +170,25 @@ class Asyncio:
 class Trio:
     """A run of trio."""
 
-    __slots__ = ("_current_task", "_current_token", "_token", "takes_interrupts")
+    __slots__ = ("_current_task", "_current_token", "identify", "identity", "takes_interrupts")
 
     def __init__(self) -> None:
         self.takes_interrupts = True
         lowlevel = sys.modules["trio"].lowlevel
         self._current_task: Callable[[], Any] = lowlevel.current_task
         self._current_token: Callable[[], Any] = lowlevel.current_trio_token
-        self._token = self._current_token()
+        self.identity = self._current_token()
+        self.identify: Callable[[], object] = self._token
 
     def is_here(self) -> bool:
         """Return whether this run of trio runs the calling code."""
+        return self.identify() is self.identity
+
+    def _token(self) -> object:
         try:
-            return self._current_token() is self._token
-        except RuntimeError:  # there is none
-            return False
+            return self._current_token()
+        except RuntimeError:  # nothing runs here
+            return None
 
     def call_soon(self, call: Callable[[], object]) -> bool:
         """Return ``False``: trio has only what other threads use, which costs more than a task."""
@@ -179,7 +197,7 @@ class Trio:
     def call_from_anywhere(self, call: Callable[[], object]) -> None:
         """Call a function in the run, soon, unless it has ended."""
         with suppress(RuntimeError):
-            self._token.run_sync_soon(call)
+            self.identity.run_sync_soon(call)
 
     def waiter(self) -> Awaitable[None]:
         """Return an event that can be awaited."""
@@ -193,14 +211,14 @@ class Trio:
         """Return the status of the innermost cancel scope around the current code."""
         return self._current_task()._cancel_status
 
-    def is_inside(self, scope: object) -> bool:
-        """Return whether cancelling a scope reaches the current code."""
+    def cancellations_inside(self, scope: object) -> int:
+        """Return 0, but -1 unless cancelling a scope reaches this code."""
         inner = self._current_task()._cancel_status
         while inner is not scope:
             if inner is None or inner._scope.shield:
-                return False
+                return -1
             inner = inner._parent
-        return True
+        return 0
 
     def own_cancellations(self) -> int:
         """Return 0: trio cancels by cancel scopes only."""
@@ -227,13 +245,26 @@ class _Event:
         return self.event.wait().__await__()
 
 
+def _current_task_of(loop: Any) -> Callable[[], Any]:
+    """Return what returns the current task of an asyncio event loop that runs.
+
+    Up to Python 3.11 its own function is not compiled, but looks into this dictionary.
+    """
+    asyncio = sys.modules["asyncio"]
+    tasks = getattr(asyncio.tasks, "_current_tasks", None)
+    if sys.version_info < (3, 12) and isinstance(tasks, dict):
+        return functools.partial(tasks.get, loop)
+    current_task: Callable[[], Any] = asyncio.current_task
+    return current_task
+
+
 def running() -> EventLoop:
     """Return the event loop that runs the calling code."""
     return Asyncio() if on_asyncio() else Trio()
 
 
 def mark(loop: EventLoop) -> object | None:
-    """Return what :meth:`EventLoop.is_inside` takes, for the innermost cancel scope.
+    """Return what :meth:`EventLoop.cancellations_inside` takes, for the innermost cancel scope.
 
     :returns: ``None`` if the loop cannot tell what is inside
     """
@@ -248,9 +279,9 @@ def _tells_shields(kind: Callable[[], EventLoop]) -> bool:
         with anyio.CancelScope():  # noqa: ASYNC100 - entered to be seen
             scope = loop.innermost()
             with anyio.CancelScope() as inner:  # noqa: ASYNC100 - likewise
-                reached = loop.is_inside(scope)
+                reached = loop.cancellations_inside(scope) >= 0
                 inner.shield = True
-                shielded = not loop.is_inside(scope)
+                shielded = loop.cancellations_inside(scope) < 0
     except (AttributeError, LookupError, TypeError):
         return False
     return reached and shielded

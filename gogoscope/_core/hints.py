@@ -7,7 +7,7 @@ to write with :func:`explains`, out of the sight of type checkers, which find th
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, TypeVar
 
 C = TypeVar("C", bound=type)
@@ -29,8 +29,10 @@ def explains(*, attributes: Mapping[str, str] | None = None, **methods: str) -> 
     def decorate(explained: C) -> C:
         for name, end in methods.items():
             setattr(explained, name, _refusing(end))
+        for name, end in ends.items():
+            setattr(explained, name, _Lacking(name, end))
         if ends:
-            setattr(explained, "__getattr__", _lacking(ends))  # noqa: B010 - checkers must not see it
+            setattr(explained, "__dir__", _without(ends))  # noqa: B010 - checkers must not see it
         return explained
 
     return decorate
@@ -43,14 +45,34 @@ def _refusing(end: str) -> Callable[..., Any]:
     return refuse
 
 
-def _lacking(ends: Mapping[str, str]) -> Callable[[object, str], Any]:
-    def lack(self: object, name: str) -> Any:
-        if name in ends:
-            raise AttributeError(f"{self!r} has no {name!r}; {ends[name]}", name=name, obj=self)
-        kind = type(self).__name__
-        raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=self)
+class _Lacking:
+    """An attribute that objects lack.
 
-    return lack
+    A ``__getattr__`` would do, but makes every access to any attribute several times as slow.
+    """
+
+    __slots__ = ("_end", "_name")
+
+    def __init__(self, name: str, end: str) -> None:
+        self._name = name
+        self._end = end
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        """Raise the error.
+
+        :raises AttributeError: always
+        """
+        shown = f"{owner.__name__!r}" if instance is None else f"{instance!r}"
+        raise AttributeError(
+            f"{shown} has no {self._name!r}; {self._end}", name=self._name, obj=instance
+        )
+
+
+def _without(names: Container[str]) -> Callable[[object], list[str]]:
+    def names_of(self: object) -> list[str]:
+        return [name for name in object.__dir__(self) if name not in names]
+
+    return names_of
 
 
 def as_one_class(shown: C) -> C:

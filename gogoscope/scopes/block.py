@@ -3,17 +3,18 @@
 Everything that runs in the block is work: tasks, the workers of maps, and the blocks of scopes
 inside, wherever they were opened. :mod:`gogoscope.scopes.lifecycle` tells how it begins and ends.
 
-``_works`` is all that runs. ``_cancelling`` tells that the scope cancels it, ``_why`` for what
-reason; ``_fatal`` is what the block is to raise, ``_timed_out`` tells that its time is
-over. ``_host`` is the id of the task that the block was opened in; ``_in_body`` tells that its body
-runs, ``_body_cancelled`` that the body itself was cancelled. ``_around`` is the block of the scope
-that this one is a child of, ``_apart`` tells that its cancel scope does not reach this one;
-``_outer`` is the frame in which this one was opened.
+``_works`` is all that runs, ``_blocks`` are the blocks among it. ``_cancelling`` tells that the
+scope cancels it, ``_why`` for what reason; ``_fatal`` is what the block is to raise, ``_timed_out``
+tells that its time is over. ``_host`` is the id of the task that the block was opened in;
+``_in_body`` tells that its body runs, ``_body_cancelled`` that the body itself was cancelled.
+``_around`` is the block of the scope that this one is a child of, ``_apart`` tells that its cancel
+scope does not reach this one; ``_outer`` is the frame in which this one was opened.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -81,6 +82,7 @@ class Block:
         self.cancel_reason: str | None = None
         self._unhandled = Unhandled()
         self._works = Works()
+        self._blocks: set[Block] = set()
         self._inside: set[Frame] = set()
         self._outer: Frame | None = None
         self._began = math.nan
@@ -97,6 +99,8 @@ class Block:
         self._apart = False
 
     _runner: Runner
+    _identify: Callable[[], object]
+    _identity: object
     _slot: Slot | None = None
     _bounded_by: Slots | None = None
 
@@ -164,9 +168,8 @@ class Block:
             if self._in_body and body:
                 self._body_cancelled = True
                 self._cancel_scope.cancel(why)
-                for work in list(self._works):
-                    if isinstance(work, Block):
-                        work._stop()
+                for block in list(self._blocks):
+                    block._stop()
             else:  # the body that stops its scope, or closes resources, goes on
                 self._works.stop()
             self._runner.drop()
@@ -186,13 +189,16 @@ class Block:
             return task
         task._context = copy_context()
         task._queued = True
+        runner = self._runner
+        runner.queue.append(task)
         self._works.add(task)
-        try:
-            self._runner.add(task)
-        except BaseException:
-            task._queued = False
-            self._works.ended(task)
-            raise
+        if not runner.served:
+            try:
+                runner.serve(task)
+            except BaseException:
+                runner.queue.pop()
+                self._works.discard(task)
+                raise
         return task
 
     def _stop(self) -> None:

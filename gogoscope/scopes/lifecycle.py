@@ -42,8 +42,9 @@ from gogoscope.events import ScopeEnded, ScopeStarted
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.scopes.block import FROM_OUTSIDE, Block
 from gogoscope.scopes.leaving import Leaving, verdict
-from gogoscope.scopes.runner import Runner, Worker, in_context
-from gogoscope.scopes.task import Task, interruptible
+from gogoscope.scopes.runner import Runner, Worker
+from gogoscope.scopes.running import interruptible
+from gogoscope.scopes.task import Task
 
 T = TypeVar("T")
 
@@ -90,6 +91,7 @@ class Lifecycle(Block):
         self._cancel_scope.__enter__()
         group = anyio.create_task_group()
         self._group = await group.__aenter__()
+        self._identify, self._identity = loop.identify, loop.identity
         self._runner = Runner(group, loop, inline=self._inline)
         home.start(group, loop)
         self._began = time.monotonic()
@@ -102,6 +104,7 @@ class Lifecycle(Block):
         current.set(self)
         if around is not None:
             around._works.add(self)
+            around._blocks.add(self)
             self._apart = not around._runner.reaches()
             if around._cancelling:
                 self._stop()
@@ -147,8 +150,8 @@ class Lifecycle(Block):
                 "close it in one task: in an 'async with' of its own, or in one fixture or exit "
                 "stack that a single task runs"
             )
-        for work in self._works:
-            if isinstance(work, Block) and work._host == self._host:
+        for work in self._blocks:
+            if work._host == self._host:
                 raise RuntimeError(
                     f"the block of {work!r}, inside {self!r}, is still open; leave blocks in "
                     "the reverse order of entering them"
@@ -177,6 +180,7 @@ class Lifecycle(Block):
             leaving.exception = await pending_cancellation()
         await leaving.take(self._home.close)
         if self._around is not None:
+            self._around._blocks.discard(self)
             self._around._works.ended(self)
         return self._decide(leaving)
 
@@ -280,9 +284,9 @@ def _protect(kind: Callable[[], EventLoop]) -> None:
         Lifecycle.__aenter__,
         Lifecycle.__aexit__,
         Task.__await__,
-        Task._run,
+        Task._first_step,
+        Task._go_on,
         Worker.run,
-        in_context,
     ):
         loop.protect(function, protected=True)
     loop.protect(interruptible, protected=False)

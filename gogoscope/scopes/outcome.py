@@ -26,6 +26,7 @@ from gogoscope.events import OnError
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.runner import Runner
+from gogoscope.scopes.works import Works
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -36,6 +37,8 @@ class Parent(Frame, Protocol):
     _cancelling: bool
     _runner: Runner
     """What runs its tasks, while its block is open."""
+    _works: Works
+    """What runs in its block."""
 
     @property
     def _slots(self) -> Slots | None:
@@ -59,8 +62,8 @@ class Parent(Frame, Protocol):
 class Outcome(Generic[T_co]):
     """A result to come; ``await`` it.
 
-    :param parent: the scope that it belongs to
-    :param on_error: is called with an error that nobody awaits
+    ``_parent`` is the scope that it belongs to, ``_on_error`` is called with an error that nobody
+    reads.
     """
 
     __slots__ = (
@@ -76,16 +79,15 @@ class Outcome(Generic[T_co]):
         "_watcher",
     )
 
-    def __init__(self, parent: Parent, on_error: OnError | None) -> None:
-        self._parent = parent
-        self._on_error = on_error
-        self._result: Ok[T_co] | Err | None = None
-        self._began: float | None = None
-        self._awaiters = 0
-        self._ended: anyio.Event | None = None
-        self._interrupted = False
-        self._was_cancelled = False
-        self._watcher: Callable[[], object] | None = None
+    _parent: Parent
+    _on_error: OnError | None
+    _result: Ok[T_co] | Err | None
+    _began: float | None
+    _awaiters: int
+    _ended: anyio.Event | None
+    _interrupted: bool
+    _was_cancelled: bool
+    _watcher: Callable[[], object] | None
 
     @property
     def name(self) -> str:
@@ -168,7 +170,7 @@ class Outcome(Generic[T_co]):
         """
         result = self._result
         assert result is not None
-        if isinstance(result, Err):
+        if type(result) is not Ok:
             raise_mistake(self)
         return result
 

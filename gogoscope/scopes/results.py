@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
 
 from gogoscope._core.errors import Origin
@@ -50,6 +51,9 @@ class Ok(NamedTuple, Generic[T]):
         """Return the value."""
         return self.value
 
+
+ok: Callable[[tuple[None, Any]], Ok[Any]] = partial(tuple.__new__, Ok)
+"""Make the result of a success, several times as fast as a call of its class."""
 
 if TYPE_CHECKING:
 

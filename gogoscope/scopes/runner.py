@@ -12,10 +12,10 @@ A task costs little if it needs no task of the event loop. So
 3. ``inline=False`` gives each task a worker of its own, for functions that register the current
    task of the event loop.
 
-``_queue`` are the tasks that have not begun; those that were cancelled meanwhile are skipped.
-``_asked`` tells that the event loop is asked to start a worker, ``_coming`` are the workers that
-were started and have not looked at the queue yet: while there is either, nothing in the queue is
-forgotten. ``_unbroken`` counts the tasks that ran
+``queue`` are the tasks that have not begun; those that were cancelled meanwhile are skipped.
+``_coming`` are the workers that were started and have not looked at the queue yet. ``served`` tells
+that there is one, or that the event loop is asked to start one: while it is true, nothing in the
+queue is forgotten. ``_unbroken`` counts the tasks that ran
 inside their awaiters since a worker took one, as other tasks of the event loop need their turn.
 """
 
@@ -24,8 +24,7 @@ from __future__ import annotations
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from contextvars import Context
+from collections.abc import Awaitable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gogoscope._core.cancellation import (
@@ -34,6 +33,7 @@ from gogoscope._core.cancellation import (
     never_began,
     says_cancelled,
 )
+from gogoscope._core.context import current
 from gogoscope._core.event_loop import EventLoop, mark
 
 if TYPE_CHECKING:
@@ -42,10 +42,28 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ENDED: object = types.SimpleNamespace()
+"""What a step of a task returns that was the last one."""
+
 TURN = 128
 """How many tasks that never suspend run in one turn of the event loop."""
 DEEPEST = 40
 """How many tasks may run inside each other, before the interpreter's stack is in danger."""
+
+
+class Guard(Protocol):
+    """What surrounds one run of a task: its safety nets."""
+
+    runs_inside: bool
+    """Whether a task that it surrounds may run inside its awaiter."""
+
+    async def __call__(self, task: Any, /) -> Any:
+        """Run the function of a task and return its value, or raise its error."""
+        ...
+
+    def never_run(self) -> None:
+        """Note that the task ends without its function being called."""
+        ...
 
 
 class Runs(Protocol):
@@ -61,11 +79,21 @@ class Runs(Protocol):
         """What it is called, for people."""
         ...
 
-    @property
-    def _cancel_requested(self) -> bool: ...
+    _guard: Guard | None
+    """What surrounds its function."""
+    _depth: int
+    """How many tasks it runs inside of."""
+    _before: int
+    """How often asyncio itself had cancelled its awaiter before."""
+    _cancel_requested: bool
+    """Whether it was cancelled."""
 
-    def _begin(self) -> tuple[Context, Coroutine[Any, Any, None]]:
-        """Leave the queue; return what runs it, and the context to run it in."""
+    def _first_step(self) -> object:
+        """Run to where it suspends first; return what it awaits there, or ``ENDED``."""
+        ...
+
+    def _go_on(self, awaited: object) -> Awaitable[None]:
+        """Run from there to the end."""
         ...
 
     def _never_run(self) -> None:
@@ -84,55 +112,68 @@ class Runner:
     :param inline: whether tasks may run inside their awaiters, and share workers
     """
 
-    __slots__ = ("_asked", "_coming", "_group", "_inline", "_loop", "_queue", "_scope", "_unbroken")
+    __slots__ = (
+        "_coming",
+        "_group",
+        "_inline",
+        "_loop",
+        "_scope",
+        "_unbroken",
+        "own_cancellations",
+        "queue",
+        "served",
+        "takes_interrupts",
+    )
 
     def __init__(self, group: TaskGroup, loop: EventLoop, *, inline: bool) -> None:
         self._group = group
         self._loop = loop
+        self.takes_interrupts = loop.takes_interrupts
+        self.own_cancellations = loop.own_cancellations
         self._inline = inline
         self._scope = mark(loop)
-        self._queue: deque[Runs] = deque()
-        self._asked = False
+        self.queue: deque[Runs] = deque()
+        self.served = False
         self._coming: set[Worker] = set()
         self._unbroken = 0
 
-    def add(self, task: Runs) -> None:
-        """Run a task from the next checkpoint on."""
-        self._queue.append(task)
-        try:
-            if not self._inline:
-                self._add_worker(task.name)
-            elif not (self._asked or self._coming):
-                self._ask_for_worker()
-        except BaseException:
-            self._queue.pop()
-            raise
+    def serve(self, task: Runs) -> None:
+        """See to it that a worker takes a task that was put in the queue."""
+        if not self._inline:
+            self._add_worker(task.name)
+        elif self._loop.call_soon(self._start_worker):
+            self.served = True
+        else:
+            self._add_worker("worker")
 
-    def admits(self, task: Runs, depth: int) -> bool:
-        """Return whether a task in the queue that only its awaiter knows may run inside of it.
-
-        :param depth: how many tasks it would run inside of
-        """
-        if not self._inline or self._queue[0] is not task or depth > DEEPEST:
+    def admit(self, task: Runs) -> bool:
+        """Take a task that only its awaiter knows from the queue, if it may run inside of it."""
+        waiter = frame = current.get()
+        scope, queue = self._scope, self.queue
+        if scope is None or not self._inline or waiter is None or queue[0] is not task:
             return False
-        if self._unbroken >= TURN:
-            self._unbroken = 0
+        while frame is not None:
+            if frame._slot is not None:
+                return False  # it is lent while the awaiter waits
+            frame = frame._outer
+        if waiter._depth >= DEEPEST or not (task._guard is None or task._guard.runs_inside):
             return False
         self._unbroken += 1
-        return self.reaches()
+        if self._unbroken > TURN:
+            self._unbroken = 0
+            return False
+        before = self._loop.cancellations_inside(scope)
+        if before < 0:
+            return False
+        queue.popleft()
+        task._queued = False
+        task._depth = waiter._depth + 1
+        task._before = before
+        return True
 
     def reaches(self) -> bool:
         """Return whether it is certain that cancelling the block reaches the current code."""
-        return self._scope is not None and self._loop.is_inside(self._scope)
-
-    @property
-    def takes_interrupts(self) -> bool:
-        """Whether a Ctrl-C is kept out of the code that runs tasks."""
-        return self._loop.takes_interrupts
-
-    def own_cancellations(self) -> int:
-        """Return how often the current task was cancelled by asyncio's own means."""
-        return self._loop.own_cancellations()
+        return self._scope is not None and self._loop.cancellations_inside(self._scope) >= 0
 
     def drop(self) -> None:
         """End the tasks that have not begun."""
@@ -141,7 +182,7 @@ class Runner:
 
     def next(self) -> Runs | None:
         """Take the first task that was not cancelled from the queue."""
-        queue = self._queue
+        queue = self.queue
         while queue:
             task = queue.popleft()
             if task._queued:
@@ -149,19 +190,13 @@ class Runner:
                 return task
         return None
 
-    def _ask_for_worker(self) -> None:
-        """Start a worker, unless the queue is empty when the loop has its next turn."""
-        self._asked = self._loop.call_soon(self._start_worker)
-        if not self._asked:
-            self._add_worker("worker")
-
     def _start_worker(self) -> None:
-        self._asked = False
+        self.served = False
         self.spread(1)
 
     def spread(self, most: int) -> None:
         """Start workers for what waits in the queue; fail the queue if that is impossible."""
-        queue = self._queue
+        queue = self.queue
         while queue and not queue[0]._queued:
             queue.popleft()
         try:
@@ -180,10 +215,12 @@ class Runner:
             coroutine.close()
             raise
         self._coming.add(worker)
+        self.served = self._inline
 
     def arrived(self, worker: Worker) -> None:
         """Note that a worker looks at the queue."""
         self._coming.discard(worker)
+        self.served = self._inline and bool(self._coming)
         self._unbroken = 0
 
     def _end_unless_begun(self) -> None:
@@ -199,100 +236,48 @@ class Worker:
     :param alone: whether it runs one task only
     """
 
-    __slots__ = ("_alone", "_runner", "_suspended", "handle")
+    __slots__ = ("_alone", "_runner", "handle")
 
     def __init__(self, runner: Runner, *, alone: bool) -> None:
         self._runner = runner
         self._alone = alone
-        self._suspended = False
         self.handle: TaskHandle[None] | None = None
 
     async def run(self) -> None:
         """Run tasks from the queue."""
-        runner = self._runner
+        runner, handle = self._runner, self.handle
         runner.arrived(self)
-        left = TURN
+        queue, left = runner.queue, TURN
+        task: Runs | None = None
         try:
-            while (task := runner.next()) is not None and await self._completes(task):
+            while queue:
+                task = queue.popleft()
+                if not task._queued:
+                    continue  # it was cancelled
+                task._queued = False
+                task._handle = handle
+                awaited = task._first_step()
+                if awaited is not ENDED:
+                    if not self._alone:
+                        runner.spread(2)  # which doubles the workers in each turn of the loop
+                    await task._go_on(awaited)
+                    return
+                task._handle = None
+                if self._alone or task._cancel_requested:
+                    return
                 left -= 1
                 if left == 0:
                     left = TURN
                     await checkpoint()
-        finally:
-            runner.spread(1)
-
-    async def _completes(self, task: Runs) -> bool:
-        """Run a task; return whether this worker is as good as new."""
-        task._handle = self.handle
-        context, coroutine = task._begin()
-        try:
-            await in_context(context, coroutine, self._on_suspension)
         except BaseException as raised:
-            if says_cancelled(raised) and not cancelled_by_scope():
-                return False  # it concerns the task, which has its result, and this worker
-            raise
-        finally:
-            task._handle = None
-        return not (self._suspended or self._alone or task._cancel_requested)
-
-    def _on_suspension(self) -> None:
-        self._suspended = True
-        if not self._alone:
-            self._runner.spread(2)  # which doubles the workers in each turn of the event loop
-
-
-class Watcher(Protocol):
-    """Watches a coroutine from suspension to suspension."""
-
-    def _note_suspended(self) -> None:
-        """Note that it suspends."""
-        ...
-
-    def _note_thrown(self, raised: BaseException) -> None:
-        """Note that it goes on with an exception."""
-        ...
-
-
-@types.coroutine
-def in_context(
-    context: Context,
-    coroutine: Coroutine[Any, Any, T],
-    on_suspension: Callable[[], object] | None = None,
-    watcher: Watcher | None = None,
-) -> Generator[Any, Any, T]:
-    """Await a coroutine whose steps run in a context of their own.
-
-    :param on_suspension: called when it suspends for the first time
-    :param watcher: is told each time that it suspends
-    """
-    run = context.run
-    step: Callable[[Any], Any] = coroutine.send
-    value: Any = None
-    try:
-        while True:
-            try:
-                awaited = run(step, value)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            if on_suspension is not None:
-                on_suspension()
-                on_suspension = None
-            if watcher is not None:
-                watcher._note_suspended()
-            try:
-                value = yield awaited
-            except GeneratorExit:
-                coroutine.close()
+            if not says_cancelled(raised) or cancelled_by_scope():
                 raise
-            except BaseException as raised:  # noqa: BLE001 - thrown into the coroutine
-                step, value = coroutine.throw, raised
-                if watcher is not None:
-                    watcher._note_thrown(raised)
-            else:
-                step = coroutine.send
-    finally:
-        del coroutine, run, step, value, on_suspension, watcher
+            # Else it concerns the task, which has its result, and this worker.
+        finally:
+            if task is not None:
+                task._handle = None
+            runner.spread(1)
+            del self, runner, queue, handle, task
 
 
 class _Probe:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
+from inspect import CO_COROUTINE
+from types import FunctionType
 from typing import TYPE_CHECKING, Literal, TypeVar, TypeVarTuple
 
 from gogoscope._core.arguments import check_name, check_observer
@@ -105,16 +107,21 @@ class Scope(Combinators):
         :raises ScopeClosedError: outside the scope's block
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
-        self._check_open()
-        fn = async_function(fn, "s.task({}, *args)")
+        if self._group is None or self._identify() is not self._identity:
+            self._check_open()
+        if type(fn) is not FunctionType or not fn.__code__.co_flags & CO_COROUTINE:
+            fn = async_function(fn, "s.task({}, *args)")
+        if timeout is retry is circuit_breaker is None and priority == 0:
+            nets = self._own_nets[0] if self._own_nets else self._safety_nets()
+        else:
+            nets = self._safety_nets(TaskOptions(timeout, retry, circuit_breaker, priority))
+        if name is None and on_error is None and dedupe is None:  # as most tasks are
+            guard = None if nets is None or self._cancelling else nets()
+            return self._start(Task(self, fn, args, None, guard, None))
         if name is not None:
             check_name(name)
         if on_error is not None:
             check_observer("on_error", on_error)
-        if timeout is None and retry is None and circuit_breaker is None and priority == 0:
-            nets = self._own_nets[0] if self._own_nets else self._safety_nets()
-        else:
-            nets = self._safety_nets(TaskOptions(timeout, retry, circuit_breaker, priority))
         if dedupe is not None and not self._cancelling:
             joined = self._dedupe.join(dedupe, name, on_error)
             if joined is not None:

@@ -44,7 +44,7 @@ from gogoscope.scopes.delivery import Delivery
 from gogoscope.scopes.outcome import let_interrupt_happen, mistake_of, raise_mistake
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err, Ok
-from gogoscope.scopes.runner import in_context
+from gogoscope.scopes.runner import ENDED
 from gogoscope.scopes.source import Container, Source, SourceFrame, Stepped, lie_ready
 from gogoscope.scopes.task import Task
 
@@ -340,7 +340,7 @@ class Workers(Generic[Item, T]):
             self._report_failure()
         if self._idle:
             self._delivery.wake()
-            self._block._works.ended(self)
+            self._block._works.map_ended(self)
         elif self._cut or (source is not None and source.exhausted and not source.any):
             while self._parked:
                 self._unpark()
@@ -351,6 +351,7 @@ class Workers(Generic[Item, T]):
         assert source is not None
         assert loop is not None
         item: Any = None
+        awaited: object = None
         task: Task[T] | None = None
         turn = 0
         try:
@@ -365,7 +366,10 @@ class Workers(Generic[Item, T]):
                 task, place = self._begin(item)
                 suspensions = self._suspensions
                 try:
-                    await in_context(*task._begin(), self._note_suspended)
+                    awaited = task._first_step()
+                    if awaited is not ENDED:
+                        self._note_suspended()
+                        await task._go_on(awaited)
                 finally:
                     self._finish(place, item, task)
                     item = task = None
@@ -375,7 +379,7 @@ class Workers(Generic[Item, T]):
                 if turn % ITEMS_PER_CHECKPOINT == 0:
                     await checkpoint()
         finally:
-            del self, source, loop, item, task
+            del self, source, loop, item, task, awaited
 
     def _begin(self, item: Item) -> tuple[Task[T], int]:
         """Return what runs the function on an item, and the place of its result."""

@@ -3,7 +3,9 @@
 ``_all`` is all that runs. ``_offers`` is work whose results somebody has yet to take: it may have
 ended by itself, or may end only when they are taken; ``_maps`` are those that run, wanted or not.
 ``_stopping`` is the work in which somebody stops the block, and which cannot end before that does.
-``_idle`` wakes those who wait until nothing else runs: the block's end, and who stops it.
+``_idle`` wakes those who wait until nothing else runs: the block's end, and who stops it;
+``awaited`` tells that somebody may wait. ``add`` and ``discard`` note the beginning and the end of
+work: methods of the set itself, since they are called for each task.
 """
 
 from __future__ import annotations
@@ -37,14 +39,17 @@ class Offer(Work, Begins, Protocol):
 class Works:
     """All work of one block."""
 
-    __slots__ = ("_all", "_idle", "_maps", "_offers", "_stopping")
+    __slots__ = ("_all", "_idle", "_maps", "_offers", "_stopping", "add", "awaited", "discard")
 
     def __init__(self) -> None:
         self._all: set[Work] = set()
+        self.add = self._all.add
+        self.discard = self._all.discard
         self._maps: set[Offer] = set()
         self._offers: set[Offer] = set()
         self._stopping: Counter[Work] = Counter()
         self._idle: anyio.Event | None = None
+        self.awaited = False
 
     def __iter__(self) -> Iterator[Work]:
         return iter(self._all)
@@ -52,15 +57,16 @@ class Works:
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, work: Work) -> None:
-        """Note that work has begun."""
-        self._all.add(work)
-
     def offer(self, offer: Offer) -> None:
         """Note that work has begun whose results somebody has to take."""
         self._all.add(offer)
         self._maps.add(offer)
         self._offers.add(offer)
+
+    def map_ended(self, offer: Offer) -> None:
+        """Note that nothing of a map runs any more."""
+        self._maps.discard(offer)
+        self.ended(offer)
 
     def taken(self, offer: Offer) -> None:
         """Note that nobody has to take from an offer any more."""
@@ -68,10 +74,9 @@ class Works:
 
     def ended(self, work: Work) -> None:
         """Note that nothing of some work runs any more."""
-        self._all.discard(work)
-        self._maps.discard(work)
-        if self._idle is not None:
-            self._wake_if_idle()
+        self.discard(work)
+        if self.awaited:
+            self.wake_if_idle()
 
     def stop(self) -> None:
         """Cancel everything."""
@@ -81,7 +86,7 @@ class Works:
     async def end_what_never_began(self, runner: Begins) -> None:
         """End what asyncio itself cancelled before its first step."""
         await end_what_never_began([runner, *self._maps])
-        self._wake_if_idle()
+        self.wake_if_idle()
 
     def close_offers(self) -> bool:
         """Close the offers if nothing runs that could take from them.
@@ -99,7 +104,7 @@ class Works:
         """Note, while the block runs, that it is some works that wait for all others to end."""
         callers = Counter(works)
         self._stopping.update(callers)
-        self._wake_if_idle()
+        self.wake_if_idle()
         try:
             yield
         finally:
@@ -116,8 +121,10 @@ class Works:
         """Return an event that is set when nothing runs that could take from an offer, or end."""
         if self._idle is None or self._idle.is_set():
             self._idle = anyio.Event()
+            self.awaited = True
         return self._idle
 
-    def _wake_if_idle(self) -> None:
+    def wake_if_idle(self) -> None:
+        """Wake those who wait until nothing runs, if that is so."""
         if self._idle is not None and self.is_idle():
             self._idle.set()
