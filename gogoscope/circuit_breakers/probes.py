@@ -47,6 +47,8 @@ BUSY_PATIENCE = 0.004
 """How many seconds a call waits for a probe of a busy circuit."""
 KEPT_SECONDS = 1.0
 """For how many seconds a probe is kept."""
+RENEWED_ONLY = 0
+"""The limit of probes of a claim that renews: one that has lost its place gets no other one."""
 RENEWALS_PER_LEASE = 3
 """How often a lease is renewed before it would end."""
 
@@ -259,9 +261,7 @@ class Probes:
         sync = self._sync
         if nonce not in sync.snapshot.learned.probes:
             return
-        request = sync.store.claim_probe(
-            sync.name, nonce, self._lease_ms, sync.policy.half_open_probes
-        )
+        request = sync.store.claim_probe(sync.name, nonce, self._lease_ms, RENEWED_ONLY)
         try:
             reply = await sync.contact.bounded(request, STORE_SECONDS)
         except Exception as error:  # noqa: BLE001 - no store error reaches a protected call

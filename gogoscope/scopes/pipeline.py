@@ -76,8 +76,9 @@ class Pipeline:
         """Run the function of a task and return its value, or raise its error."""
         if self._timeout is None:
             return await self._in_slot(task)
+        deadline = anyio.move_on_after(self._timeout)
         try:
-            with anyio.move_on_after(self._timeout) as deadline:
+            with deadline:
                 return await self._in_slot(task)
         finally:
             self._judge_cancelled(timed_out=deadline.cancelled_caught)

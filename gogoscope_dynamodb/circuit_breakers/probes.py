@@ -34,7 +34,8 @@ class CircuitProbes(CircuitItems):
         """
         item_key = self._key(CIRCUIT, key)
         known = self._last_seen.get(key, State())
-        update = updates.RENEW_PROBE if nonce in known.probes else updates.FIRST_PROBE
+        renewing = nonce in known.probes or not limit
+        update = updates.RENEW_PROBE if renewing else updates.FIRST_PROBE
         expired: dict[str, int] = {}
         seen_until_ms = None if seen is None else seen.open_until_ms
         for _ in range(MOST_ROUNDS):
@@ -57,7 +58,7 @@ class CircuitProbes(CircuitItems):
             state = self._seen(key, found)
             if answer.granted or state.probes.get(nonce) == until_ms:
                 return ProbeReply(granted=True, state=state)
-            if not may_probe(state, now_ms, seen):
+            if not may_probe(state, now_ms, seen) or not (limit or nonce in state.probes):
                 return ProbeReply(granted=False, state=state)
             if schema.is_original(found):
                 await self._adopt(item_key, found, DEFAULT_OPEN_MS)

@@ -112,7 +112,8 @@ class CircuitBreakerStateProvider(Protocol):
         """Ask for one of at most ``limit`` probes of a circuit whose open time is over.
 
         The probe must settle within ``lease_ms``; after that another one may take its permit. To
-        claim it again with the same nonce renews it. A lease that lasts longer than twice
+        claim it again with the same nonce renews it; with a limit of 0 nothing else happens, so a
+        probe that has lost its permit gets no other one. A lease that lasts longer than twice
         ``lease_ms`` from now is from a clock that was set back, and counts as expired.
 
         :param seen: what the caller has waited for, by a clock that nobody sets: the open time

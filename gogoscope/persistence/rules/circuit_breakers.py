@@ -66,11 +66,11 @@ def claim_probe(
 ) -> tuple[CircuitBreakerState | None, ProbeReply]:
     """Grant a probe of a circuit whose open time is over, at most ``limit`` at a time.
 
-    A probe that is claimed again is renewed.
+    A probe that is claimed again is renewed; with a limit of 0 it is renewed only.
     """
     if state is None:
         return state, ProbeReply(granted=False, state=CircuitBreakerState())
-    if state.state == "open" and open_time_is_over(state, now_ms, seen):
+    if state.state == "open" and limit and open_time_is_over(state, now_ms, seen):
         state = evolve(state, state="half-open", since_ms=now_ms, probes={}, success_count=0)
     elif state.state != "half-open":
         return state, ProbeReply(granted=False, state=state)

@@ -65,6 +65,25 @@ class CircuitClockRules(Conformance):
             assert reply.state.probes == {"n1": int(clock.now * 1000) + 5_000}
             assert not (await store.claim_probe("c", "n2", 5_000, 1)).granted
 
+    async def test_a_probe_that_has_lost_its_place_is_not_renewed(
+        self, store: CircuitBreakerStateProvider, clock: ManualClock
+    ) -> None:
+        await half_open(store, clock, "late")
+        clock.now += 5.1
+        assert (await store.claim_probe("c", "n2", 5_000, 1)).granted
+        assert not (await store.claim_probe("c", "late", 5_000, 0)).granted
+        clock.now += 1
+        renewed = await store.claim_probe("c", "n2", 5_000, 0)
+        assert renewed.granted
+        assert renewed.state.probes == {"n2": int(clock.now * 1000) + 5_000}
+        await store.settle_probe("c", "n2", succeeded=False, success_threshold=1, open_ms=1_000)
+        clock.now += 2
+        opened = await state_of(store)
+        for nonce in ("late", "n2"):
+            assert not (await store.claim_probe("c", nonce, 5_000, 0)).granted
+            assert not (await store.claim_probe("c", nonce, 5_000, 0, opened)).granted
+        assert await state_of(store) == opened
+
     async def test_a_clock_that_is_set_far_back_keeps_no_circuit_open(
         self, store: CircuitBreakerStateProvider, clock: ManualClock
     ) -> None:
