@@ -62,7 +62,7 @@ def test_the_program_about_scopes_runs(tmp_path: Path) -> None:
 def test_the_table_about_scopes_names_what_there_is() -> None:
     about = README.split("## A scope")[1].split("## Errors")[0]
     methods = re.findall(r"`s\.(\w+)", about)
-    assert len(methods) == 16
+    assert len(methods) == 17
     assert [name for name in methods if not hasattr(scope(), name)] == []
     assert [name for name in re.findall(r"`task\.(\w+)", about) if not hasattr(Task, name)] == []
     known = {*signature(scope).parameters, *signature(Scope.task).parameters, "stagger", "limit"}

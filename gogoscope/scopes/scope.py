@@ -18,16 +18,19 @@ from gogoscope._core.callables import (
     name_of_code,
     sync_function,
 )
+from gogoscope._core.cancellation import checkpoint_if_cancelled
 from gogoscope._core.context import current
+from gogoscope._core.errors import is_a
 from gogoscope._core.hints import as_one_class, explains
 from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, OnEvent
-from gogoscope.exceptions import LeaseLostError
+from gogoscope.exceptions import LeaseLostError, TaskCancelled
 from gogoscope.scopes import doors
 from gogoscope.scopes.combinators import Combinators
 from gogoscope.scopes.dedupe import Dedupe
 from gogoscope.scopes.options import CircuitOption, RetryOption, ScopeOptions, TaskOptions
 from gogoscope.scopes.pipeline import SafetyNets
+from gogoscope.scopes.results import Err
 from gogoscope.scopes.services import Services
 from gogoscope.scopes.signals import stop_on_signals
 from gogoscope.scopes.stopping import stop
@@ -130,6 +133,49 @@ class Scope(Combinators):
         guard = None if nets is None or self._cancelling else nets()
         task = self._start(Task(self, fn, args, name, guard, on_error))
         return task if dedupe is None else self._dedupe.share(dedupe, task, name, on_error)
+
+    async def call(
+        self,
+        fn: Callable[[*Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        timeout: float | timedelta | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+        priority: float = 0,
+        dedupe: Hashable = None,
+        on_error: OnError | None = None,
+    ) -> T:
+        """Run a function as a task; return its value, or raise its error.
+
+        It is :meth:`task` in its raising form, with the same options: ``value = await s.call(fn)``.
+        Nothing starts before it is awaited. If the caller is cancelled, so is the task.
+
+        :raises Exception: the error of the function
+        :raises TaskCancelled: if the task was cancelled, but its caller is not
+        :raises ScopeClosedError: outside the scope's block
+        :raises TypeError: if ``fn`` is not a function that can be awaited
+        """
+        fn = async_function(fn, "s.call({}, *args)")
+        result = await self.task(
+            fn,
+            *args,
+            name=name,
+            timeout=timeout,
+            retry=retry,
+            circuit_breaker=circuit_breaker,
+            priority=priority,
+            dedupe=dedupe,
+            on_error=on_error,
+        )
+        if isinstance(result, Err):
+            if is_a(result._unread, TaskCancelled):
+                await (
+                    checkpoint_if_cancelled()
+                )  # the caller's own cancellation goes before its echo
+            result.unwrap()
+        return result.value
 
     def _safety_nets(self, options: TaskOptions | None = None) -> SafetyNets | None:
         """Return what surrounds tasks with these options, ``None`` if nothing does.

@@ -16,6 +16,7 @@ OF_A_SCOPE = [
     "as_completed",
     "cache",
     "cached",
+    "call",
     "cancel",
     "cancel_reason",
     "child",
