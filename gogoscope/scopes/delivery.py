@@ -4,8 +4,8 @@ At most ``limit`` items are out at a time: running, or finished and not delivere
 with the number of items, and a slow consumer slows the workers.
 
 ``_out`` are the items that are out and not delivered: all of them where the order counts, only
-the finished ones where it does not. ``room`` is how many more may be out. ``_waiting`` is what the
-consumer awaits; there may be several tasks that are the consumer together.
+the finished ones where it does not. ``room`` is how many more may be out, ``half`` is half of the
+limit. ``_waiting`` is what the consumer awaits; several tasks may be the consumer together.
 
 A consumer may want all results at the end instead. Then finished items are not out any more, and
 nothing wakes it before. ``_collected`` holds what is there of each item: its task, and as soon as
@@ -35,10 +35,10 @@ class Delivery(Generic[Item, T]):
     :param ordered: whether results are delivered in the order of the items
     """
 
-    __slots__ = ("_collected", "_half", "_loop", "_ordered", "_out", "_waiting", "room")
+    __slots__ = ("_collected", "_loop", "_ordered", "_out", "_waiting", "half", "room")
 
     def __init__(self, limit: int, *, ordered: bool) -> None:
-        self._half = (limit + 1) // 2
+        self.half = (limit + 1) // 2
         self._ordered = ordered
         self._out: deque[tuple[Item, Task[T]]] = deque()
         self._loop: EventLoop | None = None
@@ -50,11 +50,6 @@ class Delivery(Generic[Item, T]):
     def empty(self) -> bool:
         """Whether no item is out that could be delivered some time."""
         return not (self._out or self._collected)
-
-    @property
-    def half_empty(self) -> bool:
-        """Whether there has just come room enough to let several workers go on at once."""
-        return self.room == self._half
 
     def begin_in(self, loop: EventLoop) -> None:
         """Note in which event loop the consumer waits."""

@@ -8,8 +8,8 @@ results have a name.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
 from gogoscope._core.cancellation import checkpoint
 from gogoscope._core.hints import explains
@@ -22,29 +22,37 @@ R = TypeVar("R")
 
 
 class Loop(Generic[R]):
-    """One loop over the results of a map. When it is left, what runs is cancelled."""
+    """One loop over the results of a map. When it is left, what runs is cancelled.
 
-    __slots__ = ("__weakref__", "_form", "_take", "_workers")
+    :param pairs: whether it yields the items, too
+    """
 
-    def __init__(self, workers: Workers[Any, Any], form: Callable[[Any, Any], R]) -> None:
+    __slots__ = ("__weakref__", "_delivery", "_pairs", "_workers")
+
+    def __init__(self, workers: Workers[Any, Any], *, pairs: bool) -> None:
         self._workers = workers
-        self._take = workers.take
-        self._form = form
+        self._delivery = workers.delivery
+        self._pairs = pairs
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> R:
-        taken = self._take() or await self._workers.next()
+        delivery = self._delivery
+        taken = delivery.take() or await self._workers.next()
         if taken is None:
             raise StopAsyncIteration
+        if delivery.room == delivery.half:  # enough to let several workers go on at once
+            self._workers.go_on()
         item, task = taken
         result = task._result
         if not isinstance(result, Ok):
             if task._interrupted:
                 await checkpoint()
             result = task._result_for_reader()
-        return self._form(item, result)
+        delivered: Any = (item, result) if self._pairs else result
+        taken_out: R = delivered
+        return taken_out
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
@@ -59,7 +67,8 @@ class Results(Generic[R]):
 
     __slots__ = ("_handed_out", "_loop", "_used", "_workers")
 
-    _method = ""
+    _method: ClassVar[str]
+    _pairs: ClassVar[bool]
 
     def __init__(self, workers: Workers[Any, Any]) -> None:
         self._workers = workers
@@ -98,7 +107,7 @@ class Results(Generic[R]):
 
     def _begin(self) -> Loop[R]:
         self._use()
-        return Loop(self._workers, self._result)
+        return Loop(self._workers, pairs=self._pairs)
 
     def _use(self) -> None:
         if self._used:
@@ -108,11 +117,6 @@ class Results(Generic[R]):
             )
         self._workers.start()
         self._used = True
-
-    @staticmethod
-    def _result(item: Any, result: Any) -> Any:
-        """Return what the consumer gets for an item."""
-        raise NotImplementedError
 
 
 @explains(
@@ -129,6 +133,7 @@ class Mapped(Results[Ok[T] | Err], Generic[T]):
     __slots__ = ()
 
     _method = "s.map"
+    _pairs = False
 
     def __await__(self) -> Generator[Any, Any, list[Ok[T] | Err]]:
         return self._collect().__await__()
@@ -139,10 +144,6 @@ class Mapped(Results[Ok[T] | Err], Generic[T]):
             return await self._workers.take_all()
         finally:
             self._workers._close()
-
-    @staticmethod
-    def _result(item: Any, result: Ok[T] | Err) -> Ok[T] | Err:
-        return result
 
 
 @explains(__iter__="is looped over with 'async for'")
@@ -155,10 +156,7 @@ class Completed(Results[tuple[Item, Ok[T] | Err]], Generic[Item, T]):
     __slots__ = ()
 
     _method = "s.as_completed"
-
-    @staticmethod
-    def _result(item: Item, result: Ok[T] | Err) -> tuple[Item, Ok[T] | Err]:
-        return item, result
+    _pairs = True
 
     if not TYPE_CHECKING:
 

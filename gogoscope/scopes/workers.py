@@ -90,7 +90,7 @@ class Workers(Generic[Item, T]):
         self._nets = nets
         self._limit = limit
         self._context = copy_context()
-        self._delivery: Delivery[Item, T] = Delivery(limit, ordered=ordered)
+        self.delivery: Delivery[Item, T] = Delivery(limit, ordered=ordered)
         self._source: Source[Item] | None = None
         self._loop: EventLoop | None = None
         self._handles: dict[TaskHandle[None], Callable[[], object]] = {}
@@ -118,12 +118,12 @@ class Workers(Generic[Item, T]):
         works.offer(self)
         try:
             self._loop = running()
-            self._delivery.begin_in(self._loop)
+            self.delivery.begin_in(self._loop)
             if lie_ready(self._items):
-                self._source = Container(cast("Iterable[Item]", self._items), self._delivery)
+                self._source = Container(cast("Iterable[Item]", self._items), self.delivery)
                 self._add_worker()
             else:
-                source = Stepped(self._items, self._delivery, self._more_hands)
+                source = Stepped(self._items, self.delivery, self.go_on)
                 self._source = source
                 self._stepping = True
                 name = f"source of {self.name}"
@@ -144,7 +144,7 @@ class Workers(Generic[Item, T]):
 
         Garbage is collected in whichever thread happens to need memory.
         """
-        if self._loop is None or (self._idle and self._delivery.empty):
+        if self._loop is None or (self._idle and self.delivery.empty):
             return
         if self._loop.is_here():
             self.give_up()
@@ -154,10 +154,10 @@ class Workers(Generic[Item, T]):
     def _close(self) -> None:
         """Cancel what runs. Errors that were not delivered are then unhandled."""
         self._closed = True
-        self._cut = self._cut or not (self._idle and self._delivery.empty)
+        self._cut = self._cut or not (self._idle and self.delivery.empty)
         self._block._works.taken(self)
         self._report_failure()
-        taken = [one for one in self._delivery.take_all() if isinstance(one, Task)]
+        taken = [one for one in self.delivery.take_all() if isinstance(one, Task)]
         for task in {*self.running, *taken}:
             task._note_cancel("its results were not wanted any more")
             task._detach(abandoned=True)
@@ -180,33 +180,27 @@ class Workers(Generic[Item, T]):
     def _idle(self) -> bool:
         return not (self._working or self._stepping)
 
-    def take(self) -> tuple[Item, Task[T]] | None:
-        """Take the next finished task and its item; return ``None`` if it is not ready."""
-        taken = self._delivery.take()
-        if self._delivery.half_empty:
-            self._more_hands()
-        return taken
-
     async def next(self) -> tuple[Item, Task[T]] | None:
         """Wait for the next finished task and its item; return ``None`` after the last.
 
         :raises Exception: what taking an item from their source raised
         """
-        while (taken := self.take()) is None:
+        delivery = self.delivery
+        while (taken := delivery.take()) is None:
             if self._idle:
                 await self._end()
                 return None
-            self._more_hands()
-            await self._delivery.change()
+            self.go_on()
+            await delivery.change()
         return taken
 
     async def take_all(self) -> list[Ok[T] | Err]:
         """Wait until every item has been run; return the results, in the order of the items."""
-        self._delivery.collect()
+        self.delivery.collect()
         while not self._idle:
-            await self._delivery.change()
+            await self.delivery.change()
         await self._end()
-        taken = self._delivery.take_all()
+        taken = self.delivery.take_all()
         await let_interrupt_happen(*(one for one in taken if isinstance(one, Task)))
         return [one if isinstance(one, Ok) else one._result_for_reader() for one in taken]
 
@@ -230,7 +224,7 @@ class Workers(Generic[Item, T]):
         if failure is not None:
             self._block._watch(Err(failure, None))  # dropped at once
 
-    def _more_hands(self) -> None:
+    def go_on(self) -> None:
         """Call one more worker, if there is an item for it and none is on its way."""
         source = self._source
         if source is None or self._closed or self._cut or self._block._cancelling:
@@ -331,7 +325,7 @@ class Workers(Generic[Item, T]):
 
     def _worker_ended(self) -> None:
         self._working -= 1
-        self._more_hands()
+        self.go_on()
         self._ended()
 
     def _ended(self) -> None:
@@ -339,7 +333,7 @@ class Workers(Generic[Item, T]):
         if self._closed:
             self._report_failure()
         if self._idle:
-            self._delivery.wake()
+            self.delivery.wake()
             self._block._works.map_ended(self)
         elif self._cut or (source is not None and source.exhausted and not source.any):
             while self._parked:
@@ -388,20 +382,21 @@ class Workers(Generic[Item, T]):
         task._attach()
         task._context = self._context.copy()
         self.running[task] = None
-        return task, self._delivery.begin(item, task)
+        return task, self.delivery.begin(item, task)
 
     def _note_suspended(self) -> None:
         self._suspensions += 1
-        self._more_hands()
+        self.go_on()
 
     def _finish(self, place: int, item: Item, task: Task[T]) -> None:
         del self.running[task]
         self.finished += 1
-        if mistake_of(task) is not None:  # all items are: it is the failure of the map
-            self._delivery.drop(task)
+        if not isinstance(task._result, Ok) and mistake_of(task) is not None:
+            # All items are: it is the failure of the map.
+            self.delivery.drop(task)
             raise_mistake(task)
         if not self._closed:
-            self._delivery.finish(place, item, task)
+            self.delivery.finish(place, item, task)
         if self._stepping and self._source is not None:
             self._source.go_on()
 
