@@ -51,8 +51,7 @@ class Loop(Generic[R]):
                 await checkpoint()
             result = task._result_for_reader()
         delivered: Any = (item, result) if self._pairs else result
-        taken_out: R = delivered
-        return taken_out
+        return delivered  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
