@@ -173,7 +173,7 @@ class Scope(Combinators):
             if is_a(result._unread, TaskCancelled):
                 await (
                     checkpoint_if_cancelled()
-                )  # the caller's own cancellation goes before its echo
+                )  # that of the caller goes before its echo
             result.unwrap()
         return result.value
 
