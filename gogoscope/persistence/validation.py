@@ -203,12 +203,13 @@ def glob_matcher(pattern: str | None) -> Callable[[str], bool]:
     """Return a predicate for a case-sensitive glob over whole keys.
 
     ``*`` matches any run of characters and ``?`` any one; every other character is literal.
-    ``None`` matches every key.
+    ``None`` matches every key. Nothing matches the empty string, which is no key: so a store with a
+    prefix does not list what another keeps under that very prefix.
 
     :raises TypeError: if the pattern is neither a ``str`` nor ``None``
     """
     if pattern is None:
-        return lambda key: True
+        return bool
     if not isinstance(pattern, str):
         raise TypeError(
             f"pattern must be a str or None, got {pattern!r} of type {type(pattern).__name__}"
@@ -216,4 +217,4 @@ def glob_matcher(pattern: str | None) -> Callable[[str], bool]:
     wildcards = {"*": ".*", "?": "."}
     expression = "".join(wildcards.get(char) or re.escape(char) for char in pattern)
     match = re.compile(expression, re.DOTALL).fullmatch
-    return lambda key: match(key) is not None
+    return lambda key: key != "" and match(key) is not None

@@ -247,7 +247,7 @@ class Worker:
         """Run tasks from the queue."""
         runner, handle = self._runner, self.handle
         runner.arrived(self)
-        queue, left = runner.queue, TURN
+        queue, cancellations, left = runner.queue, runner.own_cancellations, TURN
         task: Runs | None = None
         try:
             while queue:
@@ -263,7 +263,7 @@ class Worker:
                     await task._go_on(awaited)
                     return
                 task._handle = None
-                if self._alone or task._cancel_requested:
+                if self._alone or task._cancel_requested or cancellations():
                     return
                 left -= 1
                 if left == 0:
@@ -277,7 +277,7 @@ class Worker:
             if task is not None:
                 task._handle = None
             runner.spread(1)
-            del self, runner, queue, handle, task
+            del self, runner, queue, cancellations, handle, task
 
 
 class _Probe:

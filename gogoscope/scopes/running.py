@@ -195,6 +195,11 @@ class Running(Outcome[T_co]):
                 self._settle_failed(rest, host)
             return goes_on
         if says_cancelled(raised) and not self._is_being_cancelled():
+            if not self._depth and self._parent._runner.own_cancellations():
+                self._cancel_requested = True
+                self._cancel_reason = "asyncio's own Task.cancel() was called"
+                self._settle_cancelled()
+                return None
             stray = TaskCancelled("the function ended with a cancellation nobody asked for")
             stray.__cause__ = raised
             self._settle_failed(stray, host)

@@ -171,9 +171,7 @@ class Scope(Combinators):
         )
         if isinstance(result, Err):
             if is_a(result._unread, TaskCancelled):
-                await (
-                    checkpoint_if_cancelled()
-                )  # that of the caller goes before its echo
+                await checkpoint_if_cancelled()  # that of the caller goes before its echo
             result.unwrap()
         return result.value
 

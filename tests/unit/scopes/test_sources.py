@@ -437,10 +437,10 @@ async def test_a_cancellation_that_comes_out_of_an_item_is_its_result_alone(
 ) -> None:
     if anyio_backend[0] == "trio":
         pytest.skip("trio has no cancellation of its own")
-    workers: list[int] = []
+    workers: list[object] = []  # kept, since the next one may have the id of one that is gone
 
     async def work(number: int) -> int:
-        workers.append(here())
+        workers.append(asyncio.current_task())
         if number % 3 == 0:
             await stray()
         return await double(number)

@@ -93,6 +93,15 @@ class CacheKeyRules(Conformance):
             await app.clear()
             assert await whole.keys() == ["app2:k"]
 
+    async def test_what_is_kept_under_a_prefix_itself_is_no_key_below_it(
+        self, open_store: OpenStore
+    ) -> None:
+        async with open_store() as whole, open_store("app:") as app:
+            await whole.set("app:", 1)
+            assert await app.keys() == []
+            assert await app.keys("*") == []
+            assert [key async for key in app.iterate_keys()] == []
+
     @pytest.mark.parametrize(
         ("prefix", "beside"),
         [
