@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import Any
 
@@ -19,8 +20,18 @@ EVENT_LOOPS = [
     pytest.param(("trio", {}), id="trio"),
 ]
 
+if sys.version_info >= (3, 12):
+
+    def eager_loop() -> asyncio.AbstractEventLoop:
+        """Return an event loop whose tasks take their first step where they are created."""
+        loop = asyncio.new_event_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        return loop
+
+    EVENT_LOOPS.append(pytest.param(("asyncio", {"loop_factory": eager_loop}), id="eager"))
+
 
 @pytest.fixture(params=EVENT_LOOPS)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Run the test on asyncio, asyncio with uvloop, and trio."""
+    """Run the test on asyncio, asyncio with uvloop or eager tasks, and trio."""
     return request.param

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -177,32 +177,39 @@ async def _shielded(work: Callable[[], Awaitable[T]], seconds: float) -> T | Non
     return None
 
 
-def never_began(handle: TaskHandle[None]) -> bool:
-    """Return whether a coroutine has not started, and make sure that it never does."""
-    if inspect.getcoroutinestate(handle.coro) != inspect.CORO_CREATED:
-        return False
-    handle.coro.close()
-    return True
+Launched: TypeAlias = "tuple[TaskHandle[None], Callable[[], object]]"
+"""A task of the event loop, and what is to be called if it ended before its first step."""
 
 
-class Begins(Protocol):
-    """Something that is run from the next checkpoint on."""
+class Launches(Protocol):
+    """Something that is run by tasks of the event loop."""
 
-    def _end_unless_begun(self) -> None:
-        """End it if its first step was never taken."""
+    def _launched(self) -> Iterable[Launched]:
+        """Return those that may not have begun."""
         ...
 
 
-async def end_what_never_began(works: Iterable[Begins]) -> None:
+def unbegun(works: Iterable[Launches]) -> list[Launched]:
+    """Return the tasks of asyncio that have not begun, or never will."""
+    return [
+        (handle, ended)
+        for work in (works if on_asyncio() else ())
+        for handle, ended in work._launched()
+        if inspect.getcoroutinestate(handle.coro) == inspect.CORO_CREATED
+    ]
+
+
+def end_what_never_began(launched: Iterable[Launched]) -> None:
     """End what asyncio itself cancelled before its first step, which it reports to nobody.
 
     That is what happens to all tasks when a Ctrl-C, for example, ends the program.
+
+    :param launched: what had not begun an iteration of the event loop ago
     """
-    if on_asyncio():
-        with anyio.CancelScope(shield=True):
-            await checkpoint()  # what can still begin does so
-        for work in works:
-            work._end_unless_begun()
+    for handle, ended in launched:
+        if inspect.getcoroutinestate(handle.coro) == inspect.CORO_CREATED:
+            handle.coro.close()
+            ended()
 
 
 def interrupts_event_loop(handler: object) -> bool:

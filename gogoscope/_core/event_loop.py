@@ -15,12 +15,15 @@ import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from contextvars import Context
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import anyio.lowlevel
 
 from gogoscope._core.cancellation import on_asyncio
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 
 class EventLoop(Protocol):
@@ -75,6 +78,13 @@ class EventLoop(Protocol):
 
     def own_cancellations(self) -> int:
         """Return how often the current task was cancelled by asyncio's own ``Task.cancel()``."""
+        ...
+
+    def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
+        """Return a task group that goes on when a task ends as cancelled, with nobody cancelling.
+
+        :param on_lost: called then: asyncio's own cancellation may end a task before its first step
+        """
         ...
 
     def protect(self, function: Any, *, protected: bool) -> None:
@@ -163,6 +173,18 @@ class Asyncio:
         task = self._current_task()
         return 0 if task is None else task.cancelling()
 
+    def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
+        """Return a task group that goes on when a task ends as cancelled, with nobody cancelling.
+
+        anyio's own would cancel itself. It keeps the exceptions of its tasks: those do cancel it.
+        """
+        group = anyio.create_task_group()
+        exceptions = getattr(group, "_exceptions", None)
+        if isinstance(exceptions, list):
+            kind: Any = type(group.cancel_scope)
+            group.cancel_scope = _forgiving(kind)(exceptions, on_lost)
+        return group
+
     def protect(self, function: Any, *, protected: bool) -> None:
         """Do nothing: asyncio itself turns a Ctrl-C into a cancellation of the main task."""
 
@@ -224,6 +246,10 @@ class Trio:
         """Return 0: trio cancels by cancel scopes only."""
         return 0
 
+    def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
+        """Return a task group: trio cancels by cancel scopes only."""
+        return anyio.create_task_group()
+
     def protect(self, function: Any, *, protected: bool) -> None:
         """Note it with trio, which then raises at the next checkpoint of its main task."""
         lowlevel = sys.modules["trio"].lowlevel
@@ -256,6 +282,32 @@ def _current_task_of(loop: Any) -> Callable[[], Any]:
         return functools.partial(tasks.get, loop)
     current_task: Callable[[], Any] = asyncio.current_task
     return current_task
+
+
+@functools.cache
+def _forgiving(kind: Any) -> Any:
+    """Return a kind of cancel scope that is cancelled for exceptions only."""
+
+    class Forgiving(kind):  # type: ignore[misc]
+        def __new__(cls, *args: object) -> Any:
+            return object.__new__(cls)
+
+        def __init__(self, exceptions: list[BaseException], on_lost: Callable[[], object]) -> None:
+            super().__init__()
+            self._failures = exceptions
+            self._on_lost: Callable[[], object] | None = on_lost
+
+        def cancel(self, reason: str | None = None) -> None:
+            if self._failures:
+                super().cancel(reason)
+            elif self._on_lost is not None:
+                self._on_lost()
+
+        def __exit__(self, *raised: object) -> Any:
+            self._on_lost = None
+            return super().__exit__(*raised)
+
+    return Forgiving
 
 
 def running() -> EventLoop:

@@ -17,14 +17,13 @@ import math
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
 from gogoscope._core.arguments import check_reason
-from gogoscope._core.cancellation import (
-    says_stopping,
-)
+from gogoscope._core.cancellation import Launched, end_what_never_began, says_stopping
 from gogoscope._core.context import Frame
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import Stopping
@@ -200,6 +199,14 @@ class Block:
                 self._works.discard(task)
                 raise
         return task
+
+    def _unbegun(self) -> list[Launched]:
+        """Return the tasks of asyncio that have not begun, or never will."""
+        return self._works.unbegun(self._runner, self._home)
+
+    def _note_lost(self) -> None:
+        """End soon what asyncio itself has cancelled before its first step."""
+        self._runner.call_soon(partial(end_what_never_began, self._unbegun()))
 
     def _stop(self) -> None:
         """Cancel the block with the one around, if that one's cancel scope does not reach it."""

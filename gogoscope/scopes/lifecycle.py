@@ -30,6 +30,8 @@ import anyio
 from gogoscope._core.arguments import check_resource
 from gogoscope._core.cancellation import (
     cancelled_natively,
+    checkpoint,
+    end_what_never_began,
     is_cancellation,
     left_by,
     pending_cancellation,
@@ -89,7 +91,7 @@ class Lifecycle(Block):
         deadline = math.inf if self._timeout is None else anyio.current_time() + self._timeout
         self._cancel_scope = anyio.CancelScope(deadline=deadline)
         self._cancel_scope.__enter__()
-        group = anyio.create_task_group()
+        group = loop.open_group(self._note_lost)
         self._group = await group.__aenter__()
         self._identify, self._identity = loop.identify, loop.identity
         self._runner = Runner(group, loop, inline=self._inline)
@@ -235,7 +237,10 @@ class Lifecycle(Block):
                 leaving.note(raised)
 
     async def _end_what_never_began(self) -> None:
-        await self._works.end_what_never_began(self._runner)
+        unbegun = self._unbegun()
+        if unbegun:
+            await checkpoint()  # what can still begin does so
+            end_what_never_began(unbegun)
 
     async def _close_resources(self, resources: AsyncExitStack, leaving: Leaving) -> None:
         """Leave the entered resources with what leaves the block; note what comes out of them."""
@@ -270,7 +275,7 @@ class Lifecycle(Block):
         else:
             if mere is not None and swallowed:
                 leaving.exception = None
-        self._runner._end_unless_begun()
+        end_what_never_began(self._unbegun())
 
 
 @functools.cache

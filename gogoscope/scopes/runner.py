@@ -24,13 +24,14 @@ from __future__ import annotations
 import sys
 import types
 from collections import deque
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gogoscope._core.cancellation import (
+    Launched,
     cancelled_by_scope,
     checkpoint,
-    never_began,
     says_cancelled,
 )
 from gogoscope._core.context import current
@@ -47,6 +48,8 @@ ENDED: object = types.SimpleNamespace()
 
 TURN = 128
 """How many tasks that never suspend run in one turn of the event loop."""
+NATIVELY = "asyncio's own Task.cancel() was called"
+"""Why a task is cancelled whose worker is."""
 DEEPEST = 40
 """How many tasks may run inside each other, before the interpreter's stack is in danger."""
 
@@ -96,6 +99,10 @@ class Runs(Protocol):
         """Run from there to the end."""
         ...
 
+    def cancel(self, reason: str | None = None) -> None:
+        """Cancel it; it ends at once if it has not begun."""
+        ...
+
     def _never_run(self) -> None:
         """End without being run."""
         ...
@@ -140,7 +147,7 @@ class Runner:
     def serve(self, task: Runs) -> None:
         """See to it that a worker takes a task that was put in the queue."""
         if not self._inline:
-            self._add_worker(task.name)
+            self._add_worker(task.name, task)
         elif self._loop.call_soon(self._start_worker):
             self.served = True
         else:
@@ -171,6 +178,10 @@ class Runner:
         task._before = before
         return True
 
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """Call a function in the next turn of the event loop, if it can do that."""
+        self._loop.call_soon(call)
+
     def reaches(self) -> bool:
         """Return whether it is certain that cancelling the block reaches the current code."""
         return self._scope is not None and self._loop.cancellations_inside(self._scope) >= 0
@@ -199,6 +210,8 @@ class Runner:
         queue = self.queue
         while queue and not queue[0]._queued:
             queue.popleft()
+        if not self._inline:
+            return
         try:
             for _ in range(min(most, len(queue) - len(self._coming))):
                 self._add_worker("worker")
@@ -206,8 +219,8 @@ class Runner:
             while (task := self.next()) is not None:
                 task._fail(error)
 
-    def _add_worker(self, name: str) -> None:
-        worker = Worker(self, alone=not self._inline)
+    def _add_worker(self, name: str, own: Runs | None = None) -> None:
+        worker = Worker(self, own)
         coroutine = worker.run()
         try:
             worker.handle = self._group.create_task(coroutine, name=name)
@@ -223,24 +236,29 @@ class Runner:
         self.served = self._inline and bool(self._coming)
         self._unbroken = 0
 
-    def _end_unless_begun(self) -> None:
-        """Forget the workers that asyncio itself cancelled before their first step."""
-        for worker in list(self._coming):
-            if worker.handle is not None and never_began(worker.handle):
-                self._coming.discard(worker)
+    def _launched(self) -> list[Launched]:
+        """Return the workers that have not begun, or never will."""
+        return [(w.handle, partial(self._lost, w)) for w in self._coming if w.handle is not None]
+
+    def _lost(self, worker: Worker) -> None:
+        """Note that asyncio itself cancelled a worker before its first step."""
+        self.arrived(worker)
+        if worker.own is not None:
+            worker.own.cancel(NATIVELY)
+        self.spread(1)
 
 
 class Worker:
     """A task of the event loop that runs tasks until one of them suspends.
 
-    :param alone: whether it runs one task only
+    :param own: the only task that it runs, if it is to run no other
     """
 
-    __slots__ = ("_alone", "_runner", "handle")
+    __slots__ = ("_runner", "handle", "own")
 
-    def __init__(self, runner: Runner, *, alone: bool) -> None:
+    def __init__(self, runner: Runner, own: Runs | None) -> None:
         self._runner = runner
-        self._alone = alone
+        self.own = own
         self.handle: TaskHandle[None] | None = None
 
     async def run(self) -> None:
@@ -248,7 +266,9 @@ class Worker:
         runner, handle = self._runner, self.handle
         runner.arrived(self)
         queue, cancellations, left = runner.queue, runner.own_cancellations, TURN
-        task: Runs | None = None
+        if self.own is not None:
+            queue = deque((self.own,))
+        self.own = task = None
         try:
             while queue:
                 task = queue.popleft()
@@ -258,12 +278,11 @@ class Worker:
                 task._handle = handle
                 awaited = task._first_step()
                 if awaited is not ENDED:
-                    if not self._alone:
-                        runner.spread(2)  # which doubles the workers in each turn of the loop
+                    runner.spread(2)  # which doubles the workers in each turn of the loop
                     await task._go_on(awaited)
                     return
                 task._handle = None
-                if self._alone or task._cancel_requested or cancellations():
+                if task._cancel_requested or cancellations():
                     return
                 left -= 1
                 if left == 0:

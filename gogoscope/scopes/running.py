@@ -36,7 +36,7 @@ from gogoscope.events import TaskFailed, TaskStarted, TaskStopped, TaskSucceeded
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.outcome import Outcome
 from gogoscope.scopes.results import Err, Ok, ok
-from gogoscope.scopes.runner import ENDED, Guard
+from gogoscope.scopes.runner import ENDED, NATIVELY, Guard
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -197,7 +197,7 @@ class Running(Outcome[T_co]):
         if says_cancelled(raised) and not self._is_being_cancelled():
             if not self._depth and self._parent._runner.own_cancellations():
                 self._cancel_requested = True
-                self._cancel_reason = "asyncio's own Task.cancel() was called"
+                self._cancel_reason = NATIVELY
                 self._settle_cancelled()
                 return None
             stray = TaskCancelled("the function ended with a cancellation nobody asked for")

@@ -16,11 +16,13 @@ brief.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
 from gogoscope._core.background import Home, Service, tell_subscribers
+from gogoscope._core.cancellation import Launched, cancelled_by_scope, says_cancelled
 from gogoscope._core.event_loop import EventLoop
 from gogoscope.events import Event, OnEvent, notify, subscribers
 from gogoscope.exceptions import ScopeClosedError
@@ -71,7 +73,7 @@ class Services:
         self._bundle: Persistence | None = None
         self._group: TaskGroup | None = None
         self._loop: EventLoop | None = None
-        self._work: dict[TaskHandle[None], bool] = {}
+        self._work: dict[TaskHandle[None], tuple[Callable[[], Awaitable[object]], bool]] = {}
         self._attached: dict[type[Any], Any] = {}
         if not isinstance(persistence, str | None):
             self._bundle = doors.bundle(persistence)
@@ -164,21 +166,29 @@ class Services:
         handle: TaskHandle[None] = self._group.create_task(
             self._serve(work), name="gogoscope background"
         )
-        self._work[handle] = brief
+        self._work[handle] = work, brief
         return True
+
+    def _launched(self) -> list[Launched]:
+        """Return what runs in the background; what never began is begun again."""
+        return [(handle, partial(self._begin_again, handle)) for handle in self._work]
+
+    def _begin_again(self, lost: TaskHandle[None]) -> None:
+        work, brief = self._work.pop(lost)
+        self.spawn(work, brief=brief)
 
     async def settle(self) -> None:
         """Let the store know everything, bounded, and release the locks; the tasks have ended."""
         bounds = [service.begin_end() for service in self._attached.values()]
         try:
-            if any(self._work.values()):
+            if any(brief for _, brief in self._work.values()):
                 patience = min(bounds, default=BRIEF_SECONDS)
                 with anyio.move_on_after(min(patience, BRIEF_SECONDS), shield=True):
-                    for work in [work for work, brief in self._work.items() if brief]:
-                        await work.wait()
+                    for handle in [handle for handle, (_, brief) in self._work.items() if brief]:
+                        await handle.wait()
         finally:
-            for work in self._work:
-                work.cancel()
+            for handle in self._work:
+                handle.cancel()
             self._group = None
             await _settle_all(list(self._attached.values()))
 
@@ -189,9 +199,13 @@ class Services:
                 await self._shared.__aexit__(None, None, None)
 
     async def _serve(self, work: Callable[[], Awaitable[object]]) -> None:
-        await work()
+        try:
+            await work()
+        except BaseException as raised:
+            if not says_cancelled(raised) or cancelled_by_scope():
+                raise
         self._work = {
-            work: brief for work, brief in self._work.items() if work.status.name == "PENDING"
+            handle: begun for handle, begun in self._work.items() if handle.status.name == "PENDING"
         }
 
 

@@ -117,12 +117,18 @@ class Task(Running[T_co]):
         ):
             return (yield from Outcome.__await__(self))
         self._awaiters = 1  # whoever cancels that one cancels the task
-        awaited = self._first_step()
-        if awaited is not ENDED:
-            yield from self._go_on(awaited, inside=True)
-        self._awaiters -= 1
-        result = self._result
-        return result if type(result) is Ok else self._result_for_reader()
+        try:
+            awaited = self._first_step()
+            if awaited is not ENDED:
+                yield from self._go_on(awaited, inside=True)
+        finally:
+            self._awaiters -= 1
+        if type(self._result) is Ok:
+            return self._result
+        try:
+            return self._result_for_reader()
+        finally:
+            del self  # since Python 3.12 an error keeps the frames that awaited it
 
     def _refuse_circle(self) -> None:
         waiter = current.get()

@@ -18,7 +18,7 @@ has not. ``_coming`` counts those that were called and have not looked for an it
 wakes those that wait for one. ``_closed`` tells that nobody wants results any more, ``_unwanted``
 that the consumer said so, ``_cut`` that something outside of the map cancels it. ``_failure`` is
 what the source of the items raised. ``running`` are the items that run now, ``finished`` counts
-those that have ended. ``_suspensions`` counts the items that suspended.
+those that have ended.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from gogoscope._core.callables import callable_name
 from gogoscope._core.cancellation import (
+    Launched,
     cancelled_by_scope,
     checkpoint,
-    never_began,
     says_cancelled,
     split_cancellation,
 )
@@ -96,7 +96,7 @@ class Workers(Generic[Item, T]):
         self._handles: dict[TaskHandle[None], Callable[[], object]] = {}
         self._working = 0
         self._stepping = False
-        self._coming = self._suspensions = 0
+        self._coming = 0
         self._parked: list[Awaitable[None]] = []
         self._closed = self._unwanted = self._cut = False
         self._failure: Exception | None = None
@@ -127,7 +127,7 @@ class Workers(Generic[Item, T]):
                 self._source = source
                 self._stepping = True
                 name = f"source of {self.name}"
-                self._launch(self._step(source), name, self._source_ended, self._context.copy())
+                self._launch(self._step(source), name, self._source_lost, self._context.copy())
             self._items = ()
         except BaseException:
             works.taken(self)
@@ -169,12 +169,9 @@ class Workers(Generic[Item, T]):
             for handle in self._handles:
                 handle.cancel()
 
-    def _end_unless_begun(self) -> None:
-        """Count out those whose first step was never taken."""
-        for handle, ended in list(self._handles.items()):
-            if never_began(handle):
-                self._cut = True
-                ended()
+    def _launched(self) -> list[Launched]:
+        """Return the workers and the task of the source."""
+        return list(self._handles.items())
 
     @property
     def _idle(self) -> bool:
@@ -286,11 +283,8 @@ class Workers(Generic[Item, T]):
             if cancelled_by_scope():
                 self._cut = True
                 return is_a(raised, Exception)
-            stray = TaskCancelled(
-                f"the source of {self.name!r} ended with a cancellation nobody asked for"
-            )
-            stray.__cause__ = raised
-            self._failure = stray
+            self._failure = self._stray()
+            self._failure.__cause__ = raised
             return True
         rest = split_cancellation(raised)[1]
         if is_a(rest, Exception):
@@ -298,6 +292,15 @@ class Workers(Generic[Item, T]):
             return True
         self._cut = True
         return False
+
+    def _stray(self) -> TaskCancelled:
+        what = f"the source of {self.name!r}"
+        return TaskCancelled(f"{what} ended with a cancellation nobody asked for")
+
+    def _source_lost(self) -> None:
+        """Note that asyncio itself cancelled the task of the source before its first step."""
+        self._failure = self._stray()
+        self._source_ended()
 
     def _source_ended(self) -> None:
         self._stepping = False
@@ -358,16 +361,15 @@ class Workers(Generic[Item, T]):
                     await self._park()
                     continue
                 task, place = self._begin(item)
-                suspensions = self._suspensions
                 try:
                     awaited = task._first_step()
                     if awaited is not ENDED:
-                        self._note_suspended()
+                        self.go_on()
                         await task._go_on(awaited)
                 finally:
                     self._finish(place, item, task)
                     item = task = None
-                if suspensions != self._suspensions and loop.own_cancellations():
+                if loop.own_cancellations():
                     return
                 turn += 1
                 if turn % ITEMS_PER_CHECKPOINT == 0:
@@ -383,10 +385,6 @@ class Workers(Generic[Item, T]):
         task._context = self._context.copy()
         self.running[task] = None
         return task, self.delivery.begin(item, task)
-
-    def _note_suspended(self) -> None:
-        self._suspensions += 1
-        self.go_on()
 
     def _finish(self, place: int, item: Item, task: Task[T]) -> None:
         del self.running[task]

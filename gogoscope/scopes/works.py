@@ -17,7 +17,7 @@ from typing import Protocol
 
 import anyio
 
-from gogoscope._core.cancellation import Begins, end_what_never_began
+from gogoscope._core.cancellation import Launched, Launches, unbegun
 
 
 class Work(Protocol):
@@ -28,7 +28,7 @@ class Work(Protocol):
         ...
 
 
-class Offer(Work, Begins, Protocol):
+class Offer(Work, Launches, Protocol):
     """Work that ends only when somebody takes its results, or it is closed."""
 
     def _close(self) -> None:
@@ -83,10 +83,9 @@ class Works:
         for work in list(self._all):
             work._stop()
 
-    async def end_what_never_began(self, runner: Begins) -> None:
-        """End what asyncio itself cancelled before its first step."""
-        await end_what_never_began([runner, *self._maps])
-        self.wake_if_idle()
+    def unbegun(self, *others: Launches) -> list[Launched]:
+        """Return the tasks of asyncio that have not begun, or never will."""
+        return unbegun([*others, *self._maps])
 
     def close_offers(self) -> bool:
         """Close the offers if nothing runs that could take from them.
