@@ -236,4 +236,5 @@ async def test_waiting_for_one_load_a_thousand_times_keeps_no_callers() -> None:
         await s.all(*[s.task(handle, get) for _ in range(1000)])
     gc.collect()
     assert len({id(error) for error in kept}) == 1
-    assert sum(request() is not None for request in seen) <= 1
+    # That of the last, and since Python 3.12 that of the one whose load it was.
+    assert sum(request() is not None for request in seen) <= 2
