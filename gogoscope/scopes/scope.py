@@ -106,7 +106,8 @@ class Scope(Combinators):
         :param priority: higher goes first where ``concurrency`` makes tasks wait
         :param dedupe: a key: while a task with that key runs, this returns its outcome, too, and
             ``fn`` is not called; the options of the first count
-        :param on_error: is called with the error if nobody awaits the task when it ends
+        :param on_error: is called once with the error, if nobody awaits the task when it ends, or
+            if nobody reads the error
         :raises ScopeClosedError: outside the scope's block
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
@@ -487,7 +488,8 @@ def scope(
     :param on_exit: ``"cancel"`` cancels the tasks that still run when the block ends normally
     :param inline: ``False`` gives each task a task of the event loop of its own, for functions that
         register the current one; else a task may run inside the code that awaits it
-    :param on_error: is called with each error of a task that nobody awaits when it ends
+    :param on_error: is called once with each error of a task that nobody awaits when it ends, or
+        whose error nobody reads
     :param on_event: is called with the events of the scope
     :raises TypeError: if an option is of the wrong type
     :raises ValueError: if an option is out of range

@@ -331,7 +331,7 @@ async def test_rule_12_an_iterator_of_a_map_may_be_looped_over() -> None:
         assert sorted([one, *[item async for item, _ in completed]]) == [0, 1, 2]
 
 
-async def test_rule_4_an_error_that_nobody_retrieves_after_the_block_is_logged(
+async def test_rule_4_an_error_that_nobody_reads_after_the_block_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def fail_late() -> None:

@@ -1,7 +1,7 @@
 """Random trees of scopes, tasks, failures, timeouts and cancellations against a small model.
 
 Rules 1 to 9: what leaves each block, what each task's result is, and who is told of the errors
-that nobody retrieved. Everything begins at once and in virtual time, and no two things happen at
+that nobody read. Everything begins at once and in virtual time, and no two things happen at
 the same time of their own, so the model only has to compare times.
 """
 

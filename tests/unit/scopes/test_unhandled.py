@@ -1,4 +1,4 @@
-"""Rule 4: errors that nobody retrieved."""
+"""Rule 4: errors that nobody read."""
 
 from __future__ import annotations
 
