@@ -50,6 +50,13 @@ class Parent(Frame, Protocol):
         """The name of the scope."""
         ...
 
+    def _check_here(self) -> None:
+        """Make sure that the scope's event loop runs the caller.
+
+        :raises RuntimeError: in another thread or event loop
+        """
+        ...
+
     def _why_cancelled(self) -> str | None:
         """Return the reason for the result of a task that the scope cancelled."""
         ...
@@ -118,6 +125,7 @@ class Outcome(Generic[T_co]):
         Unlike awaiting the task itself, a cancellation of this call does not cancel the task.
         """
         if self._result is None:
+            self._parent._check_here()
             self._refuse_circle()
             await self._wait()
 
@@ -127,6 +135,7 @@ class Outcome(Generic[T_co]):
 
     def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
         if self._result is None:
+            self._parent._check_here()
             self._refuse_circle()
             self._attach()
             try:

@@ -86,10 +86,13 @@ class Task(Running[T_co]):
         A function that has not started yet never will. Does nothing to a finished task.
 
         :raises TypeError: if the reason is no text
+        :raises RuntimeError: in another thread or event loop
         """
         check_reason(reason)
-        if self._note_cancel(reason):
-            self._stop()
+        if self._result is None:
+            self._parent._check_here()
+            if self._note_cancel(reason):
+                self._stop()
 
     def _note_cancel(self, reason: str | None) -> bool:
         """Note why the task is about to be cancelled; ``False`` if that is of no use any more."""
