@@ -6,11 +6,13 @@ ends by itself. A step is what one of its tasks does between two suspensions.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from types import CodeType
 from typing import Any, Literal
 
 import anyio
@@ -19,8 +21,21 @@ import pytest
 from attrs import Factory, define
 
 from gogoscope import Ok, Scope, TaskCancelled, current_scope, scope
+from gogoscope.scopes.runner import Worker
+from gogoscope.scopes.services import Services
+from gogoscope.scopes.workers import Workers
 from tests.unit.scopes.stepping import calling_after_each_step
-from tests.unit.scopes.swept_programs import NAMES, PROGRAMS, Ledger, PlannedBodyError, Program
+from tests.unit.scopes.swept_programs import (
+    NAMES,
+    PROGRAMS,
+    Ledger,
+    PlannedBodyError,
+    PlannedError,
+    Program,
+    every,
+    failing_fast,
+    hedged,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +51,9 @@ ON_ASYNCIO = pytest.mark.parametrize(
         ),
     ],
 )
-How = Literal["from outside", "by asyncio", "by itself"]
+How = Literal[
+    "from outside", "by asyncio", "by itself", "one task by asyncio", "all tasks by asyncio"
+]
 
 
 @define
@@ -55,6 +72,8 @@ class Run:
     cancel: Callable[[], object] | None = None
 
     def take_step(self) -> None:
+        if self.how == "one task by asyncio" and not own_tasks(asyncio.current_task()):
+            return
         self.taken += 1
         if self.taken == self.step and self.cancel is not None and not self.ended:
             self.cancelled = True
@@ -80,11 +99,13 @@ class Run:
         if self.how == "from outside":
             self.cancel = outside.cancel
         elif self.how == "by asyncio":
-            import asyncio
-
             task = asyncio.current_task()
             assert task is not None
             self.cancel = task.cancel
+        elif self.how == "one task by asyncio":
+            self.cancel = lambda: cancel_all(asyncio.current_task())
+        elif self.how == "all tasks by asyncio":
+            self.cancel = lambda: cancel_all(*asyncio.all_tasks())
         with outside:
             try:
                 await self.execute()
@@ -117,12 +138,54 @@ class Run:
             return type(self.left) is (self.program.leaves or type(None))
         if isinstance(self.left, PlannedBodyError):  # goes before a cancellation that comes with it
             return self.program.leaves is PlannedBodyError
+        if self.how in ("one task by asyncio", "all tasks by asyncio"):
+            return self.left is None or all(map(planned, leaves_of(self.left)))
         if self.how == "by itself":
             return (
                 isinstance(self.left, (ExceptionGroup, self.program.leaves or ExceptionGroup))
                 or self.left is None
             )
         return isinstance(self.left, anyio.get_cancelled_exc_class())
+
+
+def planned(error: BaseException) -> bool:
+    """Return whether the program raises an error itself, or gets it for what was cancelled."""
+    return isinstance(error, PlannedError | TaskCancelled | TimeoutError)
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves_of(inner)
+    else:
+        yield error
+
+
+OF_SCOPES = {Worker.run, Workers._work, Workers._step, Services._serve}
+"""What the tasks of the event loop run that a scope starts."""
+
+
+def own_tasks(*tasks: asyncio.Task[Any] | None) -> list[asyncio.Task[Any]]:
+    """Return those of some tasks that a scope started."""
+    codes = {function.__code__ for function in OF_SCOPES}
+    return [task for task in tasks if task is not None and codes & set(codes_of(task.get_coro()))]
+
+
+def codes_of(coroutine: Any) -> Iterator[CodeType]:
+    """Return what a coroutine runs, from its outermost function to its innermost."""
+    while coroutine is not None:
+        coroutine = getattr(coroutine, "_coroutine", coroutine)  # of one whose steps are counted
+        code = getattr(coroutine, "cr_code", None)
+        if code is not None:
+            yield code
+            handle = coroutine.cr_frame and coroutine.cr_frame.f_locals.get("self")
+            yield from codes_of(getattr(handle, "coro", None)) if not coroutine.cr_await else ()
+        coroutine = getattr(coroutine, "cr_await", None)
+
+
+def cancel_all(*tasks: asyncio.Task[Any] | None) -> None:
+    for task in own_tasks(*tasks):
+        task.cancel()
 
 
 async def sweep(program: Program, how: How, log: list[BaseException]) -> None:
@@ -145,8 +208,6 @@ async def sweep(program: Program, how: How, log: list[BaseException]) -> None:
 
 async def run_in_a_task(fn: Callable[[], Coroutine[Any, Any, None]]) -> None:
     if "asyncio" in anyio.get_cancelled_exc_class().__module__:
-        import asyncio
-
         task = asyncio.create_task(fn())
         await asyncio.wait([task])
         assert task.cancelled() or task.exception() is None
@@ -191,6 +252,22 @@ async def test_cancelled_by_asyncio_at_any_step_a_program_leaves_nothing_and_los
     program: Program, log: list[BaseException]
 ) -> None:
     await sweep(program, "by asyncio", log)
+
+
+@ON_ASYNCIO
+@pytest.mark.parametrize("all_tasks", [False, True], ids=["one", "all"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(program, id=name)
+        for program, name in zip(PROGRAMS, NAMES, strict=True)
+        if program.body not in (hedged, every, failing_fast)  # which wait for what is cancelled
+    ],
+)
+async def test_what_asyncio_cancels_at_any_step_ends_alone_and_the_body_goes_on(
+    program: Program, all_tasks: bool, log: list[BaseException]
+) -> None:
+    await sweep(program, "all tasks by asyncio" if all_tasks else "one task by asyncio", log)
 
 
 # What the sweep found, one by one
@@ -323,8 +400,6 @@ async def test_rule_11_an_error_of_a_call_that_everybody_cancelled_is_not_lost()
 
 @ON_ASYNCIO
 async def test_a_cancellation_by_asyncio_leaves_a_scope_that_cancels_itself() -> None:
-    import asyncio
-
     started, ended = anyio.Event(), anyio.Event()
 
     async def slow_to_end() -> None:
