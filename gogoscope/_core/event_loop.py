@@ -31,10 +31,6 @@ class EventLoop(Protocol):
 
     takes_interrupts: bool
     """Whether :meth:`protect` has an effect."""
-    identify: Callable[[], object]
-    """Returns the identity of the event loop that runs the calling code, ``None`` without one."""
-    identity: Any
-    """What ``identify`` returns in this one."""
 
     def is_here(self) -> bool:
         """Return whether this loop runs the calling code."""
@@ -103,18 +99,18 @@ class Asyncio:
         "_current_task",
         "_host",
         "_host_state",
+        "_loop",
+        "_running",
         "_states",
-        "identify",
-        "identity",
         "takes_interrupts",
     )
 
     def __init__(self) -> None:
         self.takes_interrupts = False
         asyncio = sys.modules["asyncio"]
-        self.identify: Callable[[], Any] = asyncio._get_running_loop
-        self.identity = self.identify()
-        self._current_task = _current_task_of(self.identity)
+        self._running: Callable[[], Any] = asyncio._get_running_loop
+        self._loop = self._running()
+        self._current_task = _current_task_of(self._loop)
         self._states: Any = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
         self._host: Any = None
         self._host_state: Any = None
@@ -126,21 +122,21 @@ class Asyncio:
 
     def is_here(self) -> bool:
         """Return whether this loop runs the calling code."""
-        return self.identify() is self.identity
+        return self._running() is self._loop
 
     def call_soon(self, call: Callable[[], object]) -> bool:
         """Call a function in the next turn of the loop."""
-        self.identity.call_soon(call, context=self._context)
+        self._loop.call_soon(call, context=self._context)
         return True
 
     def call_from_anywhere(self, call: Callable[[], object]) -> None:
         """Call a function in the loop, soon, unless the loop has ended."""
         with suppress(RuntimeError):
-            self.identity.call_soon_threadsafe(call)
+            self._loop.call_soon_threadsafe(call)
 
     def waiter(self) -> Awaitable[None]:
         """Return a future."""
-        future: Awaitable[None] = self.identity.create_future()
+        future: Awaitable[None] = self._loop.create_future()
         return future
 
     def wake(self, waiter: Any) -> None:
@@ -192,25 +188,21 @@ class Asyncio:
 class Trio:
     """A run of trio."""
 
-    __slots__ = ("_current_task", "_current_token", "identify", "identity", "takes_interrupts")
+    __slots__ = ("_current_task", "_current_token", "_token", "takes_interrupts")
 
     def __init__(self) -> None:
         self.takes_interrupts = True
         lowlevel = sys.modules["trio"].lowlevel
         self._current_task: Callable[[], Any] = lowlevel.current_task
         self._current_token: Callable[[], Any] = lowlevel.current_trio_token
-        self.identity = self._current_token()
-        self.identify: Callable[[], object] = self._token
+        self._token = self._current_token()
 
     def is_here(self) -> bool:
         """Return whether this run of trio runs the calling code."""
-        return self.identify() is self.identity
-
-    def _token(self) -> object:
         try:
-            return self._current_token()
+            return self._current_token() is self._token
         except RuntimeError:  # nothing runs here
-            return None
+            return False
 
     def call_soon(self, call: Callable[[], object]) -> bool:
         """Return ``False``: trio has only what other threads use, which costs more than a task."""
@@ -219,7 +211,7 @@ class Trio:
     def call_from_anywhere(self, call: Callable[[], object]) -> None:
         """Call a function in the run, soon, unless it has ended."""
         with suppress(RuntimeError):
-            self.identity.run_sync_soon(call)
+            self._token.run_sync_soon(call)
 
     def waiter(self) -> Awaitable[None]:
         """Return an event that can be awaited."""
@@ -327,6 +319,7 @@ def mark(loop: EventLoop) -> object | None:
 def _tells_shields(kind: Callable[[], EventLoop]) -> bool:
     """Return whether a kind of event loop, which runs the calling code, can tell what is inside."""
     loop = kind()
+    reached = shielded = False
     try:
         with anyio.CancelScope():  # noqa: ASYNC100 - entered to be seen
             scope = loop.innermost()

@@ -98,8 +98,7 @@ class Block:
         self._apart = False
 
     _runner: Runner
-    _identify: Callable[[], object]
-    _identity: object
+    _is_here: Callable[[], bool]
     _slot: Slot | None = None
     _bounded_by: Slots | None = None
 

@@ -93,7 +93,7 @@ class Lifecycle(Block):
         self._cancel_scope.__enter__()
         group = loop.open_group(self._note_lost)
         self._group = await group.__aenter__()
-        self._identify, self._identity = loop.identify, loop.identity
+        self._is_here = loop.is_here
         self._runner = Runner(group, loop, inline=self._inline)
         home.start(group, loop)
         self._began = time.monotonic()

@@ -65,9 +65,11 @@ if TYPE_CHECKING:
 
         def unwrap(self) -> NoReturn:
             """Raise the error."""
+            raise NotImplementedError
 
         def unwrap_or(self, default: D) -> D:
             """Return the default, and read the error."""
+            raise NotImplementedError
 
         def _watched_by(self, watch: Watch) -> None: ...
 

@@ -146,7 +146,7 @@ class Running(Outcome[T_co]):
         assert context is not None
         assert coroutine is not None
         run, value, goes_on = context.run, None, None
-        step: Callable[[Any], Any]
+        step: Callable[[Any], Any] | None = None
         try:
             while True:
                 if inside:

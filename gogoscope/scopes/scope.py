@@ -111,7 +111,7 @@ class Scope(Combinators):
         :raises ScopeClosedError: outside the scope's block
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
-        if self._group is None or self._identify() is not self._identity:
+        if self._group is None or not self._is_here():
             self._check_open()
         if type(fn) is not FunctionType or not fn.__code__.co_flags & CO_COROUTINE:
             fn = async_function(fn, "s.task({}, *args)")

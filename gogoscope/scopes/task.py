@@ -123,7 +123,8 @@ class Task(Running[T_co]):
         try:
             awaited = self._first_step()
             if awaited is not ENDED:
-                yield from self._go_on(awaited, inside=True)
+                steps: Any = self._go_on(awaited, inside=True)  # a generator, and a coroutine
+                yield from steps
         finally:
             self._awaiters -= 1
         if type(self._result) is Ok:

@@ -18,7 +18,8 @@ OTHERS = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.module.__name__.rpartition(".")[2] not in OTHERS:
+    module = metafunc.module
+    if module is None or module.__name__.rpartition(".")[2] not in OTHERS:
         metafunc.parametrize("inline", [True, False], ids=["inline", "apart"], indirect=True)
 
 

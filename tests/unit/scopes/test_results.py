@@ -280,14 +280,13 @@ async def test_rule_4_nothing_is_told_after_the_block_raised_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ear = Ear()
-    kept: list[object] = []
+    kept: list[Any] = []
     with pytest.raises(ExceptionGroup):
         async with scope(on_event=ear) as s:
-            task = s.task(fail)
-            kept += [await task, task]
-    assert isinstance((await task).error, OSError)
+            kept.append(s.task(fail))
+            kept.append(await kept[0])
+    assert isinstance((await kept[0]).error, OSError)
     kept.clear()
-    del task
     gc.collect()
     assert not ear.unseen
     assert not caplog.records

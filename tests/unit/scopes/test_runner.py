@@ -82,8 +82,7 @@ async def test_cancelling_a_scope_reaches_a_task_whose_awaiter_is_shielded() -> 
 
         async def wait_shielded() -> None:
             with anyio.CancelScope(shield=True):
-                result = await s.task(anyio.sleep, 5)
-            assert isinstance(result.error, TaskCancelled)
+                assert isinstance((await s.task(anyio.sleep, 5)).error, TaskCancelled)
 
         s.task(cancel)
         with anyio.fail_after(2):

@@ -60,6 +60,7 @@ async def test_fail_fast_does_not_tell_an_error_that_the_body_raises_from() -> N
             try:
                 await anyio.sleep_forever()
             finally:
+                error: BaseException | None = None
                 with anyio.CancelScope(shield=True):
                     error = (await task).error
                 raise KeyError("of the body") from error
