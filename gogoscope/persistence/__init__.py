@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gogoscope._core.arguments import check_count
     from gogoscope._core.clock import Clock, check_clock, current_clock, monotonic
     from gogoscope._core.durations import seconds
-    from gogoscope._core.forks import after_fork, process_name
+    from gogoscope._core.forks import after_fork, lock_across_forks, process_name
     from gogoscope._core.jitter import jittered, uniform
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_claims import acquire_once
@@ -109,6 +109,7 @@ __all__ = [
     "glob_matcher",
     "jittered",
     "literal_start",
+    "lock_across_forks",
     "lock_rules",
     "monotonic",
     "open_persistence",
@@ -129,7 +130,7 @@ if not TYPE_CHECKING:
                 "monotonic",
             ),
             "gogoscope._core.durations": ("seconds",),
-            "gogoscope._core.forks": ("after_fork", "process_name"),
+            "gogoscope._core.forks": ("after_fork", "lock_across_forks", "process_name"),
             "gogoscope._core.jitter": ("jittered", "uniform"),
             "gogoscope.persistence.bundle": ("Persistence",),
             "gogoscope.persistence.lock_claims": ("acquire_once",),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
+from weakref import WeakSet
 
+from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence import (
     Answer,
     Change,
@@ -39,12 +42,17 @@ class MemoryRecords(Records):
     No method suspends, so none is a checkpoint. Each write also looks at a few other records and
     drops those that are gone, so that memory holds little more than what is alive.
 
+    A forked process would have a copy, and so a second holder of every lock. There the records are
+    gone, and in the place of the clock and the guard, one of which each operation needs, stands
+    what refuses it.
+
     :param clock: what it tells the time by
     """
 
     def __init__(self, clock: Clock = current_clock) -> None:
         self._clock = check_clock(clock)
-        self._guard = threading.Lock()
+        self._guard: threading.Lock | _OfParent = threading.Lock()
+        _all_records.add(self)
         self._tables: defaultdict[str, dict[str, tuple[Any, float]]] = defaultdict(dict)
         self._unswept: Iterator[tuple[str, str]] = iter(())
 
@@ -140,6 +148,26 @@ class MemoryRecords(Records):
                 [(name, key) for name, table in self._tables.items() for key in table]
             )
 
+    def _forked(self, parent: int) -> None:
+        for table in self._tables.values():
+            table.clear()
+        self._clock = self._guard = _OfParent(parent)
+
+
+class _OfParent:
+    """Refuses what needs it, in a forked process."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise PersistenceError(
+            f"this store in memory was made by process {self._parent}, of which this one is a "
+            "fork; make a store of its own here"
+        )
+
+    wall = elapsed = __enter__ = __exit__ = _refuse
+
 
 class SnapshotCodec:
     """Keeps a copy of each value and returns copies of that, so that no two callers share one."""
@@ -161,8 +189,9 @@ class SnapshotCodec:
 class MemoryStore(RecordStore):
     """Locks, circuit breakers and a cache in the memory of this process.
 
-    It may be made and used by any thread and event loop. No operation suspends, so none is a
-    checkpoint. As an async context manager it does nothing: there is nothing to open or close.
+    It may be made and used by any thread and event loop, but not by a process that is forked
+    later: that one must make its own. No operation suspends, so none is a checkpoint. As an async
+    context manager it does nothing: there is nothing to open or close.
 
     :param key_prefix: stands before every key; ends with one of ``: / . | #``
     :param clock: what it tells the time by
@@ -250,5 +279,17 @@ def _named_store(name: str) -> MemoryStore:
 
 
 _stores: dict[str, MemoryStore] = {}
-after_fork(_stores.clear)
+_all_records: WeakSet[MemoryRecords] = WeakSet()
+_pid = os.getpid()
+
+
+def _forget_parent() -> None:
+    global _pid
+    parent, _pid = _pid, os.getpid()
+    _stores.clear()
+    for records in list(_all_records):
+        records._forked(parent)
+
+
+after_fork(_forget_parent)
 _ABSENT: tuple[Any, float] = (None, -math.inf)

@@ -12,7 +12,11 @@ and tries again. Invariants:
 - ``_poller`` lets one task of this process try again at a time, so that many that wait do not
   storm the file.
 - A fork must not touch the connection of its parent, not even to close it: ``_pid`` is the process
-  that opened it.
+  that opened it. It waits until the thread is outside of SQLite (``_inside``), whose own locks it
+  would inherit otherwise.
+- Whoever removes or replaces a file that is open makes two stores of it, and two holders of each
+  lock. ``_identities`` are those of the database, its write-ahead log and its shared memory when
+  they were opened; every use compares them, and a write once more when it is done.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from __future__ import annotations
 import functools
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -32,7 +38,7 @@ from gogoscope.exceptions import (
     StoreConnectionError,
     StoreTimeoutError,
 )
-from gogoscope.persistence import jittered, monotonic
+from gogoscope.persistence import jittered, lock_across_forks, monotonic
 from gogoscope.stores.sqlite.thread import ThreadGoneError, WorkerThread
 
 FIRST_PAUSE = 0.001
@@ -59,6 +65,9 @@ class SQLiteFile:
         self._busy_timeout = busy_timeout
         self._set_up = set_up
         self._connection: sqlite3.Connection | None = None
+        self._paths: tuple[str, ...] = ()
+        self._identities: tuple[_Identity | None, ...] = ()
+        self._inside = lock_across_forks()
 
     async def open(self) -> None:
         """Open the file and set it up."""
@@ -141,27 +150,76 @@ class SQLiteFile:
             ) from None
 
     def _use(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        connection = self._opened()
-        try:
-            return work(connection)
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+        with self._inside:
+            connection = self._opened()
+            self._check_files()
+            written = connection.total_changes
+            try:
+                result = work(connection)
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            if connection.total_changes != written:
+                self._check_files()
+            return result
+
+    def _check_files(self) -> None:
+        if tuple(map(_identity, self._paths)) != self._identities:
+            raise PersistenceError(
+                f"a file of the SQLite store {self.path!r} was removed or replaced while it was "
+                "open, so that others may hold the same locks; close the store and open it again"
+            )
 
     def _connect(self) -> None:
-        connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
-        try:
-            self._set_up(connection, self.path)
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
+        with self._inside:
+            _make_private(self.path)
+            connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+            try:
+                self._set_up(connection, self.path)
+                self._paths = _paths(self.path)
+                self._identities = tuple(map(_identity, self._paths))
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
 
     def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        with self._inside:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+
+_Identity = tuple[int, int]
+"""The device and the inode of a file."""
+
+
+def _paths(path: str) -> tuple[str, str, str]:
+    """Return where the three files are, whatever becomes of the current folder."""
+    beside = os.path.realpath(path)
+    return str(Path(path).absolute()), f"{beside}-wal", f"{beside}-shm"
+
+
+def _identity(path: str) -> _Identity | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - at each use, so the fast way
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _make_private(path: str) -> None:
+    """Make a file that only its owner may read, if there is none; SQLite makes the others alike."""
+    # Closing a file drops the locks that this process has on it, so nobody may open it meanwhile.
+    with _making:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except OSError:
+            return  # there is one, or SQLite says better why there can be none
+
+
+_making: threading.Lock = lock_across_forks()
 
 
 class _BusyError(PersistenceError):

@@ -147,6 +147,59 @@ def test_a_fork_gets_a_store_of_its_own() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
+def test_a_fork_cannot_use_the_stores_of_its_parent_nor_hangs_in_them() -> None:
+    script = """if True:
+        import os, threading, anyio
+        from gogoscope import PersistenceError
+        from gogoscope.stores import MemoryStore
+
+        store = MemoryStore()
+        prefixed = store.with_prefix("a:")
+
+        async def in_the_fork():
+            refused = 0
+            for work in (
+                lambda: store.acquire("job", 60),
+                lambda: store.get("k"),
+                lambda: store.set("k", 2),
+                lambda: store.clear(),
+                lambda: store.keys(),
+                lambda: store.get_many(["k"]),
+                lambda: store.record_failure("c", 3),
+                lambda: prefixed.get("k"),
+            ):
+                try:
+                    await work()
+                except PersistenceError as error:
+                    refused += f"process {os.getppid()}" in str(error)
+            async with MemoryStore() as own:
+                await own.set("k", 1)
+            os._exit(0 if refused == 8 else 1)
+
+        async def before():
+            await store.acquire("job", 60)
+            await store.set("k", 1)
+            await prefixed.set("k", 1)
+
+        async def after():
+            assert await store.get("k") == 1
+            assert await store.holder("job") is not None
+
+        anyio.run(before)
+        inside = store._records._guard
+        thread = threading.Thread(target=inside.acquire)
+        thread.start()
+        thread.join()
+        if (pid := os.fork()) == 0:
+            anyio.run(in_the_fork)
+        inside.release()
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        anyio.run(after)
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 @pytest.mark.usefixtures("busy_switching")
 def test_threads_with_event_loops_of_their_own_lose_no_update() -> None:
     store = MemoryStore()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -414,3 +416,73 @@ async def test_opening_and_closing_leaks_no_descriptor(path: Path) -> None:
         async with SQLiteStore(path) as store:
             await store.get("k")
     assert process.num_fds() == before
+
+
+@pytest.mark.parametrize("ends", [("", "-wal", "-shm"), ("",), ("-wal",), ("-shm",)])
+async def test_a_store_whose_file_was_removed_holds_no_lock_any_more(
+    path: Path, ends: tuple[str, ...]
+) -> None:
+    async with SQLiteStore(path) as store:
+        handle = await store.acquire("k", 60)
+        assert handle is not None
+        for end in ends:
+            Path(f"{path}{end}").unlink()
+        for operation in (handle.is_valid(), handle.extend(60), store.get("k"), store.set("k", 1)):
+            with pytest.raises(PersistenceError, match="was removed or replaced"):
+                await operation
+
+
+async def test_a_store_whose_file_was_replaced_is_refused_until_it_is_opened_again(
+    path: Path, tmp_path: Path
+) -> None:
+    async with SQLiteStore(tmp_path / "other.db") as other:
+        await other.set("k", 2)
+    store = SQLiteStore(path)
+    async with store:
+        await store.set("k", 1)
+        shutil.copy(tmp_path / "other.db", tmp_path / "copy.db")
+        (tmp_path / "copy.db").replace(path)
+        with pytest.raises(PersistenceError, match="was removed or replaced"):
+            await store.set("k", 3)
+
+
+async def test_a_store_outlives_a_change_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "store.db")
+    monkeypatch.chdir(tmp_path)
+    async with SQLiteStore("link.db") as store:
+        await store.set("k", 1)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert await store.get("k") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no modes of files here")
+async def test_only_its_owner_may_read_a_new_file(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        await store.set("k", 1)
+        for end in ("", "-wal", "-shm"):
+            assert Path(f"{path}{end}").stat().st_mode & 0o777 == 0o600
+
+
+async def test_the_mode_of_a_file_that_is_there_is_kept(path: Path) -> None:
+    path.touch()
+    path.chmod(0o660)
+    async with SQLiteStore(path) as store:
+        await store.set("k", 1)
+        assert Path(f"{path}-wal").stat().st_mode & 0o777 == 0o660
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+async def test_a_fork_waits_until_no_thread_is_inside_sqlite(path: Path) -> None:
+    clock = HeldClock()
+    async with SQLiteStore(path, clock=clock) as store, anyio.create_task_group() as group:
+        clock.holds = True
+        group.start_soon(store.set, "k", 1)
+        await clock.wait_until_reached()
+        threading.Timer(0.05, clock.go_on.set).start()
+        if (pid := os.fork()) == 0:
+            os._exit(0 if clock.go_on.is_set() and not store._file._inside.locked() else 1)
+        _, code = await anyio.to_thread.run_sync(os.waitpid, pid, 0)
+        assert os.waitstatus_to_exitcode(code) == 0
