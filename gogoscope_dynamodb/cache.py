@@ -165,7 +165,7 @@ class Cache(Capability):
     async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
         """Let the value of a key expire in ``ttl`` seconds, or never; ``False`` if it has none.
 
-        One write. Values that the original wrote cannot be touched: ``False`` for them.
+        One write.
 
         :raises ValueError: if ``ttl`` is out of range
         """

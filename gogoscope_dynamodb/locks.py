@@ -28,6 +28,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from gogoscope.exceptions import CorruptRecordError, ThrottledError
 from gogoscope.persistence import (
     LockClaim,
     LockHandle,
@@ -68,11 +69,6 @@ _ACQUIRE_OUT_OF_TURN = Update(
     f"{_FREE} AND #data.#next = :seenNext AND #data.#nextUntil = :seenNextUntil",
 )
 _TAKE_OVER = Update(_TAKE + _NEXT_VERSION, "#data.#nonce = :seenNonce AND #version = :seenVersion")
-_ADOPT = Update(
-    _TAKE + "#version = :floor",
-    "attribute_exists(#owner) AND attribute_not_exists(#data.#leaseUntil) "
-    "AND #expiresAt < :deadSeconds AND #version < :floor",
-)
 _RENEW = Update(_ANOTHER_RENEWAL, "#data.#nonce = :nonce AND #version = :seenVersion")
 _EXTEND = Update(
     _ANOTHER_RENEWAL,
@@ -103,7 +99,7 @@ _REFUSE_FIRST_CLAIM = Update(
     "SET #data = :tomb, #expiresAt = :ttl, #version = :floor", "attribute_not_exists(#pk)", "NONE"
 )
 _FORCE = Update(
-    "SET #data = :tomb, #expiresAt = :ttl REMOVE #owner", "attribute_exists(#data.#nonce)", "NONE"
+    "SET #data = :tomb, #expiresAt = :ttl REMOVE #owner", "#data.#nonce = :nonce", "NONE"
 )
 
 
@@ -140,25 +136,40 @@ class Locks(Capability):
             urgent=True,
         )
         found = answer.item
-        if answer.granted or found is None or schema.is_original(found):
+        if answer.granted or found is None:
             return answer.granted
         record = schema.decode_lock(found)
         return record.owner == owner and record.lease_until_ms >= until_ms
 
     async def force_release(self, key: str) -> bool:
-        """Release a lock, whoever holds it; ``False`` if nobody did; one write."""
+        """Release a lock, whoever holds it; ``False`` if nobody did; one read and one write.
+
+        The write releases the holder that was read, so one that arrives late releases no other. A
+        lock that cannot be understood is replaced.
+        """
         item_key = self._key(LOCK, key)
-        now_ms = self._now_ms()
-        answer = await self._table.update(
-            item_key, _FORCE, {":tomb": _tombstone(FORCED), ":ttl": purge_time(now_ms)}
-        )
-        found = answer.item
-        if answer.granted or found is None:
-            return answer.granted
-        if "owner" in found and schema.is_original(found):
-            return await self._delete_original(item_key)
-        # The first try of this very request may have released it.
-        return answer.in_doubt and schema.decode_lock(found).released_by == FORCED
+        found = await self._table.read(item_key, consistent=True)
+        for _ in range(MOST_ROUNDS):
+            if found is None:
+                return False
+            now_ms = self._now_ms()
+            ending = {":tomb": _tombstone(FORCED), ":ttl": purge_time(now_ms)}
+            try:
+                nonce = schema.decode_lock(found).nonce
+            except CorruptRecordError:
+                item = {**item_key, "version": number(now_ms * 1000), "data": ending[":tomb"]}
+                answer = await self._table.replace(found, item)
+            else:
+                if nonce is None:
+                    return False
+                answer = await self._table.update(
+                    item_key, _FORCE, {":nonce": text(nonce), **ending}
+                )
+            # In doubt, an earlier try has released it, or its holder has.
+            if answer.granted or answer.in_doubt:
+                return True
+            found = answer.item
+        raise ThrottledError(f"lock {key!r} changed hands {MOST_ROUNDS} times while it was forced")
 
     async def holder(self, key: str) -> LockHolder | None:
         """Return who holds a lock, or ``None`` if nobody does; one consistent read."""
@@ -167,10 +178,7 @@ class Locks(Capability):
     async def claim_lock(
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
     ) -> LockReply:
-        """Take a lock in one write, or return from the refusal who holds it.
-
-        An expired lock of the TypeScript original takes a second write.
-        """
+        """Take a lock in one write, or return from the refusal who holds it."""
         item_key = self._key(LOCK, key)
         now_ms = self._now_ms()
         dead_ms = now_ms - self._skew_ms()
@@ -191,12 +199,6 @@ class Locks(Capability):
             values[":seenNextUntil"] = number(seen.next_until_ms)
         answer = await self._table.update(item_key, update, values, timeout=timeout)
         found = answer.item
-        if found is not None and schema.is_original(found):
-            dead_seconds = dead_ms // 1000
-            if schema.decode_lock(found).lease_until_ms < dead_seconds * 1000:
-                values[":deadSeconds"] = number(dead_seconds)
-                answer = await self._table.update(item_key, _ADOPT, values, timeout=timeout)
-                found = answer.item
         if found is None:
             return LockReply(granted=False, record=None)
         record = schema.decode_lock(found)
@@ -311,14 +313,6 @@ class Locks(Capability):
         """Return a lock as the newest completed write left it; one consistent read."""
         found = await self._table.read(self._key(LOCK, key), consistent=True)
         return None if found is None else schema.decode_lock(found)
-
-    async def _delete_original(self, item_key: Item) -> bool:
-        answer = await self._table.delete(
-            item_key,
-            ConditionExpression="attribute_exists(#owner) AND attribute_not_exists(#data.#nonce)",
-            ExpressionAttributeNames={"#owner": "owner", "#data": "data", "#nonce": "nonce"},
-        )
-        return answer.granted or (answer.in_doubt and answer.item is None)
 
     def _reply(self, record: LockRecord | None, now_ms: int, *, granted: bool) -> LockReply:
         if record is None or record.owner is None:

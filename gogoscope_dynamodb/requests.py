@@ -216,6 +216,24 @@ class Table:
             parameters["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
         return await self.send("put_item", parameters)
 
+    async def replace(self, found: Item, item: Item) -> Answer:
+        """Send a PutItem for an item that cannot be understood, if it is still as it was found."""
+        parts = [name for name in ("version", "data", "owner") if name in found]
+        gone = [name for name in ("version", "data", "owner") if name not in found]
+        return await self.put(
+            item,
+            ConditionExpression=" AND ".join(
+                [f"#{name} = :{name}" for name in parts]
+                + [f"attribute_not_exists(#{name})" for name in gone]
+            ),
+            ExpressionAttributeNames={f"#{name}": name for name in parts + gone},
+            **(
+                {"ExpressionAttributeValues": {f":{name}": found[name] for name in parts}}
+                if parts
+                else {}
+            ),
+        )
+
     async def delete(self, key: Item, **condition: Any) -> Answer:
         """Send a DeleteItem; the answer comes with the item that it found.
 

@@ -4,20 +4,19 @@ Every item has the partition key ``pk``, which is the kind, the store's prefix a
 key ``sk`` that is always the same; a ``version``; and its content in the map ``data``. DynamoDB
 purges it some time after ``expiresAt``, in seconds.
 
-Some items may be from the TypeScript original, which used the same table. They are recognised by
-their low version, and can be read and taken over.
+An item without a part that every write of this package leaves, or with one of another type, is
+malformed: reading it raises ``CorruptRecordError``, which names it. It can be replaced by hand.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, get_args
 
 from gogoscope.exceptions import ConfigurationError, CorruptRecordError
 from gogoscope.persistence import (
-    DEFAULT_OPEN_MS,
     CircuitBreakerState,
     CircuitState,
     Codec,
@@ -45,7 +44,7 @@ KEYS: dict[str, Any] = {
 LONGEST_KEY = 2048
 LARGEST_ITEM = 400 * 1024
 KEEP_MS = 86_400_000
-FIRST_VERSION = 10**15
+LARGEST_NUMBER = 2**63
 
 STATES = get_args(CircuitState)
 
@@ -122,17 +121,12 @@ def milliseconds(duration: float) -> int:
 
 
 def version_of(item: Item) -> int:
-    """Return the version of an item, 0 if it has none.
+    """Return the version of an item.
 
-    :raises CorruptRecordError: if it is not an integer
+    :raises CorruptRecordError: if it has none, or one that is no integer
     """
     with _understanding(item):
-        return int(item["version"]["N"]) if "version" in item else 0
-
-
-def is_original(item: Item) -> bool:
-    """Return whether an item was written by the TypeScript original."""
-    return version_of(item) < FIRST_VERSION
+        return _integer(item, "version")
 
 
 def encode_lease(claim: LockClaim, now_ms: int) -> dict[str, Any]:
@@ -158,22 +152,15 @@ def decode_lock(item: Item) -> LockRecord:
         version = version_of(item)
         data = item["data"]["M"]
         owner = item["owner"]["S"] if "owner" in item else None
-        if version < FIRST_VERSION:
-            return LockRecord(
-                version=version,
-                fencing_token=version,
-                owner=owner,
-                lease_until_ms=int(item["expiresAt"]["N"]) * 1000,
-                acquired_at_ms=_integer(data, "acquiredAt", 0),
-            )
+        held = owner is not None
         meta = data["meta"]["M"] if "meta" in data else {}
         return LockRecord(
             version=version,
             fencing_token=version - _integer(data, "renewals", 0),
             owner=owner,
-            nonce=data["nonce"]["S"] if "nonce" in data else None,
-            lease_ms=_integer(data, "leaseMs", 0),
-            lease_until_ms=_integer(data, "leaseUntil", 0),
+            nonce=data["nonce"]["S"] if held or "nonce" in data else None,
+            lease_ms=_integer(data, "leaseMs", None if held else 0),
+            lease_until_ms=_integer(data, "leaseUntil", None if held else 0),
             acquired_at_ms=_integer(data, "acquiredAt", 0),
             metadata={name: value["S"] for name, value in meta.items()},
             released_by=data["releasedBy"]["S"] if "releasedBy" in data else None,
@@ -204,10 +191,9 @@ def encode_circuit(state: CircuitBreakerState) -> dict[str, Any]:
     }
 
 
-def decode_circuit(item: Item, open_ms: int = DEFAULT_OPEN_MS) -> CircuitBreakerState:
+def decode_circuit(item: Item) -> CircuitBreakerState:
     """Return the circuit of an item.
 
-    :param open_ms: how long a circuit of the original is open, since it did not store that
     :raises CorruptRecordError: if the item cannot be understood
     """
     with _understanding(item):
@@ -215,23 +201,18 @@ def decode_circuit(item: Item, open_ms: int = DEFAULT_OPEN_MS) -> CircuitBreaker
         state = data["state"]["S"]
         if state not in STATES:
             raise ValueError(f"{state!r} is not a state of a circuit")
-        last_failure_ms = _integer(data, "lastFailureTime", None)
-        open_until_ms = _integer(data, "openUntil", None)
-        if is_original(item) and state != "closed":
-            state = "open"
-            open_until_ms = (last_failure_ms or 0) + open_ms
         return CircuitBreakerState(
             state=state,
-            failure_count=_integer(data, "failureCount", 0),
-            last_failure_ms=last_failure_ms,
-            last_success_ms=_integer(data, "lastSuccessTime", None),
-            open_until_ms=open_until_ms,
+            failure_count=_integer(data, "failureCount"),
+            last_failure_ms=_optional(data, "lastFailureTime"),
+            last_success_ms=_optional(data, "lastSuccessTime"),
+            open_until_ms=_optional(data, "openUntil"),
             open_count=_integer(data, "openCount", 0),
             success_count=_integer(data, "successCount", 0),
-            window_start_ms=_integer(data, "windowStart", last_failure_ms or 0),
+            window_start_ms=_integer(data, "windowStart"),
             reporters=_integers(data, "reporters"),
             probes=_integers(data, "probes"),
-            since_ms=_integer(data, "since", None),
+            since_ms=_optional(data, "since"),
             version=version_of(item),
         )
 
@@ -242,10 +223,7 @@ def end_of(item: Item) -> int | None:
     :raises CorruptRecordError: if the item cannot be understood
     """
     with _understanding(item):
-        if is_original(item):
-            return int(item["expiresAt"]["N"]) * 1000 if "expiresAt" in item else None
-        until_ms: int | None = _integer(item.get("data", NOTHING)["M"], "until", None)
-        return until_ms
+        return _optional(item["data"]["M"], "until") if "data" in item else None
 
 
 def is_live(item: Item, now_ms: int) -> bool:
@@ -263,7 +241,7 @@ def is_kept(item: Item, now_ms: int) -> bool:
     :raises CorruptRecordError: if the item cannot be understood
     """
     with _understanding(item):
-        kept_ms = 0 if is_original(item) else _integer(item["data"]["M"], "stale", 0)
+        kept_ms = _integer(item["data"]["M"], "stale", 0)
     return is_live(item, now_ms - kept_ms)
 
 
@@ -273,15 +251,13 @@ def decode_value(item: Item, codec: Codec) -> Any:
     :raises CorruptRecordError: if the item cannot be understood
     """
     with _understanding(item):
-        if is_original(item):
-            return _plain(item["data"])
         stored: str = item["data"]["M"]["json"]["S"]
     return codec.loads(stored)
 
 
 def writer_of(item: Item | None) -> str | None:
     """Return the nonce of the write that a cache item is from, or ``None`` if it has none."""
-    if item is None or is_original(item):
+    if item is None:
         return None
     with _understanding(item):
         nonce: str = item["data"]["M"]["by"]["S"]
@@ -299,14 +275,23 @@ def _describe_keys(description: Mapping[str, Any]) -> str:
     )
 
 
-def _integer(data: Mapping[str, Any], name: str, missing: Any) -> Any:
-    return int(data[name]["N"]) if name in data else missing
+def _integer(data: Mapping[str, Any], name: str, missing: int | None = None) -> int:
+    """Return an integer; ``missing`` where there is none, unless that is ``None``."""
+    if missing is not None and name not in data:
+        return missing
+    found = int(data[name]["N"])
+    if abs(found) >= LARGEST_NUMBER:
+        raise ValueError(f"{name} is out of range")
+    return found
+
+
+def _optional(data: Mapping[str, Any], name: str) -> int | None:
+    return _integer(data, name) if name in data else None
 
 
 def _integers(data: Mapping[str, Any], name: str) -> dict[str, int]:
-    if name not in data:
-        return {}
-    return {key: int(value["N"]) for key, value in data[name]["M"].items()}
+    entries = data[name]["M"]
+    return {key: _integer(entries, key) for key in entries}
 
 
 @contextmanager
@@ -318,28 +303,3 @@ def _understanding(item: Item) -> Iterator[None]:
         raise CorruptRecordError(
             f"the item {partition!r} cannot be understood: {type(error).__name__}: {error}"
         ) from error
-
-
-def _plain(attribute: Mapping[str, Any]) -> Any:
-    """Return the JSON-shaped value of a native attribute, as the original stored it."""
-    ((kind, value),) = attribute.items()
-    return _PLAIN[kind](value)
-
-
-def _plain_number(value: str) -> int | float:
-    try:
-        return int(value)
-    except ValueError:
-        return float(value)
-
-
-_PLAIN: dict[str, Callable[[Any], Any]] = {
-    "S": str,
-    "N": _plain_number,
-    "BOOL": bool,
-    "NULL": lambda value: None,
-    "M": lambda value: {name: _plain(part) for name, part in value.items()},
-    "L": lambda value: [_plain(part) for part in value],
-    "SS": list,
-    "NS": lambda value: [_plain_number(part) for part in value],
-}

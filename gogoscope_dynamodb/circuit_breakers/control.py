@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gogoscope.persistence import DEFAULT_OPEN_MS, Pages, check_circuit_state, circuit_rules
+from gogoscope.persistence import Pages, check_circuit_state, circuit_rules
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
@@ -44,14 +44,8 @@ class CircuitControl(CircuitItems):
         now_ms = self._now_ms()
         fresh = circuit_rules.by_hand("closed", now_ms)
         values = {":state": schema.encode_circuit(fresh), ":ttl": purge_time(fresh, now_ms)}
-        for _ in range(MOST_ROUNDS):
-            answer = await self._write(item_key, updates.RESET_BY_HAND, values)
-            if (found := answer.item) is None:
-                return State()
-            if answer.granted or not schema.is_original(found):
-                return self._seen(key, found)
-            await self._adopt(item_key, found, DEFAULT_OPEN_MS)
-        raise overtaken(key)
+        answer = await self._write(item_key, updates.RESET_BY_HAND, values)
+        return State() if answer.item is None else self._seen(key, answer.item)
 
     async def circuits(self, pattern: str | None = None) -> dict[str, State]:
         """List the circuits below the store's prefix, each with its state, in no particular order.
@@ -72,14 +66,16 @@ class CircuitControl(CircuitItems):
             ":state": schema.encode_circuit(state),
             ":ttl": purge_time(state, now_ms),
             ":floor": number(now_ms * 1000),
-            ":first": number(schema.FIRST_VERSION),
         }
         update = updates.REPLACE_FOR_EVER if state.state == "forced-open" else updates.REPLACE
         for _ in range(MOST_ROUNDS):
             answer = await self._write(item_key, update, values)
             if (found := answer.item) is None:
                 continue
+            if not answer.granted:  # its version is malformed
+                item = {**item_key, "version": values[":floor"], "data": values[":state"]}
+                answer = await self._table.replace(found, item)
+                found = item
             if answer.granted:
                 return self._seen(key, found)
-            await self._adopt(item_key, found, DEFAULT_OPEN_MS)
         raise overtaken(key)

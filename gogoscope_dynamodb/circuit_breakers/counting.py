@@ -75,10 +75,6 @@ class CircuitCounting(CircuitItems):
                 update, needed = updates.CLOSE_SEEN, may_probe(state, now_ms)
             if not needed:
                 return
-            if schema.is_original(found):
-                await self._adopt(item_key, found, DEFAULT_OPEN_MS)
-                found = await self._table.read(item_key, consistent=True)
-                continue
             values = {":seenVersion": number(state.version), **times(now_ms)}
             answer = await self._write(item_key, update, values)
             if answer.granted:
@@ -114,15 +110,13 @@ class CircuitCounting(CircuitItems):
             in_doubt = in_doubt or answer.in_doubt
             if (found := answer.item) is None:
                 continue
-            state = self._seen(key, found, report.open_ms)
+            state = self._seen(key, found)
             named_alike = state.reporters.get(report.reporter) == name
             if answer.granted or (named_alike and in_doubt):
                 return state
             if named_alike:
                 # Another store of this process used the same name for its write.
                 name += 1
-            elif schema.is_original(found):
-                await self._adopt(self._key(CIRCUIT, key), found, report.open_ms)
             elif state.state != "closed" and not late:
                 return state
             else:

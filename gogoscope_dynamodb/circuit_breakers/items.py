@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from gogoscope.exceptions import ThrottledError
-from gogoscope.persistence import DEFAULT_OPEN_MS, CircuitBreakerState, circuit_rules, process_name
+from gogoscope.persistence import CircuitBreakerState, circuit_rules, process_name
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.capability import Capability, Settings
 from gogoscope_dynamodb.circuit_breakers import updates
@@ -34,23 +34,6 @@ class CircuitItems(Capability):
         self._turns = Turns(self._now_ms)
         self._last_seen: dict[str, State] = {}
 
-    async def _adopt(self, item_key: Item, found: Item, open_ms: int) -> None:
-        """Turn an item of the TypeScript original into one of ours, unless it has changed."""
-        state = decode_circuit(found, open_ms)
-        now_ms = self._now_ms()
-        await self._write(
-            item_key,
-            updates.ADOPT,
-            {
-                ":floor": number(now_ms * 1000),
-                ":state": schema.encode_circuit(state),
-                ":ttl": purge_time(state, now_ms),
-                ":seenVersion": number(state.version),
-                ":seenState": found["data"]["M"]["state"],
-                ":seenCount": number(state.failure_count),
-            },
-        )
-
     async def _write(
         self,
         item_key: Item,
@@ -60,9 +43,9 @@ class CircuitItems(Capability):
     ) -> Answer:
         return await self._table.update(item_key, update, updates.STATES | values, aliases=aliases)
 
-    def _seen(self, key: str, found: Item, open_ms: int = DEFAULT_OPEN_MS) -> State:
+    def _seen(self, key: str, found: Item) -> State:
         """Decode a circuit and remember it, to foretell which failure will trip it."""
-        state = decode_circuit(found, open_ms)
+        state = decode_circuit(found)
         self._last_seen.pop(key, None)
         self._last_seen[key] = state
         if len(self._last_seen) > REMEMBERED:

@@ -7,8 +7,7 @@ reached; its own verdict counts as long as nobody has done so.
 
 from __future__ import annotations
 
-from gogoscope.persistence import DEFAULT_OPEN_MS, ProbeReply, circuit_rules
-from gogoscope_dynamodb import schema
+from gogoscope.persistence import ProbeReply, circuit_rules
 from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
     MOST_ROUNDS,
@@ -35,7 +34,7 @@ class CircuitProbes(CircuitItems):
         item_key = self._key(CIRCUIT, key)
         known = self._last_seen.get(key, State())
         renewing = nonce in known.probes or not limit
-        update = updates.RENEW_PROBE if renewing else updates.FIRST_PROBE
+        update = updates.RENEW_PROBE if renewing else updates.HALF_OPEN
         expired: dict[str, int] = {}
         seen_until_ms = None if seen is None else seen.open_until_ms
         for _ in range(MOST_ROUNDS):
@@ -60,10 +59,8 @@ class CircuitProbes(CircuitItems):
                 return ProbeReply(granted=True, state=state)
             if not may_probe(state, now_ms, seen) or not (limit or nonce in state.probes):
                 return ProbeReply(granted=False, state=state)
-            if schema.is_original(found):
-                await self._adopt(item_key, found, DEFAULT_OPEN_MS)
-            elif state.state == "open":
-                update, seen_until_ms = updates.FIRST_PROBE, state.open_until_ms
+            if state.state == "open":
+                update, seen_until_ms = updates.HALF_OPEN, state.open_until_ms
             elif nonce in state.probes:
                 update = updates.RENEW_PROBE
             elif len(state.probes) < limit:

@@ -64,7 +64,7 @@ TRIP = Update(
     "#data.#state = :closed AND #data.#windowStart > :windowEdge "
     "AND #data.#failureCount >= :threshold AND size(#data.#reporters) >= :quorum",
 )
-FIRST_PROBE = Update(
+HALF_OPEN = Update(
     _NEXT_VERSION + "#data.#state = :halfOpen, #data.#since = :now, #data.#probes = :probes, "
     "#data.#successCount = :zero, #expiresAt = :ttl",
     "#data.#state = :open AND (attribute_not_exists(#data.#openUntil) "
@@ -101,10 +101,10 @@ RESET = Update(
     "#data.#windowStart = :now, #data.#reporters = :none",
     "#data.#state = :closed AND #data.#failureCount > :zero AND #version = :seenVersion",
 )
-_OURS_OR_ABSENT = "attribute_not_exists(#version) OR #version >= :first"
+_COUNTED_OR_ABSENT = "attribute_not_exists(#pk) OR #version > :zero"
 REPLACE = Update(
     "SET #version = if_not_exists(#version, :floor) + :one, #data = :state, #expiresAt = :ttl",
-    _OURS_OR_ABSENT,
+    _COUNTED_OR_ABSENT,
 )
 RESET_BY_HAND = Update(
     _NEXT_VERSION + "#data = :state, #expiresAt = :ttl",
@@ -112,13 +112,7 @@ RESET_BY_HAND = Update(
 )
 REPLACE_FOR_EVER = Update(
     "SET #version = if_not_exists(#version, :floor) + :one, #data = :state REMOVE #expiresAt",
-    _OURS_OR_ABSENT,
-)
-ADOPT = Update(
-    "SET #version = :floor, #data = :state, #expiresAt = :ttl",
-    "attribute_not_exists(#data.#windowStart) AND #version = :seenVersion "
-    "AND #data.#state = :seenState AND #data.#failureCount = :seenCount",
-    "NONE",
+    _COUNTED_OR_ABSENT,
 )
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from gogoscope import open_persistence
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
-from tests.support.engines import DYNAMODB, Tables
+from tests.support.engines import DYNAMODB
 
 WORKER = Path(__file__).parent / "fleet_worker.py"
 PROCESSES = 8
@@ -252,46 +252,3 @@ def test_the_late_verdict_of_a_process_that_was_stopped_changes_nothing(
     after = shared_state(url)
     assert (after.state, after.open_count) == (before.state, before.open_count)
     assert after.open_until_ms == before.open_until_ms
-
-
-@pytest.mark.parametrize(
-    ("state", "failures", "outcomes"),
-    [
-        ("open", 5, ["CircuitOpenError"]),
-        ("half-open", 5, ["CircuitOpenError"]),
-        ("closed", 4, ["NoneType", "OSError", "CircuitOpenError"]),
-    ],
-)
-def test_an_item_of_the_original_is_adopted(
-    atomic_dynamodb_url: str,
-    dynamodb_table: str,
-    dynamodb_tables: Tables,
-    state: str,
-    failures: int,
-    outcomes: list[str],
-) -> None:
-    data = {
-        "state": {"S": state},
-        "failureCount": {"N": str(failures)},
-        "lastFailureTime": {"N": str(int(time.time() * 1000))},
-        "lastSuccessTime": {"N": str(int(time.time() * 1000) - 1000)},
-    }
-    item = {"pk": {"S": "CB#payments"}, "sk": {"S": "METADATA"}, "version": {"N": "1"}}
-    dynamodb_tables.portal.call(
-        lambda: dynamodb_tables.client.put_item(
-            TableName=dynamodb_table, Item={**item, "data": {"M": data}}
-        )
-    )
-    process = Process(atomic_dynamodb_url, {"failure_threshold": 5, "reset_timeout": 30})
-    try:
-        assert process.hear() == "ready"
-        if outcomes == ["CircuitOpenError"]:
-            assert process.ask("call") == "CircuitOpenError"
-        else:
-            assert process.ask("fail 1") == ["OSError"]
-            assert process.ask("until_rejected") == 0
-            found = shared_state(atomic_dynamodb_url)
-            assert (found.state, found.failure_count) == ("open", 5)
-            assert found.version >= 10**15
-    finally:
-        process.end()

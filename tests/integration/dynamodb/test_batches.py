@@ -260,29 +260,6 @@ async def test_touching_moves_the_expiry_and_the_purge_time(
     assert "until" not in item["data"]["M"]
 
 
-async def test_a_value_of_the_original_counts_until_it_expires(
-    atomic_dynamodb: Engine, faulty_client: FaultyClient, dynamodb_table: str
-) -> None:
-    clock = ManualClock(1_800_000_000.0)
-    store = DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock)
-    item = store._key("CACHE#", "k") | {
-        "version": {"N": "1"},
-        "data": {"S": "old"},
-        "expiresAt": {"N": str(int(clock.now) + 1)},
-    }
-    await store._table.put(item)
-    assert await store.get_many(["k"]) == {"k": "old"}
-    entry = await store.get_entry("k")
-    assert entry is not None
-    assert (entry.value, entry.until_ms, entry.left) == ("old", 1_800_000_001_000, 1.0)
-    assert await store.set("k", "new", if_absent=True) is False
-    assert await store.touch("k", 60) is False
-    clock.now += 1
-    assert await store.get_many(["k"]) == {}
-    assert await store.get_entry("k") is None
-    assert await store.set("k", "new", if_absent=True) is True
-
-
 async def test_iterating_reads_page_by_page_and_no_further_than_it_goes(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:

@@ -41,11 +41,6 @@ VALUES = [
 ]
 
 
-async def put_original(store: DynamoDBAdapter, key: str, data: Any, **attributes: Any) -> None:
-    item = store._key("CACHE#", key) | {"version": {"N": "1"}, "data": data, **attributes}
-    await store._table.put(item)
-
-
 async def test_each_method_is_one_request(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
@@ -158,39 +153,6 @@ async def test_an_item_that_the_server_finds_too_large_is_the_same_error(
 
 
 @pytest.mark.parametrize(
-    ("data", "value"),
-    [
-        ({"S": "text"}, "text"),
-        ({"N": "7"}, 7),
-        ({"N": "1.5"}, 1.5),
-        ({"BOOL": False}, False),
-        ({"NULL": True}, None),
-        ({"L": [{"N": "1"}, {"S": "a"}]}, [1, "a"]),
-        ({"M": {"until": {"N": "1"}, "json": {"S": "x"}}}, {"until": 1, "json": "x"}),
-    ],
-    ids=repr,
-)
-async def test_a_value_of_the_original_is_read(
-    atomic_dynamodb: Engine, store: DynamoDBAdapter, data: Any, value: Any
-) -> None:
-    await put_original(store, "k", data)
-    assert await store.get("k", "gone") == value
-    assert await store.has("k")
-    assert await store.keys() == ["k"]
-
-
-async def test_a_value_of_the_original_ends_at_its_second(
-    store: DynamoDBAdapter, clock: MillisecondClock
-) -> None:
-    await put_original(store, "k", {"S": "text"}, expiresAt={"N": str(int(START) + 1)})
-    assert await store.get("k") == "text"
-    clock.advance(1000)
-    assert await store.get("k") is None
-    assert not await store.has("k")
-    assert await store.keys() == []
-
-
-@pytest.mark.parametrize(
     "attributes",
     [
         {"version": {"N": "1800000000000000"}, "data": {"S": "text"}},
@@ -198,6 +160,7 @@ async def test_a_value_of_the_original_ends_at_its_second(
         {"version": {"N": "1800000000000000"}, "data": {"M": {"json": {"S": "{"}}}},
         {"version": {"N": "1.5"}, "data": {"S": "text"}},
         {"version": {"N": "1"}, "data": {"B": b"bytes"}},
+        {"version": {"N": "1"}, "data": {"S": "of another program"}},
     ],
     ids=repr,
 )

@@ -9,11 +9,11 @@ import anyio
 import pytest
 from attrs import evolve
 
+from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence import CircuitBreakerState, FailureReport, circuit_rules
 from gogoscope.testing.conformance import ManualClock
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.circuit_breakers import items as circuit_items
-from gogoscope_dynamodb.schema import FIRST_VERSION
 from tests.support.clocks import START_MS, MillisecondClock
 from tests.support.dynamodb_faults import FaultyClient
 from tests.support.engines import Engine
@@ -28,17 +28,6 @@ async def raw_item(store: DynamoDBAdapter, key: str = "c") -> dict[str, Any]:
     item = await store._table.read(store._key("CB#", key), consistent=True)
     assert item is not None
     return item
-
-
-async def put_original(store: DynamoDBAdapter, state: str, failures: int, **data: str) -> None:
-    numbers = {name: {"N": value} for name, value in data.items()}
-    await store._table.put(
-        store._key("CB#", "c")
-        | {
-            "version": {"N": "1"},
-            "data": {"M": {"state": {"S": state}, "failureCount": {"N": str(failures)}, **numbers}},
-        }
-    )
 
 
 async def state_of(store: DynamoDBAdapter, key: str = "c") -> CircuitBreakerState:
@@ -279,7 +268,7 @@ async def test_setting_a_state_grows_the_version_whatever_it_was(store: DynamoDB
         await store.set_state("c", CircuitBreakerState(state=state, version=7))
         versions.append((await state_of(store)).version)
     assert versions == sorted(set(versions))
-    assert versions[0] > FIRST_VERSION
+    assert versions[0] > 1_000_000
 
 
 async def test_a_success_writes_only_when_there_is_something_to_reset(
@@ -310,52 +299,27 @@ async def test_resetting_takes_the_newest_version(
     assert await store.reset_failures("c", reset.version) == reset
 
 
-async def test_a_circuit_of_the_original_is_read(store: DynamoDBAdapter) -> None:
-    await put_original(store, "closed", 2, lastFailureTime="1799999999000")
-    state = await state_of(store)
-    assert (state.state, state.failure_count) == ("closed", 2)
-    await put_original(store, "half-open", 5, lastFailureTime="1799999999000")
-    state = await state_of(store)
-    assert (state.state, state.open_until_ms) == ("open", 1_800_000_029_000)
-
-
-async def test_a_closed_circuit_of_the_original_goes_on_with_its_count(
-    store: DynamoDBAdapter, clock: MillisecondClock
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {
+            "version": {"N": "1"},
+            "data": {"M": {"state": {"S": "open"}, "failureCount": {"N": "2"}}},
+        },
+        {"version": {"S": "one"}, "data": {"M": {}}},
+        {"version": {"N": "-1"}, "data": {"S": "text"}},
+        {},
+    ],
+    ids=repr,
+)
+async def test_a_malformed_circuit_is_an_error_that_names_it_until_it_is_replaced(
+    store: DynamoDBAdapter, attributes: Any
 ) -> None:
-    await put_original(store, "closed", 2, lastFailureTime="1799999999000")
-    assert await store.record_failure("c", 10) == 3
-    assert (await state_of(store)).version > FIRST_VERSION
-    await put_original(store, "closed", 2, lastFailureTime="1799999999000")
-    clock.advance(1)
-    state = await store.count_failures("c", report(threshold=3))
-    assert (state.state, state.failure_count) == ("open", 3)
-
-
-async def test_an_open_circuit_of_the_original_may_be_probed_when_its_time_is_over(
-    store: DynamoDBAdapter, clock: MillisecondClock
-) -> None:
-    await put_original(store, "open", 5, lastFailureTime=str(START_MS))
-    assert (await store.count_failures("c", report())).state == "open"
-    clock.advance(999)
-    assert not (await store.claim_probe("c", "p0", 500, 1)).granted
-    clock.advance(30_000)
-    assert (await store.claim_probe("c", "p0", 500, 1)).granted
-    state = await store.settle_probe("c", "p0", succeeded=True, success_threshold=1, open_ms=1000)
-    assert state is not None
-    assert state.state == "closed"
-
-
-@pytest.mark.parametrize("method", ["set_state", "record_success"])
-async def test_a_circuit_of_the_original_is_made_one_of_ours_by(
-    store: DynamoDBAdapter, method: str
-) -> None:
-    await put_original(store, "closed", 2, lastFailureTime="1799999999000")
-    if method == "set_state":
-        await store.set_state("c", CircuitBreakerState(failure_count=0))
-    else:
-        await store.record_success("c")
-    state = await state_of(store)
-    assert (state.failure_count, state.version > FIRST_VERSION) == (0, True)
+    await store._table.put(store._key("CB#", "c") | attributes)
+    with pytest.raises(CorruptRecordError, match="'CB#c'"):
+        await store.get_state("c")
+    await store.set_state("c", CircuitBreakerState(failure_count=2))
+    assert await store.record_failure("c", 5) == 3
 
 
 async def test_memory_does_not_grow_with_the_circuits(

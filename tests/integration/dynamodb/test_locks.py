@@ -7,10 +7,10 @@ from typing import Any
 import anyio
 import pytest
 
+from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence import LockClaim, LockHandle
 from gogoscope.testing.conformance import ManualClock
 from gogoscope_dynamodb import DynamoDBAdapter
-from gogoscope_dynamodb.schema import FIRST_VERSION
 from tests.support.dynamodb_faults import FaultyClient
 from tests.support.engines import Engine
 
@@ -47,15 +47,6 @@ async def take(store: DynamoDBAdapter, key: str = "k", ttl: float = 5) -> LockHa
     handle = await store.acquire(key, ttl)
     assert handle is not None
     return handle
-
-
-def original(expires_at: int, owner: str = "node-1") -> dict[str, Any]:
-    return {
-        "owner": {"S": owner},
-        "expiresAt": {"N": str(expires_at)},
-        "version": {"N": "1"},
-        "data": {"M": {"acquiredAt": {"N": "1799999990000"}}},
-    }
 
 
 async def test_each_method_is_one_request(
@@ -315,37 +306,39 @@ async def test_the_holder_is_described_for_people(
     assert await store.force_release("k") is False
 
 
-async def test_a_live_lock_of_the_original_is_left_alone(
-    store: DynamoDBAdapter, clock: ManualClock, faulty_client: FaultyClient
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"owner": {"S": "o"}, "version": {"N": "1"}, "data": {"M": {"acquiredAt": {"N": "1"}}}},
+        {"owner": {"S": "o"}, "version": {"S": "one"}, "data": {"M": {"nonce": {"S": "n"}}}},
+        {"version": {"N": "1"}, "data": {"S": "text"}},
+        {},
+    ],
+    ids=repr,
+)
+async def test_a_malformed_lock_is_an_error_that_names_it_until_it_is_force_released(
+    atomic_dynamodb: Engine, store: DynamoDBAdapter, attributes: Any
 ) -> None:
-    await put_raw(store, "k", **original(int(clock.now)))
-    faulty_client.calls.clear()
-    assert await store.acquire("k", 5) is None
-    assert len(faulty_client.calls) == 1
-    holder = await store.holder("k")
-    assert holder is not None
-    assert (holder.owner, holder.since) == ("node-1", 1_799_999_990)
-
-
-async def test_an_expired_lock_of_the_original_is_taken_over_with_a_token_of_ours(
-    store: DynamoDBAdapter, clock: ManualClock
-) -> None:
-    await put_raw(store, "k", **original(int(clock.now)))
-    clock.now += 1.051
-    handle = await take(store)
-    assert handle.fencing_token > FIRST_VERSION
-    assert await handle.extend()
-    assert await handle.release()
-    assert (await take(store)).fencing_token > handle.fencing_token
-
-
-async def test_a_lock_of_the_original_can_be_force_released(
-    store: DynamoDBAdapter, clock: ManualClock
-) -> None:
-    await put_raw(store, "k", **original(int(clock.now + 60)))
+    await put_raw(store, "k", **attributes)
+    with pytest.raises(CorruptRecordError, match="'LOCK#k'"):
+        await store.holder("k")
     assert await store.force_release("k") is True
-    assert await raw_item(store, "k") is None
-    assert await store.acquire("k", 5) is not None
+    assert await store.holder("k") is None
+    handle = await take(store)
+    assert await handle.release()
+
+
+async def test_a_forced_release_that_arrives_late_leaves_the_next_holder_alone(
+    store: DynamoDBAdapter, faulty_client: FaultyClient
+) -> None:
+    await take(store)
+    await store.force_release("k")
+    operation, late = faulty_client.calls[-1]
+    assert operation == "update_item"
+    successor = await take(store)
+    with pytest.raises(Exception, match="conditional"):
+        await faulty_client.update_item(**late)
+    assert await successor.is_valid()
 
 
 async def test_prefixes_keep_locks_apart_and_nest(
@@ -375,7 +368,6 @@ async def test_exactly_one_of_many_concurrent_claims_takes_the_lock(
             version={"N": "1800000000000000"},
             data={"M": {"releasedBy": {"S": "x"}}},
         ),
-        "original": lambda: put_raw(store, "original", **original(int(clock.now - 60))),
     }.items():
         if prepare is not None:
             await prepare()

@@ -49,7 +49,8 @@ def test_a_circuit_comes_back_as_it_was() -> None:
 
 
 def test_a_lock_without_the_count_of_renewals_has_its_version_as_token() -> None:
-    record = decode_lock(item(version=OURS, data={"M": {"nonce": {"S": "n"}}}, owner={"S": "o"}))
+    lease = {"nonce": {"S": "n"}, "leaseMs": {"N": "5"}, "leaseUntil": {"N": "9"}}
+    record = decode_lock(item(version=OURS, data={"M": lease}, owner={"S": "o"}))
     assert record.fencing_token == record.version == 1800000000000001
 
 
@@ -62,7 +63,9 @@ def test_a_lock_without_the_count_of_renewals_has_its_version_as_token() -> None
         {"version": OURS, "data": {"S": "text"}},
         {"version": OURS, "data": {"M": {"leaseUntil": {"N": "1.5"}}}},
         {"version": OURS, "data": {"M": {"nonce": {"N": "1"}}}},
-        {"version": {"N": "1"}, "data": {"M": {}}, "owner": {"S": "o"}},
+        {"version": OURS, "data": {"M": {}}, "owner": {"S": "o"}},
+        {"data": {"M": {}}},
+        {"version": {"N": "1" + "0" * 30}, "data": {"M": {}}},
     ],
     ids=repr,
 )
@@ -88,4 +91,4 @@ def test_an_unreadable_circuit_is_an_error_that_names_it(attributes: Any) -> Non
 
 def test_an_unreadable_expiry_is_an_error_that_names_it() -> None:
     with pytest.raises(CorruptRecordError, match="'LOCK#k' cannot be understood"):
-        is_live(item(version={"N": "1"}, expiresAt={"N": "soon"}), 0)
+        is_live(item(version=OURS, data={"M": {"until": {"N": "soon"}}}), 0)
