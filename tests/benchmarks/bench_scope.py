@@ -112,7 +112,12 @@ def sequential() -> Case:  # noqa: C901 - one function for each side
     async def ours() -> None:
         async with scope() as s:
             for _ in range(SEQUENTIAL):
-                _ = (await s.task(no_op)).error
+                await s.task(no_op)
+
+    async def ours_raising() -> None:
+        async with scope() as s:
+            for _ in range(SEQUENTIAL):
+                await s.call(no_op)
 
     async def task_group() -> None:
         async with asyncio.TaskGroup() as group:
@@ -124,9 +129,15 @@ def sequential() -> Case:  # noqa: C901 - one function for each side
             await asyncio.gather(no_op())
 
     async def nursery() -> None:
-        for _ in range(SEQUENTIAL):
-            async with trio.open_nursery() as group:
-                group.start_soon(no_op)
+        async def one(done: trio.Event) -> None:
+            await no_op()
+            done.set()
+
+        async with trio.open_nursery() as group:
+            for _ in range(SEQUENTIAL):
+                done = trio.Event()
+                group.start_soon(one, done)
+                await done.wait()
 
     async def aiometer(library: Any) -> None:
         for _ in range(SEQUENTIAL):
@@ -152,22 +163,32 @@ def sequential() -> Case:  # noqa: C901 - one function for each side
         {
             "anyio": on_asyncio(bare),
             "gogoscope": on_asyncio(ours),
+            "gogoscope, s.call": on_asyncio(ours_raising),
             "anyio, on trio": on_trio(bare),
             "gogoscope, on trio": on_trio(ours),
             "asyncio.TaskGroup": on_asyncio(task_group),
             "asyncio.gather": on_asyncio(gather),
-            "trio nursery": on_trio(nursery),
+            "trio nursery and event": on_trio(nursery),
             "aiometer": peer("aiometer", aiometer),
             "aiotools": peer("aiotools", aiotools),
             "asyncer": peer("asyncer", asyncer),
             "quattro": peer("quattro", quattro),
         },
-        {"gogoscope": 1.4},
+        pairs={
+            ("gogoscope", "asyncio.TaskGroup"): 0.4,
+            ("gogoscope, s.call", "asyncio.TaskGroup"): 0.4,
+            ("gogoscope, on trio", "trio nursery and event"): 0.5,
+        },
     )
 
 
-def fan_out(name: str, tasks: int, fn: AsyncFunction) -> Case:  # noqa: C901 - likewise
-    """Start many tasks at once."""
+def fan_out(  # noqa: C901 - likewise
+    name: str, tasks: int, fn: AsyncFunction, against: str, target: float
+) -> Case:
+    """Start many tasks at once.
+
+    :param against: the side that ours is to be ``target`` times as slow as, at most
+    """
 
     async def bare() -> None:
         async with anyio.create_task_group() as group:
@@ -224,7 +245,7 @@ def fan_out(name: str, tasks: int, fn: AsyncFunction) -> Case:  # noqa: C901 - l
             "asyncer": peer("asyncer", asyncer),
             "quattro": peer("quattro", quattro),
         },
-        {"gogoscope": 1.4},
+        pairs={("gogoscope", against): target},
     )
 
 
@@ -383,8 +404,10 @@ def importing() -> Case:
 def cases() -> Iterator[Case]:
     """Return every case."""
     yield sequential()
-    yield fan_out(f"fan-out of {FAN_OUT:,} no-ops", FAN_OUT, no_op)
-    yield fan_out(f"{SLEEPERS:,} tasks that sleep 1 ms", SLEEPERS, sleep_a_little)
+    no_ops = f"fan-out of {FAN_OUT:,} no-ops"
+    yield fan_out(no_ops, FAN_OUT, no_op, "asyncio.TaskGroup", 0.65)
+    sleepers = f"{SLEEPERS:,} tasks that sleep 1 ms"
+    yield fan_out(sleepers, SLEEPERS, sleep_a_little, "anyio", 1.1)
     yield limited_map(f"map of {ITEMS:,} no-ops, {LIMIT} at a time", no_op_of)
     yield limited_map(f"map of {ITEMS:,} yields, {LIMIT} at a time", yield_of)
     yield retry()
