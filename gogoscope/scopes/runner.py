@@ -278,7 +278,8 @@ class Worker:
                 task._handle = handle
                 awaited = task._first_step()
                 if awaited is not ENDED:
-                    runner.spread(2)  # which doubles the workers in each turn of the loop
+                    if runner.queue:
+                        runner.spread(2)  # which doubles the workers in each turn of the loop
                     await task._go_on(awaited)
                     return
                 task._handle = None
@@ -295,7 +296,8 @@ class Worker:
         finally:
             if task is not None:
                 task._handle = None
-            runner.spread(1)
+            if runner.queue:
+                runner.spread(1)
             del self, runner, queue, cancellations, handle, task
 
 

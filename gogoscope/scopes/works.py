@@ -111,9 +111,6 @@ class Works:
 
     def is_idle(self) -> bool:
         """Return whether nothing runs that could take from an offer, or end."""
-        # Asked at the end of each task: the sets are not touched while more runs than they hold.
-        if len(self._all) > len(self._offers) + len(self._stopping):
-            return False
         return self._all - self._stopping.keys() <= self._offers
 
     def idle(self) -> anyio.Event:
@@ -125,5 +122,8 @@ class Works:
 
     def wake_if_idle(self) -> None:
         """Wake those who wait until nothing runs, if that is so."""
+        # At the end of each task: the sets are not touched while more runs than they hold.
+        if len(self._all) > len(self._offers) + len(self._stopping):
+            return
         if self._idle is not None and self.is_idle():
             self._idle.set()
