@@ -265,9 +265,8 @@ class Worker:
         """Run tasks from the queue."""
         runner, handle = self._runner, self.handle
         runner.arrived(self)
-        queue, cancellations, left = runner.queue, runner.own_cancellations, TURN
-        if self.own is not None:
-            queue = deque((self.own,))
+        queue = runner.queue if self.own is None else deque((self.own,))
+        cancellations, left = runner.own_cancellations, TURN
         self.own = task = None
         try:
             while queue:
@@ -290,15 +289,19 @@ class Worker:
                     left = TURN
                     await checkpoint()
         except BaseException as raised:
-            if not says_cancelled(raised) or cancelled_by_scope():
+            if _goes_on(raised):
                 raise
-            # Else it concerns the task, which has its result, and this worker.
         finally:
             if task is not None:
                 task._handle = None
             if runner.queue:
                 runner.spread(1)
             del self, runner, queue, cancellations, handle, task
+
+
+def _goes_on(raised: BaseException) -> bool:
+    """Return whether what ends a worker concerns others than its task, which has its result."""
+    return not says_cancelled(raised) or cancelled_by_scope()
 
 
 class _Probe:
