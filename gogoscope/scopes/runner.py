@@ -281,7 +281,6 @@ class Worker:
                         runner.spread(2)  # which doubles the workers in each turn of the loop
                     await task._go_on(awaited)
                     return
-                task._handle = None
                 if task._cancel_requested or cancellations():
                     return
                 left -= 1
@@ -292,8 +291,6 @@ class Worker:
             if _goes_on(raised):
                 raise
         finally:
-            if task is not None:
-                task._handle = None
             if runner.queue:
                 runner.spread(1)
             del self, runner, queue, cancellations, handle, task

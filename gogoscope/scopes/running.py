@@ -19,7 +19,7 @@ import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import (
@@ -37,6 +37,9 @@ from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.outcome import Outcome
 from gogoscope.scopes.results import Err, Ok, ok
 from gogoscope.scopes.runner import ENDED, NATIVELY, Guard
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -60,6 +63,7 @@ class Running(Outcome[T_co]):
         "_depth",
         "_fn",
         "_guard",
+        "_handle",
         "_natively",
         "_slot",
     )
@@ -73,6 +77,7 @@ class Running(Outcome[T_co]):
     _depth: int
     _before: int
     _count: int
+    _handle: TaskHandle[None] | None
     _natively: BaseException | None
     _children: set[Frame] | None
     _cancel_requested: bool
@@ -243,6 +248,7 @@ class Running(Outcome[T_co]):
             self._context.run(self._conclude, ok((None, value)), None)
             return
         self._fn = self._guard = self._children = self._context = self._coroutine = None
+        self._handle = None
         self._args = ()
         self._result = ok((None, value))
         if self._ended is not None:
@@ -306,6 +312,7 @@ class Running(Outcome[T_co]):
 
     def _end(self, result: Ok[Any] | Err) -> None:
         self._fn = self._guard = self._children = self._context = self._coroutine = None
+        self._handle = None
         self._args = ()
         self._result = result
         if self._ended is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Awaitable, Callable, Generator
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import getweakrefcount
 
 from gogoscope._core.arguments import check_reason
@@ -17,9 +17,6 @@ from gogoscope.scopes.outcome import Outcome, Parent
 from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.runner import ENDED, UNSHARED, Guard
 from gogoscope.scopes.running import Running
-
-if TYPE_CHECKING:
-    from anyio import TaskHandle
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -40,7 +37,7 @@ class Task(Running[T_co]):
     checkpoint. When the last code that awaits a task is cancelled, so is the task.
     """
 
-    __slots__ = ("_handle", "_name", "_queued")
+    __slots__ = ("_name", "_queued")
 
     def __init__(
         self,
@@ -65,7 +62,7 @@ class Task(Running[T_co]):
         self._awaiters = self._depth = self._before = self._count = 0
         self._interrupted = self._was_cancelled = self._cancel_requested = self._queued = False
         self._children = None
-        self._handle: TaskHandle[None] | None = None
+        self._handle = None
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} {self.state}>"
