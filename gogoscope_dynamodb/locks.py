@@ -241,10 +241,11 @@ class Locks(Capability):
     async def renew_lock(
         self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
     ) -> LockReply:
-        """Let the lease of ``nonce`` last until ``until_ms``, if it is still at ``version``.
+        """Let the lease of ``nonce`` last until ``until_ms``, or ``lease_ms`` from now if later.
 
         One write.
         """
+        until_ms = max(until_ms, self._now_ms() + lease_ms)
         answer = await self._table.update(
             self._key(LOCK, key),
             _RENEW,
@@ -313,6 +314,10 @@ class Locks(Capability):
         """Return a lock as the newest completed write left it; one consistent read."""
         found = await self._table.read(self._key(LOCK, key), consistent=True)
         return None if found is None else schema.decode_lock(found)
+
+    def lease_left_ms(self, record: LockRecord) -> int:
+        """Return how long the lease of a record still runs, in milliseconds; makes no request."""
+        return record.lease_until_ms - self._now_ms()
 
     def _reply(self, record: LockRecord | None, now_ms: int, *, granted: bool) -> LockReply:
         if record is None or record.owner is None:

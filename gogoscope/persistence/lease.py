@@ -16,10 +16,14 @@ from gogoscope.persistence.lock_handle import LockHandle
 RENEWALS_PER_LEASE = 3
 RETRIES_PER_RENEWAL = 4
 """How many times as often a renewal is tried again after the store failed."""
+LOOK_AT_CLOCK_SECONDS = 1.0
+"""How often a renewal looks whether a clock was set, so that the lease is over by it."""
 
 
 class Renewal:
     """Renews a lock at a third of its lease until it is told to stop, or the lock is lost.
+
+    It renews at once when the lease is over by the store's clock, since that was set.
 
     It is shielded: what cancels the code that needs the lock must not end the lease before that
     code has ended. So whoever runs it must stop it.
@@ -42,12 +46,16 @@ class Renewal:
         """
         handle = self._handle
         with self._stopped:
-            pause = handle._lease / RENEWALS_PER_LEASE
+            due = monotonic() + handle._lease / RENEWALS_PER_LEASE
             while (reason := handle.lost) is None:
-                if await handle._sleep_unless_shortened(min(pause, handle._deadline - monotonic())):
-                    pause = (handle._deadline - monotonic()) / RENEWALS_PER_LEASE
-                else:
+                pause = min(due, handle._deadline) - monotonic()
+                part = min(pause, LOOK_AT_CLOCK_SECONDS)
+                if await handle._sleep_unless_shortened(part):
+                    now = monotonic()
+                    due = now + (handle._deadline - now) / RENEWALS_PER_LEASE
+                elif part == pause or handle._in_doubt():
                     pause = await self._renew()
+                    due = monotonic() + pause
             if self._failure is not None:
                 reason = f"{reason}; the store failed with {self._failure!r}"
             elif self._unanswered:

@@ -1,8 +1,10 @@
 """The handle of a lock that is held.
 
 A handle counts its lease on a clock of this process, from before the claim or the renewal was sent:
-so its lease never ends later here than it does in the store. The store's clock is used only to say
-for how much longer than the claim the lease shall last.
+so its lease never ends later here than it does in the store. Others may judge it by a wall clock,
+which can be set while the lock is held. So a handle also asks the store's clock: if the lease is
+over by that, the lock may be another's by now, and the handle counts on it only once a renewal was
+granted.
 
 The handle is made with a :class:`Releaser`, which it asks to free the lock, and which it tells when
 that is done. It knows nothing else of the queue and the scope that it belongs to.
@@ -147,10 +149,15 @@ class LockHandle:
     def ensure(self) -> None:
         """Raise if the lease is over; makes no request. Call it before each outside write.
 
-        :raises LeaseLostError: if the lock is not held any more
+        It raises also while the lease is over by the store's clock alone, since that was set; the
+        lock is held again for certain when the next renewal has been granted.
+
+        :raises LeaseLostError: if the lock is not held any more, or nobody knows
         """
         if self.lost is not None:
             raise self._lease_lost()
+        if self._in_doubt():
+            raise LeaseLostError(self.key, _CLOCK_SET)
 
     def _lease_lost(self) -> LeaseLostError:
         """Return the loss of the lease: one error, however many run into it."""
@@ -161,11 +168,15 @@ class LockHandle:
     async def is_valid(self) -> bool:
         """Ask the store whether this handle still holds the lock.
 
+        If its lease is over by the store's clock, it is renewed.
+
         :raises PersistenceError: if the store fails
         """
         self._releaser.check_here()
         if self.lost is not None:
             return False
+        if self._in_doubt():
+            return await self.extend()
         record = await ask(self._store.read_lock, self.key)
         if record is None or record.nonce != self._nonce:
             self._lost = _reason(record)
@@ -222,7 +233,8 @@ class LockHandle:
         async with self._guard:
             if self._lost == _RELEASED:
                 return False
-            freed = await self._releaser.free(self, self.lost is None)
+            in_time = self.lost is None and not self._in_doubt()
+            freed = await self._releaser.free(self, in_time)
             self._lost = _RELEASED
             self._releaser.released(self, freed)
             return freed
@@ -245,6 +257,10 @@ class LockHandle:
     def _nonce(self) -> str:
         """The name of this acquisition, which every condition in the store compares."""
         return self._record.nonce or ""
+
+    def _in_doubt(self) -> bool:
+        """Tell whether the lease is over by the store's clock, so that others may take the lock."""
+        return self._store.lease_left_ms(self._record) <= 0
 
     async def _free(self, in_time: bool) -> bool:
         """Free the lock in the store, for whoever comes first; for releasers only."""
@@ -301,6 +317,7 @@ class _StoreReleaser:
 IN_STORE: Releaser = _StoreReleaser()
 
 _RELEASED = "it was released"
+_CLOCK_SET = "a clock was set: by that its lease is over, and it has not been renewed since"
 
 
 def milliseconds(duration: float) -> int:

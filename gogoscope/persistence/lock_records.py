@@ -123,7 +123,7 @@ class LeaseStore(Protocol):
     async def renew_lock(
         self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
     ) -> LockReply:
-        """Let the lease of ``nonce`` last ``lease_ms``, until ``until_ms``.
+        """Let the lease of ``nonce`` last until ``until_ms``, or ``lease_ms`` from now if later.
 
         It is granted when ``nonce`` holds the lock at ``version``; the reply's version is the one
         for the next renewal. Refused with the same nonce at another version: somebody extended it
@@ -141,4 +141,12 @@ class LeaseStore(Protocol):
 
     async def read_lock(self, key: str) -> LockRecord | None:
         """Return a lock as the newest completed write left it."""
+        ...
+
+    def lease_left_ms(self, record: LockRecord) -> int:
+        """Return how long the lease of a record still runs by the store's clock; makes no request.
+
+        In milliseconds, and not positive if it is over: others that see the same time may take the
+        lock then.
+        """
         ...

@@ -55,7 +55,7 @@ class UnpluggableStore(_AnyStore):
         for capability in _CAPABILITIES:
             for name in (name for name in dir(capability) if not name.startswith("_")):
                 request = getattr(store, name, None)
-                if request is not None:
+                if request is not None and name != "lease_left_ms":  # which is no request
                     ask = self._paging if name == "iterate_keys" else self._asking
                     vars(self)[name] = ask(name, request)
         if isinstance(store, LockProvider):

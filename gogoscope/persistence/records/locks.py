@@ -63,7 +63,7 @@ class RecordLocks(RecordCapability):
     async def renew_lock(
         self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
     ) -> LockReply:
-        """Let the lease of ``nonce``, still held at ``version``, last until ``until_ms``."""
+        """Let the lease of ``nonce`` last until ``until_ms``, or ``lease_ms`` from now if later."""
         return await self._change(LOCKS, key, lock_rules.renew, nonce, version, lease_ms, until_ms)
 
     async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
@@ -83,3 +83,7 @@ class RecordLocks(RecordCapability):
     async def read_lock(self, key: str) -> LockRecord | None:
         """Return a lock as the newest completed write left it."""
         return await self._records.read(LOCKS, self._full_key(key))
+
+    def lease_left_ms(self, record: LockRecord) -> int:
+        """Return how long the lease of a record still runs, in milliseconds; makes no request."""
+        return record.lease_until_ms - self._records.now_ms()

@@ -73,9 +73,14 @@ def reserve(
 def renew(
     record: LockRecord | None, now_ms: int, nonce: str, version: int, lease_ms: int, until_ms: int
 ) -> tuple[LockRecord | None, LockReply]:
-    """Let a lease that is still held at ``version`` last until ``until_ms``."""
+    """Let a lease that is still held at ``version`` last until ``until_ms``, or longer.
+
+    It lasts ``lease_ms`` from now at least: ``until_ms`` counts from a clock that may have been
+    wrong when the lock was taken.
+    """
     if record is None or record.nonce != nonce or record.version != version:
         return record, LockReply(granted=False, record=record)
+    until_ms = max(until_ms, now_ms + lease_ms)
     renewed = evolve(record, version=version + 1, lease_ms=lease_ms, lease_until_ms=until_ms)
     return renewed, LockReply(granted=True, record=renewed)
 

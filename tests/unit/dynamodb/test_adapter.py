@@ -52,7 +52,7 @@ def test_an_adapter_has_every_capability() -> None:
 def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
     shown = {name for name in dir(DynamoDBAdapter(FaultyClient(), "t")) if name[0] != "_"}
     locks = {"acquire", "extend", "force_release", "holder"}
-    leases = {"claim_lock", "renew_lock", "release_lock", "read_lock"}
+    leases = {"claim_lock", "renew_lock", "release_lock", "read_lock", "lease_left_ms"}
     turns = {"hand_over_lock", "reserve_lock"}
     circuits = {"get_state", "set_state", "force_open", "force_close", "reset_circuit", "circuits"}
     counting = {"record_failure", "record_success", "count_failures", "reset_failures"}

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import anyio
 import pytest
 
-from gogoscope import LockHandle, StoreConnectionError
-from gogoscope.persistence.lease import Renewal
+from gogoscope import LeaseLostError, LockHandle, StoreConnectionError
+from gogoscope.persistence import current_clock
+from gogoscope.persistence.lease import LOOK_AT_CLOCK_SECONDS, Renewal
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, release
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import UnpluggableStore, VirtualClock
@@ -123,6 +124,45 @@ def test_a_renewal_tries_again_soon_after_the_store_failed(
             await anyio.sleep(2)
             assert store.requests["renew_lock"] == 2
             assert handle.deadline == pytest.approx(anyio.current_time() + 29.5)
+            renewal.stop()
+
+    virtual_clock.run(program, backend=backend)
+
+
+class SetClock:
+    """The virtual clock, whose wall clock a test sets."""
+
+    offset = 0.0
+
+    def wall(self) -> float:
+        return current_clock.wall() + self.offset
+
+    def elapsed(self) -> float:
+        return current_clock.elapsed()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_renewal_renews_soon_after_a_clock_was_set_past_the_lease(
+    virtual_clock: VirtualClock, backend: Backend, answers: bool
+) -> None:
+    async def program() -> None:
+        clock = SetClock()
+        store = UnpluggableStore(MemoryStore(clock=clock))
+        handle = await held(store)
+        renewal = Renewal(handle)
+        async with anyio.create_task_group() as group:
+            group.start_soon(renewal.run)
+            await anyio.sleep(1.5)
+            clock.offset = 3600.0
+            with pytest.raises(LeaseLostError, match="a clock was set"):
+                handle.ensure()
+            if not answers:
+                store.unplug()
+            await anyio.sleep(LOOK_AT_CLOCK_SECONDS)
+            store.plug_in()
+            await anyio.sleep(LOOK_AT_CLOCK_SECONDS)
+            handle.ensure()
+            assert store.requests["renew_lock"] == (1 if answers else 2)
             renewal.stop()
 
     virtual_clock.run(program, backend=backend)

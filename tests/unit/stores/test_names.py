@@ -10,6 +10,7 @@ from gogoscope.stores import MemoryStore, SQLiteStore
 LOCKS = {
     *("acquire", "extend", "force_release", "holder"),
     *("claim_lock", "renew_lock", "release_lock", "read_lock", "hand_over_lock", "reserve_lock"),
+    "lease_left_ms",
 }
 CIRCUIT_BREAKERS = {
     *("get_state", "set_state", "record_failure", "record_success", "count_failures"),

@@ -132,6 +132,22 @@ def test_a_renewal_needs_nonce_and_version() -> None:
     assert not lock_rules.renew(None, NOW, "n1", record.version, 500, NOW + 900)[1].granted
 
 
+def test_a_renewal_repairs_a_lease_that_a_slow_clock_wrote() -> None:
+    hour = 3_600_000
+    record = taken(now_ms=NOW - hour)
+    renewed, _ = lock_rules.renew(record, NOW, "n1", record.version, 500, NOW - hour + 600)
+    assert renewed is not None
+    assert renewed.lease_until_ms == NOW + 500
+    assert not granted(renewed, NOW + 500)
+
+
+def test_a_renewal_never_shortens_what_its_holder_counts_on() -> None:
+    record = taken()
+    renewed, _ = lock_rules.renew(record, NOW - 3_600_000, "n1", record.version, 500, NOW + 600)
+    assert renewed is not None
+    assert renewed.lease_until_ms == NOW + 600
+
+
 def test_only_the_owner_extends_and_only_in_time() -> None:
     record = taken()
     assert lock_rules.extend(None, NOW, "owner of n1", 500) == (None, False)
