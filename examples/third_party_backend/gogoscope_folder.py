@@ -134,7 +134,7 @@ class _FolderRecords(Records):
         file = json.loads(path.read_text()) if path.exists() else None
         if file is None or self._is_gone(file["purge_at_ms"]):
             return None
-        return kind.load(file["text"], file["purge_at_ms"])
+        return kind.restore(key, file["text"], file["purge_at_ms"])
 
     def _save(self, kind: Kind[Record], key: str, record: Record) -> None:
         purge_at_ms = kind.purge_at_ms(record, self.now_ms())

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.registry import open_persistence
     from gogoscope.persistence.rules import circuit_breakers as circuit_rules
     from gogoscope.persistence.rules import locks as lock_rules
+    from gogoscope.persistence.stored import corrupt_record, leave_out
     from gogoscope.persistence.url import PersistenceURL
     from gogoscope.persistence.validation import (
         check_circuit_state,
@@ -104,10 +105,12 @@ __all__ = [
     "check_stale",
     "check_ttl",
     "circuit_rules",
+    "corrupt_record",
     "current_clock",
     "describe_holder",
     "glob_matcher",
     "jittered",
+    "leave_out",
     "literal_start",
     "lock_across_forks",
     "lock_rules",
@@ -171,6 +174,7 @@ if not TYPE_CHECKING:
             "gogoscope.persistence.registry": ("open_persistence",),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),
+            "gogoscope.persistence.stored": ("corrupt_record", "leave_out"),
             "gogoscope.persistence.validation": (
                 "check_circuit_state",
                 "check_key",

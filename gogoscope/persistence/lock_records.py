@@ -81,6 +81,9 @@ class LockHolder:
     metadata: Mapping[str, str] = field(factory=dict)
 
 
+LONGEST_PID = 18
+
+
 def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None:
     """Return what people want to know about a lock's holder, or ``None`` if it is free."""
     if record is None or record.owner is None:
@@ -89,7 +92,7 @@ def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None
     return LockHolder(
         owner=record.owner,
         host=record.metadata.get("host"),
-        pid=int(pid) if pid.isdecimal() else None,
+        pid=int(pid) if pid.isdecimal() and len(pid) <= LONGEST_PID else None,
         scope=record.metadata.get("scope"),
         since=record.acquired_at_ms / 1000,
         lease_left=(record.lease_until_ms - now_ms) / 1000,

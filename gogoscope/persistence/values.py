@@ -11,6 +11,7 @@ import math
 from typing import Any, Protocol
 
 from gogoscope.exceptions import CorruptRecordError
+from gogoscope.persistence.stored import check_text, corrupt_record
 
 INT_DIGITS = 4300
 """The longest int, in decimal digits, that Python reads unless told otherwise."""
@@ -38,7 +39,7 @@ class JSONCodec:
     """Stores None, bool, int, float, str, list and dict with str keys, and nothing else.
 
     A tuple, a key that is not a str, an object of a subclass and NaN are errors: JSON would change
-    them silently.
+    them silently. So are surrogates, which UTF-8 cannot hold.
     """
 
     def dumps(self, value: Any) -> str:
@@ -56,9 +57,33 @@ class JSONCodec:
         :raises CorruptRecordError: if the text is not JSON
         """
         try:
-            return json.loads(text)
+            return decode_json(text)
         except (ValueError, RecursionError) as error:
             raise CorruptRecordError(f"a stored value is not JSON: {text[:80]!r}") from error
+
+
+def decoded(codec: Codec, text: Any, key: str) -> Any:
+    """Return the value of a stored text.
+
+    :param key: the whole key of the value, for the error
+    :raises CorruptRecordError: naming the key, whatever the codec raises
+    """
+    try:
+        return codec.loads(text)
+    except Exception as error:
+        raise corrupt_record("value", key, error) from error
+
+
+def decode_json(text: str) -> Any:
+    """Return what a text of standard JSON stands for.
+
+    :raises ValueError: if it is something else, NaN and Infinity included
+    """
+    return _decode(text)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def check_value(value: Any) -> None:
@@ -80,34 +105,49 @@ def is_storable(value: Any) -> bool:
     return True
 
 
-_FAITHFUL = (str, bool, type(None))
+_FAITHFUL = (bool, type(None))
 _INT_LIMIT = 10**INT_DIGITS
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def _check(value: Any, path: str, levels: int) -> None:
     kind = type(value)
-    if kind is int or kind is float:
+    if kind is str:
+        check_text(path, value)
+    elif kind is int or kind is float:
         _check_number(value, path)
-    elif levels == 0 and kind in (list, dict):
-        raise ValueError(f"value is nested more than {DEEPEST} levels deep, or contains itself")
-    elif kind is list:
-        for index, item in enumerate(value):
-            if type(item) not in _FAITHFUL:
-                _check(item, f"{path}[{index}]", levels - 1)
-    elif kind is dict:
-        for key, item in value.items():
-            if type(key) is not str:
-                raise TypeError(
-                    f"{path} has the key {key!r} of type {type(key).__name__}; keys must be str"
-                )
-            if type(item) not in _FAITHFUL:
-                _check(item, f"{path}[{key!r}]", levels - 1)
-    else:
+    elif kind is not list and kind is not dict:
         raise TypeError(
             f"{path} is of type {kind.__name__}, which cannot be stored faithfully; allowed are "
             "None, bool, int, float, str, list and dict with str keys"
         )
+    elif levels == 0:
+        raise ValueError(f"value is nested more than {DEEPEST} levels deep, or contains itself")
+    elif kind is list:
+        _check_list(value, path, levels - 1)
+    else:
+        _check_dict(value, path, levels - 1)
+
+
+def _check_list(value: list[Any], path: str, levels: int) -> None:
+    for index, item in enumerate(value):
+        kind = type(item)
+        if kind not in _FAITHFUL and not (kind is str and item.isascii()):
+            _check(item, f"{path}[{index}]", levels)
+
+
+def _check_dict(value: dict[Any, Any], path: str, levels: int) -> None:
+    for key, item in value.items():
+        if type(key) is not str:
+            raise TypeError(
+                f"{path} has the key {key!r} of type {type(key).__name__}; keys must be str"
+            )
+        if not key.isascii():
+            check_text(f"a key in {path}", key)
+        kind = type(item)
+        if kind not in _FAITHFUL and not (kind is str and item.isascii()):
+            _check(item, f"{path}[{key!r}]", levels)
 
 
 def _check_number(value: float, path: str) -> None:

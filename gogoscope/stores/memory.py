@@ -232,10 +232,10 @@ class MemoryStore(RecordStore):
         # The shortest way to a hit. Everything else, errors included, is left to the long way.
         try:
             record, purge_at_ms = self._cached[self._key_prefix + key]
-        except (KeyError, TypeError):
+            if key and purge_at_ms - record.stale_ms > self._wall() * 1000:
+                return self._codec.loads(record.content)
+        except Exception:  # noqa: BLE001 - raised by the long way, with what it is about
             return await super().get(key, default)
-        if key and purge_at_ms - record.stale_ms > self._wall() * 1000:
-            return self._codec.loads(record.content)
         return await super().get(key, default)
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from gogoscope.exceptions import CorruptRecordError
+from gogoscope._core.arguments import shown
 from gogoscope.persistence.paging import KEYS_PER_PAGE, Pages
 from gogoscope.persistence.protocols.cache import CacheEntry
 from gogoscope.persistence.records.place import Kind, RecordCapability
@@ -21,6 +21,7 @@ from gogoscope.persistence.validation import (
     glob_matcher,
     literal_start,
 )
+from gogoscope.persistence.values import decoded
 
 
 def _dump(record: CacheRecord) -> str:
@@ -33,13 +34,14 @@ def _load(text: str, gone_at_ms: int | None) -> CacheRecord:
     if not text.startswith(_KEPT):
         return CacheRecord(text, gone_at_ms)
     stale, _, content = text[1:].partition(_KEPT)
-    try:
-        stale_ms = int(stale)
-    except ValueError as error:
-        raise CorruptRecordError(f"a stored value cannot be understood: {text[:80]!r}") from error
+    if not (stale.isascii() and stale.isdecimal() and len(stale) <= LONGEST_STALE):
+        raise ValueError(f"it must be kept for a number of milliseconds, got {shown(stale)}")
+    stale_ms = int(stale)
     return CacheRecord(content, None if gone_at_ms is None else gone_at_ms - stale_ms, stale_ms)
 
 
+LONGEST_STALE = 18
+"""How many digits the milliseconds have at most for which a value is kept."""
 _KEPT = "~"
 """Stands, as it does before no JSON, before the milliseconds for which a value is kept."""
 
@@ -57,7 +59,7 @@ class RecordCache(RecordCapability):
         record = await self._records.read(CACHE, self._full_key(key))
         if record is None or not record.is_live(self._records.now_ms()):
             return default
-        return self._codec.loads(record.content)
+        return self._value(key, record)
 
     async def get_entry(
         self, key: str, *, latest: bool = False, stale: bool = False
@@ -72,7 +74,7 @@ class RecordCache(RecordCapability):
         if record is None or not (stale or record.is_live(now_ms)):
             return None
         left = math.inf if record.until_ms is None else (record.until_ms - now_ms) / 1000
-        return CacheEntry(self._codec.loads(record.content), record.until_ms, left)
+        return CacheEntry(self._value(key, record), record.until_ms, left)
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of those keys that have one."""
@@ -85,7 +87,7 @@ class RecordCache(RecordCapability):
             found = await self._records.read_many(CACHE, list(full_keys))
             now_ms = self._records.now_ms()
             values |= {
-                full_keys[key]: self._codec.loads(record.content)
+                full_keys[key]: self._value(full_keys[key], record)
                 for key, record in found.items()
                 if record.is_live(now_ms)
             }
@@ -151,7 +153,7 @@ class RecordCache(RecordCapability):
 
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value."""
-        return await self._change(CACHE, key, cache_rules.delete)
+        return await self._change_or_remove(CACHE, key, cache_rules.delete) is not False
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove many keys, whether or not they have a value."""
@@ -189,6 +191,9 @@ class RecordCache(RecordCapability):
             return matching(full_keys), following
 
         return Pages(read)
+
+    def _value(self, key: str, record: CacheRecord) -> Any:
+        return decoded(self._codec, record.content, self._key_prefix + key)
 
     def _start(self, pattern: str | None) -> str:
         return self._key_prefix + literal_start(pattern or "")

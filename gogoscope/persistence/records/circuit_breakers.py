@@ -8,6 +8,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from attrs import evolve
 
 from gogoscope._core.arguments import check_count
+from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence.protocols.circuit_breakers import (
     CircuitBreakerState,
     FailureReport,
@@ -15,6 +16,7 @@ from gogoscope.persistence.protocols.circuit_breakers import (
 )
 from gogoscope.persistence.records.place import RecordCapability, json_kind
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope.persistence.stored import leave_out
 from gogoscope.persistence.validation import check_circuit_state, glob_matcher, literal_start
 
 State = CircuitBreakerState
@@ -50,7 +52,7 @@ class RecordCircuitBreakers(RecordCapability):
 
     async def set_state(self, key: str, state: State) -> None:
         """Replace a circuit's state, whatever it was; ``version`` is ignored and grows."""
-        await self._change_circuit(key, circuit_rules.replace, check_circuit_state(state))
+        await self._set_circuit(key, circuit_rules.replace, check_circuit_state(state))
 
     async def record_failure(self, key: str, max_failures: int) -> int:
         """Count one failure, open the circuit at the maximum, and return the count."""
@@ -101,21 +103,20 @@ class RecordCircuitBreakers(RecordCapability):
 
     async def force_open(self, key: str) -> State:
         """Open a circuit, whatever it was, until ``force_close``; return the new state."""
-        state, _ = await self._change_circuit(key, circuit_rules.set_by_hand, "forced-open")
-        return state
+        return await self._set_circuit(key, circuit_rules.set_by_hand, "forced-open")
 
     async def force_close(self, key: str) -> State:
         """Close a circuit, whatever it was, with a clean count; return the new state."""
-        state, _ = await self._change_circuit(key, circuit_rules.set_by_hand, "closed")
-        return state
+        return await self._set_circuit(key, circuit_rules.set_by_hand, "closed")
 
     async def reset_circuit(self, key: str) -> State:
         """Forget what happened to a circuit, unless it is forced open; return its state."""
-        state, _ = await self._change_circuit(key, circuit_rules.reset)
-        return state or State()
+        return await self._set_circuit(key, circuit_rules.reset) or State()
 
     async def circuits(self, pattern: str | None = None) -> dict[str, State]:
         """List the circuits below the store's prefix, each with its state; reads them one by one.
+
+        One that is corrupt is logged and left out.
 
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
@@ -126,10 +127,30 @@ class RecordCircuitBreakers(RecordCapability):
         for full_key in await self._records.keys(CIRCUITS, start):
             key = full_key[len(self._key_prefix) :]
             if matches(key):
-                state = await self._records.read(CIRCUITS, full_key)
+                try:
+                    state = await self._records.read(CIRCUITS, full_key)
+                except CorruptRecordError as error:
+                    leave_out(error)
+                    continue
                 if state is not None:
                     found[key] = state
         return found
+
+    async def _set_circuit(
+        self,
+        key: str,
+        rule: Callable[Concatenate[State | None, int, P], tuple[AnyState, None]],
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> AnyState:
+        """Change a circuit by hand, which a corrupt record does not prevent."""
+        change = _with_version(rule, *args, **options)
+        try:
+            answer = await self._change_or_remove(CIRCUITS, key, change)
+            state, _ = await self._change(CIRCUITS, key, change) if answer is None else answer
+            return state
+        finally:
+            writes.last = object()
 
     async def _change_circuit(
         self,
@@ -139,17 +160,24 @@ class RecordCircuitBreakers(RecordCapability):
         **options: P.kwargs,
     ) -> tuple[AnyState, Answer]:
         """Change a circuit by a rule; return its new state and the rule's answer."""
-
-        def with_version(
-            before: State | None, now_ms: int
-        ) -> tuple[State | None, tuple[AnyState, Answer]]:
-            after, answer = rule(before, now_ms, *args, **options)
-            if after is not None and after is not before:
-                version = now_ms * 1000 if before is None else before.version + 1
-                after = evolve(after, version=version)
-            return after, (after, answer)
-
         try:
-            return await self._change(CIRCUITS, key, with_version)
+            return await self._change(CIRCUITS, key, _with_version(rule, *args, **options))
         finally:
             writes.last = object()
+
+
+def _with_version(
+    rule: Callable[Concatenate[State | None, int, P], tuple[AnyState, Answer]],
+    *args: P.args,
+    **options: P.kwargs,
+) -> Callable[[State | None, int], tuple[State | None, tuple[AnyState, Answer]]]:
+    """Return a rule that raises the version of a circuit that it changes."""
+
+    def change(before: State | None, now_ms: int) -> tuple[State | None, tuple[AnyState, Answer]]:
+        after, answer = rule(before, now_ms, *args, **options)
+        if after is not None and after is not before:
+            version = now_ms * 1000 if before is None else before.version + 1
+            after = evolve(after, version=version)
+        return after, (after, answer)
+
+    return change

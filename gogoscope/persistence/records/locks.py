@@ -45,8 +45,11 @@ class RecordLocks(RecordCapability):
         return await self._change(LOCKS, key, lock_rules.extend, owner, lease_ms)
 
     async def force_release(self, key: str) -> bool:
-        """Free a lock, whoever holds it; ``False`` if nobody did."""
-        return await self._change(LOCKS, key, lock_rules.force_release)
+        """Free a lock, whoever holds it; ``False`` if nobody did.
+
+        A record that is corrupt is removed.
+        """
+        return await self._change_or_remove(LOCKS, key, lock_rules.force_release) is not False
 
     async def holder(self, key: str) -> LockHolder | None:
         """Return who holds a lock, or ``None`` if nobody does."""

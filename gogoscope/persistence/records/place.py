@@ -22,10 +22,13 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from attrs import fields, frozen
 
+from gogoscope._core.arguments import shown
 from gogoscope._core.durations import seconds
+from gogoscope.events import log_warning
 from gogoscope.exceptions import CorruptRecordError
+from gogoscope.persistence.stored import checks_of, corrupt_record, told
 from gogoscope.persistence.validation import check_key, check_key_prefix
-from gogoscope.persistence.values import Codec, JSONCodec
+from gogoscope.persistence.values import Codec, JSONCodec, decode_json
 
 Record = TypeVar("Record")
 Answer = TypeVar("Answer")
@@ -44,8 +47,8 @@ class Kind(Generic[Record]):
     """A kind of record: its name, how it becomes text and a record again, and when it is gone.
 
     ``purge_at_ms(record, now_ms)`` is the time from which on nobody needs the record, ``None`` for
-    never. ``load`` takes the text that ``dump`` returned, and that time. Where operations wait for
-    one another, those on an ``urgent`` kind go first.
+    never. ``load`` takes the text that ``dump`` returned, and that time; it may raise anything for
+    any other text. Where operations wait for one another, those on an ``urgent`` kind go first.
     """
 
     name: str
@@ -53,6 +56,33 @@ class Kind(Generic[Record]):
     load: Callable[[str, int | None], Record]
     purge_at_ms: Callable[[Record, int], int | None]
     urgent: bool = False
+
+    def restore(self, key: str, text: object, purge_at_ms: object) -> Record:
+        """Return the record of what a place has kept, which may have been changed by anybody.
+
+        :param key: its key, for the error
+        :param text: what ``dump`` had returned, as a ``str`` or in UTF-8
+        :param purge_at_ms: its purge time
+        :raises CorruptRecordError: naming the key, if they are not what the record was written as
+        """
+        try:
+            return self.load(_text(text), _time(purge_at_ms))
+        except Exception as error:
+            raise corrupt_record(self.name, key, error) from error
+
+
+def _text(stored: object) -> str:
+    if type(stored) is bytes:
+        return stored.decode()
+    if type(stored) is not str:
+        raise TypeError(f"its text must be a str, got {told(stored)}")
+    return stored
+
+
+def _time(stored: object) -> int | None:
+    if stored is not None and type(stored) is not int:
+        raise TypeError(f"its purge time must be an int, got {told(stored)}")
+    return stored
 
 
 class Records(Protocol):
@@ -172,6 +202,25 @@ class RecordCapability:
             kind, self._full_key(key), lambda record, now_ms: rule(record, now_ms, *args, **options)
         )
 
+    async def _change_or_remove(
+        self,
+        kind: Kind[Record],
+        key: str,
+        rule: Callable[Concatenate[Record | None, int, P], tuple[Record | None, Answer]],
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Answer | None:
+        """Change a record by a rule, or remove it if it is corrupt.
+
+        :returns: the rule's answer; ``None`` if the record was removed
+        """
+        try:
+            return await self._change(kind, key, rule, *args, **options)
+        except CorruptRecordError as error:
+            log_warning("a corrupt record is removed", error=error)
+        await self._records.write_many(kind, [self._full_key(key)], lambda full_key, now_ms: None)
+        return None
+
 
 def json_kind(
     name: str,
@@ -198,13 +247,17 @@ def json_kind(
             }
         )
 
+    checks = checks_of(record_type)
+
     def load(text: str, purge_at_ms: int | None) -> Record:
-        try:
-            return record_type(**_decode(text))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise CorruptRecordError(
-                f"a stored {record_type.__name__} cannot be understood: {text[:80]!r}"
-            ) from error
+        stored = decode_json(text)
+        if type(stored) is not dict:
+            raise TypeError(f"{record_type.__name__} must be an object, got {told(stored)}")
+        for field, value in stored.items():
+            if field not in checks:
+                raise TypeError(f"{record_type.__name__} has no field {shown(field)}")
+            checks[field](field, value)
+        return record_type(**stored)
 
     return Kind(name, dump, load, purge_at_ms, urgent)
 
@@ -217,5 +270,4 @@ def _defaults(record_type: type) -> list[tuple[str, object]]:
     return defaults
 
 
-_decode = json.JSONDecoder().decode
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode

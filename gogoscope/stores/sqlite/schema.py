@@ -47,6 +47,8 @@ def set_up(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     if version < len(STEPS):
         _migrate(connection, path)
+    # Anybody may have written what is no UTF-8; it is decoded where that can be told of one record.
+    connection.text_factory = bytes
 
 
 def _migrate(connection: sqlite3.Connection, path: str) -> None:

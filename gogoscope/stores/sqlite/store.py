@@ -23,7 +23,9 @@ from gogoscope.persistence import (
     RecordStore,
     check_clock,
     check_key_prefix,
+    corrupt_record,
     current_clock,
+    leave_out,
     seconds,
 )
 from gogoscope.stores.sqlite.file import SQLiteFile
@@ -120,7 +122,7 @@ class _SQLiteRecords(Records):
         self._file = file
         self._clock = check_clock(clock)
         self._writes = 0
-        self._swept_to: tuple[str, str] = _FIRST
+        self._swept_to: tuple[bytes, bytes] = _FIRST
 
     def now_ms(self) -> int:
         return int(self._clock.wall() * 1000)
@@ -188,14 +190,15 @@ class _SQLiteRecords(Records):
         self, kind: Kind[Any], prefix: str, after: str | None
     ) -> tuple[list[str], str | None]:
         # No key lies between another one and the same with a NUL behind it.
-        begin = prefix if after is None else after + "\0"
+        begin = (prefix if after is None else after + "\0").encode(errors="surrogateescape")
         rows = await self._file.run(
             lambda connection: connection.execute(
                 _PAGE_OF_KEYS, (kind.name, begin, _end(prefix), self.now_ms(), KEYS_PER_PAGE)
             ).fetchall()
         )
-        page = [key for (key,) in rows]
-        return page, page[-1] if len(page) == KEYS_PER_PAGE else None
+        page = [key.decode(errors="surrogateescape") for (key,) in rows]
+        following = page[-1] if len(page) == KEYS_PER_PAGE else None
+        return [key for key in page if _is_key(kind, key)], following
 
     async def keys(self, kind: Kind[Any], prefix: str) -> list[str]:
         found, after = await self.keys_after(kind, prefix, None)
@@ -216,9 +219,9 @@ class _SQLiteRecords(Records):
         if row is None:
             return None
         try:
-            return kind.load(*row)
+            return kind.restore(key, *row)
         except CorruptRecordError as error:
-            error.add_note(f"it is the {kind.name} {key!r} of {self._file.path!r}")
+            error.add_note(f"it is in the SQLite store {self._file.path!r}")
             raise
 
     def _put(
@@ -254,6 +257,16 @@ def _check_path(path: str | os.PathLike[str]) -> str:
     return text
 
 
+def _is_key(kind: Kind[Any], key: str) -> bool:
+    if not key.isascii():
+        try:
+            key.encode()
+        except UnicodeEncodeError as error:
+            leave_out(corrupt_record(kind.name, key, error))
+            return False
+    return True
+
+
 def _end(prefix: str) -> bytes:
     # In UTF-8 no byte is 0xFF, so this is above every text that starts with the prefix.
     return prefix.encode() + b"\xff"
@@ -270,15 +283,18 @@ ON CONFLICT DO UPDATE SET purge_at = excluded.purge_at, content = excluded.conte
 _DELETE = "DELETE FROM records WHERE kind = ? AND key = ?"
 _PAGE_OF_KEYS = """
 SELECT key FROM records
-WHERE kind = ? AND key >= ? AND key < CAST(? AS TEXT) AND (purge_at IS NULL OR purge_at > ?)
+WHERE kind = ? AND key >= CAST(? AS TEXT) AND key < CAST(? AS TEXT)
+AND (purge_at IS NULL OR purge_at > ?)
 ORDER BY key LIMIT ?
 """
 _CLEAR = "DELETE FROM records WHERE kind = ? AND key >= ? AND key < CAST(? AS TEXT)"
 _SWEEP_END = """
-SELECT kind, key FROM records WHERE (kind, key) > (?, ?) ORDER BY kind, key LIMIT 1 OFFSET ?
+SELECT kind, key FROM records WHERE (kind, key) > (CAST(? AS TEXT), CAST(? AS TEXT))
+ORDER BY kind, key LIMIT 1 OFFSET ?
 """
 _SWEEP = """
-DELETE FROM records WHERE (kind, key) > (?, ?) AND (kind, key) <= (?, ?) AND purge_at <= ?
+DELETE FROM records WHERE (kind, key) > (CAST(? AS TEXT), CAST(? AS TEXT))
+AND (kind, key) <= (CAST(? AS TEXT), CAST(? AS TEXT)) AND purge_at <= ?
 """
-_FIRST = ("", "")
-_LAST = ("\U0010ffff", "")
+_FIRST = (b"", b"")
+_LAST = ("\U0010ffff".encode(), b"")

@@ -57,6 +57,9 @@ BAD_VALUES = [
     pytest.param({"x": -math.inf}, ValueError, r"value\['x'\] is -inf", id="infinity"),
     pytest.param([b"bytes"], TypeError, r"value\[0\] is of type bytes", id="bytes"),
     pytest.param(object(), TypeError, "value is of type object", id="object"),
+    pytest.param(["\ud800"], ValueError, r"value\[0\] must be encodable as UTF-8", id="surrogate"),
+    pytest.param({"a": "\ud83d\ude00"}, ValueError, r"value\['a'\] must be enc", id="surrogates"),
+    pytest.param({"\udc00": 1}, ValueError, "a key in value must be encodable", id="key surrogate"),
 ]
 
 EDGE_VALUES: list[Any] = [
@@ -73,7 +76,6 @@ EDGE_VALUES: list[Any] = [
     -(2**80),
     "",
     "\0",
-    "\ud800",
     "Ünïcødé ✓ 🎉",
     [],
     {},

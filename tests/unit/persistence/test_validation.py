@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from attrs import field, frozen
 from attrs.validators import optional
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gogoscope._core.arguments import check_count, count
@@ -134,6 +135,7 @@ def test_the_literal_start_of_a_pattern_is_what_stands_before_its_wildcards(
 @given(key=st.text(), cut=st.integers(0, 10))
 def test_a_key_with_a_run_replaced_by_a_star_matches_it(key: str, cut: int) -> None:
     literal = key.replace("*", "").replace("?", "")
+    assume(literal)  # nothing matches the empty text, which is no key
     begin, end = literal[:cut], literal[cut:]
     assert glob_matcher(f"{begin}*{end}")(literal)
     assert glob_matcher(f"{begin}*{end}")(f"{begin}anything\n{end}")
@@ -142,6 +144,20 @@ def test_a_key_with_a_run_replaced_by_a_star_matches_it(key: str, cut: int) -> N
     assert glob_matcher(literal)(literal)
     assert not glob_matcher(literal)(literal + "x")
     assert not glob_matcher(literal)("x" + literal)
+
+
+@given(pattern=st.text("ab*?", max_size=12), key=st.text("ab", min_size=1, max_size=12))
+def test_a_pattern_matches_what_trying_every_run_for_its_stars_matches(
+    pattern: str, key: str
+) -> None:
+    reference = re.compile(pattern.replace("*", ".*").replace("?", ".")).fullmatch(key)
+    assert glob_matcher(pattern)(key) == (reference is not None)
+
+
+def test_a_pattern_of_many_stars_takes_no_longer_than_its_length() -> None:
+    matches = glob_matcher("*a" * 500 + "*b")
+    assert not matches("a" * 2_000)
+    assert matches("a" * 2_000 + "b")
 
 
 def test_a_pattern_is_case_sensitive_and_none_matches_all() -> None:

@@ -18,7 +18,7 @@ SCALARS = (
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters())
+    | st.text()
 )
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v) | st.dictionaries(st.text(), v))
 
@@ -37,10 +37,27 @@ def test_loading_returns_what_was_dumped_with_the_same_types(value: Any) -> None
 
 
 @given(VALUES)
-def test_the_text_is_compact_ascii_json(value: Any) -> None:
+def test_the_text_is_compact_json_in_utf_8(value: Any) -> None:
     text = JSONCodec().dumps(value)
-    assert text.isascii()
-    assert json.loads(text) == value
+    assert json.loads(text.encode()) == value
+
+
+def test_text_that_is_not_ascii_takes_no_more_than_its_size() -> None:
+    assert JSONCodec().dumps({"größe": "大🎉"}) == '{"größe":"大🎉"}'
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ("\ud800", "value must be encodable"),
+        (["é", "\ud83d\ude00"], r"value\[1\] must be encodable"),
+        ({"a": ["\udc80"]}, r"value\['a'\]\[0\] must be encodable"),
+        ([{"\ud800": 1}], r"a key in value\[0\] must be encodable"),
+    ],
+)
+def test_a_surrogate_lone_or_in_a_pair_is_refused_with_its_path(value: Any, path: str) -> None:
+    with pytest.raises(ValueError, match=path):
+        JSONCodec().dumps(value)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +99,9 @@ def test_a_value_that_contains_itself_is_refused() -> None:
         JSONCodec().dumps(value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1,]", "nope", "1 2", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1,]", "nope", "NaN", "[-Infinity]", "1 2", "[" * 99_999]
+)
 def test_a_text_that_is_not_json_is_a_corrupt_record(text: str) -> None:
     with pytest.raises(CorruptRecordError) as caught:
         JSONCodec().loads(text)
