@@ -31,8 +31,8 @@ from gogoscope_dynamodb.table import create_table
 
 REQUEST_TIMEOUT = 2.0
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
-_ARN = re.compile(r"arn:[a-z-]+:dynamodb:(?P<region>[a-z0-9-]+):\d*:table/[A-Za-z0-9_.-]{1,255}")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}")
+_ARN = re.compile(r"arn:[a-z-]+:dynamodb:(?P<region>[a-z0-9-]+):\d*:table/[A-Za-z0-9_.-]{3,255}")
 
 
 class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cache):
@@ -171,7 +171,7 @@ def check_table_name(name: str) -> re.Match[str] | None:
     arn = _ARN.fullmatch(name)
     if arn is None and not _NAME.fullmatch(name):
         raise ValueError(
-            "table_name must be an ARN, or 1 to 255 letters, digits, '_', '-' and '.', "
+            "table_name must be an ARN, or 3 to 255 letters, digits, '_', '-' and '.', "
             f"got {name!r}"
         )
     return arn

@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from gogoscope.exceptions import RecordTooLargeError
+from gogoscope.exceptions import CorruptRecordError, RecordTooLargeError
 from gogoscope.persistence import (
     CacheEntry,
     Pages,
@@ -17,6 +17,7 @@ from gogoscope.persistence import (
     check_mapping,
     check_stale,
     check_ttl,
+    leave_out,
 )
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.batches import (
@@ -30,7 +31,7 @@ from gogoscope_dynamodb.batches import (
 from gogoscope_dynamodb.capability import Capability
 from gogoscope_dynamodb.requests import Update
 from gogoscope_dynamodb.scan import SEGMENTS, Found, Scan
-from gogoscope_dynamodb.schema import CACHE, Item, number, text
+from gogoscope_dynamodb.schema import CACHE, ZERO, Item, number, text
 
 ITEM_OVERHEAD = 128
 """The most bytes of a cache item beside its key and its text: names, numbers and their markers."""
@@ -50,7 +51,11 @@ _NO_VALUE_NAMES = {f"#{name}": name for name in ("pk", "data", "until", "expires
 _HAS_VALUE = (
     "attribute_exists(#data.#json) AND (attribute_not_exists(#data.#until) OR #data.#until > :now)"
 )
-_TOUCH = Update("SET #data.#until = :until, #expiresAt = :ttl", _HAS_VALUE, returns="NONE")
+_TOUCH = Update(
+    "SET #data.#until = :until, #expiresAt = :ttl + if_not_exists(#data.#keptSeconds, :zero)",
+    _HAS_VALUE,
+    returns="NONE",
+)
 _TOUCH_FOR_EVER = Update("REMOVE #data.#until, #expiresAt", _HAS_VALUE, returns="NONE")
 
 
@@ -175,6 +180,7 @@ class Cache(Capability):
         if until_ms is not None:
             values[":until"] = number(until_ms)
             values[":ttl"] = number(schema.whole_seconds(until_ms))
+            values[":zero"] = ZERO
         answer = await self._table.update(
             self._key(CACHE, key), _TOUCH_FOR_EVER if until_ms is None else _TOUCH, values
         )
@@ -189,7 +195,10 @@ class Cache(Capability):
         answer = await self._table.delete(self._key(CACHE, key))
         if (found := answer.item) is None:
             return answer.in_doubt
-        return schema.is_live(found, self._now_ms())
+        try:
+            return schema.is_live(found, self._now_ms())
+        except CorruptRecordError:
+            return True
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove many keys, whether or not they have a value; one request for each 25 keys."""
@@ -283,8 +292,9 @@ class Cache(Capability):
         if until_ms is not None:
             data["until"] = number(until_ms)
             item["expiresAt"] = number(schema.whole_seconds(until_ms + stale_ms))
-            if stale_ms:
-                data["stale"] = number(stale_ms)
+        if stale_ms:
+            data["stale"] = number(stale_ms)
+            data["keptSeconds"] = number(schema.whole_seconds(stale_ms))
         return item
 
     async def _write_all(self, requests: list[Item]) -> None:
@@ -318,7 +328,15 @@ class Cache(Capability):
 
     def _live_keys(self, found: Found) -> list[str]:
         now_ms = self._now_ms()
-        return [key for key, item in found if schema.is_live(item, now_ms)]
+        return [key for key, item in found if _is_listed(item, now_ms)]
+
+
+def _is_listed(item: Item, now_ms: int) -> bool:
+    try:
+        return schema.is_live(item, now_ms)
+    except CorruptRecordError as error:
+        leave_out(error)
+        return False
 
 
 def _deletion(item: Item) -> Item:

@@ -13,16 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any
 
 from gogoscope.exceptions import ConfigurationError, CorruptRecordError
 from gogoscope.persistence import (
     CircuitBreakerState,
-    CircuitState,
     Codec,
     LockClaim,
     LockRecord,
+    check_circuit_state,
     check_key,
+    check_lock,
 )
 
 Item = dict[str, Any]
@@ -45,8 +46,6 @@ LONGEST_KEY = 2048
 LARGEST_ITEM = 400 * 1024
 KEEP_MS = 86_400_000
 LARGEST_NUMBER = 2**63
-
-STATES = get_args(CircuitState)
 
 ZERO, ONE = {"N": "0"}, {"N": "1"}
 NOTHING: dict[str, Any] = {"M": {}}
@@ -154,7 +153,7 @@ def decode_lock(item: Item) -> LockRecord:
         owner = item["owner"]["S"] if "owner" in item else None
         held = owner is not None
         meta = data["meta"]["M"] if "meta" in data else {}
-        return LockRecord(
+        record = LockRecord(
             version=version,
             fencing_token=version - _integer(data, "renewals", 0),
             owner=owner,
@@ -167,6 +166,8 @@ def decode_lock(item: Item) -> LockRecord:
             next_turn=data["next"]["S"] if "next" in data else None,
             next_until_ms=_integer(data, "nextUntil", 0),
         )
+        check_lock(record)
+        return record
 
 
 def encode_circuit(state: CircuitBreakerState) -> dict[str, Any]:
@@ -198,11 +199,8 @@ def decode_circuit(item: Item) -> CircuitBreakerState:
     """
     with _understanding(item):
         data = item["data"]["M"]
-        state = data["state"]["S"]
-        if state not in STATES:
-            raise ValueError(f"{state!r} is not a state of a circuit")
-        return CircuitBreakerState(
-            state=state,
+        state = CircuitBreakerState(
+            state=data["state"]["S"],
             failure_count=_integer(data, "failureCount"),
             last_failure_ms=_optional(data, "lastFailureTime"),
             last_success_ms=_optional(data, "lastSuccessTime"),
@@ -215,6 +213,7 @@ def decode_circuit(item: Item) -> CircuitBreakerState:
             since_ms=_optional(data, "since"),
             version=version_of(item),
         )
+        return check_circuit_state(state)
 
 
 def end_of(item: Item) -> int | None:
@@ -251,8 +250,7 @@ def decode_value(item: Item, codec: Codec) -> Any:
     :raises CorruptRecordError: if the item cannot be understood
     """
     with _understanding(item):
-        stored: str = item["data"]["M"]["json"]["S"]
-    return codec.loads(stored)
+        return codec.loads(item["data"]["M"]["json"]["S"])
 
 
 def writer_of(item: Item | None) -> str | None:
@@ -298,7 +296,7 @@ def _integers(data: Mapping[str, Any], name: str) -> dict[str, int]:
 def _understanding(item: Item) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:
         partition = item.get("pk", {}).get("S")
         raise CorruptRecordError(
             f"the item {partition!r} cannot be understood: {type(error).__name__}: {error}"

@@ -118,7 +118,7 @@ import gogoscope
 
 async def main():
     try:
-        async with gogoscope.open_persistence("dynamodb://t"):
+        async with gogoscope.open_persistence("dynamodb://table"):
             print("it opened")
     except gogoscope.BackendUnavailableError as error:
         assert isinstance(error, ImportError)

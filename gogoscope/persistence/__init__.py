@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         LockHolder,
         LockRecord,
         LockReply,
+        check_lock,
         describe_holder,
     )
     from gogoscope.persistence.paging import KEYS_PER_PAGE, Pages
@@ -101,6 +102,7 @@ __all__ = [
     "check_key_prefix",
     "check_keys",
     "check_lease",
+    "check_lock",
     "check_mapping",
     "check_stale",
     "check_ttl",
@@ -144,6 +146,7 @@ if not TYPE_CHECKING:
                 "LockHolder",
                 "LockRecord",
                 "LockReply",
+                "check_lock",
                 "describe_holder",
             ),
             "gogoscope.persistence.paging": (

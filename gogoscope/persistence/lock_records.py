@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
+from gogoscope.persistence.stored import check_fields, checks_of
 from gogoscope.persistence.validation import TOLD_BY_EVERY_LOCK
 
 
@@ -82,6 +83,18 @@ class LockHolder:
 
 
 LONGEST_PID = 18
+
+
+LOCK_CHECKS = checks_of(LockRecord)
+
+
+def check_lock(record: LockRecord) -> None:
+    """Check a lock that was read.
+
+    :raises TypeError: if a field is of another type
+    :raises ValueError: if one is out of range
+    """
+    check_fields(LOCK_CHECKS, record, "lock")
 
 
 def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None:

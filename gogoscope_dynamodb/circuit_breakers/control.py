@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gogoscope.persistence import Pages, check_circuit_state, circuit_rules
+from gogoscope.exceptions import CorruptRecordError
+from gogoscope.persistence import Pages, check_circuit_state, circuit_rules, leave_out
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
@@ -45,19 +46,28 @@ class CircuitControl(CircuitItems):
         fresh = circuit_rules.by_hand("closed", now_ms)
         values = {":state": schema.encode_circuit(fresh), ":ttl": purge_time(fresh, now_ms)}
         answer = await self._write(item_key, updates.RESET_BY_HAND, values)
-        return State() if answer.item is None else self._seen(key, answer.item)
+        try:
+            return State() if answer.item is None else self._seen(key, answer.item)
+        except CorruptRecordError:
+            return await self._replace(key, fresh, now_ms)
 
     async def circuits(self, pattern: str | None = None) -> dict[str, State]:
         """List the circuits below the store's prefix, each with its state, in no particular order.
 
         It reads the whole table, whatever the pattern is, and is charged for that: a tool for
-        people, not for every request.
+        people, not for every request. A circuit that is corrupt is logged and left out.
 
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
         """
         scan = Scan(self._table, CIRCUIT, self._settings.key_prefix, pattern, consistent=True)
-        return {key: decode_circuit(item) async for key, item in Pages(scan.page)}
+        found: dict[str, State] = {}
+        async for key, item in Pages(scan.page):
+            try:
+                found[key] = decode_circuit(item)
+            except CorruptRecordError as error:
+                leave_out(error)
+        return found
 
     async def _replace(self, key: str, state: State, now_ms: int) -> State:
         """Write a whole state, and return it as it is stored."""

@@ -7,6 +7,8 @@ reached; its own verdict counts as long as nobody has done so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gogoscope.persistence import ProbeReply, circuit_rules
 from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
@@ -35,7 +37,8 @@ class CircuitProbes(CircuitItems):
         known = self._last_seen.get(key, State())
         renewing = nonce in known.probes or not limit
         update = updates.RENEW_PROBE if renewing else updates.HALF_OPEN
-        expired: dict[str, int] = {}
+        probes: Mapping[str, int] = {}
+        expired: Mapping[str, int] = {}
         seen_until_ms = None if seen is None else seen.open_until_ms
         for _ in range(MOST_ROUNDS):
             now_ms = self._now_ms()
@@ -45,12 +48,14 @@ class CircuitProbes(CircuitItems):
                 ":probeUntil": number(until_ms),
                 ":seenUntil": number(-1 if seen_until_ms is None else seen_until_ms),
                 ":limit": number(limit),
-                ":limitPlusExpired": number(limit + len(expired)),
-                **{f":expired{n}": number(end_ms) for n, end_ms in enumerate(expired.values())},
+                ":seenProbes": numbers(probes),
+                ":probesWithoutExpired": numbers(
+                    {probe: end_ms for probe, end_ms in probes.items() if probe not in expired}
+                    | {nonce: until_ms}
+                ),
                 **times(now_ms, until_ms),
             }
-            aliases = {"#me": nonce, **{f"#expired{n}": probe for n, probe in enumerate(expired)}}
-            answer = await self._write(item_key, update, values, aliases)
+            answer = await self._write(item_key, update, values, {"#me": nonce})
             found = answer.item
             if found is None:
                 return ProbeReply(granted=False, state=State())
@@ -69,7 +74,7 @@ class CircuitProbes(CircuitItems):
                 expired = circuit_rules.expired_probes(state, now_ms, lease_ms, seen)
                 if len(state.probes) - len(expired) >= limit:
                     return ProbeReply(granted=False, state=state)
-                update = updates.take_expired_permits(len(expired))
+                update, probes = updates.TAKE_EXPIRED_PERMITS, state.probes
         raise overtaken(key)
 
     async def settle_probe(

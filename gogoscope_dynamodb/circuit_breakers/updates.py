@@ -77,6 +77,11 @@ NEXT_PROBE = Update(
     "#data.#state = :halfOpen AND attribute_not_exists(#data.#probes.#me) "
     "AND size(#data.#probes) < :limit",
 )
+# The whole map is compared and replaced: an expression cannot name any number of permits.
+TAKE_EXPIRED_PERMITS = Update(
+    _NEXT_VERSION + "#data.#probes = :probesWithoutExpired, #expiresAt = :ttl",
+    "#data.#state = :halfOpen AND #data.#probes = :seenProbes",
+)
 COUNT_SUCCESS = Update(
     _NEXT_VERSION + "#data.#successCount = #data.#successCount + :one, "
     "#data.#lastSuccessTime = :now REMOVE #data.#probes.#me",
@@ -114,19 +119,3 @@ REPLACE_FOR_EVER = Update(
     "SET #version = if_not_exists(#version, :floor) + :one, #data = :state REMOVE #expiresAt",
     _COUNTED_OR_ABSENT,
 )
-
-
-def take_expired_permits(count: int) -> Update:
-    """Return the write that claims a permit in place of ``count`` permits that have expired.
-
-    It needs their names ``#expired0`` and so on, and their ends ``:expired0`` and so on.
-    """
-    permits = [f"#data.#probes.#expired{index}" for index in range(count)]
-    still_expired = " AND ".join(
-        f"{permit} = :expired{index}" for index, permit in enumerate(permits)
-    )
-    return Update(
-        f"{_LEASE} REMOVE {', '.join(permits)}",
-        "#data.#state = :halfOpen AND attribute_not_exists(#data.#probes.#me) "
-        f"AND size(#data.#probes) < :limitPlusExpired AND {still_expired}",
-    )

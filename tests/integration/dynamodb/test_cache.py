@@ -297,3 +297,35 @@ async def test_two_concurrent_clears_do_not_disturb_each_other(
         tasks.start_soon(store.clear)
         tasks.start_soon(store.clear)
     assert await store.keys() == []
+
+
+async def test_touch_keeps_a_value_for_its_stale_time_too(
+    store: DynamoDBAdapter, clock: MillisecondClock
+) -> None:
+    for ttl in (60, None):
+        await store.set("k", 1, ttl, stale=86_400)
+        assert await store.touch("k", 30)
+        item = await store._table.read(store._key("CACHE#", "k"), consistent=True)
+        assert item is not None
+        assert int(item["expiresAt"]["N"]) >= clock.wall() + 30 + 86_400
+
+
+async def test_a_value_that_is_corrupt_makes_no_list_fail_and_can_be_removed(
+    store: DynamoDBAdapter, faulty_client: FaultyClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.set("good", 1)
+    malformed: list[dict[str, Any]] = [
+        {"L": []},
+        {"M": {"until": {"S": "x"}}},
+        {"M": {"until": {"N": "1.5"}}},
+    ]
+    for wrong in malformed:
+        item = {**store._key("CACHE#", "bad"), "version": {"N": "1"}, "data": wrong}
+        await faulty_client.put_item(TableName=store._table.name, Item=item)
+        with pytest.raises(CorruptRecordError, match="CACHE#bad"):
+            await store.get("bad")
+        assert await store.keys() == ["good"]
+        assert [key async for key in store.iterate_keys()] == ["good"]
+        assert "CACHE#bad" in caplog.text
+        assert await store.delete("bad")
+        assert not await store.has("bad")

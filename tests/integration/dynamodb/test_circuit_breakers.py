@@ -403,3 +403,43 @@ async def test_the_answers_are_those_of_the_pure_rules(
 def same(stored: CircuitBreakerState, model: CircuitBreakerState) -> bool:
     assert evolve(stored, version=0) == evolve(model, version=0)
     return True
+
+
+async def test_a_probe_takes_the_place_of_any_number_of_dead_ones(
+    store: DynamoDBAdapter, clock: MillisecondClock
+) -> None:
+    now_ms = int(clock.wall() * 1000)
+    probes = {f"{number:016x}": now_ms - 1000 for number in range(500)}
+    state = CircuitBreakerState(state="half-open", probes=probes, window_start_ms=1)
+    for limit in (500, 1):
+        await store.set_state("c", state)
+        assert (await store.claim_probe("c", "mine", 60_000, limit)).granted
+        assert (await state_of(store)).probes == {"mine": now_ms + 60_000}
+
+
+async def test_a_circuit_that_is_corrupt_is_left_out_of_the_list_and_can_be_reset(
+    store: DynamoDBAdapter, faulty_client: FaultyClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.record_failure("good", 5)
+    for key, wrong in CORRUPT.items():
+        await store.record_failure(key, 5)
+        item = await raw_item(store, key)
+        item["data"]["M"] |= wrong
+        await faulty_client.put_item(TableName=store._table.name, Item=item)
+    for key in CORRUPT:
+        with pytest.raises(CorruptRecordError, match=f"CB#{key}"):
+            await store.get_state(key)
+    assert set(await store.circuits()) == {"good"}
+    assert all(f"CB#{key}" in caplog.text for key in CORRUPT)
+    for key in CORRUPT:
+        assert (await store.reset_circuit(key)).state == "closed"
+    assert set(await store.circuits()) == {"good", *CORRUPT}
+
+
+CORRUPT: dict[str, Any] = {
+    "state": {"state": {"S": "evil"}},
+    "probes": {"probes": {"L": []}},
+    "negative": {"failureCount": {"N": "-1"}},
+    "fraction": {"windowStart": {"N": "1.5"}},
+    "huge": {"openUntil": {"N": "1e30"}},
+}

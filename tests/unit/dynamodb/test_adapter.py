@@ -43,14 +43,14 @@ def provides_everything(adapter: DynamoDBAdapter) -> tuple[Any, ...]:
 
 
 def test_an_adapter_has_every_capability() -> None:
-    locks, circuit_breakers, cache = provides_everything(DynamoDBAdapter(FaultyClient(), "t"))
+    locks, circuit_breakers, cache = provides_everything(DynamoDBAdapter(FaultyClient(), "table"))
     assert isinstance(locks, LockProvider)
     assert isinstance(circuit_breakers, CircuitBreakerStateProvider)
     assert isinstance(cache, CacheProvider)
 
 
 def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
-    shown = {name for name in dir(DynamoDBAdapter(FaultyClient(), "t")) if name[0] != "_"}
+    shown = {name for name in dir(DynamoDBAdapter(FaultyClient(), "table")) if name[0] != "_"}
     locks = {"acquire", "extend", "force_release", "holder"}
     leases = {"claim_lock", "renew_lock", "release_lock", "read_lock", "lease_left_ms"}
     turns = {"hand_over_lock", "reserve_lock"}
@@ -86,16 +86,17 @@ def test_the_table_of_a_url_may_be_an_arn_that_tells_the_region() -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("dynamodb://t?regoin=x", "regoin.*knows: consistent_reads, create, endpoint_url"),
-        ("dynamodb://t?region=US EAST", "region.*us-east-1"),
-        ("dynamodb://t?key_prefix=app", "key_prefix.*end with one of"),
-        ("dynamodb://t?endpoint_url=localhost:8000", "endpoint_url.*http://"),
-        ("dynamodb://t?max_clock_skew=-1", "max_clock_skew.*0 or more"),
-        ("dynamodb://t?max_clock_skew=soon", "max_clock_skew.*soon"),
-        ("dynamodb://t?request_timeout=0", "request_timeout.*more than 0"),
-        ("dynamodb://t?consistent_reads=yes", "consistent_reads.*true or false"),
+        ("dynamodb://table?regoin=x", "regoin.*knows: consistent_reads, create, endpoint_url"),
+        ("dynamodb://table?region=US EAST", "region.*us-east-1"),
+        ("dynamodb://table?key_prefix=app", "key_prefix.*end with one of"),
+        ("dynamodb://table?endpoint_url=localhost:8000", "endpoint_url.*http://"),
+        ("dynamodb://table?max_clock_skew=-1", "max_clock_skew.*0 or more"),
+        ("dynamodb://table?max_clock_skew=soon", "max_clock_skew.*soon"),
+        ("dynamodb://table?request_timeout=0", "request_timeout.*more than 0"),
+        ("dynamodb://table?consistent_reads=yes", "consistent_reads.*true or false"),
         ("dynamodb://", "names no table"),
         ("dynamodb://a/b", "table_name must be"),
+        ("dynamodb://ab", "3 to 255 letters"),
         ("dynamodb://arn:aws:s3:::bucket", "table_name must be"),
     ],
 )
@@ -109,14 +110,15 @@ def test_a_malformed_url_is_refused_with_what_is_allowed(url: str, words: str) -
     [
         ((FaultyClient(), 7), {}, TypeError, "table_name must be a str"),
         ((FaultyClient(), "a b"), {}, ValueError, "table_name must be"),
-        ((object(), "t"), {}, TypeError, "pass what that returns"),
-        ((FaultyClient(), "t"), {"key_prefix": "app"}, ValueError, "key_prefix"),
-        ((FaultyClient(), "t"), {"key_prefix": 7}, TypeError, "key_prefix"),
-        ((FaultyClient(), "t"), {"max_clock_skew": -1}, ValueError, "max_clock_skew"),
-        ((FaultyClient(), "t"), {"max_clock_skew": "1"}, TypeError, "max_clock_skew"),
-        ((FaultyClient(), "t"), {"request_timeout": 0}, ValueError, "request_timeout"),
-        ((FaultyClient(), "t"), {"region": "us-east-1"}, TypeError, "its own client"),
-        ((FaultyClient(), "t"), {"create": True}, TypeError, "its own client"),
+        ((FaultyClient(), "ab"), {}, ValueError, "table_name must be .* 3 to 255"),
+        ((object(), "table"), {}, TypeError, "pass what that returns"),
+        ((FaultyClient(), "table"), {"key_prefix": "app"}, ValueError, "key_prefix"),
+        ((FaultyClient(), "table"), {"key_prefix": 7}, TypeError, "key_prefix"),
+        ((FaultyClient(), "table"), {"max_clock_skew": -1}, ValueError, "max_clock_skew"),
+        ((FaultyClient(), "table"), {"max_clock_skew": "1"}, TypeError, "max_clock_skew"),
+        ((FaultyClient(), "table"), {"request_timeout": 0}, ValueError, "request_timeout"),
+        ((FaultyClient(), "table"), {"region": "us-east-1"}, TypeError, "its own client"),
+        ((FaultyClient(), "table"), {"create": True}, TypeError, "its own client"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(
@@ -127,12 +129,12 @@ def test_bad_arguments_are_refused_at_once(
 
 
 def test_durations_may_be_timedeltas() -> None:
-    adapter = DynamoDBAdapter(FaultyClient(), "t", max_clock_skew=timedelta(seconds=2))
+    adapter = DynamoDBAdapter(FaultyClient(), "table", max_clock_skew=timedelta(seconds=2))
     assert adapter._settings.max_clock_skew == 2
 
 
 def test_a_try_takes_at_most_a_quarter_of_the_lease_in_use() -> None:
-    adapter = DynamoDBAdapter(FaultyClient(), "t", request_timeout=2)
+    adapter = DynamoDBAdapter(FaultyClient(), "table", request_timeout=2)
     assert adapter._lease_timeout(4000) == 1
     assert adapter._lease_timeout(60_000) == 2
     assert adapter._lease_timeout(50) == 0.1
@@ -145,7 +147,7 @@ BAD_KEYS: list[Any] = ["", 7, None, "\ud800", "k" * 2046, "é" * 1100]
 @pytest.mark.parametrize("key", BAD_KEYS, ids=lambda key: repr(key)[:8])
 async def test_a_bad_key_is_refused_before_anything_is_sent(key: Any) -> None:
     client = FaultyClient()
-    adapter = DynamoDBAdapter(client, "t")
+    adapter = DynamoDBAdapter(client, "table")
     for call in (
         lambda: adapter.acquire(key, 5),
         lambda: adapter.extend(key, 5, "me"),
@@ -169,16 +171,16 @@ async def test_the_longest_key_fits() -> None:
     client = FaultyClient()
     client.faults.append(answer({}))
     key = "k" * (2048 - len("CACHE#"))
-    assert await DynamoDBAdapter(client, "t").get(key) is None
+    assert await DynamoDBAdapter(client, "table").get(key) is None
     with pytest.raises(ValueError, match="at most 2048 bytes with its prefix, got 2049"):
-        await DynamoDBAdapter(client, "t").get(key + "k")
+        await DynamoDBAdapter(client, "table").get(key + "k")
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "5", None, True], ids=repr)
 async def test_a_bad_lease_is_refused_before_anything_is_sent(ttl: Any) -> None:
     client = FaultyClient()
-    adapter = DynamoDBAdapter(client, "t")
+    adapter = DynamoDBAdapter(client, "table")
     with pytest.raises((TypeError, ValueError), match="ttl must"):
         await adapter.acquire("k", ttl)
     with pytest.raises((TypeError, ValueError), match="ttl must"):
@@ -194,7 +196,7 @@ async def test_a_bad_lease_is_refused_before_anything_is_sent(ttl: Any) -> None:
 async def test_a_bad_maximum_is_refused_before_anything_is_sent(max_failures: Any) -> None:
     client = FaultyClient()
     with pytest.raises((TypeError, ValueError), match="max_failures must"):
-        await DynamoDBAdapter(client, "t").record_failure("k", max_failures)
+        await DynamoDBAdapter(client, "table").record_failure("k", max_failures)
     assert client.calls == []
 
 
@@ -202,14 +204,14 @@ async def test_a_bad_maximum_is_refused_before_anything_is_sent(max_failures: An
 async def test_a_value_that_is_not_json_shaped_is_refused_with_the_path_inside_it() -> None:
     client = FaultyClient()
     with pytest.raises(TypeError, match=r"value\['a'\]\[1\]"):
-        await DynamoDBAdapter(client, "t").set("k", {"a": [1, object()]})
+        await DynamoDBAdapter(client, "table").set("k", {"a": [1, object()]})
     assert client.calls == []
 
 
 @pytest.mark.anyio
 async def test_a_store_of_its_own_client_says_how_to_open_it() -> None:
-    adapter = parse("dynamodb://t?region=us-east-1")
-    with pytest.raises(PersistenceError, match="'t' is not open: enter it first"):
+    adapter = parse("dynamodb://table?region=us-east-1")
+    with pytest.raises(PersistenceError, match="'table' is not open: enter it first"):
         await adapter.get("k")
 
 
@@ -221,7 +223,7 @@ async def test_a_client_that_is_not_async_is_refused_before_it_writes(kind: str)
         client = client.Table("t")
     refused = "client must be a low-level async DynamoDB client, got .*aioboto3"
     with pytest.raises(TypeError, match=refused):
-        DynamoDBAdapter(client, "t")
+        DynamoDBAdapter(client, "table")
     with pytest.raises(TypeError, match=refused):
         await create_table(client, "t")
 
@@ -230,7 +232,7 @@ async def test_a_client_that_is_not_async_is_refused_before_it_writes(kind: str)
 async def test_a_store_of_a_callers_client_is_ready_at_once_and_stays_so() -> None:
     client = FaultyClient()
     client.faults += [answer({})] * 3
-    adapter = DynamoDBAdapter(client, "t")
+    adapter = DynamoDBAdapter(client, "table")
     assert await adapter.get("k") is None
     async with adapter as entered:
         assert entered is adapter
@@ -242,7 +244,7 @@ async def test_a_store_of_a_callers_client_is_ready_at_once_and_stays_so() -> No
 @pytest.mark.anyio
 async def test_use_after_a_fork_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     client = FaultyClient()
-    adapter = DynamoDBAdapter(client, "t")
+    adapter = DynamoDBAdapter(client, "table")
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(PersistenceError, match="forked; open one in each process"):
         await adapter.get("k")
@@ -251,7 +253,7 @@ async def test_use_after_a_fork_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_trio_is_refused_on_entry() -> None:
     async def main() -> None:
-        async with parse("dynamodb://t?region=us-east-1"):
+        async with parse("dynamodb://table?region=us-east-1"):
             pass
 
     with pytest.raises(UnsupportedEventLoopError, match="asyncio"):
@@ -262,7 +264,7 @@ def test_without_aioboto3_the_error_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
-        async with parse("dynamodb://t?region=us-east-1"):
+        async with parse("dynamodb://table?region=us-east-1"):
             pass
 
     monkeypatch.setitem(sys.modules, "aioboto3", None)
@@ -272,7 +274,7 @@ def test_without_aioboto3_the_error_says_how_to_install_it(
 
 def test_without_a_region_the_error_says_where_to_set_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with parse("dynamodb://t"):
+        async with parse("dynamodb://table"):
             pass
 
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):

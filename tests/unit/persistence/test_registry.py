@@ -122,7 +122,7 @@ async def test_a_url_of_another_type_is_refused() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("url", ["memory:?ttl=1", "sqlite:///a.db?ttl=1", "dynamodb://t?ttl=1"])
+@pytest.mark.parametrize("url", ["memory:?ttl=1", "sqlite:///a.db?ttl=1", "dynamodb://table?ttl=1"])
 async def test_every_backend_refuses_an_unknown_option_and_knows_key_prefix(url: str) -> None:
     with pytest.raises(InvalidURLError, match=r"unknown option 'ttl'.*key_prefix"):
         async with open_persistence(url):
@@ -130,7 +130,7 @@ async def test_every_backend_refuses_an_unknown_option_and_knows_key_prefix(url:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("url", ["memory:", "sqlite:///a.db", "dynamodb://t"])
+@pytest.mark.parametrize("url", ["memory:", "sqlite:///a.db", "dynamodb://table"])
 async def test_every_backend_refuses_a_prefix_without_separator(url: str) -> None:
     with pytest.raises(InvalidURLError, match="key_prefix must end with"):
         async with open_persistence(f"{url}?key_prefix=app"):
