@@ -39,7 +39,9 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
     """Locks, circuit breakers and a cache in one DynamoDB table.
 
     With a client of the caller it is ready at once, and never closes it. Without one it opens
-    its own client when it is entered with ``async with``, and closes it at the end of the block.
+    its own client when it is entered with ``async with``, and closes it at the end of the block;
+    then it may be opened again. It must be used by one process and event loop: that which opened
+    it, or used the caller's client first.
 
     Every write is atomic for its key, and its condition is checked against the last write. Locks,
     circuits, ``clear`` and ``get_entry(latest=True)`` read what was written last; ``get``,
@@ -102,6 +104,7 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
         )
         timeout = seconds("request_timeout", request_timeout)
         super().__init__(Table(table_name, client, timeout), settings)
+        self._life = self._table.life
         self._owns_client = client is None
         self._region = region or (arn and arn["region"])
         self._endpoint_url = endpoint_url
@@ -114,8 +117,10 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
         )
 
     async def __aenter__(self) -> Self:
-        if self._owns_client:
-            self._table.check_unused()
+        if not self._owns_client:
+            return self
+        self._life.begin()
+        try:
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(
                     open_client(self._region, self._endpoint_url)
@@ -124,6 +129,9 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
                     await create_table(client, self._table.name)
                 self._table.opened(client)
                 self._exit = stack.pop_all()
+        except BaseException:
+            self._life.end()
+            raise
         return self
 
     async def __aexit__(
@@ -132,9 +140,24 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._owns_client:
-            self._table.closed()
-            await self._exit.aclose()
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close its own client, as leaving the block does; the store may be opened again.
+
+        A second call does nothing. A client of the caller is left open.
+
+        :raises PersistenceError: if the store belongs to another event loop that still runs
+        """
+        if not (self._owns_client and self._life.may_close()):
+            return
+        self._table.opened(None)
+        exits, self._exit = self._exit, AsyncExitStack()
+        try:
+            if not self._life.orphaned:  # otherwise its connections have ended with its event loop
+                await exits.aclose()
+        finally:
+            self._life.end()
 
 
 def from_url(url: PersistenceURL) -> DynamoDBAdapter:

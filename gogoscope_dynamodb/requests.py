@@ -17,13 +17,12 @@ Invariants:
   client's pool free for them, so that no lease is lost because many values are written.
 
 Mutable state of a :class:`Table`: the client, which is there while the store is open; the process
-that opened it, since a client does not survive a fork; the semaphore that limits requests which
+and event loop that opened it (``life``); the semaphore that limits requests which
 are not urgent, made with the first of them; and whether the table's keys were checked.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -33,7 +32,7 @@ import anyio
 from attrs import Factory, field, frozen
 
 from gogoscope.exceptions import ConfigurationError, PersistenceError, StoreTimeoutError
-from gogoscope.persistence import monotonic, uniform
+from gogoscope.persistence import Life, monotonic, uniform
 from gogoscope_dynamodb.client import DynamoDBClient, pool_size, region_of
 from gogoscope_dynamodb.errors import (
     ACCESS_DENIED,
@@ -125,8 +124,7 @@ class Table:
         self.name = name
         self.timeout = timeout
         self._client = client
-        self._closed = False
-        self._process = os.getpid()
+        self.life = Life(f"the store on table {name!r}", ready=client is not None)
         self._room: anyio.Semaphore | None = None
         self._keys_checked = False
 
@@ -134,38 +132,17 @@ class Table:
     def client(self) -> DynamoDBClient:
         """The client.
 
-        :raises PersistenceError: if it is not open, or was opened before a fork
+        :raises PersistenceError: if it is closed, or was opened by another process or event loop
         """
+        self.life.check()
         if self._client is None:
-            hint = "it is closed" if self._closed else "enter it first, with 'async with'"
-            raise PersistenceError(f"the store on table {self.name!r} is not open: {hint}")
-        if self._process != os.getpid():
-            raise PersistenceError(
-                f"the store on table {self.name!r} was opened before this process was forked; "
-                "open one in each process"
-            )
+            raise PersistenceError(f"the store on table {self.name!r} is being opened or closed")
         return self._client
 
-    def check_unused(self) -> None:
-        """Make sure that the store was never opened.
-
-        :raises PersistenceError: if it was
-        """
-        if self._client is not None or self._closed:
-            raise PersistenceError(
-                f"the store on table {self.name!r} was entered before; make another one"
-            )
-
-    def opened(self, client: DynamoDBClient) -> None:
-        """Use this client from now on."""
-        self.check_unused()
+    def opened(self, client: DynamoDBClient | None) -> None:
+        """Use this client from now on, or none."""
         self._client = client
-        self._process = os.getpid()
-
-    def closed(self) -> None:
-        """Use no client from now on."""
-        self._client = None
-        self._closed = True
+        self._room = None
 
     async def read(self, key: Item, *, consistent: bool, **more: Any) -> Item | None:
         """Return an item, or ``None`` if there is none."""

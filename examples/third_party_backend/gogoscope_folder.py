@@ -22,6 +22,7 @@ from gogoscope.persistence import (
     Change,
     Clock,
     Kind,
+    Life,
     PersistenceURL,
     Record,
     Records,
@@ -38,6 +39,7 @@ class FolderStore(RecordStore):
         self, folder: str | Path, *, key_prefix: str = "", clock: Clock = current_clock
     ) -> None:
         self._folder = _FolderRecords(Path(folder), clock)
+        self._life = self._folder.life
         super().__init__(self._folder, key_prefix=key_prefix)
 
     async def __aenter__(self) -> Self:
@@ -45,6 +47,10 @@ class FolderStore(RecordStore):
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the store; it may be opened again."""
         self._folder.close()
 
 
@@ -60,9 +66,11 @@ class _FolderRecords(Records):
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self._clock = clock
-        self._threads: CapacityLimiter | None = None
+        self._threads: CapacityLimiter
+        self.life = Life(f"the store in {folder}")
 
     async def open(self) -> None:
+        self.life.begin()
         self._threads = CapacityLimiter(1)
         try:
             await self._in_thread(lambda: None)
@@ -71,7 +79,8 @@ class _FolderRecords(Records):
             raise
 
     def close(self) -> None:
-        self._threads = None
+        if self.life.may_close():
+            self.life.end()
 
     def now_ms(self) -> int:
         return int(self._clock.wall() * 1000)
@@ -108,8 +117,7 @@ class _FolderRecords(Records):
         await self._in_thread(work)
 
     async def _in_thread(self, work: Callable[[], Answer]) -> Answer:
-        if self._threads is None:
-            raise PersistenceError(f"the store in {self._folder} is not open; use 'async with'")
+        self.life.check()
         try:
             return await to_thread.run_sync(self._locked, work, limiter=self._threads)
         except OSError as error:

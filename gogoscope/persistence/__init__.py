@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gogoscope._core.forks import after_fork, lock_across_forks, process_name
     from gogoscope._core.jitter import jittered, uniform
     from gogoscope.persistence.bundle import Persistence
+    from gogoscope.persistence.life import Life
     from gogoscope.persistence.lock_claims import acquire_once
     from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.lock_records import (
@@ -79,6 +80,7 @@ __all__ = [
     "JSONCodec",
     "Kind",
     "LeaseStore",
+    "Life",
     "LockClaim",
     "LockHandle",
     "LockHolder",
@@ -138,6 +140,7 @@ if not TYPE_CHECKING:
             "gogoscope._core.forks": ("after_fork", "lock_across_forks", "process_name"),
             "gogoscope._core.jitter": ("jittered", "uniform"),
             "gogoscope.persistence.bundle": ("Persistence",),
+            "gogoscope.persistence.life": ("Life",),
             "gogoscope.persistence.lock_claims": ("acquire_once",),
             "gogoscope.persistence.lock_handle": ("LockHandle",),
             "gogoscope.persistence.lock_records": (

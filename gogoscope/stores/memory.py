@@ -252,6 +252,9 @@ class MemoryStore(RecordStore):
     ) -> None:
         return
 
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing to close."""
+
 
 def process_store() -> MemoryStore:
     """Return the store that all scopes of this process share unless they name another.

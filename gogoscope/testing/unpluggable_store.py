@@ -107,6 +107,11 @@ class UnpluggableStore(_AnyStore):
         store: Any = self._store
         await store.__aexit__(exc_type, exc, traceback)
 
+    async def aclose(self) -> None:
+        """Close the store."""
+        store: Any = self._store
+        await store.aclose()
+
     async def _acquire(
         self, key: str, ttl: float | timedelta, owner: str | None = None
     ) -> LockHandle | None:

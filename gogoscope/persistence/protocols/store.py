@@ -15,3 +15,7 @@ class Store(LockProvider, CircuitBreakerStateProvider, CacheProvider, Protocol):
     The backend of somebody else may lack a capability: its store then lacks the methods, and a
     scope that needs them raises :class:`~gogoscope.exceptions.CapabilityNotSupportedError`.
     """
+
+    async def aclose(self) -> None:
+        """Close the store, if it holds anything open; it may be opened again."""
+        ...

@@ -6,14 +6,15 @@ the thread, where it can neither be cancelled nor let an urgent operation go fir
 is switched off (``timeout=0``), and an operation that finds the file busy waits on the event loop
 and tries again. Invariants:
 
-- Only the thread uses ``_connection``; the event loop only looks whether there is one.
+- Only the thread uses ``_connection``. The event loop takes it away, and lets the thread close it,
+  where it cannot wait for the thread.
 - An operation is one transaction, which is rolled back if anything goes wrong inside. A busy file
   is noticed before anything is written, so trying again is safe.
 - ``_poller`` lets one task of this process try again at a time, so that many that wait do not
   storm the file.
-- A fork must not touch the connection of its parent, not even to close it: ``_pid`` is the process
-  that opened it. It waits until the thread is outside of SQLite (``_inside``), whose own locks it
-  would inherit otherwise.
+- A fork must not touch the connection of its parent, not even to close it: ``life`` knows the
+  process that opened it. A fork waits until the thread is outside of SQLite (``_inside``), whose
+  own locks it would inherit otherwise.
 - Whoever removes or replaces a file that is open makes two stores of it, and two holders of each
   lock. ``_identities`` are those of the database, its write-ahead log and its shared memory when
   they were opened; every use compares them, and a write once more when it is done.
@@ -38,7 +39,7 @@ from gogoscope.exceptions import (
     StoreConnectionError,
     StoreTimeoutError,
 )
-from gogoscope.persistence import jittered, lock_across_forks, monotonic
+from gogoscope.persistence import Life, jittered, lock_across_forks, monotonic
 from gogoscope.stores.sqlite.thread import ThreadGoneError, WorkerThread
 
 FIRST_PAUSE = 0.001
@@ -56,7 +57,6 @@ class SQLiteFile:
     :param set_up: makes a fresh connection to the path ready
     """
 
-    _pid: int
     _poller: anyio.Lock
     _thread: WorkerThread
 
@@ -68,12 +68,11 @@ class SQLiteFile:
         self._paths: tuple[str, ...] = ()
         self._identities: tuple[_Identity | None, ...] = ()
         self._inside = lock_across_forks()
+        self.life = Life(f"the SQLite store {path!r}")
 
     async def open(self) -> None:
         """Open the file and set it up."""
-        if self._connection is not None:
-            raise PersistenceError(f"the SQLite store {self.path!r} is open already")
-        self._pid = os.getpid()
+        self.life.begin()
         self._poller = anyio.Lock()
         self._thread = WorkerThread(f"gogoscope SQLite {self.path}")
         try:
@@ -83,18 +82,25 @@ class SQLiteFile:
             raise
 
     async def close(self) -> None:
-        """Close the file once the running operation has ended; shielded from cancellation."""
-        if self._pid == os.getpid():
-            try:
-                with anyio.CancelScope(shield=True):
-                    await self._thread.run(self._disconnect)
-            except ThreadGoneError:  # it is closed, or this is not the event loop that opened it
-                pass
-            except sqlite3.Error as error:
-                raise _translated(error, self.path) from error
-            finally:
-                # It is still open after asyncio's own cancellation, which knows no shield.
-                self._thread.end(None if self._connection is None else self._disconnect)
+        """Close the file once the running operation has ended; shielded from cancellation.
+
+        :raises PersistenceError: if the store belongs to another event loop that still runs
+        """
+        if not self.life.may_close():
+            return
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._thread.run(self._disconnect)
+        except ThreadGoneError:  # it is closed, or the event loop that opened it has ended
+            pass
+        except sqlite3.Error as error:
+            raise _translated(error, self.path) from error
+        finally:
+            # It is still open after asyncio's own cancellation, which knows no shield.
+            connection, self._connection = self._connection, None
+            shut = None if connection is None else functools.partial(self._shut, connection)
+            self._thread.end(shut)
+            self.life.end()
 
     async def run(
         self, work: Callable[[sqlite3.Connection], Result], *, urgent: bool = False
@@ -104,20 +110,8 @@ class SQLiteFile:
         :param urgent: whether it goes before others that wait for the thread
         :raises PersistenceError: if it failed, or no try succeeded within the busy timeout
         """
-        self._opened()
+        self.life.check()
         return await self._poll(functools.partial(self._use, work), urgent=urgent)
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise PersistenceError(
-                f"the SQLite store {self.path!r} is not open; use it inside 'async with'"
-            )
-        if self._pid != os.getpid():
-            raise PersistenceError(
-                f"the SQLite store {self.path!r} was opened by process {self._pid}, of which this "
-                "one is a fork; open a store of its own here"
-            )
-        return self._connection
 
     async def _poll(self, attempt: Callable[[], Result], *, urgent: bool = False) -> Result:
         try:
@@ -144,14 +138,16 @@ class SQLiteFile:
         except sqlite3.Error as error:
             raise _translated(error, self.path) from error
         except ThreadGoneError:
-            self._opened()
-            raise PersistenceError(
-                f"the SQLite store {self.path!r} was opened in another event loop"
-            ) from None
+            raise self._closed() from None
+
+    def _closed(self) -> PersistenceError:
+        return PersistenceError(f"the SQLite store {self.path!r} is not open: it has been closed")
 
     def _use(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         with self._inside:
-            connection = self._opened()
+            connection = self._connection
+            if connection is None:
+                raise self._closed()
             self._check_files()
             written = connection.total_changes
             try:
@@ -185,10 +181,13 @@ class SQLiteFile:
             self._connection = connection
 
     def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._shut(connection)
+
+    def _shut(self, connection: sqlite3.Connection) -> None:
         with self._inside:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+            connection.close()
 
 
 _Identity = tuple[int, int]

@@ -41,12 +41,12 @@ class SQLiteStore(RecordStore):
     """Locks, circuit breakers and a cache in one file, for the processes of one machine.
 
     It is open inside ``async with``, and must be used by the event loop and the process that
-    entered it. Every operation is a checkpoint and one visit to a worker thread. Cancelled before
-    the visit, it has done nothing; cancelled later, it is completed. A read of many keys is one
-    visit, and one transaction, for each thousand of them, so that others get their turn.
-    Operations on locks go before others that wait. A write survives a crash of the program; just
-    before a loss of power it may be lost, but only as a whole. The file must not be on a network
-    drive.
+    entered it; then it may be opened again. Every operation is a checkpoint and one visit to a
+    worker thread. Cancelled before the visit, it has done nothing; cancelled later, it is
+    completed. A read of many keys is one visit, and one transaction, for each thousand of them, so
+    that others get their turn. Operations on locks go before others that wait. A write survives a
+    crash of the program; just before a loss of power it may be lost, but only as a whole. The file
+    must not be on a network drive.
 
     :param path: the file; it is made if missing, its folder is not
     :param key_prefix: stands before every key; ends with one of ``: / . | #``
@@ -70,6 +70,7 @@ class SQLiteStore(RecordStore):
     ) -> None:
         timeout = seconds("busy_timeout", busy_timeout, zero=True)
         self._file = SQLiteFile(_check_path(path), timeout, set_up)
+        self._life = self._file.life
         super().__init__(
             _SQLiteRecords(self._file, clock),
             key_prefix=key_prefix,
@@ -90,6 +91,15 @@ class SQLiteStore(RecordStore):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the file, as leaving the block does; the store may be opened again.
+
+        What runs is completed before. A second call does nothing.
+
+        :raises PersistenceError: if the store belongs to another event loop that still runs
+        """
         await self._file.close()
 
 

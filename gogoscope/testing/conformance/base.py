@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal, Protocol
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from gogoscope import CircuitBreaker, scope
@@ -79,7 +80,7 @@ class Conformance:
 
     capabilities: ClassVar[AbstractSet[Capability]]
     works_after_close: ClassVar[bool] = False
-    """Whether a store has nothing to close, so that it goes on working."""
+    """Whether a store has nothing to close, so that it goes on working, in every event loop."""
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
@@ -206,6 +207,35 @@ class Conformance:
                     continue
                 with pytest.raises(PersistenceError):
                     await READS[name](store)
+
+    async def test_a_closed_store_can_be_opened_again(self, open_store: OpenStore) -> None:
+        async with open_store() as store:
+            if self.works_after_close:
+                return
+            await store.aclose()
+            await store.aclose()
+            with pytest.raises(PersistenceError):
+                await self._read(store)
+            for _ in range(2):
+                async with store:
+                    assert await self._read(store) is None
+
+    async def test_another_event_loop_is_told_to_which_one_a_store_belongs(
+        self, open_store: OpenStore
+    ) -> None:
+        async with open_store() as store:
+            await self._read(store)
+
+            async def read() -> None:
+                if self.works_after_close:
+                    await self._read(store)
+                    return
+                with pytest.raises(PersistenceError, match="event loop"):
+                    await self._read(store)
+
+            with anyio.fail_after(CLOSING_SECONDS):
+                await anyio.to_thread.run_sync(anyio.run, read)
+            assert await self._read(store) is None
 
     async def test_closing_one_store_leaves_another_on_the_same_data_open(
         self, open_store: OpenStore

@@ -182,17 +182,24 @@ async def test_a_url_opens_a_store_of_its_own_client_and_closes_it(dynamodb_url:
         assert isinstance(store, DynamoDBAdapter)
         await store.set("k", 1)
         assert await store.get("k") == 1
-    with pytest.raises(PersistenceError, match="not open: it is closed"):
+    with pytest.raises(PersistenceError, match="is not open"):
         await store.get("k")
-    assert isinstance(store, DynamoDBAdapter)
-    with pytest.raises(PersistenceError, match="entered before"):
-        await store.__aenter__()
+
+
+async def test_a_store_may_be_opened_again_after_it_was_closed(dynamodb_url: str) -> None:
+    async with open_persistence(dynamodb_url) as store:
+        assert isinstance(store, DynamoDBAdapter)
+    for _ in range(2):
+        assert await store.__aenter__() is store
+        assert await store.get("k") is None
+        await store.aclose()
+        await store.aclose()
 
 
 async def test_a_store_that_is_open_cannot_be_entered_again(dynamodb_url: str) -> None:
     async with open_persistence(dynamodb_url) as store:
         assert isinstance(store, DynamoDBAdapter)
-        with pytest.raises(PersistenceError, match="entered before"):
+        with pytest.raises(PersistenceError, match="is open already"):
             await store.__aenter__()
         assert await store.get("k") is None
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import boto3  # type: ignore[import-untyped]
 import pytest
 
@@ -59,7 +60,17 @@ def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
     probes = {"claim_probe", "settle_probe", "return_probe"}
     cache = {"get", "get_entry", "set", "touch", "delete", "has", "clear", "keys", "iterate_keys"}
     many = {"get_many", "set_many", "delete_many"}
-    assert shown == {*locks, *leases, *turns, *circuits, *counting, *probes, *cache, *many}
+    assert shown == {
+        *locks,
+        *leases,
+        *turns,
+        *circuits,
+        *counting,
+        *probes,
+        *cache,
+        *many,
+        "aclose",
+    }
 
 
 def test_a_url_may_set_every_option() -> None:
@@ -211,7 +222,7 @@ async def test_a_value_that_is_not_json_shaped_is_refused_with_the_path_inside_i
 @pytest.mark.anyio
 async def test_a_store_of_its_own_client_says_how_to_open_it() -> None:
     adapter = parse("dynamodb://table?region=us-east-1")
-    with pytest.raises(PersistenceError, match="'table' is not open: enter it first"):
+    with pytest.raises(PersistenceError, match="'table' is not open; use it inside 'async with'"):
         await adapter.get("k")
 
 
@@ -246,9 +257,20 @@ async def test_use_after_a_fork_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     client = FaultyClient()
     adapter = DynamoDBAdapter(client, "table")
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    with pytest.raises(PersistenceError, match="forked; open one in each process"):
+    with pytest.raises(PersistenceError, match="is a fork; open a store of its own"):
         await adapter.get("k")
     assert client.calls == []
+
+
+@pytest.mark.anyio
+async def test_a_store_of_a_callers_client_belongs_to_the_event_loop_that_uses_it_first() -> None:
+    client = FaultyClient()
+    client.faults += [answer({})] * 2
+    adapter = DynamoDBAdapter(client, "table")
+    assert await adapter.get("k") is None
+    with pytest.raises(PersistenceError, match=r"belongs to the event loop .* thread 'MainThread'"):
+        await anyio.to_thread.run_sync(lambda: anyio.run(adapter.get, "k"))
+    assert await adapter.get("k") is None
 
 
 def test_trio_is_refused_on_entry() -> None:

@@ -34,8 +34,10 @@ def test_a_protocol_has_the_methods_of_its_capability() -> None:
 
 
 def test_a_memory_store_shows_its_capabilities_and_how_to_go_below_a_prefix() -> None:
-    assert shown(MemoryStore()) == LOCKS | CIRCUIT_BREAKERS | CACHE | {"with_prefix"}
+    assert shown(MemoryStore()) == LOCKS | CIRCUIT_BREAKERS | CACHE | {"aclose", "with_prefix"}
 
 
 def test_a_sqlite_store_shows_its_capabilities(tmp_path: Path) -> None:
-    assert shown(SQLiteStore(tmp_path / "store.db")) == LOCKS | CIRCUIT_BREAKERS | CACHE
+    assert shown(SQLiteStore(tmp_path / "store.db")) == LOCKS | CIRCUIT_BREAKERS | CACHE | {
+        "aclose"
+    }
