@@ -92,7 +92,7 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
         if client is not None and (region or endpoint_url or create):
             raise TypeError(
                 "region, endpoint_url and create are only for a store of its own client, "
-                f"got {region=}, {endpoint_url=} and {create=} besides a client"
+                "got one of them besides a client"
             )
         arn = check_table_name(table_name)
         settings = Settings(
@@ -180,7 +180,7 @@ def from_url(url: PersistenceURL) -> DynamoDBAdapter:
     try:
         return DynamoDBAdapter(None, url.location, **options)
     except ValueError as error:
-        raise InvalidURLError(f"{url.url!r} names no table: {error}") from error
+        raise InvalidURLError(f"{str(url)!r} names no table: {error}") from error
 
 
 def check_table_name(name: str) -> re.Match[str] | None:

@@ -22,6 +22,15 @@ def shown(value: object) -> str:
 LONGEST_SHOWN = 200
 
 
+def printable(text: str) -> str:
+    """Return a text with escapes for what would control the terminal that shows it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def check_reason(reason: object) -> None:
     """Refuse a reason of a cancellation that is no text.
 

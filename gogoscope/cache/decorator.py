@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from types import FunctionType
@@ -44,10 +45,10 @@ def cached(
     :param cache: a cache, or a store to make one on
     :param ttl: how long a result is fresh, in seconds; ``None`` for ever
     :param key: returns the key for the function's arguments. If left out, the key is made of the
-        module and qualified name of the function and of its arguments as they are passed, each of
-        which must then be None, a bool, an int, a float or a str. It is required where that name
-        may stand for several functions: for a lambda, a partial, a bound method, a callable object,
-        and a function that uses local variables of the function around it.
+        module and qualified name of the function and of a hash of its arguments as they are passed,
+        each of which must then be None, a bool, an int, a float or a str. It is required where that
+        name may stand for several functions: for a lambda, a partial, a bound method, a callable
+        object, and a function that uses local variables of the function around it.
     :raises TypeError: when decorating a function that requires a ``key``, if there is none, or
         what is no async function
     """
@@ -94,7 +95,11 @@ def _default_key(fn: Callable[..., object], *args: object, **kwargs: object) -> 
             )
     parts = [repr(arg) for arg in args]
     parts += [f"{name}={arg!r}" for name, arg in sorted(kwargs.items())]
-    return f"{stable_name(fn)}({', '.join(parts)})"
+    # Hashed, since arguments may be secrets or personal data, and keys are listed and logged.
+    digest = hashlib.sha256(", ".join(parts).encode()).hexdigest()
+    return f"{stable_name(fn)}:{digest[:DIGITS]}"
 
 
+DIGITS = 32
+"""How many hexadecimal digits of the hash stand in a key."""
 _PLAIN = (type(None), bool, int, float, str)

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import anyio
 
+from gogoscope._core.arguments import printable
 from gogoscope._core.background import Home
 from gogoscope._core.context import slots_lent
 from gogoscope._core.durations import seconds
@@ -165,5 +166,6 @@ def timeout_error(key: str, patience: float, record: LockRecord | None) -> LockT
     found = f"lock {key!r} was not free" + (f" within {patience:g} s" if patience else "")
     if record is None or record.owner is None:
         return LockTimeoutError(found)
-    place = ", ".join(f"{name} {value}" for name, value in record.metadata.items())
+    # Somebody else wrote the metadata.
+    place = printable(", ".join(f"{name} {value}" for name, value in record.metadata.items()))
     return LockTimeoutError(f"{found}: held by {record.owner!r} ({place})")

@@ -27,6 +27,7 @@ from gogoscope.persistence.lock_handle import (
     milliseconds,
 )
 from gogoscope.persistence.lock_records import LeaseStore, LockClaim, LockRecord, LockReply
+from gogoscope.persistence.stored import encodable
 from gogoscope.persistence.validation import check_key, check_lease
 
 IN_DOUBT = (StoreTimeoutError, UnexpectedStoreError)
@@ -113,7 +114,10 @@ def new_claim(
         nonce=nonce,
         owner=owner or nonce,
         lease_ms=milliseconds(lease),
-        metadata={**_process_metadata(os.getpid()), **(metadata or {})},
+        metadata={
+            name: encodable(value)
+            for name, value in {**_process_metadata(os.getpid()), **(metadata or {})}.items()
+        },
         turn=turn,
     )
 
@@ -137,7 +141,7 @@ async def take_back(
 
 
 @functools.cache
-def _process_metadata(pid: int) -> Mapping[str, str]:
+def _process_metadata(pid: int) -> dict[str, str]:
     """Tell people who hold a lock: this machine's name and the process."""
     import socket  # noqa: PLC0415 - a tenth of what importing this package may take
 

@@ -27,6 +27,13 @@ class LockClaim:
     metadata: Mapping[str, str] = field(factory=dict)
     turn: str | None = None
 
+    def __attrs_post_init__(self) -> None:
+        check_fields(CLAIM_CHECKS, self, "claim")
+
+
+CLAIM_CHECKS = checks_of(LockClaim)
+"""What is written is checked before any store writes it."""
+
 
 @frozen
 class LockRecord:

@@ -17,7 +17,7 @@ from gogoscope.exceptions import (
     UnknownBackendError,
 )
 from gogoscope.persistence.protocols.store import Store
-from gogoscope.persistence.url import PersistenceURL
+from gogoscope.persistence.url import PersistenceURL, redacted
 
 ENTRY_POINT_GROUP = "gogoscope.persistence"
 
@@ -42,7 +42,7 @@ def find_opener(url: PersistenceURL) -> Opener:
     if not matching:
         listing = ", ".join(sorted({point.name for point in installed})) or "none"
         raise UnknownBackendError(
-            f"no backend is registered for the scheme {url.scheme!r} of {url.url!r}; "
+            f"no backend is registered for the scheme {url.scheme!r} of {str(url)!r}; "
             f"installed are: {listing}"
         )
     if len(matching) > 1:
@@ -75,7 +75,8 @@ async def open_persistence(url: str) -> AsyncIterator[Store]:
     :raises BackendUnavailableError: if a package that the backend needs is not installed
     """
     if not isinstance(url, str):
-        raise TypeError(f"url must be a str, got {url!r} of type {type(url).__name__}")
+        shown = redacted(repr(url))
+        raise TypeError(f"url must be a str, got {shown} of type {type(url).__name__}")
     parsed = PersistenceURL.parse(url)
     async with find_opener(parsed)(parsed) as store:
         yield store

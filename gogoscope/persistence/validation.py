@@ -77,6 +77,10 @@ def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
             f"metadata must be a mapping, got {metadata!r} of type {type(metadata).__name__}"
         )
     for name, value in metadata.items():
+        if not isinstance(name, str):
+            raise TypeError(
+                f"metadata must have names of type str, got {name!r} of type {type(name).__name__}"
+            )
         check_key(name, "a name in metadata")
         if name in TOLD_BY_EVERY_LOCK:
             raise ValueError(

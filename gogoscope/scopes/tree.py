@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, TypeAlias, cast
 
+from gogoscope._core.arguments import printable
 from gogoscope._core.context import Frame
 from gogoscope.scopes.block import Block
 from gogoscope.scopes.task import Task
@@ -25,7 +26,7 @@ def draw(scope: Block) -> str:
     undrawn: list[tuple[int, Branch]] = [(0, _scope(scope))]
     while undrawn:
         depth, (line, inside) = undrawn.pop()
-        lines.append("  " * depth + line)
+        lines.append("  " * depth + printable(line))
         undrawn += [(depth + 1, branch) for branch in reversed(inside())]
     return "\n".join(lines)
 

@@ -114,11 +114,13 @@ def from_url(url: PersistenceURL) -> SQLiteStore:
         key_prefix=check_key_prefix, busy_timeout=float, max_clock_skew=float
     )
     if not url.url[len(url.scheme) :].startswith(":///"):
-        raise InvalidURLError(f"{url.url!r} is not sqlite:///relative.db or sqlite:////absolute.db")
+        raise InvalidURLError(
+            f"{str(url)!r} is not sqlite:///relative.db or sqlite:////absolute.db"
+        )
     try:
         return SQLiteStore(url.location[1:], **options)
     except ValueError as error:
-        raise InvalidURLError(f"{url.url!r}: {error}") from error
+        raise InvalidURLError(f"{str(url)!r}: {error}") from error
 
 
 class _SQLiteRecords(Records):

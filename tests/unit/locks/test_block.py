@@ -19,6 +19,8 @@ from gogoscope import (
     scope,
 )
 from gogoscope.events import Event, LeaseLost
+from gogoscope.locks.acquire import timeout_error
+from gogoscope.persistence import LockRecord
 from gogoscope.testing import VirtualClock
 from tests.unit.locks.faulty_store import Backend, FaultyStore
 
@@ -253,3 +255,33 @@ async def test_rule_14_a_loss_that_the_body_raises_is_raised_once(
                 locked.ensure()
         assert not getattr(caught.value, "__notes__", [])
     assert not caplog.records
+
+
+def test_an_error_escapes_what_another_holder_wrote() -> None:
+    metadata = {"shard\x1b[2J": "7\r\nlock is free"}
+    held = LockRecord(version=1, fencing_token=1, owner="o\x07", nonce="n", metadata=metadata)
+    assert str(timeout_error("order", 1, held)).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"shard": "\ud800"}, r"metadata\['shard'\] must be encodable as UTF-8"),
+        ({"\udc00": "7"}, "a name in metadata must be encodable as UTF-8"),
+        ({"": "7"}, "a name in metadata must not be empty"),
+    ],
+)
+async def test_metadata_that_no_store_can_hold_is_refused(
+    store: FaultyStore, metadata: dict[str, str], message: str
+) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(ValueError, match=message):
+            async with s.lock("order", metadata=metadata):
+                pass
+
+
+async def test_a_name_that_utf_8_cannot_hold_is_escaped_in_the_lock(store: FaultyStore) -> None:
+    async with scope(name="script\udcff", persistence=store) as s, s.lock("order"):
+        holder = await store.holder("order")
+    assert holder is not None
+    assert holder.scope == r"script\udcff"

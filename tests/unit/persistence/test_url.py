@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from gogoscope.exceptions import InvalidURLError
-from gogoscope.persistence import PersistenceURL
+from gogoscope.persistence import PersistenceURL, open_persistence
 
 
 def test_a_url_is_split_into_scheme_location_and_options() -> None:
@@ -74,3 +76,47 @@ def test_an_unknown_option_is_refused_with_those_that_are_known() -> None:
 def test_a_bad_value_of_an_option_is_refused_with_the_reason() -> None:
     with pytest.raises(InvalidURLError, match=r"option 'timeout' in .* has the value 'soon'"):
         PersistenceURL.parse("x:?timeout=soon").convert_options(timeout=float)
+
+
+SECRETS = [
+    ("redis://ann:hunter2@host/0", "redis://ann:***@host/0"),
+    ("redis://:hunter2@host", "redis://:***@host"),
+    ("redis://ann:hun/ter2@ter2@host", "redis://ann:***@host"),
+    ("ann:hunter2@host/db", "ann:***@host/db"),
+    ("redis://ann:hunter2@[half", "redis://ann:***@[half"),
+    ("redis://ann:hunter2@host?ttl", "redis://ann:***@host?ttl"),
+    ("redis://ann:hunter2@host#x", "redis://ann:***@host#x"),
+    ("redis://host?password=hunter2&db=1", "redis://host?password=***&db=1"),
+    ("redis://host?auth_token=hunter2", "redis://host?auth_token=***"),
+    ("dynamodb://table?endpoint_url=http://a:hunter2@h", "dynamodb://table?endpoint_url=***"),
+    ("dynamodb://table?endpoint_url=http%3A%2F%2Fa%3Ahunter2%40h", "endpoint_url=***"),
+]
+
+
+@pytest.mark.parametrize(("url", "shown"), SECRETS)
+@pytest.mark.anyio
+async def test_a_password_stands_in_no_error_and_in_no_repr(url: str, shown: str) -> None:
+    with pytest.raises(Exception) as caught:
+        async with open_persistence(f"{url}&ttl=1" if "?p" in url else url):
+            pass
+    texts = "".join(traceback.format_exception(caught.value))
+    try:
+        parsed = PersistenceURL.parse(url)
+        assert shown in str(parsed)
+        texts += repr(parsed)
+        parsed.convert_options(password=int, auth_token=int, endpoint_url=int)
+    except InvalidURLError as error:
+        texts += "".join(traceback.format_exception(error))
+    assert "ter2" not in texts
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///a:b@c.db",
+        "sqlite:////srv/a@b.db",
+        "dynamodb://arn:aws:dynamodb:us-east-1:1:table/T",
+    ],
+)
+def test_what_is_no_password_is_shown(url: str) -> None:
+    assert str(PersistenceURL.parse(url)) == url

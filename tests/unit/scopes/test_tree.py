@@ -67,3 +67,12 @@ async def test_scopes_may_be_nested_deeper_than_python_recurses() -> None:
     assert len(lines) == depth + 1
     assert lines[-2].startswith("  " * (depth - 1) + f"scope {depth - 1} [open")
     assert lines[-1].startswith("  " * depth + "task sleep [waiting")
+
+
+async def test_what_would_control_the_terminal_is_escaped() -> None:
+    async with scope(name="evil\x1b[2J\u202e\nscope x [open]") as s:
+        s.task(anyio.sleep, 0, name="\x07bell")
+        drawn = s.tree()
+    assert drawn.replace("\n", "").isprintable()
+    assert len(drawn.splitlines()) == 2
+    assert r"evil\x1b[2J\u202e\nscope x" in drawn
