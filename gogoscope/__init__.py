@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_handle import LockHandle
-    from gogoscope.persistence.registry import open_persistence
+    from gogoscope.persistence.sharing import open_persistence
     from gogoscope.persistence.url import PersistenceURL
     from gogoscope.retry import Retry, decorrelated, exponential, fixed, linear
     from gogoscope.scopes.results import Err, Ok, Result
@@ -120,7 +120,7 @@ if not TYPE_CHECKING:
             ),
             "gogoscope.persistence.bundle": ("Persistence",),
             "gogoscope.persistence.lock_handle": ("LockHandle",),
-            "gogoscope.persistence.registry": ("open_persistence",),
+            "gogoscope.persistence.sharing": ("open_persistence",),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.retry": ("Retry", "decorrelated", "exponential", "fixed", "linear"),
             "gogoscope.scopes.results": ("Err", "Ok", "Result"),

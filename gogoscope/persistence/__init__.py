@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from gogoscope.persistence.protocols.store import Store
     from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
     from gogoscope.persistence.records.store import RecordStore
-    from gogoscope.persistence.registry import open_persistence
     from gogoscope.persistence.rules import circuit_breakers as circuit_rules
     from gogoscope.persistence.rules import locks as lock_rules
+    from gogoscope.persistence.sharing import open_persistence
     from gogoscope.persistence.stored import corrupt_record, leave_out
     from gogoscope.persistence.url import PersistenceURL
     from gogoscope.persistence.validation import (
@@ -177,7 +177,7 @@ if not TYPE_CHECKING:
                 "Records",
             ),
             "gogoscope.persistence.records.store": ("RecordStore",),
-            "gogoscope.persistence.registry": ("open_persistence",),
+            "gogoscope.persistence.sharing": ("open_persistence",),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),
             "gogoscope.persistence.stored": ("corrupt_record", "leave_out"),

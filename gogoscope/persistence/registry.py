@@ -6,8 +6,8 @@ that a URL names is imported, so that a program pays for no other.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -16,8 +16,7 @@ from gogoscope.exceptions import (
     BackendUnavailableError,
     UnknownBackendError,
 )
-from gogoscope.persistence.protocols.store import Store
-from gogoscope.persistence.url import PersistenceURL, redacted
+from gogoscope.persistence.url import PersistenceURL
 
 ENTRY_POINT_GROUP = "gogoscope.persistence"
 
@@ -59,24 +58,3 @@ def find_opener(url: PersistenceURL) -> Opener:
             f"the backend {point.value!r} of scheme {url.scheme!r} cannot be imported: {error}"
         ) from error
     return opener
-
-
-@asynccontextmanager
-async def open_persistence(url: str) -> AsyncIterator[Store]:
-    """Open the store of a URL for the length of a block; one for the life of a program is enough.
-
-    :param url: ``memory:``, ``memory://name``, ``sqlite:///relative.db``,
-        ``sqlite:////absolute.db``, ``dynamodb://table?region=...``, or another installed scheme;
-        every backend takes the option ``key_prefix``
-    :returns: an async context manager of the open store. For type checkers it has all
-        capabilities; a backend may lack one, which its documentation says.
-    :raises InvalidURLError: if the URL or an option is malformed or unknown
-    :raises UnknownBackendError: if no installed backend has the scheme
-    :raises BackendUnavailableError: if a package that the backend needs is not installed
-    """
-    if not isinstance(url, str):
-        shown = redacted(repr(url))
-        raise TypeError(f"url must be a str, got {shown} of type {type(url).__name__}")
-    parsed = PersistenceURL.parse(url)
-    async with find_opener(parsed)(parsed) as store:
-        yield store

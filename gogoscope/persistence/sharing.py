@@ -1,4 +1,6 @@
-"""Stores that scopes open by URL: one for each URL and event loop, as long as any scope uses it.
+"""Stores that are opened by URL: one for each URL and event loop, as long as anybody uses it.
+
+So a scope that names a URL shares the store that ``open_persistence`` holds open.
 
 The first user opens the store, later ones join it, and the last one closes it. Invariants:
 
@@ -22,8 +24,10 @@ import anyio
 from anyio.lowlevel import RunVar
 from attrs import define, field
 
+from gogoscope.persistence.life import is_closed
 from gogoscope.persistence.protocols.store import Store
-from gogoscope.persistence.registry import open_persistence
+from gogoscope.persistence.registry import find_opener
+from gogoscope.persistence.url import PersistenceURL, redacted
 
 
 @define(eq=False)
@@ -39,7 +43,7 @@ class _Shared:
 _stores: RunVar[dict[str, _Shared]] = RunVar("gogoscope.persistence.shared")
 
 
-class SharedStore:
+class SharedStore(AbstractAsyncContextManager[Store]):
     """Use the store of a URL for the length of a block, together with all who use the same URL.
 
     :param url: the URL, compared letter by letter
@@ -53,13 +57,14 @@ class SharedStore:
         if stores is None:
             _stores.set(stores := {})
         shared = stores.get(self._url)
-        if shared is None:
+        if shared is None or is_closed(shared.store):
             shared = stores[self._url] = _Shared()
         shared.users += 1
         try:
             async with shared.guard:
                 if shared.opener is None:
-                    opener = open_persistence(self._url)
+                    url = PersistenceURL.parse(self._url)
+                    opener = find_opener(url)(url)
                     shared.store = await opener.__aenter__()
                     shared.opener = opener
         except BaseException:
@@ -82,6 +87,28 @@ class SharedStore:
         shared.users -= 1
         if shared.users:
             return
-        del stores[self._url]
+        if stores.get(self._url) is shared:
+            del stores[self._url]
         if shared.opener is not None:
             await shared.opener.__aexit__(None, None, None)
+
+
+def open_persistence(url: str) -> AbstractAsyncContextManager[Store]:
+    """Open the store of a URL for the length of a block; one for the life of a program is enough.
+
+    Scopes that name the same URL in the same event loop share it. Without ``async with``, call the
+    ``aclose()`` of the store that ``await open_persistence(url).__aenter__()`` returns.
+
+    :param url: ``memory:``, ``memory://name``, ``sqlite:///relative.db``,
+        ``sqlite:////absolute.db``, ``dynamodb://table?region=...``, or another installed scheme;
+        every backend takes the option ``key_prefix``
+    :returns: an async context manager of the open store. For type checkers it has all
+        capabilities; a backend may lack one, which its documentation says.
+    :raises InvalidURLError: if the URL or an option is malformed or unknown
+    :raises UnknownBackendError: if no installed backend has the scheme
+    :raises BackendUnavailableError: if a package that the backend needs is not installed
+    """
+    if not isinstance(url, str):
+        shown = redacted(repr(url))
+        raise TypeError(f"url must be a str, got {shown} of type {type(url).__name__}")
+    return SharedStore(url)

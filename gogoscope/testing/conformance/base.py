@@ -17,7 +17,7 @@ from gogoscope.exceptions import CapabilityNotSupportedError, PersistenceError
 from gogoscope.persistence.protocols.cache import CacheProvider
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
 from gogoscope.persistence.protocols.locks import LockProvider
-from gogoscope.persistence.registry import open_persistence
+from gogoscope.persistence.sharing import open_persistence
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
 
 Capability = Literal["locks", "circuit_breakers", "cache", "processes"]

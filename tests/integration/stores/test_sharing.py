@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -67,6 +68,11 @@ def witness(monkeypatch: pytest.MonkeyPatch) -> type[Witness]:
     monkeypatch.setattr(Witness, "gate", None)
     monkeypatch.setattr(Witness, "failures", 0)
     return Witness
+
+
+@pytest.fixture
+def no_witness(monkeypatch: pytest.MonkeyPatch, witness: type[Witness]) -> None:
+    monkeypatch.undo()
 
 
 async def use(others: anyio.Event) -> None:
@@ -244,3 +250,29 @@ async def test_an_open_store_is_used_by_many_scopes_and_closed_by_none(
             for _ in range(20):
                 group.start_soon(count, store)
         assert await store.get("n") == 20
+
+
+async def test_a_scope_shares_the_store_that_open_persistence_holds_open() -> None:
+    async with open_persistence(URL):
+        async with scope(persistence=URL) as s:
+            await s.cache.set("k", 1)
+        assert (len(Witness.opened), len(Witness.closed)) == (1, 0)
+        async with scope(persistence=URL) as s:
+            assert await s.cache.get("k") == 1
+    assert Witness.closed == Witness.opened
+    assert _stores.get() == {}
+
+
+@pytest.mark.usefixtures("no_witness")
+async def test_a_store_that_is_kept_without_its_block_lives_until_it_is_closed(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    store = await open_persistence(url).__aenter__()
+    gc.collect()
+    await anyio.sleep(0)
+    await store.set("k", 1)
+    await store.aclose()
+    async with scope(persistence=url) as s:
+        assert await s.cache.get("k") == 1
+    assert _stores.get() == {}
