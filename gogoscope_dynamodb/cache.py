@@ -20,6 +20,7 @@ from gogoscope.persistence import (
     leave_out,
 )
 from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.answers import Update
 from gogoscope_dynamodb.batches import (
     READ_BATCH,
     WRITE_BATCH,
@@ -29,7 +30,6 @@ from gogoscope_dynamodb.batches import (
     write_batch,
 )
 from gogoscope_dynamodb.capability import Capability
-from gogoscope_dynamodb.requests import Update
 from gogoscope_dynamodb.scan import SEGMENTS, Found, Scan
 from gogoscope_dynamodb.schema import CACHE, ZERO, Item, number, text
 

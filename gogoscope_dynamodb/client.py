@@ -17,9 +17,12 @@ from gogoscope.exceptions import (
     ConfigurationError,
     UnsupportedEventLoopError,
 )
+from gogoscope.persistence import monotonic
 
 POOL_SIZE = 50
 CLOSE_SECONDS = 5.0
+RENEWAL_SECONDS = 60.0
+MANDATORY_SECONDS = 600
 
 
 class DynamoDBClient(Protocol):
@@ -139,6 +142,58 @@ async def open_client(
     finally:
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             await opening.__aexit__(None, None, None)
+
+
+class RenewalError(Exception):
+    """The credentials of a client cannot be renewed, so the request was not sent."""
+
+
+class Renewals:
+    """Renews the temporary credentials of a client when that is due, once for all who wait.
+
+    While the present ones are still good for some minutes, only one request renews them, and the
+    others go on. When they are not, all wait for the one that renews them, and share its error.
+
+    Mutable state: ``_failures`` counts the renewals that failed, and ``_failure`` is the last one.
+
+    :param client: the client; one whose credentials cannot be seen has none to renew
+    """
+
+    def __init__(self, client: object) -> None:
+        signer = getattr(client, "_request_signer", None)
+        self._credentials = getattr(signer, "_credentials", None)
+        self._due = getattr(self._credentials, "refresh_needed", None)
+        self._lock = anyio.Lock()
+        self._failures = 0
+        self._failure: Exception | None = None
+
+    async def ready(self) -> float:
+        """Wait until the credentials can sign a request; return the seconds it took.
+
+        :raises RenewalError: if they cannot be renewed
+        """
+        if self._due is None or not self._due():
+            return 0.0
+        if self._lock.locked() and not self._due(MANDATORY_SECONDS):
+            return 0.0
+        called, failures = monotonic(), self._failures
+        async with self._lock:
+            if self._failure is not None and self._failures != failures:
+                raise RenewalError(str(self._failure)) from self._failure
+            if self._due():
+                await self._renew()
+        return monotonic() - called
+
+    async def _renew(self) -> None:
+        try:
+            with anyio.fail_after(RENEWAL_SECONDS):
+                await self._credentials.get_frozen_credentials()  # type: ignore[union-attr]
+        except Exception as error:
+            self._failures += 1
+            self._failure = RenewalError(
+                f"the AWS credentials cannot be renewed: {type(error).__name__}: {error}"
+            )
+            raise self._failure from error
 
 
 def region_of(client: object) -> str:

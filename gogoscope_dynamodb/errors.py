@@ -7,6 +7,7 @@ these names.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -29,6 +30,16 @@ TABLE_MISSING = "ResourceNotFoundException"
 ACCESS_DENIED = "AccessDeniedException"
 INVALID_REQUEST = "ValidationException"
 TABLE_BUSY = "ResourceInUseException"
+TOO_MANY_REQUESTS = 429
+ANSWER_TYPE = "application/x-amz-json"
+_PARTS = {
+    "scan": "Items",
+    "batch_get_item": "Responses",
+    "describe_table": "Table",
+    "create_table": "TableDescription",
+    "describe_time_to_live": "TimeToLiveDescription",
+}
+"""The part without which an answer is none."""
 
 
 class Effect(Enum):
@@ -56,6 +67,7 @@ UNANSWERED = Failure(Effect.MAYBE_APPLIED, retry=True, error=StoreTimeoutError)
 INVALID = Failure(Effect.FAILED, retry=False, error=PersistenceError)
 _BROKEN = Failure(Effect.MAYBE_APPLIED, retry=True, error=StoreConnectionError)
 _UNREACHABLE = Failure(Effect.NOT_SENT, retry=True, error=StoreConnectionError)
+_NOT_SENT = Failure(Effect.NOT_SENT, retry=True, error=StoreTimeoutError)
 _THROTTLED = Failure(Effect.FAILED, retry=True, error=ThrottledError)
 _MISCONFIGURED = Failure(Effect.FAILED, retry=False, error=ConfigurationError)
 _TOO_LARGE = Failure(Effect.FAILED, retry=False, error=RecordTooLargeError)
@@ -101,17 +113,24 @@ _BY_CLASS = {
     "ProxyConnectionError": _UNREACHABLE,
     "CredentialRetrievalError": _UNREACHABLE,
     "MetadataRetrievalError": _UNREACHABLE,
+    "RenewalError": _UNREACHABLE,
+    "NoRoomError": _NOT_SENT,
     "NoCredentialsError": _MISCONFIGURED,
     "PartialCredentialsError": _MISCONFIGURED,
     "NoAuthTokenError": _MISCONFIGURED,
+    "SSLError": _UNREACHABLE,
     "ReadTimeoutError": UNANSWERED,
     "TimeoutError": UNANSWERED,
     "ConnectionError": _BROKEN,
     "HTTPClientError": _BROKEN,
     "IncompleteReadError": _BROKEN,
     "ResponseParserError": _BROKEN,
+    "ChecksumError": _BROKEN,
+    "ForeignAnswerError": _BROKEN,
     "OSError": _BROKEN,
-    "BotoCoreError": _REFUSED,
+    "ParamValidationError": _REFUSED,
+    "NoRegionError": _MISCONFIGURED,
+    "InvalidRegionError": _MISCONFIGURED,
 }
 
 
@@ -120,7 +139,11 @@ def classify(error: Exception) -> Failure:
 
     It may be any error: where credentials are renewed, for example, the SDK raises what it finds.
     """
+    if isinstance(error, ssl.SSLError):
+        return _BROKEN  # The SDK's own error of this name is that of a handshake.
     code, status = error_code(error), _http_status(error)
+    if status == TOO_MANY_REQUESTS:
+        return _THROTTLED
     if code is not None:
         if code in _BY_CODE:
             return _BY_CODE[code]
@@ -134,6 +157,28 @@ def classify(error: Exception) -> Failure:
         bases = type(getattr(error, "kwargs", {}).get("error")).__mro__ + bases
     known = (_BY_CLASS[base.__name__] for base in bases if base.__name__ in _BY_CLASS)
     return next(known, _UNEXPECTED)
+
+
+class ForeignAnswerError(Exception):
+    """An answer with status 200 that is not DynamoDB's: that of a portal or of another server."""
+
+
+def check_answer(operation: str, parameters: Mapping[str, Any], response: Any) -> None:
+    """Make sure that an answer is DynamoDB's, and has the parts that were asked for.
+
+    :raises ForeignAnswerError: if it is not, or lacks one
+    """
+    if not isinstance(response, Mapping):
+        raise ForeignAnswerError(f"{operation} was answered with {type(response).__name__}")
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    content = str(headers.get("content-type", ANSWER_TYPE))
+    if not content.startswith(ANSWER_TYPE):
+        raise ForeignAnswerError(f"{operation} was answered with {content!r}, not {ANSWER_TYPE!r}")
+    needed = _PARTS.get(operation)
+    if headers and operation == "update_item" and parameters.get("ReturnValues") == "ALL_NEW":
+        needed = "Attributes"
+    if needed is not None and needed not in response:
+        raise ForeignAnswerError(f"{operation} was answered without {needed}")
 
 
 def error_code(error: Exception | None) -> str | None:

@@ -41,8 +41,8 @@ from gogoscope.persistence import (
     describe_holder,
 )
 from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.answers import Update
 from gogoscope_dynamodb.capability import Capability
-from gogoscope_dynamodb.requests import Update
 from gogoscope_dynamodb.schema import LOCK, ONE, ZERO, Item, number, purge_time, text
 
 SHORTEST_TIMEOUT = 0.1
@@ -98,9 +98,13 @@ _REFUSE_CLAIM = Update(
 _REFUSE_FIRST_CLAIM = Update(
     "SET #data = :tomb, #expiresAt = :ttl, #version = :floor", "attribute_not_exists(#pk)", "NONE"
 )
+_FREE_BY_FORCE = "SET #data = :tomb, #expiresAt = :ttl REMOVE #owner"
 _FORCE = Update(
-    "SET #data = :tomb, #expiresAt = :ttl REMOVE #owner", "#data.#nonce = :nonce", "NONE"
+    _FREE_BY_FORCE,
+    "attribute_exists(#data.#nonce) AND #data.#acquiredAt <= :now AND #version > :zero",
+    "NONE",
 )
+_FORCE_SEEN = Update(_FREE_BY_FORCE, "#data.#nonce = :nonce", "NONE")
 
 
 class Locks(Capability):
@@ -142,33 +146,32 @@ class Locks(Capability):
         return record.owner == owner and record.lease_until_ms >= until_ms
 
     async def force_release(self, key: str) -> bool:
-        """Release a lock, whoever holds it; ``False`` if nobody did; one read and one write.
+        """Release a lock, whoever holds it; ``False`` if nobody did; one write.
 
-        The write releases the holder that was read, so one that arrives late releases no other. A
-        lock that cannot be understood is replaced.
+        The write releases who took the lock before now, so one that arrives late releases no other.
+        One more is sent for a holder whose clock is ahead. A lock that cannot be understood is
+        replaced.
         """
         item_key = self._key(LOCK, key)
-        found = await self._table.read(item_key, consistent=True)
+        now_ms = self._now_ms()
+        ending = {":tomb": _tombstone(FORCED), ":ttl": purge_time(now_ms), ":zero": ZERO}
+        answer = await self._table.update(item_key, _FORCE, {":now": number(now_ms), **ending})
         for _ in range(MOST_ROUNDS):
-            if found is None:
-                return False
-            now_ms = self._now_ms()
-            ending = {":tomb": _tombstone(FORCED), ":ttl": purge_time(now_ms)}
+            if answer.granted or (found := answer.item) is None:
+                return answer.granted
             try:
-                nonce = schema.decode_lock(found).nonce
+                record = schema.decode_lock(found)
             except CorruptRecordError:
                 item = {**item_key, "version": number(now_ms * 1000), "data": ending[":tomb"]}
                 answer = await self._table.replace(found, item)
-            else:
-                if nonce is None:
-                    return False
-                answer = await self._table.update(
-                    item_key, _FORCE, {":nonce": text(nonce), **ending}
-                )
-            # In doubt, an earlier try has released it, or its holder has.
-            if answer.granted or answer.in_doubt:
-                return True
-            found = answer.item
+                continue
+            if record.nonce is None:
+                # The first try of this very request may have released it.
+                return answer.in_doubt and record.released_by == FORCED
+            if answer.in_doubt:
+                return True  # Who holds it now has taken it since.
+            nonce = {":nonce": text(record.nonce)}
+            answer = await self._table.update(item_key, _FORCE_SEEN, {**nonce, **ending})
         raise ThrottledError(f"lock {key!r} changed hands {MOST_ROUNDS} times while it was forced")
 
     async def holder(self, key: str) -> LockHolder | None:

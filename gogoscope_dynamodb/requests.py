@@ -1,39 +1,49 @@
 """Requests to one table: bounded in time, sent again where that is safe, and honest about doubt.
 
 A request can fail although the server has applied it: the answer was lost. Sending it again is
-still safe, since every write of this package is conditional, replaces a whole item, or deletes
-one; and each try of a request sends the same parameters. But the second try of a conditional
-write may be refused because the first one has changed the item. So an answer says whether it is
-``in_doubt``: whether an earlier try may have been applied. The caller then looks at the item that
-came with the refusal, and recognises what it wrote itself.
+still safe, since every write that may be sent again has a condition that its own effect breaks,
+and each try sends the same parameters. So the second try of a write may be refused because the
+first one has changed the item. An answer therefore says whether it is ``in_doubt``: whether an
+earlier try may have been applied. The caller then looks at the item that came with the refusal,
+and recognises what it wrote itself. A try that is slow and lands late is refused in the same way.
 
 Invariants:
 
-- No try waits longer than its timeout for an answer. A request is given up, and not sent again,
-  when three timeouts have passed since it began.
-- A write that fails, and may have been applied, raises ``StoreTimeoutError``, unless the server
-  refuses its last try for good. A read has no effect, so it is never in doubt.
+- A request has one budget: three timeouts, and the time that its bytes need on a slow link. It
+  counts from the call; while the store answers others, waiting for a connection costs none of it.
+  No try waits for an answer for longer than a timeout, or than the budget lasts.
+- Renewing credentials is no part of a request: it comes before a try, and costs none of the budget.
+- A write that may have been applied and was not answered raises ``StoreTimeoutError``, whatever
+  its last try came to. A read has no effect, so it is never in doubt.
+- Nothing but this project's exceptions leaves a request, each with its cause.
+- What was answered with 200, but not by DynamoDB, is a broken connection.
 - Renewals and releases of locks are ``urgent``: other requests leave some connections of the
   client's pool free for them, so that no lease is lost because many values are written.
 
 Mutable state of a :class:`Table`: the client, which is there while the store is open; the process
-and event loop that opened it (``life``); the semaphore that limits requests which
-are not urgent, made with the first of them; and whether the table's keys were checked.
+and event loop that opened it (``life``); the room for requests that are not urgent, made with the
+first of them; the bytes that are being sent; and whether the table's keys were checked.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import anyio
-from attrs import Factory, field, frozen
+from attrs import define
 
-from gogoscope.exceptions import ConfigurationError, PersistenceError, StoreTimeoutError
+from gogoscope.exceptions import (
+    ConfigurationError,
+    GogoscopeError,
+    PersistenceError,
+    StoreTimeoutError,
+    UnexpectedStoreError,
+)
 from gogoscope.persistence import Life, monotonic, uniform
-from gogoscope_dynamodb.client import DynamoDBClient, pool_size, region_of
+from gogoscope_dynamodb.answers import Answer, Update, Values
+from gogoscope_dynamodb.client import DynamoDBClient, Renewals, pool_size, region_of
 from gogoscope_dynamodb.errors import (
     ACCESS_DENIED,
     CONDITION_FAILED,
@@ -43,11 +53,13 @@ from gogoscope_dynamodb.errors import (
     UNANSWERED,
     Effect,
     Failure,
+    check_answer,
     classify,
     error_code,
     error_response,
     retried,
 )
+from gogoscope_dynamodb.room import Room
 from gogoscope_dynamodb.schema import CACHE, SORT_KEY, Item, check_keys, text
 
 MOST_TRIES = 6
@@ -55,61 +67,15 @@ PATIENCE_IN_TIMEOUTS = 3
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 1.0
 CONNECTIONS_PER_URGENT_ONE = 5
+SLOWEST_LINK = 1_000_000  # bytes a second
+UNANSWERED_ONCE = "unanswered"
 NO_ITEM: Item = {"pk": text(CACHE), "sk": text(SORT_KEY)}
 """The primary key of no item: a store refuses the empty key."""
 
-Values = Mapping[str, Mapping[str, Any]]
-
 _CONDITION = frozenset({CONDITION_FAILED})
-_NO_WAIT = nullcontext()
 _READS = frozenset(
     {"get_item", "batch_get_item", "scan", "describe_table", "describe_time_to_live"}
 )
-
-
-@frozen
-class Answer:
-    """What the server answered: a response, or a refusal with its ``code``.
-
-    ``item`` is the item that came with it: as the write left it, or as the refusal found it.
-    """
-
-    response: Mapping[str, Any]
-    code: str | None = None
-    in_doubt: bool = False
-
-    @property
-    def granted(self) -> bool:
-        """Whether the request was carried out."""
-        return self.code is None
-
-    @property
-    def item(self) -> Item | None:
-        """The item that came with the answer, or ``None``."""
-        found: Item | None = self.response.get("Attributes" if self.code is None else "Item")
-        return found or None
-
-
-@frozen
-class Update:
-    """A kind of UpdateItem: what it writes, on which condition, and whether it returns the item.
-
-    In both expressions ``#name`` stands for the attribute ``name`` and ``:name`` for a value.
-    """
-
-    expression: str
-    condition: str
-    returns: str = "ALL_NEW"
-    names: dict[str, str] = field(
-        init=False,
-        default=Factory(lambda self: {alias: alias[1:] for alias in self._used("#")}, True),
-    )
-    values: tuple[str, ...] = field(
-        init=False, default=Factory(lambda self: tuple(self._used(":")), True)
-    )
-
-    def _used(self, sign: str) -> set[str]:
-        return set(re.findall(rf"{sign}\w+", f"{self.expression} {self.condition}"))
 
 
 class Table:
@@ -125,7 +91,10 @@ class Table:
         self.timeout = timeout
         self._client = client
         self.life = Life(f"the store on table {name!r}", ready=client is not None)
-        self._room: anyio.Semaphore | None = None
+        self._room: Room | None = None
+        self._urgent_room = Room()
+        self._bytes = 0
+        self._renewals: Renewals | None = None
         self._keys_checked = False
 
     @property
@@ -139,10 +108,19 @@ class Table:
             raise PersistenceError(f"the store on table {self.name!r} is being opened or closed")
         return self._client
 
+    async def credentials_ready(self) -> float:
+        """Wait until the client's credentials can sign a request; return the seconds it took.
+
+        :raises RenewalError: if they cannot be renewed
+        """
+        if self._renewals is None:
+            self._renewals = Renewals(self._client)
+        return await self._renewals.ready()
+
     def opened(self, client: DynamoDBClient | None) -> None:
         """Use this client from now on, or none."""
         self._client = client
-        self._room = None
+        self._room = self._renewals = None
 
     async def read(self, key: Item, *, consistent: bool, **more: Any) -> Item | None:
         """Return an item, or ``None`` if there is none."""
@@ -229,6 +207,8 @@ class Table:
         timeout: float | None = None,
         refusals: frozenset[str] = _CONDITION,
         urgent: bool = False,
+        size: int = 0,
+        once: bool = False,
     ) -> Answer:
         """Send a request until it is answered, or until sending it again cannot help.
 
@@ -237,35 +217,29 @@ class Table:
         :param timeout: how long one try may take, in seconds; the table's if left out
         :param refusals: codes of errors to return as answers
         :param urgent: whether it may use the connections that are kept free
+        :param size: how many bytes it sends, about, if they are many
+        :param once: whether not to send it again when it may have been applied; the answer then
+            has the code ``UNANSWERED_ONCE``
         :raises PersistenceError: if it failed; ``StoreTimeoutError`` if it may have been applied
         :raises ConfigurationError: if the table is missing or access to it is not granted
         """
-        method = getattr(self.client, operation)
-        timeout = self.timeout if timeout is None else timeout
-        last_start = monotonic() + PATIENCE_IN_TIMEOUTS * timeout
-        tried, in_doubt = 0, False
-        while True:
-            failure, cause = UNANSWERED, None
-            try:
-                async with self._room_for(urgent):
-                    with anyio.move_on_after(timeout):
-                        response = await method(**parameters)
-                        return Answer(response, in_doubt=in_doubt or retried(response))
-            except Exception as error:  # noqa: BLE001 - classified, and raised as one of ours
-                response, code = error_response(error), error_code(error)
-                in_doubt = in_doubt or retried(response)
-                if code in refusals:
-                    return Answer(response, code, in_doubt)
-                failure, cause = classify(error), error
-            tried += 1
-            in_doubt = in_doubt or failure.effect is Effect.MAYBE_APPLIED
-            delay = backoff(tried)
-            if not failure.retry or tried == MOST_TRIES or monotonic() + delay >= last_start:
-                break
-            await anyio.sleep(delay)
-        if failure is INVALID:
-            await self._check_keys()
-        raise self._error(operation, failure, tried, in_doubt, cause) from cause
+        request = _Request(self, operation, parameters, refusals, once)
+        self._bytes += size
+        try:
+            seconds = self._bytes / SLOWEST_LINK if size else 0.0
+            return await request.run(
+                (self.timeout if timeout is None else timeout) + seconds, self._room_for(urgent)
+            )
+        finally:
+            self._bytes -= size
+
+    async def explain(
+        self, operation: str, failure: Failure, tried: int, in_doubt: bool, cause: Exception | None
+    ) -> Exception:
+        """Return the error of a request that failed."""
+        if failure is INVALID and not in_doubt and (wrong := await self._wrong_keys()):
+            return wrong
+        return self._error(operation, failure, tried, in_doubt, cause)
 
     async def found_nothing(self) -> None:
         """Make sure that the table has the right keys; called when a scan has found nothing.
@@ -280,42 +254,115 @@ class Table:
             await self.send("get_item", key, refusals=frozenset({ACCESS_DENIED}))
             self._keys_checked = True
 
-    def _room_for(self, urgent: bool) -> AbstractAsyncContextManager[object]:
-        """Return what a try enters before it is sent: it keeps connections free for the urgent."""
-        if urgent:
-            return _NO_WAIT
+    def _room_for(self, urgent: bool) -> Room:
+        """Return where a request waits: so many connections are kept free for the urgent."""
         if self._room is None:
             connections = pool_size(self._client)
             if connections is None:
-                return _NO_WAIT
-            kept_free = max(1, connections // CONNECTIONS_PER_URGENT_ONE)
-            self._room = anyio.Semaphore(max(1, connections - kept_free), fast_acquire=True)
-        return self._room
+                self._room = Room()
+            else:
+                kept_free = max(1, connections // CONNECTIONS_PER_URGENT_ONE)
+                self._room = Room(max(1, connections - kept_free))
+        return self._urgent_room if urgent else self._room
 
-    async def _check_keys(self) -> None:
-        """Raise if a request was invalid because the table has other keys."""
-        answer = await self.send(
-            "describe_table",
-            {"TableName": self.name},
-            refusals=frozenset({ACCESS_DENIED, INVALID_REQUEST, TABLE_MISSING}),
-        )
-        if answer.granted:
-            check_keys(self.name, answer.response["Table"])
+    async def _wrong_keys(self) -> ConfigurationError | None:
+        """Return the error if a request was invalid because the table has other keys."""
+        try:
+            answer = await self.send(
+                "describe_table",
+                {"TableName": self.name},
+                refusals=frozenset({ACCESS_DENIED, INVALID_REQUEST, TABLE_MISSING}),
+            )
+        except GogoscopeError:
+            return None  # The error of the request itself is the one that counts.
+        try:
+            if answer.granted:
+                check_keys(self.name, answer.response["Table"])
+        except ConfigurationError as error:
+            return error
+        return None
 
     def _error(
         self, operation: str, failure: Failure, tried: int, in_doubt: bool, cause: Exception | None
     ) -> Exception:
-        if error_code(cause) == TABLE_MISSING:
+        doubtful = in_doubt and operation not in _READS
+        if error_code(cause) == TABLE_MISSING and not doubtful:
             return ConfigurationError(
-                f"there is no table {self.name!r} in region {region_of(self.client)}; create it "
+                f"there is no table {self.name!r} in region {region_of(self._client)}; create it "
                 f"with: await gogoscope_dynamodb.create_table(client, {self.name!r}), "
                 "or open it with the option create=true in its URL"
             )
         kind = failure.error
-        if failure.retry and in_doubt and operation not in _READS:
+        if doubtful and kind is not UnexpectedStoreError:
             kind = StoreTimeoutError
         tries = "1 try" if tried == 1 else f"{tried} tries"
         return kind(f"{operation} on table {self.name!r} failed after {tries}: {_told(cause)}")
+
+
+@define
+class _Request:
+    """One request: what it may still take, and what its tries have done.
+
+    ``tried`` counts its tries, and ``in_doubt`` says whether one of them may have been applied.
+    """
+
+    _table: Table
+    _operation: str
+    _parameters: Mapping[str, Any]
+    _refusals: frozenset[str]
+    _once: bool
+    _tried: int = 0
+    _in_doubt: bool = False
+
+    async def run(self, timeout: float, room: Room) -> Answer:
+        """Send it until it is answered or its budget is spent.
+
+        :param timeout: how long one try may take, in seconds
+        """
+        budget = PATIENCE_IN_TIMEOUTS * timeout
+        called, deadline, rounds = monotonic(), math.inf, 0
+        while True:
+            failure, cause = UNANSWERED, None
+            try:
+                method = getattr(self._table.client, self._operation)
+                renewal = await self._table.credentials_ready()
+                called, deadline = called + renewal, deadline + renewal
+                async with room.place(budget if deadline == math.inf else deadline - monotonic()):
+                    now = monotonic()
+                    if not self._tried:
+                        deadline = (now if room.answered > called else called) + budget
+                    with anyio.move_on_after(min(timeout, deadline - now)):
+                        self._tried += 1
+                        response = await method(**self._parameters)
+                        room.answered = monotonic()
+                        check_answer(self._operation, self._parameters, response)
+                        self._in_doubt = self._in_doubt or retried(response)
+                        return Answer(response, in_doubt=self._in_doubt)
+            except GogoscopeError:
+                if self._in_doubt and self._operation not in _READS:
+                    failure, cause = UNANSWERED, None
+                    break
+                raise
+            except Exception as error:  # noqa: BLE001 - classified, and raised as one of ours
+                response, code = error_response(error), error_code(error)
+                if code is not None:
+                    room.answered = monotonic()
+                self._in_doubt = self._in_doubt or retried(response)
+                if code in self._refusals:
+                    return Answer(response, code, self._in_doubt)
+                failure, cause = classify(error), error
+            self._in_doubt = self._in_doubt or failure.effect is Effect.MAYBE_APPLIED
+            if self._once and self._in_doubt:
+                return Answer({}, UNANSWERED_ONCE, in_doubt=True)
+            rounds += 1
+            delay = backoff(rounds)
+            end = min(deadline, called + budget) if not self._tried else deadline
+            if not failure.retry or self._tried == MOST_TRIES or monotonic() + delay >= end:
+                break
+            await anyio.sleep(delay)
+        raise await self._table.explain(
+            self._operation, failure, self._tried, self._in_doubt, cause
+        ) from cause
 
 
 def _told(cause: Exception | None) -> str:

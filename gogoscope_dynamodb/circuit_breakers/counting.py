@@ -16,6 +16,7 @@ from attrs import evolve
 
 from gogoscope.persistence import DEFAULT_OPEN_MS, FailureReport, check_count, circuit_rules
 from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.answers import Answer, Update
 from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
     MOST_ROUNDS,
@@ -27,7 +28,6 @@ from gogoscope_dynamodb.circuit_breakers.items import (
     purge_time,
     times,
 )
-from gogoscope_dynamodb.requests import Answer, Update
 from gogoscope_dynamodb.schema import CIRCUIT, Item, decode_circuit, number, numbers
 
 

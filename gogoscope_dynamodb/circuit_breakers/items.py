@@ -13,9 +13,10 @@ from typing import Any
 from gogoscope.exceptions import ThrottledError
 from gogoscope.persistence import CircuitBreakerState, circuit_rules, process_name
 from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.answers import Answer, Update
 from gogoscope_dynamodb.capability import Capability, Settings
 from gogoscope_dynamodb.circuit_breakers import updates
-from gogoscope_dynamodb.requests import Answer, Table, Update
+from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import Item, decode_circuit, number
 from gogoscope_dynamodb.turns import Turns
 

@@ -7,7 +7,7 @@ names one of them, so that the write is refused where there is no such item.
 
 from __future__ import annotations
 
-from gogoscope_dynamodb.requests import Update
+from gogoscope_dynamodb.answers import Update
 from gogoscope_dynamodb.schema import NOTHING, ONE, ZERO, text
 
 STATES = {

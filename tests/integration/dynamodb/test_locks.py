@@ -329,16 +329,26 @@ async def test_a_malformed_lock_is_an_error_that_names_it_until_it_is_force_rele
 
 
 async def test_a_forced_release_that_arrives_late_leaves_the_next_holder_alone(
-    store: DynamoDBAdapter, faulty_client: FaultyClient
+    store: DynamoDBAdapter, faulty_client: FaultyClient, clock: ManualClock
 ) -> None:
     await take(store)
     await store.force_release("k")
     operation, late = faulty_client.calls[-1]
     assert operation == "update_item"
+    clock.now += 0.001
     successor = await take(store)
     with pytest.raises(Exception, match="conditional"):
         await faulty_client.update_item(**late)
     assert await successor.is_valid()
+
+
+async def test_a_forced_release_releases_a_holder_whose_clock_is_ahead(
+    store: DynamoDBAdapter, clock: ManualClock
+) -> None:
+    await take(store, ttl=60)
+    clock.now -= 10
+    assert await store.force_release("k") is True
+    assert await store.holder("k") is None
 
 
 async def test_prefixes_keep_locks_apart_and_nest(

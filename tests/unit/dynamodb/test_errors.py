@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from typing import Any
 
 import aiohttp
@@ -34,6 +35,7 @@ def connector_error() -> aiohttp.ClientConnectorError:
 @pytest.mark.parametrize(
     "error",
     [
+        aws.SSLError(endpoint_url=URL, error=ssl.SSLError("no")),
         endpoint_error(connector_error()),
         endpoint_error(socket.gaierror("no such host")),
         endpoint_error(ConnectionRefusedError()),
@@ -60,6 +62,11 @@ def test_a_request_that_was_not_sent_is_retried_without_doubt(error: Exception) 
         (endpoint_error(Exception("who knows")), StoreConnectionError),
         (aws.HTTPClientError(error="broken"), StoreConnectionError),
         (aws.IncompleteReadError(actual_bytes=1, expected_bytes=2), StoreConnectionError),
+        (
+            aws.ChecksumError(checksum_type="crc32", expected_checksum="1", actual_checksum="2"),
+            StoreConnectionError,
+        ),
+        (ssl.SSLError("a bad record"), StoreConnectionError),
         (ConnectionResetError(), StoreConnectionError),
         (TimeoutError(), StoreTimeoutError),
         (client_error("InternalServerError", status=500), StoreConnectionError),

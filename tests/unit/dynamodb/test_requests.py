@@ -19,7 +19,8 @@ from gogoscope.exceptions import (
 )
 from gogoscope.testing import VirtualClock
 from gogoscope_dynamodb import requests
-from gogoscope_dynamodb.requests import Table, Update, backoff
+from gogoscope_dynamodb.answers import Update
+from gogoscope_dynamodb.requests import Table, backoff
 from tests.support.dynamodb_faults import (
     FaultyClient,
     answer,

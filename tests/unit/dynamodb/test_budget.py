@@ -1,0 +1,291 @@
+"""What a request may take, and what may come out of it: a budget, doubt, and our own errors."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import anyio
+import pytest
+
+from gogoscope.exceptions import (
+    PersistenceError,
+    StoreConnectionError,
+    StoreTimeoutError,
+)
+from gogoscope.testing import VirtualClock
+from gogoscope_dynamodb import requests
+from gogoscope_dynamodb.answers import Update
+from gogoscope_dynamodb.requests import PATIENCE_IN_TIMEOUTS, Table
+from tests.support.dynamodb_faults import (
+    FaultyClient,
+    Perform,
+    answer,
+    be_silent,
+    client_error,
+    lose_response,
+    refuse,
+)
+
+pytestmark = pytest.mark.anyio
+
+KEY = {"pk": {"S": "CACHE#key"}, "sk": {"S": "METADATA"}}
+WRITE = Update("SET #data = :data", "#version = :seen")
+VALUES = {":data": {"S": "x"}, ":seen": {"N": "1"}}
+
+
+class PooledClient(FaultyClient):
+    """A client that tells of three connections, of which two are for what is not urgent."""
+
+    class meta:  # noqa: N801 - the SDK's name
+        class config:  # noqa: N801 - likewise
+            max_pool_connections = 3
+
+
+@pytest.fixture
+def client() -> FaultyClient:
+    return PooledClient()
+
+
+@pytest.fixture
+def table(client: FaultyClient, monkeypatch: pytest.MonkeyPatch) -> Table:
+    monkeypatch.setattr(requests, "FIRST_DELAY", 0.001)
+    return Table("t", client, 0.05)
+
+
+def an_answer(content: str, **parts: Any) -> Any:
+    return answer({"ResponseMetadata": {"HTTPHeaders": {"content-type": content}}, **parts})
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_all_callers_of_a_silent_store_fail_within_one_budget(
+    client: FaultyClient,
+    table: Table,
+    virtual_clock: VirtualClock,
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    ends: list[float] = []
+
+    async def call() -> None:
+        with pytest.raises(StoreTimeoutError):
+            await table.put(KEY)
+        ends.append(virtual_clock.elapsed())
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(400):
+                group.start_soon(call)
+
+    client.constant_faults["put_item"] = be_silent
+    virtual_clock.run(main, backend=backend)
+    assert len(ends) == 400
+    assert max(ends) <= PATIENCE_IN_TIMEOUTS * table.timeout + 0.001
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_waiting_for_a_connection_costs_nothing_while_the_store_answers(
+    client: FaultyClient,
+    table: Table,
+    virtual_clock: VirtualClock,
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    async def take_a_while(perform: Perform) -> Any:
+        await anyio.sleep(0.04)
+        return {}
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(table.put, KEY)
+            await anyio.wait_all_tasks_blocked()
+            await table.put(KEY)
+
+    client.faults.extend([take_a_while] * 20 + [refuse("ThrottlingException"), answer({})])
+    virtual_clock.run(main, backend=backend)
+    assert virtual_clock.elapsed() > PATIENCE_IN_TIMEOUTS * table.timeout
+
+
+async def test_a_cancelled_caller_leaves_its_place_to_the_next(
+    client: FaultyClient, table: Table
+) -> None:
+    table.timeout = 60
+    client.faults.extend([be_silent] * 2)
+    client.constant_faults["put_item"] = answer({})
+    async with anyio.create_task_group() as group:
+        holders = [anyio.CancelScope() for _ in range(4)]
+
+        async def put(limit: anyio.CancelScope) -> None:
+            with limit:
+                await table.put(KEY)
+
+        for limit in holders:
+            group.start_soon(put, limit)
+            await anyio.wait_all_tasks_blocked()
+        holders[2].cancel()
+        holders[0].cancel()
+        with anyio.fail_after(5):
+            await table.put(KEY)
+        holders[1].cancel()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        refuse("AccessDeniedException"),
+        refuse("ResourceNotFoundException"),
+        refuse("ValidationException"),
+    ],
+)
+async def test_a_refusal_does_not_hide_that_an_earlier_try_may_have_been_applied(
+    client: FaultyClient, table: Table, refusal: Any
+) -> None:
+    client.client = FaultyClient()
+    client.client.faults.append(answer({}))
+    client.faults += [lose_response, refusal]
+    with pytest.raises(StoreTimeoutError):
+        await table.put(KEY)
+
+
+async def test_nothing_is_sent_after_the_store_was_closed(
+    client: FaultyClient, table: Table
+) -> None:
+    async def lose_while_it_is_closed(perform: Perform) -> Any:
+        table.opened(None)
+        raise ConnectionResetError("lost")
+
+    client.faults.append(lose_while_it_is_closed)
+    with pytest.raises(PersistenceError):
+        await table.put(KEY)
+    assert client.operations == ["put_item"]
+
+
+async def test_a_look_at_the_keys_that_fails_does_not_hide_what_was_refused(
+    client: FaultyClient, table: Table
+) -> None:
+    client.constant_faults["put_item"] = refuse("ValidationException", "the item is odd")
+    client.constant_faults["describe_table"] = refuse("ThrottlingException", "Rate exceeded")
+    with pytest.raises(PersistenceError, match="the item is odd"):
+        await table.put(KEY)
+
+
+async def test_too_many_requests_without_a_code_are_tried_again(
+    client: FaultyClient, table: Table
+) -> None:
+    async def turn_away(perform: Perform) -> Any:
+        raise client_error("429", status=429)
+
+    client.faults += [turn_away, answer({})]
+    assert (await table.put(KEY)).granted
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        an_answer("text/html"),
+        an_answer("application/json", Attributes={}),
+        an_answer("application/x-amz-json-1.0"),
+        answer("<html>"),
+        answer(None),
+    ],
+)
+async def test_what_is_not_dynamodbs_answer_is_a_broken_connection(
+    client: FaultyClient, table: Table, fault: Any
+) -> None:
+    client.constant_faults["update_item"] = client.constant_faults["scan"] = fault
+    with pytest.raises(StoreTimeoutError):
+        await table.update(KEY, WRITE, VALUES)
+    with pytest.raises(StoreConnectionError):
+        await table.send("scan", {})
+
+
+async def test_an_update_is_granted_when_the_answer_is_dynamodbs(
+    client: FaultyClient, table: Table
+) -> None:
+    client.faults.append(an_answer("application/x-amz-json-1.0", Attributes=KEY))
+    assert (await table.update(KEY, WRITE, VALUES)).item == KEY
+
+
+class Credentials:
+    """Temporary credentials that are due, and what renewing them does."""
+
+    def __init__(self, *renewals: Exception | float) -> None:
+        self.renewals = list(renewals)
+        self.renewed = 0
+        self.due = True
+
+    def refresh_needed(self, within: int | None = None) -> bool:
+        return self.due
+
+    async def get_frozen_credentials(self) -> None:
+        self.renewed += 1
+        outcome = self.renewals.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        await anyio.sleep(outcome)
+        self.due = False
+
+
+class Signer:
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+
+def give(client: FaultyClient, credentials: Credentials) -> Credentials:
+    client._request_signer = Signer(credentials)  # type: ignore[attr-defined]
+    client.constant_faults["put_item"] = answer({})
+    return credentials
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_renewing_credentials_takes_nothing_from_a_request_and_happens_once(
+    client: FaultyClient,
+    table: Table,
+    virtual_clock: VirtualClock,
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    credentials = give(client, Credentials(3.0))
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(table.put, KEY)
+
+    virtual_clock.run(main, backend=backend)
+    assert credentials.renewed == 1
+    assert len(client.calls) == 20
+
+
+async def test_a_failed_renewal_is_tried_again(client: FaultyClient, table: Table) -> None:
+    credentials = give(client, Credentials(KeyError("AccessKeyId"), OSError("no route"), 0.0))
+    await table.put(KEY)
+    assert credentials.renewed == 3
+
+
+async def test_credentials_that_cannot_be_renewed_are_no_connection_and_nothing_is_sent(
+    client: FaultyClient, table: Table
+) -> None:
+    own = KeyError("AccessKeyId")
+    give(client, Credentials(*[own] * 1000))
+    with pytest.raises(StoreConnectionError, match="AccessKeyId") as caught:
+        await table.put(KEY)
+    assert caught.value.__cause__ is not None
+    assert not client.calls
+
+
+async def test_a_caller_that_is_cancelled_while_it_renews_leaves_that_to_the_next(
+    client: FaultyClient, table: Table
+) -> None:
+    credentials = give(client, Credentials(60.0, 0.0))
+    async with anyio.create_task_group() as group:
+        limit = anyio.CancelScope()
+
+        async def put() -> None:
+            with limit:
+                await table.put(KEY)
+
+        group.start_soon(put)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(table.put, KEY)
+        await anyio.wait_all_tasks_blocked()
+        limit.cancel()
+    assert credentials.renewed == 2
+    assert len(client.calls) == 1
