@@ -176,7 +176,7 @@ class Locks(Capability):
 
     async def holder(self, key: str) -> LockHolder | None:
         """Return who holds a lock, or ``None`` if nobody does; one consistent read."""
-        return describe_holder(await self.read_lock(key), self._now_ms())
+        return describe_holder(await self.read_lock(key), self.lease_left_ms)
 
     async def claim_lock(
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None

@@ -8,9 +8,12 @@ event loop's own clock.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Protocol
 
 from gogoscope._core.arguments import shown
@@ -26,7 +29,8 @@ class Clock(Protocol):
     def elapsed(self) -> float:
         """Return the seconds of a clock that is never set; only their differences mean anything.
 
-        It goes on while the machine is suspended, if the system has such a clock.
+        It goes on while the machine is suspended, if the system has such a clock. Stores of one
+        machine that share data compare these times, so their clocks count from the same beginning.
         """
         ...
 
@@ -44,6 +48,26 @@ def check_clock(clock: Clock) -> Clock:
     return clock
 
 
+def timeline_of(clock: Clock) -> str:
+    """Return what ``elapsed()`` of a clock counts from: its ``timeline``, if it has one.
+
+    Times of one timeline can be compared, whichever process of the machine has measured them. All
+    clocks that name none share one.
+    """
+    return str(getattr(clock, "timeline", "unnamed"))
+
+
+@functools.cache
+def _boot() -> str:
+    """Name the boot of this machine, and the namespace of its clock, if the system names them."""
+    found = ["boot"]
+    with suppress(OSError):
+        found.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    with suppress(OSError):
+        found.append(str(Path("/proc/self/ns/time").readlink()))
+    return " ".join(found)
+
+
 def _steady() -> Callable[[], float]:
     # On Linux CLOCK_MONOTONIC stands still while the machine is suspended; on macOS it does not.
     for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
@@ -56,6 +80,10 @@ def _steady() -> Callable[[], float]:
 class _SystemClock:
     wall = staticmethod(time.time)
     elapsed = staticmethod(_steady())
+
+    @property
+    def timeline(self) -> str:
+        return _boot()
 
     def __repr__(self) -> str:
         return "<the system's clock>"
@@ -70,6 +98,10 @@ class _CurrentClock:
 
     def elapsed(self) -> float:
         return clock_here().elapsed()
+
+    @property
+    def timeline(self) -> str:
+        return timeline_of(clock_here())
 
 
 _SYSTEM: Clock = _SystemClock()

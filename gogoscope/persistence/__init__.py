@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         LockHolder,
         LockRecord,
         LockReply,
+        Steady,
         check_lock,
         describe_holder,
     )
@@ -94,6 +95,7 @@ __all__ = [
     "Record",
     "RecordStore",
     "Records",
+    "Steady",
     "Store",
     "acquire_once",
     "after_fork",
@@ -149,6 +151,7 @@ if not TYPE_CHECKING:
                 "LockHolder",
                 "LockRecord",
                 "LockReply",
+                "Steady",
                 "check_lock",
                 "describe_holder",
             ),

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Protocol, Self, runtime_checkable
 
 from attrs import field, frozen
 
+from gogoscope._core.clock import Clock, timeline_of
 from gogoscope.persistence.stored import check_fields, checks_of
 from gogoscope.persistence.validation import TOLD_BY_EVERY_LOCK
+
+
+@frozen
+class Steady:
+    """A time that no setting of a clock changes: milliseconds since its timeline began.
+
+    Only times of one timeline can be compared: of one boot of a machine, say.
+    """
+
+    timeline: str
+    ms: int
+
+    @classmethod
+    def of(cls, clock: Clock) -> Self:
+        """Return what a clock shows."""
+        return cls(timeline_of(clock), round(clock.elapsed() * 1000))
 
 
 @frozen
@@ -43,6 +60,10 @@ class LockRecord:
     version as the acquiring write left it: later acquisitions have higher ones, renewals the same.
     ``next_turn`` is the name under which the next turn is reserved, ``next_until_ms`` until when.
     ``released_by`` is the nonce that released the lock last, so that a late claim of it is refused.
+
+    ``timeline`` and ``steady_until_ms`` say when the lease ends if the store counts leases by a
+    steady clock (see :class:`Steady`). ``lease_until_ms`` is only for people then, and
+    ``next_until_ms`` is on the steady clock, too.
     """
 
     version: int
@@ -56,6 +77,8 @@ class LockRecord:
     released_by: str | None = None
     next_turn: str | None = None
     next_until_ms: int = 0
+    timeline: str | None = None
+    steady_until_ms: int = 0
 
 
 @frozen
@@ -104,8 +127,13 @@ def check_lock(record: LockRecord) -> None:
     check_fields(LOCK_CHECKS, record, "lock")
 
 
-def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None:
-    """Return what people want to know about a lock's holder, or ``None`` if it is free."""
+def describe_holder(
+    record: LockRecord | None, lease_left_ms: Callable[[LockRecord], int]
+) -> LockHolder | None:
+    """Return what people want to know about a lock's holder, or ``None`` if it is free.
+
+    :param lease_left_ms: tells how long the lease of a record still runs, in milliseconds
+    """
     if record is None or record.owner is None:
         return None
     pid = record.metadata.get("pid", "")
@@ -115,7 +143,7 @@ def describe_holder(record: LockRecord | None, now_ms: int) -> LockHolder | None
         pid=int(pid) if pid.isdecimal() and len(pid) <= LONGEST_PID else None,
         scope=record.metadata.get("scope"),
         since=record.acquired_at_ms / 1000,
-        lease_left=(record.lease_until_ms - now_ms) / 1000,
+        lease_left=lease_left_ms(record) / 1000,
         fencing_token=record.fencing_token,
         metadata={
             name: value for name, value in record.metadata.items() if name not in TOLD_BY_EVERY_LOCK

@@ -25,6 +25,7 @@ from gogoscope.persistence import (
     Record,
     Records,
     RecordStore,
+    Steady,
     after_fork,
     check_clock,
     check_key_prefix,
@@ -63,6 +64,10 @@ class MemoryRecords(Records):
     def now_ms(self) -> int:
         """Return the clock in milliseconds since the Unix epoch."""
         return int(self._clock.wall() * 1000)
+
+    def steady(self) -> Steady | None:
+        """Return the time by which leases count."""
+        return Steady.of(self._clock)
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         """Return a record as the newest completed write left it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ class VirtualClock:
             )
         self._start = time.time() if start is None else start
         self._patience = seconds("patience", patience, zero=True)
+        self._timeline = f"virtual {os.urandom(8).hex()}"
         self._before = 0.0  # what has passed in the programs before this one
         self._elapsed: Callable[[], float] = lambda: 0.0
 
@@ -131,6 +133,7 @@ class _VirtualTime:
     def __init__(self, clock: VirtualClock) -> None:
         self.wall = clock.time
         self.elapsed = clock._total
+        self.timeline = clock._timeline
         self._clock = clock
 
     def __repr__(self) -> str:

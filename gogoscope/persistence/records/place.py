@@ -26,6 +26,7 @@ from gogoscope._core.arguments import shown
 from gogoscope._core.durations import seconds
 from gogoscope.events import log_warning
 from gogoscope.exceptions import CorruptRecordError
+from gogoscope.persistence.lock_records import Steady
 from gogoscope.persistence.stored import checks_of, corrupt_record, told
 from gogoscope.persistence.validation import check_key, check_key_prefix
 from gogoscope.persistence.values import Codec, JSONCodec, decode_json
@@ -95,6 +96,13 @@ class Records(Protocol):
     def now_ms(self) -> int:
         """Return the place's wall clock in milliseconds since the Unix epoch."""
         ...
+
+    def steady(self) -> Steady | None:
+        """Return the time by which leases count, if one machine has all who share the place.
+
+        This method, which a place inherits, returns none: leases count by the wall clock then.
+        """
+        return None
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         """Return a record as the newest completed write left it."""

@@ -21,6 +21,7 @@ from gogoscope.persistence import (
     Record,
     Records,
     RecordStore,
+    Steady,
     check_clock,
     check_key_prefix,
     corrupt_record,
@@ -138,6 +139,9 @@ class _SQLiteRecords(Records):
 
     def now_ms(self) -> int:
         return int(self._clock.wall() * 1000)
+
+    def steady(self) -> Steady:
+        return Steady.of(self._clock)
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         return await self._file.run(

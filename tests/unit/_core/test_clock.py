@@ -7,9 +7,10 @@ import anyio.to_thread
 import pytest
 
 from gogoscope import Cache, LocalCache, LockHandle, scope
-from gogoscope._core.clock import monotonic
+from gogoscope._core.clock import current_clock, monotonic, timeline_of
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
+from gogoscope.testing.conformance import ManualClock
 
 both = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
@@ -92,3 +93,27 @@ def test_in_virtual_time_it_is_the_virtual_clock(backend: str) -> None:
         assert monotonic() - began == pytest.approx(3600)
 
     VirtualClock().run(program, backend=backend)  # type: ignore[arg-type]
+
+
+def test_clocks_of_one_timeline_are_compared_and_a_virtual_clock_has_its_own() -> None:
+    class Named:
+        timeline = "of a test"
+
+        def wall(self) -> float:
+            return 0.0
+
+        def elapsed(self) -> float:
+            return 0.0
+
+    async def here() -> str:
+        return timeline_of(current_clock)
+
+    first, second = VirtualClock(), VirtualClock()
+    system = anyio.run(here)
+    assert system.startswith("boot")
+    assert anyio.run(here) == system
+    assert timeline_of(Named()) == "of a test"
+    assert timeline_of(ManualClock()) == timeline_of(ManualClock())
+    names = [system, first.run(here), second.run(here), timeline_of(ManualClock()), "of a test"]
+    assert len(set(names)) == len(names)
+    assert first.run(here) == first.run(here)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -322,3 +323,25 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(path: Path) -> None
     with pytest.raises(PersistenceError, match=r"schema version 2; .* knows 1 .* newer gogoscope"):
         anyio.run(stored, path)
     assert path.read_bytes() == before
+
+
+def test_a_lock_that_an_older_version_wrote_is_kept_for_its_whole_lease(path: Path) -> None:
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            assert await store.acquire("job", 0.5)
+            with closing(sqlite3.connect(path)) as connection, connection:
+                (content,) = connection.execute(
+                    "SELECT content FROM records WHERE kind = 'lock'"
+                ).fetchone()
+                older = json.loads(content)
+                del older["timeline"], older["steady_until_ms"]
+                older["lease_until_ms"] -= 3_600_000
+                connection.execute(
+                    "UPDATE records SET content = ? WHERE kind = 'lock'", (json.dumps(older),)
+                )
+            began = time.monotonic()
+            while await store.acquire("job", 0.5) is None:
+                await anyio.sleep(0.05)
+            assert time.monotonic() - began >= 0.5
+
+    anyio.run(main)

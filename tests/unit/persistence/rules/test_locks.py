@@ -8,7 +8,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gogoscope.persistence.lock_records import LockClaim, LockRecord
+from gogoscope.persistence.lock_records import LockClaim, LockRecord, Steady
 from gogoscope.persistence.rules import locks as lock_rules
 
 NOW = 1_800_000_000_000
@@ -204,3 +204,71 @@ def test_a_lock_that_was_purged_still_gets_a_higher_token() -> None:
         record = renewed
     purged_at_ms = lock_rules.purge_at_ms(record, NOW)
     assert taken("n2", now_ms=purged_at_ms).fencing_token > record.version
+
+
+HOUR = 3_600_000
+
+
+def claimed_at(record: LockRecord | None, now_ms: int, at: Steady) -> tuple[LockRecord, bool]:
+    after, reply = lock_rules.claim(record, now_ms, a_claim("n2"), at=at)
+    assert after is not None
+    return after, reply.granted
+
+
+def test_a_lease_on_a_steady_clock_ends_by_that_clock_wherever_the_wall_clock_is() -> None:
+    for step in (-HOUR, 0, HOUR):
+        record, _ = lock_rules.claim(None, NOW, a_claim("n1"), at=Steady("boot", 7_000))
+        assert record is not None
+        for passed, is_over in [(0, False), (500, False), (501, True)]:
+            at = Steady("boot", 7_000 + passed)
+            assert claimed_at(record, NOW + step + passed, at)[1] is is_over
+            assert (lock_rules.left_ms(record, NOW + step, at) < 0) is is_over
+
+
+def test_a_lease_of_another_boot_runs_for_its_whole_length_from_when_it_is_first_met() -> None:
+    old, _ = lock_rules.claim(None, NOW, a_claim("n1"), at=Steady("boot 1", 9_000))
+    without = taken()
+    for record in (old, without):
+        assert record is not None
+        met, granted = claimed_at(record, NOW + HOUR, Steady("boot 2", 100))
+        assert not granted
+        assert (met.nonce, met.version) == (record.nonce, record.version)
+        for ms, is_over in [(100, False), (600, False), (601, True)]:
+            after, granted = claimed_at(met, NOW + HOUR, Steady("boot 2", ms))
+            assert granted is is_over
+            assert granted or after is met
+
+
+def test_a_holder_of_another_boot_that_renews_is_not_taken_over() -> None:
+    record, _ = lock_rules.claim(None, NOW, a_claim("n1"), at=Steady("boot 1", 9_000))
+    met, _ = claimed_at(record, NOW, Steady("boot 2", 100))
+    there = Steady("boot 1", 9_300)
+    renewed, reply = lock_rules.renew(met, NOW, "n1", met.version, 500, NOW + 500, at=there)
+    assert reply.granted
+    met_again, granted = claimed_at(renewed, NOW, Steady("boot 2", 601))
+    assert not granted
+    assert not claimed_at(met_again, NOW, Steady("boot 2", 1_101))[1]
+    assert claimed_at(met_again, NOW, Steady("boot 2", 1_102))[1]
+
+
+def test_renewals_and_extensions_count_by_the_steady_clock() -> None:
+    record, _ = lock_rules.claim(None, NOW, a_claim("n1"), at=Steady("boot", 0))
+    assert record is not None
+    at, set_back = Steady("boot", 400), NOW - HOUR
+    renewed, _ = lock_rules.renew(record, set_back, "n1", record.version, 500, 0, at=at)
+    extended, done = lock_rules.extend(record, set_back, "owner of n1", 500, at=at)
+    assert done
+    for later in (renewed, extended):
+        assert later is not None
+        assert not claimed_at(later, NOW + HOUR, Steady("boot", 900))[1]
+        assert claimed_at(later, set_back, Steady("boot", 901))[1]
+    late = Steady("boot", 500)
+    assert lock_rules.extend(record, set_back, "owner of n1", 500, at=late) == (record, False)
+
+
+def test_a_reservation_ends_by_the_steady_clock() -> None:
+    record, _ = lock_rules.claim(None, NOW, a_claim("n1"), at=Steady("boot", 0))
+    reserved, _ = lock_rules.reserve(record, NOW + HOUR, "t", 1_000, at=Steady("boot", 100))
+    released, _ = lock_rules.release(reserved, NOW + HOUR, "n1")
+    assert not claimed_at(released, NOW, Steady("boot", 1_100))[1]
+    assert claimed_at(released, NOW - HOUR, Steady("boot", 1_101))[1]
