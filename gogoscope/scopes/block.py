@@ -23,7 +23,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from gogoscope._core.arguments import check_reason
-from gogoscope._core.cancellation import Launched, end_what_never_began, says_stopping
+from gogoscope._core.cancellation import (
+    Launched,
+    end_what_never_began,
+    is_cancellation_of_caller,
+    says_cancelled,
+)
 from gogoscope._core.context import Frame
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import Stopping
@@ -227,5 +232,7 @@ class Block:
 
     def _watch(self, failed: Err) -> None:
         """Watch a result that is not a task's until somebody reads its error."""
-        if not says_stopping(failed._unread):
+        error = failed._unread
+        merely_cancelled = self._cancelling and says_cancelled(error)
+        if not (merely_cancelled or is_cancellation_of_caller(error)):
             self._unhandled.watch(failed, self, self._on_error)

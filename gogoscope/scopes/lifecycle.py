@@ -20,10 +20,11 @@ from __future__ import annotations
 import functools
 import math
 import time
+import types
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import anyio
 
@@ -44,9 +45,12 @@ from gogoscope.events import ScopeEnded, ScopeStarted
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.scopes.block import FROM_OUTSIDE, Block
 from gogoscope.scopes.leaving import Leaving, verdict
+from gogoscope.scopes.outcome import Outcome
 from gogoscope.scopes.runner import Runner, Worker
 from gogoscope.scopes.running import interruptible
 from gogoscope.scopes.task import Task
+from gogoscope.scopes.ticking import Ticker
+from gogoscope.scopes.workers import Workers
 
 T = TypeVar("T")
 
@@ -87,7 +91,8 @@ class Lifecycle(Block):
         home = self._home
         await home.open()
         loop = running()
-        _protect(type(loop))
+        kind: Any = type(self)
+        _protect(type(loop), kind)
         deadline = math.inf if self._timeout is None else anyio.current_time() + self._timeout
         self._cancel_scope = anyio.CancelScope(deadline=deadline)
         self._cancel_scope.__enter__()
@@ -279,19 +284,35 @@ class Lifecycle(Block):
 
 
 @functools.cache
-def _protect(kind: Callable[[], EventLoop]) -> None:
+def _protect(kind: Callable[[], EventLoop], scopes: type[Lifecycle]) -> None:
     """Let no Ctrl-C tear what runs tasks and ends blocks in the middle, where that can be told.
 
     It then comes at the next checkpoint. The functions of tasks are interrupted as ever.
     """
     loop = kind()
+    methods = [
+        method
+        for cls in scopes.__mro__
+        for name, method in vars(cls).items()
+        if isinstance(method, types.FunctionType) and not name.startswith("_")
+    ]
     for function in (
+        *methods,
         Lifecycle.__aenter__,
         Lifecycle.__aexit__,
+        Outcome.wait,
         Task.__await__,
+        Task.cancel,
         Task._first_step,
         Task._go_on,
         Worker.run,
+        Workers.start,
+        Workers.next,
+        Workers.take_all,
+        Workers.give_up,
+        Workers._step,
+        Workers._work,
+        Ticker.run,
     ):
         loop.protect(function, protected=True)
     loop.protect(interruptible, protected=False)

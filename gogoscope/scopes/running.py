@@ -123,7 +123,9 @@ class Running(Outcome[T_co]):
                 call = self._guard(self) if self._guard else run(self._fn, *self._args)
             except StopIteration as error:  # it would look like a value
                 raise RuntimeError("the function raised StopIteration") from error
-            if type(call) is not types.CoroutineType or parent._runner.takes_interrupts:
+            if type(call) is not types.CoroutineType or (
+                parent._runner.takes_interrupts and not self._guard
+            ):
                 call = interruptible(call)
             self._coroutine = call
             return run(call.send, None)
@@ -180,7 +182,8 @@ class Running(Outcome[T_co]):
     def _call(self) -> Awaitable[T_co]:
         """Call the function once."""
         assert self._fn is not None
-        return self._fn(*self._args)
+        call = self._fn(*self._args)
+        return interruptible(call) if self._parent._runner.takes_interrupts else call
 
     def _note_thrown(self, raised: BaseException) -> None:
         """Note whether asyncio's own cancellation of the awaiter is thrown into the function."""

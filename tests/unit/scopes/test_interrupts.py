@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import anyio
@@ -166,3 +168,22 @@ def test_rule_7_an_interrupt_goes_before_what_the_body_raises_on_its_way_out(
         anyio.run(program, backend=backend, backend_options=options)
     if backend == "trio":
         assert isinstance(caught.value.__context__, ValueError)
+
+
+@pytest.mark.parametrize(
+    "times", [pytest.param(5, id="a few"), pytest.param(50, id="many", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_ctrl_c_at_any_moment_leaves_a_program_with_all_combinators_whole(
+    backend: str, times: int
+) -> None:
+    for seed in range(2):
+        command = [sys.executable, "-m", "tests.unit.scopes.interrupted_program"]
+        ended = subprocess.run(
+            [*command, backend, str(seed), str(times)],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=60,
+        )
+        assert (ended.stdout, ended.stderr, ended.returncode) == ("end\n", "", 0)
