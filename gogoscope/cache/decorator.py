@@ -10,13 +10,18 @@ from types import FunctionType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gogoscope._core.callables import async_function, stable_name, told
-from gogoscope.cache.cache import Cache
+from gogoscope._core.context import current
+from gogoscope.cache.cache import Cache, cache_of
 from gogoscope.cache.policy import CachePolicy
 from gogoscope.persistence.bundle import Persistence
+from gogoscope.persistence.default import default_home_here
 from gogoscope.persistence.protocols.cache import CacheProvider
+from gogoscope.stores.memory import process_store
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_REQUIRED: Any = object()
 
 
 class CachedDecorator(Protocol):
@@ -28,8 +33,8 @@ class CachedDecorator(Protocol):
 
 
 def cached(
-    cache: Cache | CacheProvider | Persistence,
-    ttl: float | timedelta | None,
+    cache: Cache | CacheProvider | Persistence | None = None,
+    ttl: float | timedelta | None = _REQUIRED,
     *,
     key: Callable[..., str] | None = None,
     stale_while_revalidate: float | timedelta = 0,
@@ -42,8 +47,9 @@ def cached(
     Calling the function is then ``get_or_set`` with a key made from its arguments; the options
     are those of :meth:`gogoscope.Cache.get_or_set`.
 
-    :param cache: a cache, or a store to make one on
-    :param ttl: how long a result is fresh, in seconds; ``None`` for ever
+    :param cache: a cache, or a store to make one on; if left out, each call uses the store of its
+        scope, and outside of scopes the default store of the process, or its memory
+    :param ttl: how long a result is fresh, in seconds; ``None`` for ever; required
     :param key: returns the key for the function's arguments. If left out, the key is made of the
         module and qualified name of the function and of a hash of its arguments as they are passed,
         each of which must then be None, a bool, an int, a float or a str. It is required where that
@@ -54,7 +60,11 @@ def cached(
     """
     if key is not None and not callable(key):
         raise TypeError(f"key must be a function of the arguments, got {told(key)}")
-    store = cache if isinstance(cache, Cache) else Cache(cache)
+    if ttl is _REQUIRED:
+        raise TypeError(
+            "cached needs a ttl: @cached(store, 60) or @cached(ttl=60); None is for ever"
+        )
+    store = cache if isinstance(cache, Cache | None) else Cache(cache)
     policy = CachePolicy(ttl, stale_while_revalidate, stale_if_error, negative_ttl, lease)
 
     def decorate(fn: Callable[P, Awaitable[T]], /) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -64,12 +74,22 @@ def cached(
         @functools.wraps(fn)
         async def from_cache(*args: P.args, **kwargs: P.kwargs) -> T:
             call = functools.partial(awaited, *args, **kwargs)
-            value: T = await store._loading(make_key(*args, **kwargs), call, policy).value()
+            chosen = _cache_here() if store is None else store
+            value: T = await chosen._loading(make_key(*args, **kwargs), call, policy).value()
             return value
 
         return from_cache
 
     return decorate
+
+
+def _cache_here() -> Cache:
+    frame = current.get()
+    home = default_home_here() if frame is None else frame._home
+    if home is None:
+        return Cache(process_store())
+    home.check_here()
+    return cache_of(home)
 
 
 def _default_key_of(fn: Callable[..., object]) -> Callable[..., str]:

@@ -38,7 +38,7 @@ from typing import Any
 import anyio
 from attrs import frozen
 
-from gogoscope._core.background import Observer, Spawn, run_nothing
+from gogoscope._core.background import Observer, Spawn
 from gogoscope._core.callables import NotAwaitableError
 from gogoscope._core.cancellation import is_cancellation_of_caller
 from gogoscope._core.clock import monotonic
@@ -57,6 +57,7 @@ from gogoscope.events import (
     log_warning,
 )
 from gogoscope.exceptions import GogoscopeError
+from gogoscope.persistence.default import run_in_default
 from gogoscope.persistence.lease import Renewal
 from gogoscope.persistence.lock_handle import LockHandle, release
 from gogoscope.persistence.protocols.cache import CacheEntry
@@ -75,13 +76,13 @@ class Context:
     :param layers: where values are kept
     :param locks: the store of the locks; without one, every process loads for itself
     :param observer: gets the events; the cache of no scope has none
-    :param spawn: runs refreshes in the background; the cache of no scope has none
+    :param spawn: runs refreshes in the background; that of the default store outside of scopes
     """
 
     layers: Layers
     locks: LockProvider | None
     observer: Observer | None = None
-    spawn: Spawn = run_nothing
+    spawn: Spawn = run_in_default
 
     def tell(self, event: type[Event], *details: object) -> None:
         """Send an event to the observer, if there is one."""

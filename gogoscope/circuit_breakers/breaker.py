@@ -72,7 +72,8 @@ class CircuitBreaker(CircuitPolicy):
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Call a function through the circuit and return its value.
 
-        Inside a scope the circuit is in the scope's store, otherwise in the memory of the process.
+        Inside a scope the circuit is in the scope's store, otherwise in the default store of the
+        process, or in its memory if it has none.
         That the caller is cancelled counts as nothing, so put the timeout of a call that may hang
         inside ``fn``. Neither does a call with arguments that ``fn`` does not take.
 

@@ -1,7 +1,8 @@
 """Finds the circuit that a policy works on, inside a scope and outside of any.
 
 Inside a scope the circuit is in the scope's store, and ends with the scope (:class:`Circuits`).
-Outside of any scope it is in the memory store of the process. There is one for each name and
+Outside of any scope it is in the default store of the process, and ends with that, if there is one
+in this event loop; else it is in the memory store of the process. There is one for each name and
 thread, not for each event loop: to find out which event loop runs costs as much as a whole call.
 That is safe, since the memory store never suspends; so a circuit that an earlier event loop of the
 thread has left is as good as a new one.
@@ -30,6 +31,7 @@ from gogoscope.circuit_breakers.circuit import Circuit, SharedCircuit
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.sync import Term
 from gogoscope.persistence.bundle import Persistence, unsupported
+from gogoscope.persistence.default import default_home, default_home_here, on_change
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
 from gogoscope.stores.memory import process_store
 
@@ -126,7 +128,7 @@ def circuit_for(policy: CircuitPolicy, fn: Callable[..., object]) -> Circuit:
     frame = current.get()
     name = policy.name or stable_name(fn)
     if frame is None:
-        return _in_process_store(policy, name)
+        return _outside_of_scopes(policy, name)
     frame._home.check_here()
     return Circuits.of(frame._home).circuit(policy, name)
 
@@ -151,7 +153,7 @@ def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
         shared = shared_circuit(provider, name)
         return Circuit(policy, name, provider, shared, run_nothing, ProcessObserver())
     if frame is None:
-        return _in_process_store(policy, name)
+        return _outside_of_scopes(policy, name)
     frame._home.check_here()
     return Circuits.of(frame._home).circuit(policy, name)
 
@@ -189,6 +191,13 @@ def shared_circuit(store: CircuitBreakerStateProvider, name: str) -> SharedCircu
     return _shared_circuits.of(store).of(name)
 
 
+def _outside_of_scopes(policy: CircuitPolicy, name: str) -> Circuit:
+    home = default_home_here()
+    if home is None:
+        return _in_process_store(policy, name)
+    return Circuits.of(home).circuit(policy, name)
+
+
 def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
     _forget_after_fork()
     circuit = here.circuits.get(name)
@@ -206,7 +215,7 @@ def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
         observer = ProcessObserver()
         circuit = Circuit(policy, name, store, shared, _run_now, observer, lasting=True)
         here.circuits[name] = circuit
-    elif circuit.plain and len(recent) < REMEMBERED:
+    elif circuit.plain and len(recent) < REMEMBERED and default_home() is None:
         recent[policy] = circuit
     circuit.catch_up()
     return circuit
@@ -242,3 +251,7 @@ def _forget_after_fork() -> None:
 def _forget_all() -> None:
     here.circuits.clear()
     recent.clear()
+
+
+# With a default store, code outside of any scope may work on another circuit than before.
+on_change(recent.clear)

@@ -24,6 +24,7 @@ import anyio
 from anyio.lowlevel import RunVar
 from attrs import define, field
 
+from gogoscope.persistence.default import DefaultStore
 from gogoscope.persistence.life import is_closed
 from gogoscope.persistence.protocols.store import Store
 from gogoscope.persistence.registry import find_opener
@@ -93,7 +94,7 @@ class SharedStore(AbstractAsyncContextManager[Store]):
             await shared.opener.__aexit__(None, None, None)
 
 
-def open_persistence(url: str) -> AbstractAsyncContextManager[Store]:
+def open_persistence(url: str, *, default: bool = False) -> AbstractAsyncContextManager[Store]:
     """Open the store of a URL for the length of a block; one for the life of a program is enough.
 
     Scopes that name the same URL in the same event loop share it. Without ``async with``, call the
@@ -102,13 +103,20 @@ def open_persistence(url: str) -> AbstractAsyncContextManager[Store]:
     :param url: ``memory:``, ``memory://name``, ``sqlite:///relative.db``,
         ``sqlite:////absolute.db``, ``dynamodb://table?region=...``, or another installed scheme;
         every backend takes the option ``key_prefix``
+    :param default: whether the store is the default one of this process while the block is open:
+        scopes without ``persistence`` use it, and so do circuit breakers and ``cached`` functions
+        outside of scopes, for which it also runs what goes on in the background
     :returns: an async context manager of the open store. For type checkers it has all
         capabilities; a backend may lack one, which its documentation says.
     :raises InvalidURLError: if the URL or an option is malformed or unknown
+    :raises ConfigurationError: on entry, if the process has another default store already
     :raises UnknownBackendError: if no installed backend has the scheme
     :raises BackendUnavailableError: if a package that the backend needs is not installed
     """
     if not isinstance(url, str):
         shown = redacted(repr(url))
         raise TypeError(f"url must be a str, got {shown} of type {type(url).__name__}")
-    return SharedStore(url)
+    if not isinstance(default, bool):
+        raise TypeError(f"default must be True or False, got {default!r}")
+    shared = SharedStore(url)
+    return DefaultStore(shared, redacted(repr(url))) if default else shared

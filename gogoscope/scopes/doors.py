@@ -38,7 +38,12 @@ def bundle(store: object) -> Persistence:
 
 
 def process_store() -> object:
-    """Return the store that all scopes of this process share unless they name another."""
+    """Return the store of all scopes of this process that name none: the default one, or memory."""
+    from gogoscope.persistence.default import default_home
+
+    home = default_home()
+    if home is not None:
+        return home.store()
     from gogoscope.stores.memory import process_store
 
     return process_store()

@@ -482,8 +482,8 @@ def scope(
     :param retry: what its tasks inherit: a policy, or a number of attempts
     :param circuit_breaker: what its tasks inherit
     :param persistence: where locks, circuits and cached values live: a URL, which opens a store
-        for the block, or an open store, or a bundle of stores; the memory of this process if left
-        out
+        for the block, or an open store, or a bundle of stores; if left out, the default store of
+        this process (:func:`open_persistence`), or its memory
     :param fail_fast: whether the first error of a task cancels the scope and is raised
     :param on_exit: ``"cancel"`` cancels the tasks that still run when the block ends normally
     :param inline: ``False`` gives each task a task of the event loop of its own, for functions that
