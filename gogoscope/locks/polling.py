@@ -27,11 +27,11 @@ from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
 from gogoscope._core.jitter import jittered
 from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
-from gogoscope.locks.watching import RESERVATION_SECONDS, Watched
 from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_claims import claim_handle, new_claim
 from gogoscope.persistence.lock_handle import LockHandle, Releaser
 from gogoscope.persistence.lock_records import LockRecord, LockReply
+from gogoscope.persistence.lock_watching import RESERVATION_SECONDS, watched_of
 from gogoscope.persistence.protocols.locks import LockProvider
 
 FIRST_POLL_SECONDS = 0.02
@@ -73,12 +73,16 @@ class Poller:
         self._turn = os.urandom(8).hex()
         self._busy = BUSY_POLL_SECONDS
         self._may_reserve_at = -math.inf
-        self.reset()
+        self._watched = watched_of(provider, key)
+        self._begin()
 
     def reset(self) -> None:
         """Forget the holder, since the lock was had here."""
+        self._begin()
+        self._watched.look(None)
+
+    def _begin(self) -> None:
         self.record: LockRecord | None = None
-        self._watched = Watched(self._turn)
         self._interval = FIRST_POLL_SECONDS
         self._reserved_until = -math.inf
         self._dead_at = math.inf
@@ -93,7 +97,8 @@ class Poller:
         :returns: the handle of the lock, or ``None`` if somebody else has it
         :raises StoreTimeoutError: if there was no answer by then, nor one before
         """
-        seen = self._watched.dead()
+        # The first look of a wait is a plain claim: what was seen before it may be long past.
+        seen = None if self.record is None else self._watched.dead(self._turn)
         waited = monotonic() - waiting_since
         self._may_reserve_at = waiting_since + RESERVE_AFTER_SECONDS
         self._busy = BUSY_POLL_SECONDS * RESERVE_AFTER_SECONDS / max(waited, RESERVE_AFTER_SECONDS)
@@ -131,7 +136,9 @@ class Poller:
         pause = jittered(self._interval)
         if self._may_reserve_at > now:
             pause = min(pause, self._may_reserve_at - now)
-        dead_at = min(self._watched.dead_at(), self._dead_at if self._dead_at > now else math.inf)
+        dead_at = min(
+            self._watched.dead_at(self._turn), self._dead_at if self._dead_at > now else math.inf
+        )
         return min(pause, max(0.0, dead_at - now + jittered(FIRST_POLL_SECONDS)))
 
     async def end_reservation(self) -> None:

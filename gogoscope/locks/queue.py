@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from functools import partial
 
 import anyio
 
@@ -30,7 +31,7 @@ from gogoscope._core.per_store import PerStore
 from gogoscope.exceptions import GogoscopeError
 from gogoscope.locks.polling import FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, Poller, Wanted
 from gogoscope.persistence.asking import ask
-from gogoscope.persistence.lock_claims import claim_handle, new_claim, take_back
+from gogoscope.persistence.lock_claims import claim_once, new_claim, take_back
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, release
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.locks import LockProvider
@@ -124,13 +125,8 @@ class LockQueue:
         self._forget_if_idle()
 
     async def _ask_past_the_queue(self, wanted: Wanted) -> LockHandle | LockRecord | None:
-        answer = await claim_handle(
-            self._provider,
-            self._key,
-            new_claim(wanted.lease, metadata=wanted.metadata),
-            wanted.lease,
-            releaser=wanted.releaser,
-        )
+        new = partial(new_claim, wanted.lease, metadata=wanted.metadata)
+        answer = await claim_once(self._provider, self._key, new, wanted.lease, wanted.releaser)
         return self._claimed_by(answer) if isinstance(answer, LockHandle) else answer.record
 
     async def _wait(self, wanted: Wanted, patience: float) -> LockHandle | LockRecord | None:

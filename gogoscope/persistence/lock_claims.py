@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 
 import anyio
 
@@ -27,6 +28,7 @@ from gogoscope.persistence.lock_handle import (
     milliseconds,
 )
 from gogoscope.persistence.lock_records import LeaseStore, LockClaim, LockRecord, LockReply
+from gogoscope.persistence.lock_watching import watched_of
 from gogoscope.persistence.stored import encodable
 from gogoscope.persistence.validation import check_key, check_lease
 
@@ -49,8 +51,35 @@ async def acquire_once(
     lease = check_lease(ttl)
     if owner is not None:
         check_key(owner, "owner")
-    answer = await claim_handle(store, key, new_claim(lease, owner), lease)
+    answer = await claim_once(store, key, partial(new_claim, lease, owner), lease)
     return answer if isinstance(answer, LockHandle) else None
+
+
+async def claim_once(
+    store: LeaseStore,
+    key: str,
+    new: Callable[[], LockClaim],
+    lease: float,
+    releaser: Releaser = IN_STORE,
+) -> LockHandle | LockReply:
+    """Try once to take a lock, from a dead holder too if earlier tries have watched it for long.
+
+    :param new: returns a claim that was never sent
+    :param lease: what the claim asks for, in seconds
+    :param releaser: what the handle asks to free the lock
+    :returns: its handle, or the refusal that shows who has it
+    :raises PersistenceError: if the store fails
+    """
+    answer = await claim_handle(store, key, new(), lease, releaser=releaser)
+    if isinstance(answer, LockHandle):
+        return answer
+    watched = watched_of(store, key)
+    watched.look(answer.record)
+    seen = watched.dead()
+    if seen is not None:
+        answer = await claim_handle(store, key, new(), lease, seen=seen, releaser=releaser)
+        watched.look(None if isinstance(answer, LockHandle) else answer.record)
+    return answer
 
 
 async def claim_handle(
@@ -86,7 +115,7 @@ async def claim_handle(
             await take_back(store, key, claim.nonce)
         raise
     if reply is None:
-        undo = functools.partial(take_back, store, key, claim.nonce)
+        undo = partial(take_back, store, key, claim.nonce)
         if not spawn(undo):
             await undo()
         raise StoreTimeoutError(f"the store did not answer for lock {key!r} in {patience:.3g} s")
