@@ -6,8 +6,9 @@ outage delays one call and not every one. One warning is logged, and one event i
 requests begin to fail, and one event when they succeed again.
 
 Reading, writing and locking may fail one without the other, as they do where a disk is full or a
-permission is missing, so each is an outage of its own. A store that cannot be read is asked for
-nothing: no other answer would be of use, and each might take its time.
+permission is missing, so each is an outage of its own. A value that is corrupt or too large is no
+outage, since the store has answered. A store that cannot be read is asked for nothing: no other
+answer would be of use, and each might take its time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from gogoscope._core.clock import monotonic
 from gogoscope._core.per_store import PerStore
 from gogoscope.cache.single_flight import Flights
 from gogoscope.events import log_warning
-from gogoscope.exceptions import GogoscopeError, PersistenceError, StoreTimeoutError
+from gogoscope.exceptions import (
+    CorruptRecordError,
+    GogoscopeError,
+    PersistenceError,
+    RecordTooLargeError,
+    StoreTimeoutError,
+)
 from gogoscope.persistence.asking import ask
 
 STORE_SECONDS = 2.0
@@ -64,12 +71,14 @@ class StoreState:
     """What one event loop knows of a store, shared by all caches on it.
 
     ``flights`` are the loads in flight; ``reads``, ``writes`` and ``locks`` are what fails.
+    ``told`` is the error of one value that was logged last.
     """
 
     flights: Flights = field(factory=Flights)
     reads: Outage = Factory(lambda: Outage("cannot be read; functions are called without it"))
     writes: Outage = Factory(lambda: Outage("cannot be written; values are not kept"))
     locks: Outage = Factory(lambda: Outage("cannot lock; each process calls functions itself"))
+    told: str | None = None
 
     async def ask(
         self,
@@ -97,6 +106,9 @@ class StoreState:
             error = StoreTimeoutError(
                 f"the cache's store did not answer within {STORE_SECONDS:g} s"
             )
+        except (CorruptRecordError, RecordTooLargeError) as raised:
+            self._tell_of_one(raised)
+            return None
         except GogoscopeError as raised:
             error = raised
         if isinstance(error, PersistenceError) and error.retryable:
@@ -106,6 +118,12 @@ class StoreState:
             log_warning("the cache's store %s", outage.effect, error=error)
             on_change(error)
         return None
+
+    def _tell_of_one(self, error: PersistenceError) -> None:
+        """Log what is wrong with one value, unless that was the last thing to be logged."""
+        if self.told != str(error):
+            self.told = str(error)
+            log_warning("a value in the cache's store is not used", error=error)
 
 
 _states = PerStore("cache_stores", StoreState)

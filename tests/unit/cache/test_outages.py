@@ -230,6 +230,31 @@ def test_a_result_too_large_to_store_is_returned(run: Run) -> None:
     run(program)
 
 
+@pytest.mark.parametrize(
+    ("failing", "error"),
+    [
+        ("get_entry", CorruptRecordError("the stored value 'k' is not JSON")),
+        ("set", RecordTooLargeError("too large")),
+        ("acquire", CorruptRecordError("the stored lock cannot be understood")),
+    ],
+)
+def test_what_is_wrong_with_one_value_is_no_outage_and_is_logged_once(
+    run: Run, failing: str, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def program() -> None:
+        store, source = FaultyStore(), Source(0)
+        told: list[Event] = []
+        store.failures[failing] = error
+        async with scope(persistence=store, on_event=told.append) as s:
+            for _ in range(3):
+                await s.cache.get_or_set("k", source.load, 60)
+                await store.delete("k")
+        assert not [event for event in told if isinstance(event, CacheStoreFailed)]
+        assert caplog.text.count(str(error)) == 1
+
+    run(program)
+
+
 @pytest.mark.parametrize("error", OWN_ERRORS, ids=repr)
 @pytest.mark.parametrize(
     "failing", ["get_entry", "set", "delete", "acquire", "release_lock", "renew_lock", "*"]
