@@ -16,7 +16,8 @@ from gogoscope.exceptions import (
     RecordTooLargeError,
     StoreConnectionError,
 )
-from gogoscope.stores.sqlite.store import SQLiteStore
+from gogoscope.persistence import KEYS_PER_PAGE
+from gogoscope.stores.sqlite.store import WRITES_PER_SWEEP, SQLiteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -208,3 +209,33 @@ async def test_an_error_in_a_transaction_rolls_it_back(path: Path) -> None:
         assert not await store._file.run(lambda connection: connection.in_transaction)
         async with SQLiteStore(path, busy_timeout=0) as other:
             await other.set("k", 1)
+
+
+async def test_a_key_that_is_no_text_is_left_out_of_lists_and_stops_no_sweep(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with SQLiteStore(path) as store:
+        await store.set("good", 1)
+        for kind in ("cache", "circuit"):
+            for key in ("CAST(x'67ff' AS TEXT)", "x'67'"):
+                execute(path, f"INSERT INTO records VALUES ('{kind}', {key}, NULL, '1')")
+        for number in range(3 * WRITES_PER_SWEEP):
+            await store.set(f"h{number % 3}", 1)
+        assert sorted(await store.keys()) == ["good", "h0", "h1", "h2"]
+        assert await store.keys("g*") == ["good"]
+        assert await store.circuits() == {}
+        assert caplog.text.count("a corrupt record is left out") == 2
+        await store.clear()
+        assert await store.keys() == []
+
+
+async def test_a_page_of_keys_that_are_no_text_hides_none_behind_it(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        await store.set("z", 1)
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.executemany(
+                "INSERT INTO records VALUES ('cache', CAST(? AS TEXT), NULL, '1')",
+                [(b"a\xff%05d" % number,) for number in range(KEYS_PER_PAGE + 7)],
+            )
+        assert await store.keys() == ["z"]
+        assert [key async for key in store.iterate_keys()] == ["z"]
