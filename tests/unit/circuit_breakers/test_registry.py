@@ -109,12 +109,12 @@ async def test_breakers_that_are_written_where_they_are_used_keep_one_circuit() 
     here.circuits.clear()
     recent.clear()
     async with scope(persistence=MemoryStore()) as s:
-        for _ in range(200):
+        for _ in range(10_000):
             inline = CircuitBreaker("inline", record=lambda error: True)
             assert await s.task(fine, circuit_breaker=inline) == (None, 1)
             assert await s.task(fine, circuit_breaker=CircuitBreaker()) == (None, 1)
         assert len(Circuits.of(s._home)._circuits) == 2
-    for _ in range(200):
+    for _ in range(10_000):
         assert await CircuitBreaker("inline outside").call(fine) == 1
         assert await CircuitBreaker().call(fine) == 1
         several = CircuitBreaker("inline outside")
