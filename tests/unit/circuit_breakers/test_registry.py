@@ -114,7 +114,7 @@ async def test_breakers_that_are_written_where_they_are_used_keep_one_circuit() 
             assert await s.task(fine, circuit_breaker=inline) == (None, 1)
             assert await s.task(fine, circuit_breaker=CircuitBreaker()) == (None, 1)
         assert len(Circuits.of(s._home)._circuits) == 2
-    for _ in range(10_000):
+    for _ in range(1_000):
         assert await CircuitBreaker("inline outside").call(fine) == 1
         assert await CircuitBreaker().call(fine) == 1
         several = CircuitBreaker("inline outside")
@@ -124,7 +124,8 @@ async def test_breakers_that_are_written_where_they_are_used_keep_one_circuit() 
     assert len(recent) <= 2
     gc.collect()
     alive = [kept for kept in gc.get_objects() if isinstance(kept, CircuitBreaker)]
-    assert sum(policy.name in ("inline", "inline outside") for policy in alive) <= 2
+    # Those of the two circuits, and those that the two variables still name.
+    assert sum(policy.name in ("inline", "inline outside") for policy in alive) <= 4
 
 
 @pytest.mark.anyio

@@ -132,6 +132,11 @@ def test_the_literal_start_of_a_pattern_is_what_stands_before_its_wildcards(
     assert literal_start(pattern) == start
 
 
+@pytest.mark.parametrize("pattern", [None, "", "*", "**"])
+def test_nothing_matches_the_empty_string_which_is_no_key(pattern: str | None) -> None:
+    assert not glob_matcher(pattern)("")
+
+
 @given(key=st.text(), cut=st.integers(0, 10))
 def test_a_key_with_a_run_replaced_by_a_star_matches_it(key: str, cut: int) -> None:
     literal = key.replace("*", "").replace("?", "")
