@@ -12,17 +12,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 
 from gogoscope.exceptions import ThrottledError
-from gogoscope_dynamodb.requests import MOST_TRIES, Table, backoff
-from gogoscope_dynamodb.schema import Item
+from gogoscope_dynamodb.requests import MOST_TRIES, UNANSWERED_ONCE, Table, backoff
+from gogoscope_dynamodb.schema import Item, size_of
 
 READ_BATCH = 100
 WRITE_BATCH = 25
 IN_FLIGHT = 16
+BATCH_BYTES = 1_000_000
+READ_TIMEOUT = 10.0  # 100 values may have 16 MB
 
 Element = TypeVar("Element")
 Start = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
@@ -86,20 +89,52 @@ async def read_batch(
         "batch_get_item",
         {table.name: {"Keys": list(keys), "ConsistentRead": consistent}},
         collect,
+        timeout=max(table.timeout, READ_TIMEOUT),
     )
 
 
-async def write_batch(table: Table, requests: Sequence[Item]) -> None:
+def write_batches(requests: Sequence[Item]) -> Iterator[list[Item]]:
+    """Cut writes into batches of at most 25, each of about a million bytes at most."""
+    batch: list[Item] = []
+    size = 0
+    for request in requests:
+        more = size_of_write(request)
+        if batch and (len(batch) == WRITE_BATCH or size + more > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(request)
+        size += more
+    if batch:
+        yield batch
+
+
+def size_of_write(request: Item) -> int:
+    """Return about how many bytes a write of a batch sends."""
+    return size_of(request["PutRequest"]["Item"]) if "PutRequest" in request else 0
+
+
+async def write_batch(
+    table: Table, requests: Sequence[Item], again: Callable[[Item], Awaitable[None]]
+) -> None:
     """Send up to 25 requests to put or to delete an item.
 
+    DynamoDB has no conditions for the writes of a batch. So one that may have been applied, and
+    was not answered, is not sent again: its writes are, each by itself.
+
+    :param again: sends one of them again, on its condition
     :raises ThrottledError: if the table processed none of the rest, try after try
     """
-    await _send(
+    left = await _send(
         table,
         "batch_write_item",
         {table.name: list(requests)},
         lambda response: response.get("UnprocessedItems"),
+        size=sum(map(size_of_write, requests)),
+        once=True,
     )
+    async with side_by_side() as start:
+        for request in left.get(table.name, []):
+            await start(partial(again, request))
 
 
 async def _send(
@@ -107,14 +142,22 @@ async def _send(
     operation: str,
     requests: dict[str, Any],
     unprocessed: Callable[[Mapping[str, Any]], Any],
-) -> None:
+    *,
+    size: int = 0,
+    once: bool = False,
+    timeout: float | None = None,
+) -> dict[str, Any]:
+    """Send a batch, and again what was not processed; return what may have been, if once."""
     unfinished, fruitless = _count(requests), 0
     while True:
-        answer = await table.send(operation, {"RequestItems": requests})
+        parameters = {"RequestItems": requests}
+        answer = await table.send(operation, parameters, size=size, once=once, timeout=timeout)
+        if answer.code == UNANSWERED_ONCE:
+            return requests
         requests = unprocessed(answer.response) or {}
         before, unfinished = unfinished, _count(requests)
         if not unfinished:
-            return
+            return {}
         # A throttled table processes a few at a time.
         fruitless = 0 if unfinished < before else fruitless + 1
         if fruitless == MOST_TRIES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -28,10 +27,13 @@ from gogoscope_dynamodb.batches import (
     read_batch,
     side_by_side,
     write_batch,
+    write_batches,
 )
-from gogoscope_dynamodb.capability import Capability
+from gogoscope_dynamodb.capability import Capability, Settings
+from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.scan import SEGMENTS, Found, Scan
 from gogoscope_dynamodb.schema import CACHE, ZERO, Item, number, text
+from gogoscope_dynamodb.values import Stamp, Values
 
 ITEM_OVERHEAD = 128
 """The most bytes of a cache item beside its key and its text: names, numbers and their markers."""
@@ -43,11 +45,6 @@ _WITHOUT_VALUE = {
     },
 }
 
-_NO_VALUE = (
-    "attribute_not_exists(#pk) OR #data.#until <= :now "
-    "OR (attribute_not_exists(#data.#until) AND #expiresAt <= :nowSeconds)"
-)
-_NO_VALUE_NAMES = {f"#{name}": name for name in ("pk", "data", "until", "expiresAt")}
 _HAS_VALUE = (
     "attribute_exists(#data.#json) AND (attribute_not_exists(#data.#until) OR #data.#until > :now)"
 )
@@ -65,6 +62,10 @@ class Cache(Capability):
     ``get``, ``get_many``, ``has``, ``keys`` and ``iterate_keys`` may miss what was written less
     than about a second ago, unless the store was made with ``consistent_reads``.
     """
+
+    def __init__(self, table: Table, settings: Settings) -> None:
+        super().__init__(table, settings)
+        self._values = Values(table, schema.milliseconds(settings.max_clock_skew))
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, or ``default`` if it has none; one read."""
@@ -132,20 +133,10 @@ class Cache(Capability):
         """
         now_ms = self._now_ms()
         stale_ms = schema.milliseconds(check_stale(stale))
-        item = self._item(key, value, self._until(ttl, now_ms), now_ms, stale_ms)
-        if not if_absent:
-            await self._table.put(item)
-            return True
-        answer = await self._table.put(
-            item,
-            ConditionExpression=_NO_VALUE,
-            ExpressionAttributeNames=_NO_VALUE_NAMES,
-            ExpressionAttributeValues={
-                ":now": number(now_ms),
-                ":nowSeconds": number(now_ms // 1000),
-            },
+        item = self._item(key, value, self._until(ttl, now_ms), stale_ms)
+        return await self._values.put(
+            partial(_stamped, item), self._values.stamp(now_ms), now_ms, if_absent=if_absent
         )
-        return answer.granted or schema.writer_of(answer.item) == schema.writer_of(item)
 
     async def set_many(
         self, values: Mapping[str, Any], ttl: float | timedelta | None = None
@@ -159,12 +150,14 @@ class Cache(Capability):
         :raises RecordTooLargeError: if an item would be larger than 400 KB; nothing is sent
         """
         now_ms = self._now_ms()
+        stamp = self._values.stamp(now_ms)
         until_ms = self._until(ttl, now_ms)
         await self._write_all(
             [
-                {"PutRequest": {"Item": self._item(key, value, until_ms, now_ms)}}
+                {"PutRequest": {"Item": _stamped(self._item(key, value, until_ms), stamp)}}
                 for key, value in check_mapping(values).items()
-            ]
+            ],
+            stamp,
         )
 
     async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
@@ -189,21 +182,18 @@ class Cache(Capability):
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value; one write.
 
-        If the answer to the first try was lost and the second one finds nothing, the first is
-        assumed to have removed it.
+        It leaves an item without a value for an hour, by which a write that arrives late is told.
+
+        :raises StoreTimeoutError: if the answer was lost, and nobody can tell whether it had one
         """
-        answer = await self._table.delete(self._key(CACHE, key))
-        if (found := answer.item) is None:
-            return answer.in_doubt
-        try:
-            return schema.is_live(found, self._now_ms())
-        except CorruptRecordError:
-            return True
+        now_ms = self._now_ms()
+        return await self._values.delete(self._key(CACHE, key), self._values.stamp(now_ms), now_ms)
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove many keys, whether or not they have a value; one request for each 25 keys."""
         await self._write_all(
-            [{"DeleteRequest": {"Key": self._key(CACHE, key)}} for key in check_keys(keys)]
+            [{"DeleteRequest": {"Key": self._key(CACHE, key)}} for key in check_keys(keys)],
+            self._values.stamp(self._now_ms()),
         )
 
     async def has(self, key: str) -> bool:
@@ -222,6 +212,7 @@ class Cache(Capability):
         for each key that it removes, 25 in a request.
         """
         unsent: list[Item] = []
+        stamp = self._values.stamp(self._now_ms())
 
         async def remove(found: Found) -> None:
             unsent.extend(_deletion(item) for _, item in found)
@@ -231,7 +222,7 @@ class Cache(Capability):
         async def send() -> None:
             batch = unsent[:WRITE_BATCH]
             del unsent[:WRITE_BATCH]
-            await start(lambda: write_batch(self._table, batch))
+            await start(lambda: self._write_all(batch, stamp))
 
         async with side_by_side() as start:
             await self._scan(None, consistent=True, segments=SEGMENTS).for_each_page(remove)
@@ -273,22 +264,22 @@ class Cache(Capability):
     def _until(self, ttl: float | timedelta | None, now_ms: int) -> int | None:
         return None if ttl is None else now_ms + schema.milliseconds(check_ttl(ttl))
 
-    def _item(
-        self, key: str, value: Any, until_ms: int | None, now_ms: int, stale_ms: int = 0
-    ) -> Item:
-        """Return the item of a value.
+    def _item(self, key: str, value: Any, until_ms: int | None, stale_ms: int = 0) -> Item:
+        """Return the item of a value, without its stamp.
 
         :raises RecordTooLargeError: if it is larger than DynamoDB holds
         """
         item = self._key(CACHE, key)
-        data = {"json": text(self._settings.codec.dumps(value)), "by": text(os.urandom(8).hex())}
+        data = {
+            "json": text(self._settings.codec.dumps(value)),
+        }
         size = sum(len(part["S"].encode()) for part in (item["pk"], data["json"])) + ITEM_OVERHEAD
         if size > schema.LARGEST_ITEM:
             raise RecordTooLargeError(
                 f"the value of {key[:80]!r} makes an item of {size:,} bytes; DynamoDB holds at "
                 f"most {schema.LARGEST_ITEM:,}"
             )
-        item |= {"version": number(now_ms * 1000), "data": {"M": data}}
+        item["data"] = {"M": data}
         if until_ms is not None:
             data["until"] = number(until_ms)
             item["expiresAt"] = number(schema.whole_seconds(until_ms + stale_ms))
@@ -297,13 +288,24 @@ class Cache(Capability):
             data["keptSeconds"] = number(schema.whole_seconds(stale_ms))
         return item
 
-    async def _write_all(self, requests: list[Item]) -> None:
+    async def _write_all(self, requests: list[Item], stamp: Stamp) -> None:
+        """Send writes in batches; those of a batch that was not answered again, one by one."""
+
+        async def again(request: Item) -> None:
+            now_ms = self._now_ms()
+            if put := request.get("PutRequest"):
+                item: Item = put["Item"]
+                await self._values.put(lambda _: item, stamp, now_ms, in_doubt=True)
+            else:
+                key: Item = request["DeleteRequest"]["Key"]
+                await self._values.delete(key, stamp, now_ms, in_doubt=True)
+
         await self._in_batches(
-            requests, WRITE_BATCH, lambda part: write_batch(self._table, list(part))
+            list(write_batches(requests)), 1, lambda part: write_batch(self._table, part[0], again)
         )
 
     async def _in_batches(
-        self, elements: list[Item], size: int, send: Callable[[Iterable[Item]], Awaitable[None]]
+        self, elements: list[Any], size: int, send: Callable[[Any], Awaitable[None]]
     ) -> None:
         if len(elements) <= size:
             if elements:
@@ -337,6 +339,11 @@ def _is_listed(item: Item, now_ms: int) -> bool:
     except CorruptRecordError as error:
         leave_out(error)
         return False
+
+
+def _stamped(item: Item, stamp: Stamp) -> Item:
+    data = {"M": {**item["data"]["M"], "by": text(stamp.name)}}
+    return {**item, "version": number(stamp.version), "data": data}
 
 
 def _deletion(item: Item) -> Item:

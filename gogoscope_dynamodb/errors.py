@@ -34,7 +34,6 @@ TOO_MANY_REQUESTS = 429
 ANSWER_TYPE = "application/x-amz-json"
 _PARTS = {
     "scan": "Items",
-    "batch_get_item": "Responses",
     "describe_table": "Table",
     "create_table": "TableDescription",
     "describe_time_to_live": "TimeToLiveDescription",

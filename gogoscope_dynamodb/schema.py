@@ -253,6 +253,11 @@ def decode_value(item: Item, codec: Codec) -> Any:
         return codec.loads(item["data"]["M"]["json"]["S"])
 
 
+def size_of(item: Item) -> int:
+    """Return about how many bytes a cache item has."""
+    return len(item["data"]["M"]["json"]["S"])
+
+
 def writer_of(item: Item | None) -> str | None:
     """Return the nonce of the write that a cache item is from, or ``None`` if it has none."""
     if item is None:

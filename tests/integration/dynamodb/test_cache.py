@@ -48,7 +48,7 @@ async def test_each_method_is_one_request(
     await store.get("k")
     await store.has("k")
     await store.delete("k")
-    assert faulty_client.operations == ["put_item", "get_item", "get_item", "delete_item"]
+    assert faulty_client.operations == ["put_item", "get_item", "get_item", "update_item"]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
