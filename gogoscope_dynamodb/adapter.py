@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Self
 
 from gogoscope.exceptions import InvalidURLError
 from gogoscope.persistence import (
     Clock,
     Codec,
-    JSONCodec,
     PersistenceURL,
     check_clock,
+    check_codec,
     check_key_prefix,
     current_clock,
     seconds,
@@ -95,11 +95,15 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
                 "got one of them besides a client"
             )
         arn = check_table_name(table_name)
+        _check_type("create", create, bool)
+        _check_type("consistent_reads", consistent_reads, bool)
+        _check_type("region", region, str | None)
+        _check_type("endpoint_url", endpoint_url, str | None)
         settings = Settings(
             key_prefix=check_key_prefix(key_prefix),
             max_clock_skew=seconds("max_clock_skew", max_clock_skew, zero=True),
             clock=check_clock(clock),
-            codec=JSONCodec() if codec is None else codec,
+            codec=check_codec(codec),
             consistent_reads=consistent_reads,
         )
         timeout = seconds("request_timeout", request_timeout)
@@ -181,6 +185,11 @@ def from_url(url: PersistenceURL) -> DynamoDBAdapter:
         return DynamoDBAdapter(None, url.location, **options)
     except ValueError as error:
         raise InvalidURLError(f"{str(url)!r} names no table: {error}") from error
+
+
+def _check_type(name: str, value: object, kind: type | UnionType) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be of type {kind}, got one of type {type(value).__name__}")
 
 
 def check_table_name(name: str) -> re.Match[str] | None:

@@ -18,6 +18,7 @@ from gogoscope.exceptions import (
     UnsupportedEventLoopError,
 )
 from gogoscope.persistence import monotonic
+from gogoscope_dynamodb.sessions import kept_session
 
 POOL_SIZE = 50
 CLOSE_SECONDS = 5.0
@@ -114,25 +115,18 @@ async def open_client(
             "aioboto3 runs on asyncio only; run the program with anyio.run(main) on its asyncio "
             "backend, or pass DynamoDBAdapter a client that works on this event loop"
         ) from None
+    where = {"region_name": region, "endpoint_url": endpoint_url}
     try:
-        # Imported here, since the SDK is optional and slow to import. aioboto3 has no types.
-        import aioboto3  # type: ignore[import-untyped] # noqa: PLC0415
+        session = await kept_session(_new_session, **where)
+        # With the session, the SDK is loaded.
         from botocore.config import Config  # noqa: PLC0415
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "DynamoDB needs aioboto3; install it with: pip install 'gogoscope[dynamodb]'"
-        ) from error
-    try:
-        session: Any = aioboto3.Session()
-        opening = session.client(
-            "dynamodb",
-            region_name=region,
-            endpoint_url=endpoint_url,
-            config=Config(retries={"total_max_attempts": 1}, max_pool_connections=POOL_SIZE),
-        )
+
+        config = Config(retries={"total_max_attempts": 1}, max_pool_connections=POOL_SIZE)
+        opening = session.client("dynamodb", config=config, **where)
         client = await opening.__aenter__()
-    except (BotoCoreError, ValueError) as error:
+    except Exception as error:
+        if not _is_about_settings(error):
+            raise
         raise ConfigurationError(
             f"no DynamoDB client can be opened: {error} (the region is the URL option 'region' or "
             "AWS_DEFAULT_REGION)"
@@ -142,6 +136,22 @@ async def open_client(
     finally:
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             await opening.__aexit__(None, None, None)
+
+
+def _new_session() -> Any:
+    try:
+        # Imported here, since the SDK is optional and slow to import. aioboto3 has no types.
+        import aioboto3  # type: ignore[import-untyped] # noqa: PLC0415
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "DynamoDB needs aioboto3; install it with: pip install 'gogoscope[dynamodb]'"
+        ) from error
+    return aioboto3.Session()
+
+
+def _is_about_settings(error: Exception) -> bool:
+    of_sdk = any(kind.__name__ == "BotoCoreError" for kind in type(error).__mro__)
+    return of_sdk or isinstance(error, ValueError)
 
 
 class RenewalError(Exception):

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         glob_matcher,
         literal_start,
     )
-    from gogoscope.persistence.values import Codec, JSONCodec
+    from gogoscope.persistence.values import Codec, JSONCodec, check_codec
 
 __all__ = [
     "DEFAULT_OPEN_MS",
@@ -101,6 +101,7 @@ __all__ = [
     "after_fork",
     "check_circuit_state",
     "check_clock",
+    "check_codec",
     "check_count",
     "check_key",
     "check_key_prefix",
@@ -199,6 +200,7 @@ if not TYPE_CHECKING:
             "gogoscope.persistence.values": (
                 "Codec",
                 "JSONCodec",
+                "check_codec",
             ),
         },
         renamed={

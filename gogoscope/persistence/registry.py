@@ -6,9 +6,11 @@ that a URL names is imported, so that a program pays for no other.
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from typing import Any
 
 from gogoscope.exceptions import (
@@ -36,7 +38,7 @@ def find_opener(url: PersistenceURL) -> Opener:
     :raises AmbiguousBackendError: if two distributions register it with different values
     :raises BackendUnavailableError: if the backend cannot be imported
     """
-    installed = entry_points(group=ENTRY_POINT_GROUP)
+    installed = _installed(entry_points, tuple(sys.path))
     matching = {point.value: point for point in installed if point.name == url.scheme}
     if not matching:
         listing = ", ".join(sorted({point.name for point in installed})) or "none"
@@ -58,3 +60,9 @@ def find_opener(url: PersistenceURL) -> Opener:
             f"the backend {point.value!r} of scheme {url.scheme!r} cannot be imported: {error}"
         ) from error
     return opener
+
+
+@functools.lru_cache(maxsize=4)
+def _installed(find: Callable[..., EntryPoints], path: tuple[str, ...]) -> EntryPoints:
+    # It reads a file of every distribution on the path, which takes milliseconds.
+    return find(group=ENTRY_POINT_GROUP)

@@ -86,6 +86,21 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def check_codec(codec: Codec | None) -> Codec:
+    """Return a codec that is one; JSON if there is none.
+
+    :raises TypeError: naming the argument
+    """
+    if codec is None:
+        return JSONCodec()
+    if not (callable(getattr(codec, "dumps", None)) and callable(getattr(codec, "loads", None))):
+        raise TypeError(
+            f"codec must be an object with dumps() and loads(), got one of type "
+            f"{type(codec).__name__}"
+        )
+    return codec
+
+
 def check_value(value: Any) -> None:
     """Check that a value is JSON-shaped.
 

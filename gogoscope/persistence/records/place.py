@@ -29,7 +29,7 @@ from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence.lock_records import Steady
 from gogoscope.persistence.stored import checks_of, corrupt_record, told
 from gogoscope.persistence.validation import check_key, check_key_prefix
-from gogoscope.persistence.values import Codec, JSONCodec, decode_json
+from gogoscope.persistence.values import Codec, check_codec, decode_json
 
 Record = TypeVar("Record")
 Answer = TypeVar("Answer")
@@ -191,7 +191,7 @@ class RecordCapability:
     ) -> None:
         self._records = records
         self._key_prefix = check_key_prefix(key_prefix)
-        self._codec = JSONCodec() if codec is None else codec
+        self._codec = check_codec(codec)
         self._skew_ms = math.ceil(seconds("max_clock_skew", max_clock_skew, zero=True) * 1000)
 
     def _full_key(self, key: str) -> str:

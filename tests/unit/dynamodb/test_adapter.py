@@ -8,6 +8,7 @@ import sys
 from datetime import timedelta
 from typing import Any
 
+import aioboto3  # type: ignore[import-untyped]
 import anyio
 import anyio.to_thread
 import boto3  # type: ignore[import-untyped]
@@ -27,6 +28,7 @@ from gogoscope.persistence import (
     PersistenceURL,
 )
 from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
+from gogoscope_dynamodb.sessions import kept_session
 from tests.support.dynamodb_faults import FaultyClient, answer
 
 ARN = "arn:aws:dynamodb:eu-west-1:123456789012:table/my-table"
@@ -313,3 +315,72 @@ def test_importing_the_package_imports_no_aws_sdk() -> None:
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"create": "false"},
+        {"consistent_reads": "no"},
+        {"region": 5},
+        {"clock": 5},
+        {"endpoint_url": 5},
+        {"codec": 5},
+    ],
+    ids=repr,
+)
+def test_an_argument_of_a_wrong_type_is_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(wrong))):
+        DynamoDBAdapter(None, "table", **wrong)
+
+
+OPENING = """
+import time, anyio
+from gogoscope import open_persistence
+
+async def main():
+    longest = 0.0
+
+    async def tick():
+        nonlocal longest
+        last = time.monotonic()
+        while True:
+            await anyio.sleep(0.001)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(tick)
+        await anyio.sleep(0.05)
+        stalls = []
+        for _ in range(2):
+            longest = 0.0
+            async with open_persistence("dynamodb://table?region=us-east-1"):
+                await anyio.sleep(0.01)
+            stalls.append(longest)
+        group.cancel_scope.cancel()
+    print(*stalls)
+
+anyio.run(main)
+"""
+
+
+def test_opening_the_store_leaves_the_event_loop_its_time() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", OPENING], check=True, capture_output=True, text=True, timeout=60
+    )
+    first, second = map(float, shown.stdout.split())
+    assert first < 0.2  # half of what the import alone takes
+    assert second < 0.1
+
+
+@pytest.mark.anyio
+async def test_a_process_keeps_one_session_for_the_same_settings(
+    monkeypatch: pytest.MonkeyPatch, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("aioboto3 runs on asyncio")
+    first = await kept_session(aioboto3.Session, region_name="us-east-1")
+    assert await kept_session(aioboto3.Session, region_name="eu-west-1") is first
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    assert await kept_session(aioboto3.Session, region_name="us-east-1") is not first
