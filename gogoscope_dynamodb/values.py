@@ -156,7 +156,7 @@ class Values:
         if found is not None:
             if schema.writer_of(found) == stamp.name:
                 return True
-            newer = schema.version_of(found) >= stamp.version
+            newer = schema.version_of(found) > stamp.version
             if absent_ms and schema.is_live(found, absent_ms) and not (doubtful and newer):
                 return False
             if doubtful and not absent_ms and stamp.is_before(found, self._skew_ms):
@@ -204,7 +204,7 @@ class Values:
         if "was" in found:
             if schema.writer_of(found) == stamp.name:
                 return int(found["was"]["N"]) > now_ms
-            if not doubtful or schema.version_of(found) < stamp.version:
+            if not doubtful or schema.version_of(found) <= stamp.version:
                 return False
         elif doubtful and stamp.is_before(found, self._skew_ms):
             return True  # It was deleted, as far as anybody can see, and set again since.

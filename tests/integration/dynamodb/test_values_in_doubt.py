@@ -112,10 +112,17 @@ async def test_a_delete_in_doubt_tells_whether_there_was_a_value(
 
 
 async def test_a_delete_many_in_doubt_leaves_what_was_set_since(
-    store: DynamoDBAdapter, faulty_client: FaultyClient, other: DynamoDBAdapter
+    store: DynamoDBAdapter,
+    faulty_client: FaultyClient,
+    other: DynamoDBAdapter,
+    clock: MillisecondClock,
 ) -> None:
+    async def set_later() -> None:
+        clock.advance(1)
+        await other.set("k", "new")
+
     await store.set("k", "old")
-    faulty_client.faults.append(lose_response_after(lambda: other.set("k", "new")))
+    faulty_client.faults.append(lose_response_after(set_later))
     await store.delete_many(["k"])
     assert await other.get("k") == "new"
 
