@@ -22,6 +22,11 @@ def shown(value: object) -> str:
 LONGEST_SHOWN = 200
 
 
+def encodable(text: str) -> str:
+    """Return a text with escapes for its surrogates, which the file name of a script may have."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def printable(text: str) -> str:
     """Return a text with escapes for what would control the terminal that shows it."""
     if text.isprintable():

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, TypeVarTuple, cast
 
 from anyio import to_thread
 
-from gogoscope._core.arguments import shown
+from gogoscope._core.arguments import encodable, shown
 from gogoscope._core.cancellation import checkpoint_if_cancelled
 from gogoscope._core.errors import has_only_own_frames, is_a
 
@@ -282,4 +282,5 @@ def _module_name(module: str, namespace: Mapping[str, Any]) -> str:
     if run_as_module is not None:  # python -m package.module, whose file may be __main__.py
         return str(run_as_module)
     script = str(namespace.get("__file__", module))
-    return os.path.splitext(os.path.basename(script))[0]  # noqa: PTH119, PTH122 - costs less
+    stem = os.path.splitext(os.path.basename(script))[0]  # noqa: PTH119, PTH122 - costs less
+    return encodable(stem)

@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 
 import anyio
 
+from gogoscope._core.arguments import encodable
 from gogoscope._core.background import Home, ProcessObserver, run_nothing
 from gogoscope._core.callables import stable_name
 from gogoscope._core.clock import monotonic
@@ -67,7 +68,7 @@ class Circuits:
         :param name: the circuit of a policy that has no name; the scope's name if left out
         :raises CapabilityNotSupportedError: if the store keeps no circuit breakers
         """
-        name = policy.name or name or self._home.name
+        name = policy.name or name or encodable(self._home.name)
         circuit = self._circuits.get(name)
         if circuit is None or circuit.policy is not policy:
             provider = _circuit_breakers_of(self._home.store())
@@ -142,7 +143,7 @@ def circuit_in(policy: CircuitPolicy, store: object) -> Circuit:
     :raises RuntimeError: in another event loop than that of the current scope
     """
     frame = current.get()
-    name = policy.name or (None if frame is None else frame._home.name)
+    name = policy.name or (None if frame is None else encodable(frame._home.name))
     if name is None:
         raise ValueError(
             "this circuit breaker has no name, so nobody can tell which circuit is meant; give it "

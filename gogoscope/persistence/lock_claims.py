@@ -15,6 +15,7 @@ from functools import partial
 
 import anyio
 
+from gogoscope._core.arguments import encodable
 from gogoscope._core.background import Spawn, run_nothing
 from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
@@ -29,7 +30,6 @@ from gogoscope.persistence.lock_handle import (
 )
 from gogoscope.persistence.lock_records import LeaseStore, LockClaim, LockRecord, LockReply
 from gogoscope.persistence.lock_watching import watched_of
-from gogoscope.persistence.stored import encodable
 from gogoscope.persistence.validation import check_key, check_lease
 
 IN_DOUBT = (StoreTimeoutError, UnexpectedStoreError)

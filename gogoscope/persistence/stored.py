@@ -61,11 +61,6 @@ def check_text(name: str, value: object) -> None:
             raise ValueError(f"{name} must be encodable as UTF-8, got {shown(value)}") from None
 
 
-def encodable(text: str) -> str:
-    """Return a text with escapes for its surrogates, which the name of a script may have."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
-
-
 def check_integer(name: str, value: object) -> None:
     """Check that a value is an integer that every store can hold.
 

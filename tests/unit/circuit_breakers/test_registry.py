@@ -241,3 +241,18 @@ async def test_a_breaker_of_a_scope_is_refused_in_another_event_loop() -> None:
                 (await s.thread(anyio.run, use)).unwrap()
         assert (await breaker.state()).version == 0
         assert await breaker.call(fine) == 1
+
+
+@pytest.mark.anyio
+async def test_a_scope_whose_name_utf_8_cannot_hold_has_a_circuit_in_the_store(
+    tmp_path: Path,
+) -> None:
+    async def fetch() -> None:
+        raise OSError("broken")
+
+    async with open_persistence(f"sqlite:///{tmp_path}/circuits.db") as store:
+        async with scope(
+            name="script\udcff", persistence=store, circuit_breaker=CircuitBreaker()
+        ) as s:
+            _ = (await s.task(fetch)).error
+        assert set(await store.circuits()) == {r"script\udcff"}
