@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from gogoscope.persistence import Clock, Codec
+from gogoscope.persistence import Clock, ClockSteps, Codec
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import Item
@@ -34,6 +34,7 @@ class Capability:
     def __init__(self, table: Table, settings: Settings) -> None:
         self._table = table
         self._settings = settings
+        self._clock_steps = ClockSteps(settings.clock)
 
     def _now_ms(self) -> int:
         return int(self._settings.clock.wall() * 1000)

@@ -115,6 +115,27 @@ current_clock: Clock = _CurrentClock()
 """The clock of the context in which it is read; the default of every store."""
 
 
+STEP_SECONDS = 1.5
+"""By how much a wall clock has to leave the steady one until it counts as set."""
+
+
+class ClockSteps:
+    """Tells whether the wall clock of a clock was set since it was first asked for that."""
+
+    # _offset: how far the wall clock was from the steady one then.
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset: float | None = None
+
+    def stepped(self) -> bool:
+        """Return whether it was set, so that nobody knows whether it is right."""
+        offset = self._clock.wall() - self._clock.elapsed()
+        if self._offset is None:
+            self._offset = offset
+        return abs(offset - self._offset) > STEP_SECONDS
+
+
 def monotonic() -> float:
     """Return the seconds of a clock that is never set; only their differences mean anything.
 

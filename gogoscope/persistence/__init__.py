@@ -14,7 +14,7 @@ from gogoscope._core.faces import face
 
 if TYPE_CHECKING:
     from gogoscope._core.arguments import check_count
-    from gogoscope._core.clock import Clock, check_clock, current_clock, monotonic
+    from gogoscope._core.clock import Clock, ClockSteps, check_clock, current_clock, monotonic
     from gogoscope._core.durations import seconds
     from gogoscope._core.forks import after_fork, lock_across_forks, process_name
     from gogoscope._core.jitter import jittered, uniform
@@ -76,6 +76,7 @@ __all__ = [
     "CircuitBreakerStateProvider",
     "CircuitState",
     "Clock",
+    "ClockSteps",
     "Codec",
     "FailureReport",
     "JSONCodec",
@@ -135,6 +136,7 @@ if not TYPE_CHECKING:
             "gogoscope._core.arguments": ("check_count",),
             "gogoscope._core.clock": (
                 "Clock",
+                "ClockSteps",
                 "check_clock",
                 "current_clock",
                 "monotonic",

@@ -7,7 +7,7 @@ import pytest
 from gogoscope.exceptions import LeaseLostError
 from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.testing.conformance.base import Conformance, ManualClock
-from gogoscope.testing.conformance.locks.leases import LEASE, acquired
+from gogoscope.testing.conformance.locks.leases import LEASE, a_claim, acquired
 
 HOUR = 3600.0
 
@@ -47,15 +47,29 @@ class LockClockRules(Conformance):
         handle.ensure()
         assert await store.acquire("job", LEASE) is None
 
+    @pytest.mark.parametrize("step", [HOUR, LEASE + 1])
+    async def test_a_process_whose_clock_was_set_takes_over_only_what_it_has_watched(
+        self, store: LockProvider, clock: ManualClock, step: float
+    ) -> None:
+        free = await acquired(store, "free", LEASE)
+        assert await free.release()
+        await acquired(store, "job", LEASE)
+        clock.set_wall(clock.now + step)
+        assert await store.acquire("job", LEASE) is None
+        seen = await store.read_lock("job")
+        assert (await store.claim_lock("job", a_claim("other"), seen=seen)).granted
+        await acquired(store, "free", LEASE)
+
     async def test_a_lock_that_was_taken_when_the_clock_was_set_is_not_valid(
         self, store: LockProvider, clock: ManualClock
     ) -> None:
         handle = await acquired(store, "job", LEASE)
+        seen = await store.read_lock("job")
         clock.set_wall(clock.now + HOUR)
         clock.now += LEASE + 1
-        other = await acquired(store, "job", LEASE)
+        other = await store.claim_lock("job", a_claim("other"), seen=seen)
+        assert other.granted
         with pytest.raises(LeaseLostError):
             handle.ensure()
         assert await handle.is_valid() is False
         assert handle.lost is not None
-        assert await other.is_valid()
