@@ -9,6 +9,7 @@ from gogoscope import scope
 OTHERS = {
     "test_better_than_the_original": "measures",
     "test_memory": "measures",
+    "test_misuse": "is refused before anything runs",
     "test_model": "chooses by itself",
     "test_public_names": "runs nothing",
     "test_signals": "starts programs of its own",
@@ -21,6 +22,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     module = metafunc.module
     if module is None or module.__name__.rpartition(".")[2] not in OTHERS:
         metafunc.parametrize("inline", [True, False], ids=["inline", "apart"], indirect=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave uvloop with each task on its own, which differs least from others, to the slow tests."""
+    for item in items:
+        if "unit/scopes" in item.path.as_posix() and "uvloop" in item.name and "apart" in item.name:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
