@@ -201,6 +201,8 @@ class Block:
             except BaseException:
                 runner.queue.pop()
                 self._works.discard(task)
+                if task._guard is not None:
+                    task._guard.never_run()
                 raise
         return task
 

@@ -270,6 +270,7 @@ class Lifecycle(Block):
         group, self._group = self._group, None
         # A mere cancellation may be the group's own, which only the group can tell.
         mere = leaving.exception if leaving.cancelled else None
+        self._runner.close()
         try:
             swallowed = await group.__aexit__(None if mere is None else type(mere), mere, None)
         except BaseException as raised:  # noqa: BLE001 - judged by what it is

@@ -7,16 +7,17 @@ A task costs little if it needs no task of the event loop. So
    Its awaiter must stand inside the block's cancel scope with no shield between, and must hold no
    slot, which it would have to lend.
 2. All others wait in one queue for a worker, a task of the event loop. A worker whose task never
-   suspended takes the next one. One whose task suspended ends with it: nothing that is kept for
-   the current task of the event loop is ever shared by two tasks that suspended.
+   suspended takes the next one, and one worker stays to wait for more. One whose task suspended
+   ends with it: nothing that is kept for the current task of the event loop is ever shared by two
+   tasks that suspended.
 3. ``inline=False`` gives each task a worker of its own, for functions that register the current
    task of the event loop.
 
 ``queue`` are the tasks that have not begun; those that were cancelled meanwhile are skipped.
-``_coming`` are the workers that were started and have not looked at the queue yet. ``served`` tells
-that there is one, or that the event loop is asked to start one: while it is true, nothing in the
-queue is forgotten. ``_unbroken`` counts the tasks that ran
-inside their awaiters since a worker took one, as other tasks of the event loop need their turn.
+``_coming`` are the workers that were started and have not looked at the queue yet. ``_parked``
+wakes the worker that waits for more. ``served`` tells that one is coming, or was woken: while it is
+true, nothing in the queue is forgotten. ``_closed`` tells that nothing more comes. ``_unbroken``
+counts the tasks that ran inside their awaiters since a worker took one, as others need their turn.
 """
 
 from __future__ import annotations
@@ -120,10 +121,12 @@ class Runner:
     """
 
     __slots__ = (
+        "_closed",
         "_coming",
         "_group",
         "_inline",
         "_loop",
+        "_parked",
         "_scope",
         "_unbroken",
         "own_cancellations",
@@ -140,18 +143,19 @@ class Runner:
         self._inline = inline
         self._scope = mark(loop)
         self.queue: deque[Runs] = deque()
-        self.served = False
+        self.served = self._closed = False
         self._coming: set[Worker] = set()
+        self._parked: Awaitable[None] | None = None
         self._unbroken = 0
 
     def serve(self, task: Runs) -> None:
         """See to it that a worker takes a task that was put in the queue."""
         if not self._inline:
             self._add_worker(task.name, task)
-        elif self._loop.call_soon(self._start_worker):
-            self.served = True
-        else:
+        elif self._parked is None:
             self._add_worker("worker")
+        else:
+            self._unpark()
 
     def admit(self, task: Runs) -> bool:
         """Take a task that only its awaiter knows from the queue, if it may run inside of it."""
@@ -201,9 +205,29 @@ class Runner:
                 return task
         return None
 
-    def _start_worker(self) -> None:
-        self.served = False
-        self.spread(1)
+    async def park(self) -> bool:
+        """Wait for more to do; return whether there may be."""
+        if self._parked is not None or self._closed or not self._inline:
+            return False
+        parked = self._parked = self._loop.waiter()
+        try:
+            await parked
+        finally:
+            if self._parked is parked:
+                self._parked = None
+            self.served = bool(self._coming)
+        return not self._closed
+
+    def _unpark(self) -> None:
+        if self._parked is not None:
+            parked, self._parked = self._parked, None
+            self.served = True
+            self._loop.wake(parked)
+
+    def close(self) -> None:
+        """Let the worker end that waits for more."""
+        self._closed = True
+        self._unpark()
 
     def spread(self, most: int) -> None:
         """Start workers for what waits in the queue; fail the queue if that is impossible."""
@@ -214,7 +238,7 @@ class Runner:
             return
         try:
             for _ in range(min(most, len(queue) - len(self._coming))):
-                self._add_worker("worker")
+                self.serve(queue[0])
         except Exception as error:  # noqa: BLE001 - nobody else could tell it to who awaits the tasks
             while (task := self.next()) is not None:
                 task._fail(error)
@@ -269,10 +293,9 @@ class Worker:
         cancellations, left = runner.own_cancellations, TURN
         self.own = task = None
         try:
-            while queue:
-                task = queue.popleft()
-                if not task._queued:
-                    continue  # it was cancelled
+            while queue or await runner.park():
+                if not queue or not (task := queue.popleft())._queued:
+                    continue  # it was cancelled, or ran inside its awaiter
                 task._queued = False
                 task._handle = handle
                 awaited = task._first_step()

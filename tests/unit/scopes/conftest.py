@@ -26,7 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave uvloop with each task on its own, which differs least from others, to the slow tests."""
+    """Leave uvloop with each task on its own, which differs least, to the slow tests."""
     for item in items:
         if "unit/scopes" in item.path.as_posix() and "uvloop" in item.name and "apart" in item.name:
             item.add_marker(pytest.mark.slow)

@@ -166,19 +166,42 @@ async def test_many_tasks_that_suspend_begin_within_a_few_turns_of_the_event_loo
 
 
 @ON_ASYNCIO
-async def test_a_task_that_the_event_loop_cannot_start_ends_with_the_error() -> None:
+async def test_a_task_that_the_event_loop_cannot_start_is_refused_or_ends_with_the_error() -> None:
     loop = asyncio.get_running_loop()
 
     def factory(*_: Any, **__: Any) -> Any:
         raise OSError("no more tasks")
 
-    async with scope(inline=True) as s:
-        task = s.task(here)
+    async with scope(inline=True, concurrency=1) as s:
         loop.set_task_factory(factory)
+        try:
+            with pytest.raises(OSError, match="no more tasks"):
+                s.task(here)
+        finally:
+            loop.set_task_factory(None)
+        assert (await s.task(here)).error is None
+    async with scope(inline=True) as s:
+        tasks = [s.task(here), s.task(here)]
+        loop.set_task_factory(factory)  # the second is started when the first suspends
         await anyio.sleep(0)
         loop.set_task_factory(None)
-        assert isinstance((await task).error, OSError)
-        assert (await s.task(here)).error is None
+        assert (await tasks[0]).error is None
+        assert isinstance((await tasks[1]).error, OSError)
+
+
+async def test_rule_1_a_task_begins_at_the_next_checkpoint() -> None:
+    begun: list[int] = []
+
+    async def begin(number: int) -> None:
+        begun.append(number)
+        await anyio.sleep_forever()
+
+    async with scope() as s:
+        for number in range(3):
+            s.task(begin, number)
+            await anyio.sleep(0)
+            assert begun[-1] == number
+        s.cancel()
 
 
 @ON_ASYNCIO
