@@ -189,8 +189,9 @@ async def test_a_task_that_the_event_loop_cannot_start_is_refused_or_ends_with_t
         assert isinstance((await tasks[1]).error, OSError)
 
 
-async def test_rule_1_a_task_begins_at_the_next_checkpoint() -> None:
+async def test_rule_1_a_task_begins_at_the_next_checkpoint(anyio_backend_name: str) -> None:
     begun: list[int] = []
+    turns = 2 if anyio_backend_name == "trio" else 1  # trio runs what is ready in a random order
 
     async def begin(number: int) -> None:
         begun.append(number)
@@ -199,7 +200,8 @@ async def test_rule_1_a_task_begins_at_the_next_checkpoint() -> None:
     async with scope() as s:
         for number in range(3):
             s.task(begin, number)
-            await anyio.sleep(0)
+            for _ in range(turns):
+                await anyio.sleep(0)
             assert begun[-1] == number
         s.cancel()
 
