@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,7 +38,6 @@ class FolderStore(RecordStore):
         self, folder: str | Path, *, key_prefix: str = "", clock: Clock = current_clock
     ) -> None:
         self._folder = _FolderRecords(Path(folder), clock)
-        self._life = self._folder.life
         super().__init__(self._folder, key_prefix=key_prefix)
 
     async def __aenter__(self) -> Self:
@@ -51,7 +49,8 @@ class FolderStore(RecordStore):
 
     async def aclose(self) -> None:
         """Close the store; it may be opened again."""
-        self._folder.close()
+        if self._folder.life.may_close():
+            self._folder.life.end()
 
 
 def from_url(url: PersistenceURL) -> FolderStore:
@@ -75,18 +74,14 @@ class _FolderRecords(Records):
         try:
             await self._in_thread(lambda: None)
         except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        if self.life.may_close():
             self.life.end()
+            raise
 
     def now_ms(self) -> int:
         return int(self._clock.wall() * 1000)
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
-        return await self._in_thread(partial(self._load, kind, key))
+        return await self._in_thread(lambda: self._load(kind, key))
 
     async def transact(
         self, kind: Kind[Record], key: str, change: Change[Record, Answer]

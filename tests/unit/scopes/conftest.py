@@ -26,9 +26,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave uvloop with each task on its own, which differs least, to the slow tests."""
+    """Leave each task on its own on the other event loops than asyncio's to the slow tests."""
     for item in items:
-        if "unit/scopes" in item.path.as_posix() and "uvloop" in item.name and "apart" in item.name:
+        others = "apart" in item.name and ("uvloop" in item.name or "trio" in item.name)
+        if others and "unit/scopes" in item.path.as_posix():
             item.add_marker(pytest.mark.slow)
 
 
