@@ -111,8 +111,8 @@ class Values:
         :param in_doubt: whether a try with this stamp may have been applied already
         :raises StoreTimeoutError: if nobody can tell whether it was
         """
+        item = item_of(stamp)
         for _ in range(MOST_ROUNDS):
-            item = item_of(stamp)
             older = f"{_OLDER} AND {_NO_VALUE}" if if_absent else _OLDER
             values = {":version": number(stamp.version)}
             if if_absent:
@@ -139,6 +139,7 @@ class Values:
             if written is not None:
                 return written
             stamp = stamp if found is None else stamp.above(schema.version_of(found))
+            item = item_of(stamp)
         raise _overtaken(item)
 
     def _written(

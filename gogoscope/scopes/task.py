@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Awaitable, Callable, Generator
 from sys import getrefcount
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import getweakrefcount
 
 from gogoscope._core.arguments import check_reason
@@ -17,6 +17,9 @@ from gogoscope.scopes.outcome import Outcome, Parent
 from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.runner import ENDED, UNSHARED, Guard
 from gogoscope.scopes.running import Running
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -62,7 +65,7 @@ class Task(Running[T_co]):
         self._awaiters = self._depth = self._before = self._count = 0
         self._interrupted = self._was_cancelled = self._cancel_requested = self._queued = False
         self._children = None
-        self._handle = None
+        self._handle: TaskHandle[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} {self.state}>"

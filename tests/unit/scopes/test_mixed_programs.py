@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -256,7 +256,7 @@ async def task_unwraps_cancelled(s: Scope) -> Any:
 @returns(["Ok [0, 1, 2]"])
 async def async_generator_in_task(s: Scope) -> Any:
 
-    async def gen() -> Any:
+    async def gen() -> AsyncIterator[int]:
         try:
             for i in range(3):
                 yield i

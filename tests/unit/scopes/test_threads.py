@@ -6,7 +6,7 @@ Refused is refused with what to write instead. Afterwards the scope works, and c
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ async def double(number: int = 1) -> int:
 
 
 @asynccontextmanager
-async def resource() -> Any:
+async def resource() -> AsyncIterator[int]:
     yield 1
 
 
