@@ -24,8 +24,10 @@ import anyio
 from attrs import define, field
 
 from gogoscope.exceptions import PersistenceError
+from gogoscope.persistence import uniform
 
 REMEMBERED = 1024
+LONGEST_STEP = 64
 
 
 @define
@@ -85,6 +87,15 @@ class Turns:
             if not lane.users:
                 del self._lanes[key]
                 self._remember(key, lane.name)
+
+    def rename(self, key: str) -> int:
+        """Return another name for the write whose turn it is: another store used its first one.
+
+        By chance it is some more than that, so that two stores do not keep step with each other.
+        """
+        lane = self._lanes[key]
+        lane.name += int(uniform(1, LONGEST_STEP))
+        return lane.name
 
     def _remember(self, key: str, name: int) -> None:
         """Keep the last name of an idle key for as long as the clock could return it again."""

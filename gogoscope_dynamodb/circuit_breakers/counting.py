@@ -116,7 +116,7 @@ class CircuitCounting(CircuitItems):
                 return state
             if named_alike:
                 # Another store of this process used the same name for its write.
-                name += 1
+                name = self._turns.rename(key)
             elif state.state != "closed" and not late:
                 return state
             else:

@@ -145,7 +145,8 @@ async def test_memory_and_files_are_constant_on_sqlite(tmp_path: Path) -> None:
     async with SQLiteStore(tmp_path / "store.db") as store:
         grown = await growth(store, 2000)
     assert grown.memory < 100_000
-    assert (grown.files, grown.tasks) == (0, 0)
+    assert grown.files <= 0
+    assert grown.tasks == 0
 
 
 async def test_memory_and_sockets_are_constant_on_dynamodb(
@@ -154,7 +155,8 @@ async def test_memory_and_sockets_are_constant_on_dynamodb(
     async with open_client(endpoint_url=dynamodb_engine.endpoint_url) as client:
         grown = await growth(DynamoDBAdapter(client, dynamodb_table), 400)
     assert grown.memory < 200_000
-    assert (grown.files, grown.tasks) == (0, 0)
+    assert grown.files <= 0
+    assert grown.tasks == 0
 
 
 def test_another_process_leads_within_a_lease_after_the_leader_was_killed(

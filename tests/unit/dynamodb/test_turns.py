@@ -143,3 +143,12 @@ async def test_memory_does_not_grow_with_the_keys(
             pass
     assert not given._lanes
     assert len(given._last_names) <= (1 if step > 0 else 50)
+
+
+async def test_a_write_whose_name_another_store_used_gets_one_that_no_later_turn_has() -> None:
+    given = Turns(lambda: 1000)
+    async with given.turn("k") as name:
+        other = given.rename("k")
+        assert name < other
+    async with given.turn("k") as following:
+        assert following > other
