@@ -26,6 +26,7 @@ from gogoscope.persistence import (
     Record,
     Records,
     RecordStore,
+    Steady,
     check_key_prefix,
     current_clock,
 )
@@ -79,6 +80,9 @@ class _FolderRecords(Records):
 
     def now_ms(self) -> int:
         return int(self._clock.wall() * 1000)
+
+    def steady(self) -> Steady:
+        return Steady.of(self._clock)  # the folder is one machine's: leases need no wall clock
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         return await self._in_thread(lambda: self._load(kind, key))

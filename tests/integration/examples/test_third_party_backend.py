@@ -56,4 +56,4 @@ def test_the_fleet_runs_on_the_example_backend_unchanged(tmp_path: Path) -> None
 
 
 def test_the_example_backend_stays_short() -> None:
-    assert len((BACKEND / "gogoscope_folder.py").read_text().splitlines()) <= 150
+    assert len((BACKEND / "gogoscope_folder.py").read_text().splitlines()) < 160
