@@ -55,9 +55,11 @@ class UnpluggableStore(_AnyStore):
         for capability in _CAPABILITIES:
             for name in (name for name in dir(capability) if not name.startswith("_")):
                 request = getattr(store, name, None)
-                if request is not None and name != "lease_left_ms":  # which is no request
-                    ask = self._paging if name == "iterate_keys" else self._asking
-                    vars(self)[name] = ask(name, request)
+                if request is None:
+                    continue
+                ask = self._paging if name == "iterate_keys" else self._asking
+                no_request = name == "lease_left_ms"
+                vars(self)[name] = request if no_request else ask(name, request)
         if isinstance(store, LockProvider):
             vars(self)["acquire"] = self._acquire  # its handles renew and release here, too
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+import itertools
 import warnings
 from typing import Any
 
@@ -15,6 +16,9 @@ from gogoscope import CircuitBreaker, CircuitOpenError, Retry, TaskCancelled, sc
 pytestmark = pytest.mark.anyio
 
 variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+
+numbers = itertools.count()
 
 
 async def double(number: int) -> int:
@@ -75,7 +79,7 @@ async def test_rule_15_a_call_takes_the_options_of_a_task() -> None:
         assert await s.call(fail_once, retry=Retry(2, delay=0), name="flaky") == "fine"
         with pytest.raises(TimeoutError):
             await s.call(anyio.sleep_forever, timeout=0.001)
-        breaker = CircuitBreaker(f"calls {id(s)}", failure_threshold=1)
+        breaker = CircuitBreaker(f"calls {next(numbers)}", failure_threshold=1)
         with pytest.raises(OSError, match="broken"):
             await s.call(fail, circuit_breaker=breaker)
         with pytest.raises(CircuitOpenError):
