@@ -5,7 +5,7 @@ in the middle of. All else goes on, so that requests in flight are answered.
 
 A scope inside another is stopping when that one is, and may stop alone. Nothing is handed down for
 that: the event of a scope looks at the events of those around it, so a scope that is made and never
-entered leaves nothing behind, and who waits listens to all of them.
+entered leaves nothing behind, and whoever waits listens to all of them.
 
 ``_was_set`` is the flag of this scope alone, ``_around`` the event of the scope around it.
 ``_listeners`` are called when something changed: the event was set, or the last thing that may

@@ -250,6 +250,7 @@ class Running(Outcome[T_co]):
             assert self._context is not None
             self._context.run(self._conclude, ok((None, value)), None)
             return
+        # What _conclude does when nobody is to be told, without its calls: most tasks end here.
         self._fn = self._guard = self._children = self._context = self._coroutine = None
         self._handle = None
         self._args = ()

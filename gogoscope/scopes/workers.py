@@ -140,7 +140,7 @@ class Workers(Generic[Item, T]):
         self._close()
 
     def forget(self) -> None:
-        """Give it up, as nothing can take any more; soon, if the loop does not run here.
+        """Close it, as nothing can take any more; soon, if the loop does not run here.
 
         Garbage is collected in whichever thread happens to need memory.
         """
