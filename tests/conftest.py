@@ -35,3 +35,12 @@ if sys.version_info >= (3, 12):
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """Run the test on asyncio, asyncio with uvloop or eager tasks, and trio."""
     return request.param
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what takes long on the other event loops to the command for slow tests."""
+    for item in items:
+        loops = set(item.name.partition("[")[2].rstrip("]").split("-"))
+        if item.get_closest_marker("slow_elsewhere") and loops & {"uvloop", "trio"}:
+            item.add_marker(pytest.mark.slow)

@@ -100,6 +100,7 @@ def test_the_rule_that_a_store_breaks_is_named(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WELL)
 def test_a_store_with_nothing_wrong_breaks_no_rule(name: str, tmp_path: Path) -> None:
     kept, broken = judge(tmp_path, f"{BROKEN}::{name}")[name]

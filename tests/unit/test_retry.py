@@ -407,6 +407,7 @@ class Attempt:
     """What an attempt holds in a local variable."""
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_many_attempts_keep_the_last_ten_errors_and_count_the_others(backend: Any) -> None:
     attempts = 100_000

@@ -161,6 +161,7 @@ def test_every_process_rejects_within_its_refresh_interval_without_asking(
     assert time.time() - since_ms / 1000 <= interval + 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probes", [1, 3])
 def test_exactly_as_many_probes_as_allowed_run_in_the_whole_fleet(
     url: str, start: Start, probes: int
@@ -192,6 +193,7 @@ def test_exactly_as_many_probes_as_allowed_run_in_the_whole_fleet(
     assert (state.state, state.failure_count) == ("closed", 0)
 
 
+@pytest.mark.slow
 @posix_only
 def test_a_killed_process_delays_the_next_probe_by_its_lease_at_most(
     url: str, start: Start
@@ -210,6 +212,7 @@ def test_a_killed_process_delays_the_next_probe_by_its_lease_at_most(
     assert shared_state(url).state == "closed"
 
 
+@pytest.mark.slow
 def test_a_cancelled_probe_is_returned_at_once(url: str, start: Start) -> None:
     prober, other = start(2, failure_threshold=1, reset_timeout=4, refresh_interval=0.1)
     trip(prober)

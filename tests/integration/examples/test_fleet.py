@@ -44,6 +44,7 @@ def assert_paid_once(output: str, orders: int) -> None:
     assert figure(output, "lost") == "0"
 
 
+@pytest.mark.slow
 def test_the_fleet_pays_every_order_once_through_failures_and_an_outage() -> None:
     output = run_example("fleet.py", "--orders", "40", "--workers", "2")
     assert_paid_once(output, 40)
@@ -111,6 +112,7 @@ def test_a_payment_service_that_dies_ends_the_fleet_at_once_with_what_was_lost()
     assert int(figure(output, "lost").split()[0]) > 0
 
 
+@pytest.mark.slow
 def test_without_the_lock_the_ledger_shows_overlaps_and_double_charges() -> None:
     output = run_example("fleet.py", "--orders", "40", "--without-lock", exit_code=1)
     assert int(figure(output, "overlapping executions").split()[0]) > 0

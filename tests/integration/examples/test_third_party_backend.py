@@ -37,6 +37,7 @@ def run(tmp_path: Path, *arguments: str | Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_example_backend_passes_the_kit(tmp_path: Path) -> None:
     output = run(
         tmp_path,
@@ -47,6 +48,7 @@ def test_the_example_backend_passes_the_kit(tmp_path: Path) -> None:
     assert "skipped" not in output
 
 
+@pytest.mark.slow
 def test_the_fleet_runs_on_the_example_backend_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "fleet"
     folder.mkdir()
@@ -55,5 +57,6 @@ def test_the_fleet_runs_on_the_example_backend_unchanged(tmp_path: Path) -> None
     assert "40 of 40" in output
 
 
+@pytest.mark.slow
 def test_the_example_backend_stays_short() -> None:
     assert len((BACKEND / "gogoscope_folder.py").read_text().splitlines()) < 160

@@ -100,6 +100,7 @@ async def test_the_holder_in_another_process_is_described(shared_url: str) -> No
         assert 0 < found.lease_left <= LEASE
 
 
+@pytest.mark.slow
 async def test_ensure_raises_when_the_event_loop_was_blocked_beyond_the_lease(
     shared_url: str,
 ) -> None:
@@ -141,6 +142,7 @@ async def test_a_store_that_is_cut_off_ends_the_block_by_the_end_of_its_lease(
     assert re.search("the store (failed with|did not answer)", caught.value.reason)
 
 
+@pytest.mark.slow
 async def test_memory_and_files_are_constant_on_sqlite(tmp_path: Path) -> None:
     async with SQLiteStore(tmp_path / "store.db") as store:
         grown = await growth(store, 2000)
@@ -159,6 +161,7 @@ async def test_memory_and_sockets_are_constant_on_dynamodb(
     assert grown.tasks == 0
 
 
+@pytest.mark.slow
 def test_another_process_leads_within_a_lease_after_the_leader_was_killed(
     tmp_path: Path,
 ) -> None:

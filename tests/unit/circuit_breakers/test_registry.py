@@ -104,6 +104,7 @@ async def broken() -> None:
     raise OSError("broken")
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.anyio
 async def test_breakers_that_are_written_where_they_are_used_keep_one_circuit() -> None:
     here.circuits.clear()
@@ -162,6 +163,7 @@ async def test_a_quorum_counts_a_process_once_however_often_it_opens_the_store(
         assert (await breaker.state(store)).state == "open"
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.anyio
 async def test_a_breaker_that_outlives_its_scope_still_tells_the_store() -> None:
     breaker = CircuitBreaker("payments", failure_threshold=2, reset_timeout=0.02)

@@ -60,6 +60,7 @@ async def test_another_process_that_waited_gets_the_next_turn(store: CountingSto
     assert elsewhere.calls["reserve"] >= 1
 
 
+@pytest.mark.slow_elsewhere
 async def test_a_reservation_is_renewed_while_its_process_waits(store: CountingStore) -> None:
     elsewhere = another_process(store)
     handle = await store.acquire("job", LONG)
@@ -101,6 +102,7 @@ async def test_a_reservation_is_ended_when_nobody_waits_any_more(
     assert record.next_turn is None
 
 
+@pytest.mark.slow_elsewhere
 async def test_a_dead_holder_and_a_dead_reservation_are_passed_over_without_trusting_clocks() -> (
     None
 ):
@@ -123,6 +125,7 @@ async def test_a_dead_holder_and_a_dead_reservation_are_passed_over_without_trus
                 assert await s.acquire_lock(key, LONG, None) is not None
 
 
+@pytest.mark.slow_elsewhere
 async def test_a_dead_holder_is_followed_as_soon_as_its_lease_is_over(
     store: CountingStore,
 ) -> None:

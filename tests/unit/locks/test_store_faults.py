@@ -190,6 +190,7 @@ async def test_a_handle_raises_an_error_of_ours_for_what_its_store_raises(
     assert await handle.release() is True
 
 
+@pytest.mark.slow_elsewhere
 async def test_what_a_store_raises_in_the_background_ends_no_scope(store: RaisingStore) -> None:
     class Slow(RaisingStore):
         async def claim_lock(self, *args: Any, **options: Any) -> Any:
@@ -231,6 +232,7 @@ async def contend(store: RaisingStore, name: str) -> None:
         raise KeyError("of the body")
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("make", [OWN_ERRORS[0], OWN_ERRORS[-1]], ids=["alone", "in a group"])
 @at_any_request
 async def test_what_a_store_raises_at_any_request_ends_in_one_of_our_errors(
@@ -241,6 +243,7 @@ async def test_what_a_store_raises_at_any_request_ends_in_one_of_our_errors(
         await contend(store, name)
 
 
+@pytest.mark.slow_elsewhere
 @interrupts
 @at_any_request
 async def test_what_ends_the_program_comes_out_when_everything_else_has_ended(

@@ -21,16 +21,9 @@ OTHERS = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     module = metafunc.module
     if module is None or module.__name__.rpartition(".")[2] not in OTHERS:
-        metafunc.parametrize("inline", [True, False], ids=["inline", "apart"], indirect=True)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave each task on its own on the other event loops than asyncio's to the slow tests."""
-    for item in items:
-        others = "apart" in item.name and ("uvloop" in item.name or "trio" in item.name)
-        if others and "unit/scopes" in item.path.as_posix():
-            item.add_marker(pytest.mark.slow)
+        apart = pytest.param(False, id="apart", marks=pytest.mark.slow_elsewhere)
+        inline = pytest.param(True, id="inline")
+        metafunc.parametrize("inline", [inline, apart], indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -140,6 +140,7 @@ async def bytes_of_our_tasks(tasks: int) -> int:
     return used
 
 
+@pytest.mark.slow_elsewhere
 @MANY_TASKS
 async def test_live_tasks_take_linear_memory_and_hardly_more_than_bare_ones(tasks: int) -> None:
     gc.disable()  # it would look at all of them again and again
@@ -201,6 +202,7 @@ async def test_rule_4_a_hundred_errors_are_kept_whole_and_the_rest_is_a_number(
     assert seen[-1] - seen[1] < NOISE
 
 
+@pytest.mark.slow_elsewhere
 @ONCE_ON_ASYNCIO
 async def test_repeated_use_of_one_scope_leaves_nothing_behind() -> None:
     seen: list[int] = []
@@ -299,6 +301,7 @@ def ours() -> list[object]:
     return [found for found in gc.get_objects() if isinstance(found, kinds)]
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize(("anyio_backend", "scopes"), [("asyncio", 1000), ("trio", 100)], ids=str)
 async def test_after_the_block_nothing_is_left_though_its_errors_are_kept(
