@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["pytester", "tests.support.engines"]
+pytest_plugins = ["pytester", "tests.support.engines", "tests.support.redis_server"]
 
 EVENT_LOOPS = [
     pytest.param(("asyncio", {}), id="asyncio"),

@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -31,6 +29,7 @@ from attrs import frozen
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import DynamoDBClient, open_client
 from tests.support.dynamodb_faults import FaultyClient
+from tests.support.guarded import GUARD, end_guarded, free_port
 
 START_SECONDS = 60.0
 
@@ -49,14 +48,6 @@ DUMMY_CREDENTIALS = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-
-# Ends the server when this process ends, however it ends: its standard input is closed then.
-_GUARD = """
-import subprocess, sys, threading
-server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-threading.Thread(target=lambda: (sys.stdin.read(), server.kill()), daemon=True).start()
-sys.exit(server.wait())
-"""
 
 
 @frozen
@@ -89,11 +80,11 @@ def running_engine(environ: Mapping[str, str] = os.environ) -> Iterator[Engine]:
 
 @contextmanager
 def _dynamodb_local(java: str, home: str) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryFile() as log:
         guard = subprocess.Popen(
             [
-                *(sys.executable, "-c", _GUARD),
+                *GUARD,
                 *(
                     java,
                     "-Xmx512m",
@@ -115,13 +106,7 @@ def _dynamodb_local(java: str, home: str) -> Iterator[str]:
             _wait_until_up(url, guard, log)
             yield url
         finally:
-            assert guard.stdin is not None
-            guard.stdin.close()
-            try:
-                guard.wait(10)
-            except subprocess.TimeoutExpired:
-                guard.kill()
-                guard.wait()
+            end_guarded(guard)
 
 
 @contextmanager
@@ -143,12 +128,6 @@ def new_table_name() -> str:
     return f"gogoscope-test-{secrets.token_hex(6)}"
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def _wait_until_up(url: str, server: subprocess.Popen[bytes], log: Any) -> None:
     give_up = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < give_up:
@@ -166,7 +145,7 @@ def _wait_until_up(url: str, server: subprocess.Popen[bytes], log: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs a server, and leave out what no user can run: aioboto3 needs asyncio."""
+    """Mark what needs DynamoDB; leave out what no user can run, since clients need asyncio."""
     for item in items:
         if "dynamodb_engine" in getattr(item, "fixturenames", ()):
             item.add_marker("engine")
@@ -223,10 +202,10 @@ def dynamodb_tables(dynamodb_engine: Engine) -> Iterator[Tables]:
 
 @pytest.fixture
 def on_asyncio(request: pytest.FixtureRequest) -> None:
-    """Skip the test where aioboto3 cannot run."""
+    """Skip the test where the clients of the engines cannot run."""
     is_async = "anyio_backend" in request.fixturenames
     if is_async and request.getfixturevalue("anyio_backend_name") == "trio":
-        pytest.skip("aioboto3 runs on asyncio only")
+        pytest.skip("the clients of the engines run on asyncio only")
 
 
 @pytest.fixture

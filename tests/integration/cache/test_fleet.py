@@ -18,7 +18,7 @@ import pytest
 
 from gogoscope import Cache, open_persistence
 from gogoscope.stores.sqlite.store import SQLiteStore
-from tests.support.engines import DYNAMODB
+from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
 WORKER = Path(__file__).with_name("worker.py")
 LEASE = 2.0
@@ -28,13 +28,10 @@ SOON = 8.0
 Process = subprocess.Popen[str]
 
 
-@pytest.fixture(params=["sqlite", DYNAMODB])
+@pytest.fixture(params=SHARED_STORES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A store that several processes share."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    found: str = request.getfixturevalue("atomic_dynamodb_url")
-    return found
+    return shared_store_url(request, tmp_path)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import pytest
 
 from gogoscope import open_persistence
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
-from tests.support.engines import DYNAMODB
+from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
 WORKER = Path(__file__).parent / "fleet_worker.py"
 PROCESSES = 8
@@ -27,12 +27,9 @@ PATIENCE = 60.0
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
 
 
-@pytest.fixture(params=["sqlite", DYNAMODB])
+@pytest.fixture(params=SHARED_STORES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:////{tmp_path}/store.db"
-    found: str = request.getfixturevalue("atomic_dynamodb_url")
-    return found
+    return shared_store_url(request, tmp_path)
 
 
 class Process:

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engines import DYNAMODB
+from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
 WORKER = Path(__file__).parent / "worker.py"
 
 
-@pytest.fixture(params=["sqlite", DYNAMODB])
+@pytest.fixture(params=SHARED_STORES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:////{tmp_path}/store.db"
-    found: str = request.getfixturevalue("atomic_dynamodb_url")
-    return found
+    return shared_store_url(request, tmp_path)
 
 
 def process(url: str, what: str, times: int) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from gogoscope import open_persistence, scope
 from gogoscope.locks.queue import _queues
-from tests.support.engines import DYNAMODB
+from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
 pytestmark = pytest.mark.anyio
 
@@ -20,16 +20,12 @@ LONG = 600
 WORKERS = 40
 
 
-@pytest.fixture(params=["sqlite", DYNAMODB])
+@pytest.fixture(params=SHARED_STORES)
 async def stores(
-    request: pytest.FixtureRequest, tmp_path: Path, anyio_backend_name: str
+    request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: Any
 ) -> AsyncIterator[tuple[Any, Any]]:
     """Two stores on one place, as two processes would have them."""
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    if request.param == "dynamodb":
-        if anyio_backend_name == "trio":
-            pytest.skip("aioboto3 runs on asyncio only")
-        url = request.getfixturevalue("atomic_dynamodb_url")
+    url = shared_store_url(request, tmp_path)
     async with open_persistence(url) as first, open_persistence(url) as second:
         yield first, second
 

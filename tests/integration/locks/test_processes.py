@@ -22,7 +22,8 @@ from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import open_client
 from tests.benchmarks.lock_leaks import growth
 from tests.integration.locks.torture_parts.proxy import FaultyProxy
-from tests.support.engines import DYNAMODB, Engine
+from tests.support.engines import Engine
+from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
 pytestmark = pytest.mark.anyio
 
@@ -35,12 +36,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=["sqlite", DYNAMODB])
+@pytest.fixture(params=SHARED_STORES)
 def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    url: str = request.getfixturevalue("atomic_dynamodb_url")
-    return url
+    return shared_store_url(request, tmp_path)
 
 
 @asynccontextmanager
