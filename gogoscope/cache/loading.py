@@ -9,7 +9,8 @@ caller loads it while all others wait. Two gates see to that:
    again and again, until they find the value or get the lock.
 
 Whoever has passed both looks into the store once more, since the value may have come just before it
-got the lock. Then it calls the function and stores what that returned.
+got the lock. Then it calls the function and stores what that returned, in the place of no value or
+of an old one: never in that of a fresh one.
 
 An old value that may still be used changes that. Within ``stale_while_revalidate`` all callers
 get it at once, and one refresh runs beside them; a refresh does not wait for the lock, because a
@@ -20,6 +21,10 @@ The invariants:
 
 - For each key one function runs at a time in the whole fleet. While the store cannot be read or
   cannot lock, it is one in each process: the second gate is left out, and nobody is refused.
+- What was loaded is stored only while the lock is held: whoever was paused for longer than its lease
+  (a stopped process, a suspended machine) may return what it loaded, but may not keep it. Nor does
+  it replace a fresh value, in one atomic step of the store: so even a pause in the middle of the
+  write leaves the newer value of who took over, and a load without a lock leaves it, too.
 - An error that a caller gets is that of a function, or says how ``get_or_set`` was used wrongly.
   The store's own errors end in the log and in events.
 - The lock is released in every case, whichever await is cancelled. If the process dies, the lock
@@ -56,7 +61,7 @@ from gogoscope.events import (
     Event,
     log_warning,
 )
-from gogoscope.exceptions import GogoscopeError
+from gogoscope.exceptions import CorruptRecordError, GogoscopeError, LeaseLostError
 from gogoscope.persistence.default import run_in_default
 from gogoscope.persistence.lease import Renewal
 from gogoscope.persistence.lock_handle import LockHandle, release
@@ -103,6 +108,8 @@ class Loading:
     :param policy: how long it is kept
     """
 
+    # _held: the lock under which this call loads; ``None`` while it has none.
+
     def __init__(
         self,
         context: Context,
@@ -115,6 +122,7 @@ class Loading:
         self._call = call
         self._policy = policy
         self._called = False
+        self._held: LockHandle | None = None
 
     async def value(self) -> Any:
         """Return the value.
@@ -220,6 +228,7 @@ class Loading:
         """Load the value while the lock is held and renewed, then release the lock."""
         outcome: Any = None
         failure: BaseException | None = None
+        self._held = handle
         try:
             async with anyio.create_task_group() as group:
                 renewal = Renewal(handle)
@@ -244,15 +253,27 @@ class Loading:
         self._called = True
         value = await self._call()
         self._context.tell(CacheLoaded, self._key, time.monotonic() - began)
-        if found is not None or self._policy.stores(value):
+        if (found is not None or self._policy.stores(value)) and not self._is_too_late():
             keep = partial(self._keep, value)
             kept = await self._state.ask(self._state.writes, keep, self._tell_store)
             if kept is not None and kept.content is not None:
                 raise kept.content
         return value
 
+    def _is_too_late(self) -> bool:
+        """Tell whether the lock was lost, so that somebody else may have loaded the value since."""
+        try:
+            if self._held is not None:
+                self._held.ensure()
+        except LeaseLostError as lost:
+            log_warning("the loaded value of %r is not kept: %s", self._key, lost)
+            return True
+        return False
+
     async def _keep(self, value: Any) -> Exception | None:
         """Store a loaded value, or remove the old one if the policy stores no such value.
+
+        A fresh value that came meanwhile stays.
 
         :returns: the error if the value cannot be stored faithfully; it says so of the function
             that returned it, not of the store
@@ -261,7 +282,11 @@ class Loading:
         try:
             if self._policy.stores(value):
                 ttl = self._policy.time_to_live(value)
-                await layers.store.set(key, value, ttl, stale=self._policy.stale)
+                stale = self._policy.stale
+                try:
+                    await layers.store.set(key, value, ttl, if_absent=True, stale=stale)
+                except CorruptRecordError:  # nobody can read what is there
+                    await layers.store.set(key, value, ttl, stale=stale)
             else:
                 await layers.store.delete(key)
         except (TypeError, ValueError) as refusal:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,59 @@ class LoadingRules:
                 return attempt
 
             await cancel_everywhere(attempt_at)
+
+    @pytest.mark.parametrize(
+        ("paused", "then"), [("loading", "kept"), ("loading", "deleted"), ("storing", "kept")]
+    )
+    async def test_what_a_paused_loader_loaded_undoes_nothing_of_who_took_over(
+        self, open_store: OpenStore, paused: str, then: str
+    ) -> None:
+        """The event loop of the first loader stands still until the other one is done."""
+
+        async def take_over() -> None:
+            async with open_store() as second:
+                cache = Cache(second)
+                assert await cache.get_or_set("k", load_newer, 60) == "newer"
+                if then == "deleted":
+                    await cache.delete("k")
+
+        async def load_newer() -> str:
+            return "newer"
+
+        def pause() -> None:
+            other = threading.Thread(target=lambda: anyio.run(take_over))
+            other.start()
+            other.join()
+
+        async def load_older() -> str:
+            if paused == "loading":
+                pause()
+            return "older"
+
+        async with open_store() as first:
+            write = first.set
+
+            def write_later(*args: Any, **options: Any) -> Any:
+                pause()
+                return write(*args, **options)
+
+            if paused == "storing":
+                first.set = write_later
+            cache = Cache(first)
+            assert await cache.get_or_set("k", load_older, 60, lease=0.2) == "older"
+            assert await cache.get("k") == ("newer" if then == "kept" else None)
+            assert await first.holder("get_or_set:k") is None
+
+    async def test_a_load_that_nobody_took_over_is_not_kept_after_its_lease(
+        self, open_store: OpenStore
+    ) -> None:
+        async def load() -> str:
+            time.sleep(0.1)  # noqa: ASYNC251 - nothing renews the lock meanwhile
+            return "late"
+
+        async with open_store() as store:
+            assert await Cache(store).get_or_set("k", load, 60, lease=0.05) == "late"
+            assert not await store.has("k")
 
     async def test_a_key_as_long_as_a_store_holds_is_locked_as_well(
         self, open_store: OpenStore
