@@ -21,10 +21,10 @@ The invariants:
 
 - For each key one function runs at a time in the whole fleet. While the store cannot be read or
   cannot lock, it is one in each process: the second gate is left out, and nobody is refused.
-- What was loaded is stored only while the lock is held: whoever was paused for longer than its lease
-  (a stopped process, a suspended machine) may return what it loaded, but may not keep it. Nor does
-  it replace a fresh value, in one atomic step of the store: so even a pause in the middle of the
-  write leaves the newer value of who took over, and a load without a lock leaves it, too.
+- What was loaded is stored only while the lock is held: whoever was paused for longer than its
+  lease (a stopped process, a suspended machine) returns what it loaded, but does not keep it. Nor
+  does it replace a fresh value, in one atomic step of the store: so even a pause in the middle of
+  the write leaves the newer value of who took over, and a load without a lock leaves it, too.
 - An error that a caller gets is that of a function, or says how ``get_or_set`` was used wrongly.
   The store's own errors end in the log and in events.
 - The lock is released in every case, whichever await is cancelled. If the process dies, the lock

@@ -119,7 +119,7 @@ class LoadingRules:
         self, open_store: OpenStore
     ) -> None:
         async def load() -> str:
-            time.sleep(0.1)  # noqa: ASYNC251 - nothing renews the lock meanwhile
+            time.sleep(0.1)  # so nothing renews the lock meanwhile
             return "late"
 
         async with open_store() as store:
