@@ -22,7 +22,8 @@ from gogoscope._core.jitter import jittered
 from gogoscope._core.stopping import REASON, Stopping, refusal
 from gogoscope.events import log_warning
 from gogoscope.exceptions import LeaseLostError, PersistenceError
-from gogoscope.locks.block import WHILE_HELD, Held, LockBlock
+from gogoscope.locks.block import WHILE_HELD, LockBlock
+from gogoscope.locks.lease_block import Held
 from gogoscope.locks.polling import LONGEST_POLL_SECONDS
 from gogoscope.persistence.lock_handle import LockHandle, release
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from gogoscope.cache.decorator import CachedDecorator
     from gogoscope.circuit_breakers.breaker import CircuitBreaker
     from gogoscope.circuit_breakers.circuit import Circuit
-    from gogoscope.locks.block import Held, LockBlock
+    from gogoscope.locks.block import LockBlock
     from gogoscope.locks.leader import Campaign, Term
+    from gogoscope.locks.lease_block import Held
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.sharing import SharedStore

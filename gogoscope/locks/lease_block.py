@@ -1,0 +1,199 @@
+"""A block that ends with its lease: of a lock, a term, a run, a permit.
+
+From outside in: the lease is held, a task renews it, a scope runs. So the scope's last task has
+ended before the renewals stop, and only then the lease is given up. When the lease is lost, the
+renewing task cancels the scope, which then raises the loss.
+
+Each step of the end hands back what it raises, whatever that is, and the next one is taken all the
+same. The renewing task raises nothing: what ends it is kept, and raised at the end of the block.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from gogoscope._core.background import Home
+from gogoscope._core.cancellation import is_cancellation, unwrapped
+from gogoscope._core.errors import cause_of, first_of, lead_to
+from gogoscope._core.event_loop import EventLoop, running
+from gogoscope.events import LeaseLost, description
+from gogoscope.exceptions import GogoscopeError, LeaseLostError
+from gogoscope.persistence.lease import Renewal
+from gogoscope.persistence.lock_handle import LockHandle, release
+
+
+class Held(Protocol):
+    """What runs inside the block, and ends with the lease: a scope."""
+
+    async def __aenter__(self) -> object:
+        """Begin the block."""
+        ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> bool | None:
+        """End it, and what runs in it."""
+        ...
+
+    def _check_leaving(self) -> None:
+        """Refuse to end the block in another task than it was begun in.
+
+        :raises RuntimeError: saying what to do
+        """
+        ...
+
+    def _lease_lost(self, loss: LeaseLostError) -> None:
+        """Cancel it, and raise the loss from it."""
+        ...
+
+
+B = TypeVar("B", bound=Held)
+
+
+class LeaseBlock(Generic[B]):
+    """Takes a lease, keeps it while its block runs, and gives it up.
+
+    :param home: the scope that the block stands in
+    :param open_block: returns what runs in the block of a lease that is held
+    :param key: what the lease is for
+    """
+
+    # Set on entering: _handle, _locked (what runs in the block), _renewal, _group (its task's),
+    # _interrupt (what ended the renewals and ends the program).
+
+    def __init__(self, home: Home, open_block: Callable[[LockHandle], B], key: str) -> None:
+        self._home = home
+        self._open_block = open_block
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} key={self.key!r}>"
+
+    async def _take(self) -> LockHandle:
+        """Wait for the lease, and return its handle."""
+        raise NotImplementedError
+
+    async def _give_up(self, leaving: BaseException | None) -> None:
+        """Free what is leased; if the lease is lost, nothing waits for that.
+
+        :param leaving: what leaves the block
+        """
+        handle = self._handle
+        if handle.lost is None:
+            await release(handle)
+        elif not self._home.spawn(partial(_release_if_possible, handle)):
+            handle._abandon()
+
+    async def __aenter__(self) -> B:
+        self._home.check_open()
+        _protect(type(running()), type(self).__mro__)
+        answer = await self._take()
+        self._handle = answer
+        self._renewal = Renewal(answer)
+        self._interrupt: BaseException | None = None
+        self._group: TaskGroup = anyio.create_task_group()
+        try:
+            self._locked = self._open_block(answer)
+            await self._group.__aenter__()
+        except BaseException:
+            await release(answer)
+            raise
+        try:
+            self._group.create_task(self._renew(), name=f"gogoscope lease of {self.key}")
+            await self._locked.__aenter__()
+        except BaseException as raised:  # noqa: BLE001 - raised again when the lease is given up
+            leaving = await self._let_go(raised)
+            assert leaving is not None
+            raise leaving from cause_of(leaving)
+        return self._locked
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
+        self._locked._check_leaving()
+        leaving = exc
+        try:
+            if await self._locked.__aexit__(exc_type, exc, traceback):
+                leaving = None
+        except BaseException as raised:  # noqa: BLE001 - raised again when the lease is given up
+            leaving = raised
+        lost = None if self._handle.lost is None else self._handle._lease_lost()
+        leaving = first_of(await self._let_go(leaving), lost)
+        if leaving is None or leaving is exc:
+            return leaving is None
+        raise leaving from cause_of(leaving)
+
+    async def _let_go(self, leaving: BaseException | None) -> BaseException | None:
+        """Stop the renewals, then give the lease up; return what leaves the block."""
+        self._renewal.stop()
+        stopped = await _raised_by(partial(self._group.__aexit__, None, None, None))
+        leaving = _first_out(leaving, stopped)
+        leaving = _first_out(leaving, await _raised_by(partial(self._give_up, leaving)))
+        return _first_out(leaving, self._interrupt)
+
+    async def _renew(self) -> None:
+        try:
+            lost = await self._renewal.run()
+            if lost is not None:
+                self._locked._lease_lost(lost)
+                self._home.emit(LeaseLost(self._home.name, self.key, lost.reason))
+        except BaseException as raised:  # noqa: BLE001 - it ends the block, and is raised there
+            if not is_cancellation(raised):
+                self._interrupt = raised
+            reason = f"its renewal ended with {description(raised)}"
+            self._locked._lease_lost(LeaseLostError(self.key, reason))
+
+
+@functools.cache
+def _protect(kind: Callable[[], EventLoop], classes: tuple[type, ...]) -> None:
+    """Let no Ctrl-C tear the beginning or the end of a block in the middle."""
+    loop = kind()
+    for part in classes:
+        for name in ("__aenter__", "__aexit__", "_renew"):
+            if name in vars(part):
+                loop.protect(vars(part)[name], protected=True)
+
+
+async def _release_if_possible(handle: LockHandle) -> None:
+    """Free what was leased and is over here; in the store it may be longer."""
+    with suppress(GogoscopeError):
+        await handle.release()
+
+
+async def _raised_by(step: Callable[[], Awaitable[object]]) -> BaseException | None:
+    """Take a step of the end; return what it raises."""
+    try:
+        await step()
+    except BaseException as raised:  # noqa: BLE001 - it is returned
+        return unwrapped(raised)
+    return None
+
+
+def _first_out(
+    leaving: BaseException | None, further: BaseException | None
+) -> BaseException | None:
+    """Return what leaves the block if a step of its end raises something further.
+
+    It is what came first, unless the other one ends the program.
+    """
+    if leaving is None or further is None:
+        return further if leaving is None else leaving
+    if isinstance(further, Exception) or is_cancellation(further):
+        return leaving
+    lead_to(further, leaving)
+    return further
