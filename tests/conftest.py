@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["pytester", "tests.support.engines", "tests.support.redis_server"]
+pytest_plugins = [
+    "pytester",
+    "tests.support.engines",
+    "tests.support.redis_server",
+    "tests.support.postgres_server",
+]
 
 EVENT_LOOPS = [
     pytest.param(("asyncio", {}), id="asyncio"),
