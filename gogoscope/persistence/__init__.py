@@ -1,7 +1,9 @@
 """What the author of a store needs: the Protocols of the capabilities, and what helps to have them.
 
-A store that can change one record atomically derives its records from :class:`Records` and gets
-all capabilities from :class:`RecordStore`. Any other store has the methods of each Protocol itself.
+A store that has one conditional write implements :class:`CompareAndSwap`, and gets its records from
+:class:`CompareAndSwapRecords`; one that has transactions derives them from :class:`Records`. Both
+get all capabilities from :class:`RecordStore`. Any other store has the methods of each Protocol
+itself.
 Register what opens it as an entry point of the group ``gogoscope.persistence``, and test it with
 :mod:`gogoscope.testing.conformance`.
 """
@@ -44,8 +46,15 @@ if TYPE_CHECKING:
     )
     from gogoscope.persistence.protocols.locks import LockProvider
     from gogoscope.persistence.protocols.store import Store
+    from gogoscope.persistence.records.compare_and_swap import (
+        KEEP_MS,
+        CompareAndSwap,
+        Entry,
+        Swapped,
+    )
     from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
     from gogoscope.persistence.records.store import RecordStore
+    from gogoscope.persistence.records.swapping import CompareAndSwapRecords
     from gogoscope.persistence.rules import circuit_breakers as circuit_rules
     from gogoscope.persistence.rules import locks as lock_rules
     from gogoscope.persistence.sharing import open_persistence
@@ -67,6 +76,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_OPEN_MS",
+    "KEEP_MS",
     "KEYS_PER_PAGE",
     "Answer",
     "CacheEntry",
@@ -78,6 +88,9 @@ __all__ = [
     "Clock",
     "ClockSteps",
     "Codec",
+    "CompareAndSwap",
+    "CompareAndSwapRecords",
+    "Entry",
     "FailureReport",
     "JSONCodec",
     "Kind",
@@ -98,6 +111,7 @@ __all__ = [
     "Records",
     "Steady",
     "Store",
+    "Swapped",
     "acquire_once",
     "after_fork",
     "check_circuit_state",
@@ -175,6 +189,12 @@ if not TYPE_CHECKING:
                 "ProbeReply",
             ),
             "gogoscope.persistence.protocols.locks": ("LockProvider",),
+            "gogoscope.persistence.records.compare_and_swap": (
+                "KEEP_MS",
+                "CompareAndSwap",
+                "Entry",
+                "Swapped",
+            ),
             "gogoscope.persistence.records.place": (
                 "Answer",
                 "Change",
@@ -183,6 +203,7 @@ if not TYPE_CHECKING:
                 "Records",
             ),
             "gogoscope.persistence.records.store": ("RecordStore",),
+            "gogoscope.persistence.records.swapping": ("CompareAndSwapRecords",),
             "gogoscope.persistence.sharing": ("open_persistence",),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),

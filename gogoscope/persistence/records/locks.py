@@ -62,7 +62,12 @@ class RecordLocks(RecordCapability):
     ) -> LockReply:
         """Take a lock in one write, or learn from the refusal who has it."""
         return await self._change_lease(
-            key, lock_rules.claim, claim, skew_ms=self._skew_ms, seen=seen
+            key,
+            lock_rules.claim,
+            claim,
+            skew_ms=self._skew_ms,
+            seen=seen,
+            clock_was_set=self._records.clock_was_set(),
         )
 
     async def renew_lock(

@@ -104,6 +104,14 @@ class Records(Protocol):
         """
         return None
 
+    def clock_was_set(self) -> bool:
+        """Return whether the clock of ``now_ms`` was set since the place was opened.
+
+        Nobody knows then whether it is right. This method, which a place inherits, returns false:
+        override it where the clock is this machine's and ``steady`` returns none.
+        """
+        return False
+
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         """Return a record as the newest completed write left it."""
         ...

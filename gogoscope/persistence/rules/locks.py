@@ -29,16 +29,22 @@ def claim(
     skew_ms: int = 0,
     seen: LockRecord | None = None,
     at: Steady | None = None,
+    clock_was_set: bool = False,
 ) -> tuple[LockRecord | None, LockReply]:
-    """Grant a lock that is free, dead by the clock, or unchanged since ``seen``."""
+    """Grant a lock that is free, dead by the clock, or unchanged since ``seen``.
+
+    A clock that was set says nothing of the leases of others: then only watching them does.
+    """
     if record is not None:
         if record.nonce == request.nonce:
             return record, LockReply(granted=True, record=record)
         if seen is None:
             if record.nonce is not None and at is not None and record.timeline != at.timeline:
                 record = evolve(record, **_steady_end(at, record.lease_ms))
-            dead = record.nonce is None or left_ms(record, now_ms, at) < -skew_ms
-            free = dead and not _reserved_by_another(record, request.turn, now_ms, at)
+            dead = not clock_was_set and left_ms(record, now_ms, at) < -skew_ms
+            free = (dead or record.nonce is None) and not _reserved_by_another(
+                record, request.turn, now_ms, at
+            )
         elif seen.nonce is not None:
             free = (record.nonce, record.version) == (seen.nonce, seen.version)
         else:

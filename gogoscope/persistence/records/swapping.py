@@ -1,0 +1,231 @@
+"""Records over any place that can compare and swap one entry.
+
+**The guess.** A change is applied to the entry that this process has seen last, and written on the
+condition that the entry is still that one; a key that was never seen is guessed to have none. A
+refusal shows the newest entry, and the change is applied to that. So a change that nobody disputes
+is one request, as if the server itself had applied it.
+
+**The ids of the last writers.** The answer to a swap may be lost, and others may have written by
+the time that the place tries again. So an entry keeps the ids of its last writers. If our id is
+among them, our change was applied. If it is not, but that of the writer before us is, our change
+was not applied and never will be. Only if neither is there, nobody knows: that is an error.
+
+Invariants:
+
+- An answer that a change returned leaves this module only if the change was written, or if it
+  wrote nothing and the entry that it was applied to was read after the call had begun. The same is
+  true of an exception that a change raises.
+- ``_seen`` holds guesses. A wrong one costs a request, and nothing else. While a write of ours is
+  under way, what its key has is unknown; it stays unknown if the write fails or is cancelled.
+- A record that is removed, or whose purge time is over, is an entry like any other, which is
+  shown to a change as ``None``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+
+from gogoscope._core.jitter import uniform
+from gogoscope.exceptions import StoreTimeoutError
+from gogoscope.persistence.records.compare_and_swap import CompareAndSwap, Entry
+from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
+
+MOST_WRITERS = 32
+"""How many ids an entry keeps: after more writes than that, a lost answer cannot be found out."""
+MOST_SEEN = 1000
+MOST_CHARACTERS_SEEN = 4_000_000
+FIRST_PAUSE = 0.008
+LONGEST_PAUSE = 0.2
+NUMBERS_PER_MS = 1000
+"""The first number of an entry is its time, multiplied by this, so that no number comes again."""
+_NOTHING = "-"
+"""Stands, in place of an id, before the first writer of an entry that did not exist before."""
+
+
+class CompareAndSwapRecords(Records):
+    """Records over a place for entries.
+
+    :param place: the place
+    """
+
+    def __init__(self, place: CompareAndSwap) -> None:
+        self._place = place
+        self._seen = _Seen()
+
+    def now_ms(self) -> int:
+        """Return the place's clock in milliseconds since the Unix epoch."""
+        return self._place.now_ms()
+
+    def clock_was_set(self) -> bool:
+        """Return whether the place's clock was set since the place was opened."""
+        return self._place.clock_was_set()
+
+    async def read(self, kind: Kind[Record], key: str) -> Record | None:
+        """Return a record as the newest completed write left it."""
+        return self._record(kind, key, await self._load(kind, key), self.now_ms())
+
+    async def transact(
+        self, kind: Kind[Record], key: str, change: Change[Record, Answer]
+    ) -> Answer:
+        """Apply ``change`` to a record, write the outcome, and return the answer.
+
+        ``change`` is applied to a guess first, and again to a newer record as often as the guess
+        was wrong. Cancelled, it may have been applied.
+
+        :raises StoreTimeoutError: if it may have been applied, but nobody can tell
+        """
+        seen, known = self._seen.get(kind, key), False
+        writer = secrets.token_hex(6)
+        refusals = 0
+        while True:
+            try:
+                new, answer = self._apply(kind, key, change, seen, writer)
+            except Exception:
+                if known:
+                    raise
+                seen, known = await self._load(kind, key), True
+                continue
+            if new is None:
+                if known:
+                    return answer
+                seen, known = await self._load(kind, key), True
+                continue
+            self._seen.forget(kind, key)
+            outcome = await self._place.swap(kind.name, key, seen, new)
+            if outcome.swapped:
+                self._seen.put(kind, key, new)
+                return answer
+            found = outcome.found
+            self._seen.put(kind, key, found)
+            if found is not None and writer in found.writers:
+                return answer
+            if outcome.in_doubt and (found is None or _writers(seen)[-1] not in found.writers):
+                raise StoreTimeoutError(
+                    f"a change of the {kind.name} {key!r} may have been applied: its answer was "
+                    "lost, and too many others have written since"
+                )
+            seen, known = found, True
+            refusals += 1
+            if refusals > 1:
+                await anyio.sleep(uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**refusals)))
+
+    async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
+        """Replace a record, whatever it was, by what ``make`` returns for the time."""
+        now_ms = self.now_ms()
+        await self._put(kind, key, make(now_ms), now_ms)
+
+    async def write_many(
+        self, kind: Kind[Record], keys: Sequence[str], make: Callable[[str, int], Record | None]
+    ) -> None:
+        """Replace records by what ``make`` returns for key and time; ``None`` removes one."""
+        for key in keys:
+            now_ms = self.now_ms()
+            await self._put(kind, key, make(key, now_ms), now_ms)
+
+    async def keys(self, kind: Kind[Any], prefix: str) -> list[str]:
+        """List the keys of a kind that start with ``prefix``."""
+        found: dict[str, None] = {}
+        after: str | None = None
+        while True:
+            page, after = await self.keys_after(kind, prefix, after)
+            found.update(dict.fromkeys(page))
+            if after is None:
+                return list(found)
+
+    async def keys_after(
+        self, kind: Kind[Any], prefix: str, after: str | None
+    ) -> tuple[list[str], str | None]:
+        """Return a page of the keys that start with ``prefix``, and where the next one begins."""
+        return await self._place.keys(kind.name, prefix, after)
+
+    async def clear(self, kind: Kind[Any], prefix: str) -> None:
+        """Remove every record of a kind whose key starts with ``prefix``."""
+        self._seen.forget_all(kind, prefix)
+        await self._place.clear(kind.name, prefix)
+
+    def _apply(
+        self,
+        kind: Kind[Record],
+        key: str,
+        change: Change[Record, Answer],
+        seen: Entry | None,
+        writer: str,
+    ) -> tuple[Entry | None, Answer]:
+        """Return what a change makes of an entry, ``None`` if it writes nothing, and its answer."""
+        now_ms = self.now_ms()
+        record = self._record(kind, key, seen, now_ms)
+        changed, answer = change(record, now_ms)
+        if changed is record:
+            return None, answer
+        number = now_ms * NUMBERS_PER_MS if seen is None else seen.number + 1
+        writers = (*_writers(seen), writer)[-MOST_WRITERS:]
+        return _entry(kind, changed, now_ms, number, writers), answer
+
+    async def _load(self, kind: Kind[Any], key: str) -> Entry | None:
+        entry = await self._place.load(kind.name, key)
+        self._seen.put(kind, key, entry)
+        return entry
+
+    async def _put(self, kind: Kind[Record], key: str, record: Record | None, now_ms: int) -> None:
+        new = _entry(kind, record, now_ms, now_ms * NUMBERS_PER_MS, (secrets.token_hex(6),))
+        self._seen.forget(kind, key)
+        await self._place.put(kind.name, key, new)
+        self._seen.put(kind, key, new)
+
+    def _record(
+        self, kind: Kind[Record], key: str, entry: Entry | None, now_ms: int
+    ) -> Record | None:
+        if entry is None or (entry.purge_at_ms is not None and entry.purge_at_ms <= now_ms):
+            return None
+        return kind.restore(key, entry.text, entry.purge_at_ms)
+
+
+class _Seen:
+    """What this process has seen last of the keys that it has used last.
+
+    It is bounded in entries and in characters, so a very long entry is not kept.
+    """
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[tuple[str, str], Entry] = OrderedDict()
+        self._characters = 0
+
+    def get(self, kind: Kind[Any], key: str) -> Entry | None:
+        return self._entries.get((kind.name, key))
+
+    def put(self, kind: Kind[Any], key: str, entry: Entry | None) -> None:
+        self.forget(kind, key)
+        if entry is None:
+            return
+        self._entries[kind.name, key] = entry
+        self._characters += len(entry.text)
+        while len(self._entries) > MOST_SEEN or self._characters > MOST_CHARACTERS_SEEN:
+            _, oldest = self._entries.popitem(last=False)
+            self._characters -= len(oldest.text)
+
+    def forget(self, kind: Kind[Any], key: str) -> None:
+        entry = self._entries.pop((kind.name, key), None)
+        if entry is not None:
+            self._characters -= len(entry.text)
+
+    def forget_all(self, kind: Kind[Any], prefix: str) -> None:
+        for name, key in list(self._entries):
+            if name == kind.name and key.startswith(prefix):
+                self.forget(kind, key)
+
+
+def _entry(
+    kind: Kind[Record], record: Record | None, now_ms: int, number: int, writers: tuple[str, ...]
+) -> Entry:
+    if record is None:
+        return Entry("", now_ms, number, writers)
+    return Entry(kind.dump(record), kind.purge_at_ms(record, now_ms), number, writers)
+
+
+def _writers(seen: Entry | None) -> tuple[str, ...]:
+    return (_NOTHING,) if seen is None else seen.writers
