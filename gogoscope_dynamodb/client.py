@@ -1,7 +1,4 @@
-"""The AWS client: the operations of it that are used, and how one is opened.
-
-This is the only module that imports the AWS SDK, and only to open a client.
-"""
+"""The AWS client: the operations of it that are used, and how one is opened."""
 
 from __future__ import annotations
 
@@ -12,15 +9,10 @@ from typing import Any, Protocol
 
 import anyio
 
-from gogoscope.exceptions import (
-    BackendUnavailableError,
-    ConfigurationError,
-    UnsupportedEventLoopError,
-)
+from gogoscope.exceptions import ConfigurationError, UnsupportedEventLoopError
 from gogoscope.persistence import monotonic
 from gogoscope_dynamodb.sessions import kept_session
 
-POOL_SIZE = 50
 CLOSE_SECONDS = 5.0
 RENEWAL_SECONDS = 60.0
 MANDATORY_SECONDS = 600
@@ -100,8 +92,6 @@ async def open_client(
 ) -> AsyncIterator[DynamoDBClient]:
     """Open a client on the running event loop for the length of a block.
 
-    Its own retries are off: they do not tell whether a write may have been applied.
-
     :param region: the AWS region; the one of the environment or the AWS profile if left out
     :param endpoint_url: another endpoint; ``AWS_ENDPOINT_URL_DYNAMODB`` if left out
     :raises UnsupportedEventLoopError: if the running event loop is not one of asyncio's
@@ -115,14 +105,9 @@ async def open_client(
             "aioboto3 runs on asyncio only; run the program with anyio.run(main) on its asyncio "
             "backend, or pass DynamoDBAdapter a client that works on this event loop"
         ) from None
-    where = {"region_name": region, "endpoint_url": endpoint_url}
     try:
-        session = await kept_session(_new_session, **where)
-        # With the session, the SDK is loaded.
-        from botocore.config import Config  # noqa: PLC0415
-
-        config = Config(retries={"total_max_attempts": 1}, max_pool_connections=POOL_SIZE)
-        opening = session.client("dynamodb", config=config, **where)
+        session = await kept_session(region, endpoint_url)
+        opening = session.client(region, endpoint_url)
         client = await opening.__aenter__()
     except Exception as error:
         if not _is_about_settings(error):
@@ -136,17 +121,6 @@ async def open_client(
     finally:
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             await opening.__aexit__(None, None, None)
-
-
-def _new_session() -> Any:
-    try:
-        # Imported here, since the SDK is optional and slow to import. aioboto3 has no types.
-        import aioboto3  # type: ignore[import-untyped] # noqa: PLC0415
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "DynamoDB needs aioboto3; install it with: pip install 'gogoscope[dynamodb]'"
-        ) from error
-    return aioboto3.Session()
 
 
 def _is_about_settings(error: Exception) -> bool:

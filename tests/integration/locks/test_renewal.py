@@ -14,7 +14,7 @@ import pytest
 from gogoscope import StoreTimeoutError, scope
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
-from gogoscope_dynamodb.client import POOL_SIZE
+from gogoscope_dynamodb.sessions import POOL_SIZE
 from tests.integration.locks.torture_parts.proxy import FaultyProxy
 from tests.support.engines import Engine
 

@@ -8,7 +8,6 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-import aioboto3  # type: ignore[import-untyped]
 import anyio
 import anyio.to_thread
 import boto3  # type: ignore[import-untyped]
@@ -28,7 +27,6 @@ from gogoscope.persistence import (
     PersistenceURL,
 )
 from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
-from gogoscope_dynamodb.sessions import kept_session
 from tests.support.dynamodb_faults import FaultyClient, answer
 
 ARN = "arn:aws:dynamodb:eu-west-1:123456789012:table/my-table"
@@ -371,16 +369,3 @@ def test_opening_the_store_leaves_the_event_loop_its_time() -> None:
     first, second = map(float, shown.stdout.split())
     assert first < 0.2  # half of what the import alone takes
     assert second < 0.1
-
-
-@pytest.mark.anyio
-async def test_a_process_keeps_one_session_for_the_same_settings(
-    monkeypatch: pytest.MonkeyPatch, anyio_backend_name: str
-) -> None:
-    if anyio_backend_name == "trio":
-        pytest.skip("aioboto3 runs on asyncio")
-    first = await kept_session(aioboto3.Session, region_name="us-east-1")
-    assert await kept_session(aioboto3.Session, region_name="eu-west-1") is first
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-    assert await kept_session(aioboto3.Session, region_name="us-east-1") is not first
