@@ -41,7 +41,7 @@ from gogoscope.exceptions import (
     StoreTimeoutError,
     UnexpectedStoreError,
 )
-from gogoscope.persistence import Life, monotonic, uniform
+from gogoscope.persistence import Life, Room, monotonic, uniform
 from gogoscope_dynamodb.answers import Answer, Update, Values
 from gogoscope_dynamodb.client import DynamoDBClient, Renewals, pool_size, region_of
 from gogoscope_dynamodb.errors import (
@@ -59,7 +59,6 @@ from gogoscope_dynamodb.errors import (
     error_response,
     retried,
 )
-from gogoscope_dynamodb.room import Room
 from gogoscope_dynamodb.schema import CACHE, SORT_KEY, Item, check_keys, text
 
 MOST_TRIES = 6

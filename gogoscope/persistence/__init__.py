@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
     from gogoscope.persistence.records.store import RecordStore
     from gogoscope.persistence.records.swapping import CompareAndSwapRecords
+    from gogoscope.persistence.room import NoRoomError, Room
     from gogoscope.persistence.rules import circuit_breakers as circuit_rules
     from gogoscope.persistence.rules import locks as lock_rules
     from gogoscope.persistence.sharing import open_persistence
@@ -102,6 +103,7 @@ __all__ = [
     "LockProvider",
     "LockRecord",
     "LockReply",
+    "NoRoomError",
     "Pages",
     "Persistence",
     "PersistenceURL",
@@ -109,6 +111,7 @@ __all__ = [
     "Record",
     "RecordStore",
     "Records",
+    "Room",
     "Steady",
     "Store",
     "Swapped",
@@ -204,6 +207,7 @@ if not TYPE_CHECKING:
             ),
             "gogoscope.persistence.records.store": ("RecordStore",),
             "gogoscope.persistence.records.swapping": ("CompareAndSwapRecords",),
+            "gogoscope.persistence.room": ("NoRoomError", "Room"),
             "gogoscope.persistence.sharing": ("open_persistence",),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),

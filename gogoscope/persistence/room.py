@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import anyio
 
-from gogoscope.persistence import monotonic
+from gogoscope._core.clock import monotonic
 
 
 class NoRoomError(Exception):
