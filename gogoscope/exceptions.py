@@ -142,9 +142,14 @@ class LeaseLostError(LockError):
 
 
 class PersistenceError(GogoscopeError):
-    """A store failed; ``retryable`` tells whether the same request may succeed later."""
+    """A store failed; ``retryable`` tells whether the same request may succeed later.
+
+    ``in_doubt`` tells whether the request may have been carried out all the same. That is so unless
+    a store knows better: then it sets it to ``False`` on the error.
+    """
 
     retryable = False
+    in_doubt = True
 
 
 class StoreConnectionError(PersistenceError):
@@ -163,14 +168,19 @@ class ThrottledError(PersistenceError):
     """The store refused the request because of load."""
 
     retryable = True
+    in_doubt = False
 
 
 class CorruptRecordError(PersistenceError):
     """A stored record cannot be decoded."""
 
+    in_doubt = False
+
 
 class RecordTooLargeError(PersistenceError):
     """A value is larger than the store accepts; nothing was sent."""
+
+    in_doubt = False
 
 
 class UnexpectedStoreError(PersistenceError):

@@ -295,7 +295,10 @@ class Table:
         if doubtful and kind is not UnexpectedStoreError:
             kind = StoreTimeoutError
         tries = "1 try" if tried == 1 else f"{tried} tries"
-        return kind(f"{operation} on table {self.name!r} failed after {tries}: {_told(cause)}")
+        error = kind(f"{operation} on table {self.name!r} failed after {tries}: {_told(cause)}")
+        if isinstance(error, PersistenceError):
+            error.in_doubt = doubtful
+        return error
 
 
 @define

@@ -1,7 +1,8 @@
 """How any store's lock is taken: one claim, whose every end leaves the lock held or free.
 
-A claim that was cancelled, or not answered, may have gone through all the same. It is taken back
-then, by its nonce: otherwise the lock would belong to nobody until its lease ends.
+A claim that was cancelled, or failed, may have gone through all the same. It is taken back then, by
+its nonce: otherwise the lock would belong to nobody until its lease ends. Only a store that says
+that it has done nothing (``in_doubt`` of its error) is not asked again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from gogoscope._core.arguments import encodable
 from gogoscope._core.background import Spawn, run_nothing
 from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
-from gogoscope.exceptions import GogoscopeError, StoreTimeoutError, UnexpectedStoreError
+from gogoscope.exceptions import (
+    ConfigurationError,
+    GogoscopeError,
+    PersistenceError,
+    StoreTimeoutError,
+)
 from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_handle import (
     CLEAN_UP_SECONDS,
@@ -31,9 +37,6 @@ from gogoscope.persistence.lock_handle import (
 from gogoscope.persistence.lock_records import LeaseStore, LockClaim, LockRecord, LockReply
 from gogoscope.persistence.lock_watching import watched_of
 from gogoscope.persistence.validation import check_key, check_lease
-
-IN_DOUBT = (StoreTimeoutError, UnexpectedStoreError)
-"""The errors of a request that may have been carried out all the same."""
 
 
 async def acquire_once(
@@ -95,7 +98,7 @@ async def claim_handle(
 ) -> LockHandle | LockReply:
     """Try once to take a lock; return its handle, or the refusal that shows who has it.
 
-    When cancelled, or when the store did not answer, the claim is taken back.
+    When cancelled, or when nobody knows what the store has done, the claim is taken back.
 
     :param claim: one that was never sent
     :param lease: what the claim asks for, in seconds
@@ -111,7 +114,7 @@ async def claim_handle(
         with anyio.move_on_after(patience):
             reply = await ask(store.claim_lock, key, claim, seen=seen)
     except BaseException as error:
-        if not isinstance(error, Exception) or isinstance(error, IN_DOUBT):
+        if _may_have_claimed(error):
             await take_back(store, key, claim.nonce)
         raise
     if reply is None:
@@ -149,6 +152,12 @@ def new_claim(
         },
         turn=turn,
     )
+
+
+def _may_have_claimed(error: BaseException) -> bool:
+    if isinstance(error, PersistenceError):
+        return error.in_doubt
+    return not isinstance(error, ConfigurationError)
 
 
 async def take_back(

@@ -124,9 +124,9 @@ class UnpluggableStore(_AnyStore):
         async def ask(*args: Any, **kwargs: Any) -> Any:
             self.requests[name] += 1
             delay = self._delay / 2
-            await self._wait(delay)
+            await self._wait(delay, asked=False)
             answer = await request(*args, **kwargs)
-            await self._wait(delay)
+            await self._wait(delay, asked=True)
             return answer
 
         return ask
@@ -135,21 +135,23 @@ class UnpluggableStore(_AnyStore):
         @functools.wraps(request)
         async def page(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
             self.requests[name] += 1
-            await self._wait(self._delay)
+            await self._wait(self._delay, asked=False)
             async for item in request(*args, **kwargs):
-                self._check()
+                self._check(asked=True)
                 yield item
 
         return page
 
-    async def _wait(self, delay: float) -> None:
-        self._check()
+    async def _wait(self, delay: float, *, asked: bool) -> None:
+        self._check(asked=asked)
         if delay == math.inf:
             await anyio.sleep_forever()
         elif delay:
             await anyio.sleep(delay)
-            self._check()
+            self._check(asked=asked)
 
-    def _check(self) -> None:
+    def _check(self, *, asked: bool) -> None:
         if not self._plugged_in:
-            raise StoreConnectionError("the store is unplugged")
+            error = StoreConnectionError("the store is unplugged")
+            error.in_doubt = asked
+            raise error

@@ -125,10 +125,12 @@ class SQLiteFile:
                     return await self._in_thread(attempt, urgent)
                 except _BusyError as error:
                     if monotonic() >= deadline:
-                        raise StoreTimeoutError(
+                        late = StoreTimeoutError(
                             f"other processes kept the SQLite store {self.path!r} busy for "
                             f"{self._busy_timeout:g} s; nothing was done"
-                        ) from error.__cause__
+                        )
+                        late.in_doubt = False
+                        raise late from error.__cause__
                 await anyio.sleep(jittered(pause))
                 pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -17,10 +17,16 @@ import pytest
 from attrs import define, field
 
 from gogoscope import (
+    ConfigurationError,
     GogoscopeError,
     LeaseLostError,
+    LockError,
+    PersistenceError,
+    RecordTooLargeError,
     Scope,
+    StoreConnectionError,
     StoreTimeoutError,
+    ThrottledError,
     UnexpectedStoreError,
     scope,
 )
@@ -149,6 +155,45 @@ async def test_a_claim_that_landed_and_then_raised_is_taken_back(store: RaisingS
             await s.acquire_lock("key", 3600)
     store.faults.at = set()
     assert await store.holder("key") is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PersistenceError("the disk is full"),
+        StoreConnectionError("the connection broke"),
+        StoreTimeoutError("no answer"),
+        LockError("another error of ours"),
+        KeyError("a bug"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("wait", [0, 1])
+async def test_an_acquire_that_raises_leaves_no_lock_held_whatever_it_raises(
+    store: RaisingStore, error: Exception, wait: float
+) -> None:
+    store.faults.at, store.faults.after, store.faults.make = {"claim_lock"}, True, lambda: error
+    async with scope(persistence=store) as s:
+        with pytest.raises(GogoscopeError):
+            await s.acquire_lock("key", 3600, wait=wait)
+        with pytest.raises(GogoscopeError):
+            async with s.lock("key", 3600, wait=wait):
+                pytest.fail("it has no lock")
+        with pytest.raises(GogoscopeError):
+            await store.acquire("key", 3600)
+        assert await store.holder("key") is None
+
+
+@pytest.mark.parametrize(
+    "error", [ThrottledError("busy"), RecordTooLargeError("400 KB"), ConfigurationError("no table")]
+)
+async def test_a_store_that_knows_that_nothing_was_done_is_not_asked_again(
+    store: RaisingStore, error: Exception
+) -> None:
+    store.faults.at, store.faults.make = {"claim_lock", "release_lock"}, lambda: error
+    with pytest.raises(type(error)):
+        await store.acquire("key", 3600)
+    assert store.faults.raised == 1
 
 
 @own
