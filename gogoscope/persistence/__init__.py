@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.room import NoRoomError, Room
     from gogoscope.persistence.rules import circuit_breakers as circuit_rules
     from gogoscope.persistence.rules import locks as lock_rules
+    from gogoscope.persistence.server_clock import ServerClock
     from gogoscope.persistence.sharing import open_persistence
     from gogoscope.persistence.stored import corrupt_record, leave_out
     from gogoscope.persistence.url import PersistenceURL
@@ -112,6 +113,7 @@ __all__ = [
     "RecordStore",
     "Records",
     "Room",
+    "ServerClock",
     "Steady",
     "Store",
     "Swapped",
@@ -208,6 +210,7 @@ if not TYPE_CHECKING:
             "gogoscope.persistence.records.store": ("RecordStore",),
             "gogoscope.persistence.records.swapping": ("CompareAndSwapRecords",),
             "gogoscope.persistence.room": ("NoRoomError", "Room"),
+            "gogoscope.persistence.server_clock": ("ServerClock",),
             "gogoscope.persistence.sharing": ("open_persistence",),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),

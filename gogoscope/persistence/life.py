@@ -18,8 +18,9 @@ from typing import Any
 
 from anyio.lowlevel import current_token
 
+from gogoscope._core.cancellation import on_asyncio
 from gogoscope._core.event_loop import EventLoop, running
-from gogoscope.exceptions import PersistenceError
+from gogoscope.exceptions import PersistenceError, UnsupportedEventLoopError
 
 
 class Life:
@@ -27,13 +28,15 @@ class Life:
 
     :param store: what it is called in messages, such as ``the SQLite store 'app.db'``
     :param ready: whether it is open from the start, for whoever uses it first
+    :param asyncio_for: the library for whose sake it can be opened on asyncio only, if there is one
     """
 
-    __slots__ = ("_loop", "_native", "_process", "_ready", "_store", "_thread")
+    __slots__ = ("_asyncio_for", "_loop", "_native", "_process", "_ready", "_store", "_thread")
 
-    def __init__(self, store: str, *, ready: bool = False) -> None:
+    def __init__(self, store: str, *, ready: bool = False, asyncio_for: str | None = None) -> None:
         self._store = store
         self._ready = ready
+        self._asyncio_for = asyncio_for
         self._loop: EventLoop | None = None
         self._native: Any = None
         self._process = os.getpid()
@@ -48,7 +51,13 @@ class Life:
         """Note that the store is opened, or about to be, here.
 
         :raises PersistenceError: if it is open already
+        :raises UnsupportedEventLoopError: if it can be opened on asyncio only, and this is not
         """
+        if self._asyncio_for is not None and not on_asyncio():
+            raise UnsupportedEventLoopError(
+                f"{self._store} cannot be opened here: {self._asyncio_for} runs on asyncio only; "
+                "run the program with anyio.run(main) on its asyncio backend"
+            )
         if self._loop is not None:
             where = "" if self._loop.is_here() else f" in {self._where()}"
             raise PersistenceError(f"{self._store} is open already{where}; close it first")

@@ -25,12 +25,15 @@ def check_key(key: str, name: str = "key") -> str:
     """Return a valid key.
 
     :raises TypeError: if it is not a ``str``
-    :raises ValueError: if it is empty or holds a lone surrogate, which no store can encode
+    :raises ValueError: if it is empty, or holds a NUL or a lone surrogate, which not every store
+        can keep
     """
     if not isinstance(key, str):
         raise TypeError(f"{name} must be a str, got {key!r} of type {type(key).__name__}")
     if not key:
         raise ValueError(f"{name} must not be empty, got {key!r}")
+    if "\0" in key:
+        raise ValueError(f"{name} must not contain NUL, got {key!r}")
     try:
         key.encode()
     except UnicodeEncodeError:
