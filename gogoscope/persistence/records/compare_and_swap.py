@@ -89,6 +89,14 @@ class CompareAndSwap(Protocol):
         """
         return False
 
+    def clock_error_ms(self) -> int:
+        """Return by how many milliseconds ``now_ms`` may be wrong; it is added to the skew.
+
+        This method, which a place inherits, returns 0: override it where the clock is the server's
+        (see :class:`ServerClock`).
+        """
+        return 0
+
     async def load(self, kind: str, key: str) -> Entry | None:
         """Return an entry as the newest completed write left it, ``None`` if there is none.
 

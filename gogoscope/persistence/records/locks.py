@@ -65,7 +65,7 @@ class RecordLocks(RecordCapability):
             key,
             lock_rules.claim,
             claim,
-            skew_ms=self._skew_ms,
+            skew_ms=self._skew_now_ms(),
             seen=seen,
             clock_was_set=self._records.clock_was_set(),
         )
@@ -87,7 +87,7 @@ class RecordLocks(RecordCapability):
     async def reserve_lock(self, key: str, turn: str, duration_ms: int) -> LockReply:
         """Reserve the next turn of a lock that is held, for ``duration_ms`` from now."""
         return await self._change_lease(
-            key, lock_rules.reserve, turn, duration_ms, skew_ms=self._skew_ms
+            key, lock_rules.reserve, turn, duration_ms, skew_ms=self._skew_now_ms()
         )
 
     async def read_lock(self, key: str) -> LockRecord | None:
@@ -97,6 +97,9 @@ class RecordLocks(RecordCapability):
     def lease_left_ms(self, record: LockRecord) -> int:
         """Return how long the lease of a record still runs, in milliseconds; makes no request."""
         return lock_rules.left_ms(record, self._records.now_ms(), self._records.steady())
+
+    def _skew_now_ms(self) -> int:
+        return self._skew_ms + self._records.clock_error_ms()
 
     def _change_lease(
         self,

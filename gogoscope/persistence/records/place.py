@@ -112,6 +112,14 @@ class Records(Protocol):
         """
         return False
 
+    def clock_error_ms(self) -> int:
+        """Return by how many milliseconds ``now_ms`` may be wrong; it is added to the skew.
+
+        This method, which a place inherits, returns 0: override it where the clock is that of a
+        server, which is known up to half a round trip.
+        """
+        return 0
+
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         """Return a record as the newest completed write left it."""
         ...

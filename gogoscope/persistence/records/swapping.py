@@ -61,6 +61,10 @@ class CompareAndSwapRecords(Records):
         """Return the place's clock in milliseconds since the Unix epoch."""
         return self._place.now_ms()
 
+    def clock_error_ms(self) -> int:
+        """Return by how many milliseconds the place's clock may be wrong."""
+        return self._place.clock_error_ms()
+
     def clock_was_set(self) -> bool:
         """Return whether the place's clock was set since the place was opened."""
         return self._place.clock_was_set()
