@@ -21,8 +21,8 @@ from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import open_client
 from tests.benchmarks.lock_leaks import growth
-from tests.integration.locks.torture_parts.proxy import FaultyProxy
 from tests.support.engines import Engine
+from tests.support.faulty_proxy import FaultyProxy
 from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
 pytestmark = pytest.mark.anyio

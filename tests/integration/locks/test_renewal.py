@@ -15,8 +15,8 @@ from gogoscope import StoreTimeoutError, scope
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.sessions import POOL_SIZE
-from tests.integration.locks.torture_parts.proxy import FaultyProxy
 from tests.support.engines import Engine
+from tests.support.faulty_proxy import FaultyProxy
 
 pytestmark = pytest.mark.anyio
 

@@ -34,8 +34,8 @@ from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
 from tests.integration.locks.torture_parts.judge import Verdict, judge, read_log
 from tests.integration.locks.torture_parts.plan import KEYS, LONGEST_LEASE, PROCESSES
-from tests.integration.locks.torture_parts.proxy import FaultyProxy
 from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
+from tests.support.faulty_proxy import FaultyProxy
 
 START_SECONDS = 60.0
 CALM_SECONDS = 3.0

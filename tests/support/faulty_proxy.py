@@ -1,11 +1,11 @@
-"""A proxy in front of DynamoDB that loses, delays and refuses."""
+"""A proxy in front of DynamoDB that loses, delays, repeats and refuses."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import anyio
@@ -21,14 +21,21 @@ FAULTS = {
     "status 500 without a write": 0.02,
     "status 500 after the write": 0.02,
     "throttled": 0.02,
+    "requests that landed late": 0.02,
+    "requests that landed twice": 0.02,
 }
+_GONE = (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, OSError)
 
 
 class FaultyProxy:
-    """Passes HTTP requests on; while ``faulty``, faults happen to some. ``done`` counts them."""
+    """Passes HTTP requests on; while ``faulty``, faults happen to some. ``done`` counts them.
 
-    def __init__(self, chance: random.Random) -> None:
+    :param faults: how often each happens
+    """
+
+    def __init__(self, chance: random.Random, faults: Mapping[str, float] = FAULTS) -> None:
         self._chance = chance
+        self._faults = faults
         self.faulty = False
         self.done: Counter[str] = Counter()
         self.url = ""
@@ -39,10 +46,10 @@ class FaultyProxy:
         self._host, self._port = target.hostname or "", target.port or 0
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
         self.url = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
-        async with listener, anyio.create_task_group() as connections:
-            connections.start_soon(listener.serve, self._serve)
+        async with listener, anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(listener.serve, self._serve)
             yield
-            connections.cancel_scope.cancel()
+            self._tasks.cancel_scope.cancel()
 
     async def _serve(self, near: SocketStream) -> None:
         try:
@@ -50,7 +57,7 @@ class FaultyProxy:
                 requests, answers = BufferedByteReceiveStream(near), BufferedByteReceiveStream(far)
                 while await self._pass_one(requests, far, answers, near):
                     pass
-        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, OSError):
+        except _GONE:
             return
 
     async def _pass_one(
@@ -64,7 +71,9 @@ class FaultyProxy:
         request = await _message(requests)
         await self.received(request)
         fault = self._fault()
-        if fault == "requests dropped":
+        if fault in ("requests that landed late", "requests that landed twice"):
+            self._tasks.start_soon(self._land, request)
+        if fault in ("requests dropped", "requests that landed late"):
             return False
         if fault == "requests delayed":
             await anyio.sleep(self._chance.uniform(0, LONGEST_DELAY))
@@ -80,6 +89,16 @@ class FaultyProxy:
         await near.send(_BROKEN if fault == "status 500 after the write" else answer)
         return True
 
+    async def _land(self, request: bytes) -> None:
+        """Deliver a request after a while, when nobody waits for its answer any more."""
+        await anyio.sleep(self._chance.uniform(0, LONGEST_DELAY))
+        with suppress(*_GONE):
+            async with await anyio.connect_tcp(self._host, self._port) as far:
+                await far.send(request)
+                answer = await _message(BufferedByteReceiveStream(far))
+                landed = answer.startswith(b"HTTP/1.1 200")
+                self.done["of these, accepted" if landed else "of these, refused"] += 1
+
     async def received(self, request: bytes) -> None:
         """Do something before a request is passed on; for subclasses."""
 
@@ -87,7 +106,7 @@ class FaultyProxy:
         if not self.faulty:
             return None
         (fault,) = self._chance.choices(
-            [*FAULTS, None], [*FAULTS.values(), 1 - sum(FAULTS.values())]
+            [*self._faults, None], [*self._faults.values(), 1 - sum(self._faults.values())]
         )
         if fault is not None:
             self.done[fault] += 1
