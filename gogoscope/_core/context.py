@@ -48,6 +48,8 @@ class Frame(Protocol):
 
 current: ContextVar[Frame | None] = ContextVar("current", default=None)
 
+get_current, set_current = current.get, current.set  # quicker for what is called for each task
+
 
 def slots_around() -> list[Slot]:
     """Return the slots held around the running code, from the innermost outward.

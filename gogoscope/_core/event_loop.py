@@ -15,6 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from contextvars import Context
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -102,6 +103,7 @@ class Asyncio:
         "_loop",
         "_running",
         "_states",
+        "_thread",
         "takes_interrupts",
     )
 
@@ -111,6 +113,10 @@ class Asyncio:
         self._running: Callable[[], Any] = asyncio._get_running_loop
         self._loop = self._running()
         self._current_task = _current_task_of(self._loop)
+        # Up to Python 3.11, asyncio asks the operating system each time that it tells which loop
+        # runs. A task of this loop, in its thread, tells as much.
+        asks_loop = isinstance(self._current_task, functools.partial)
+        self._thread = get_ident() if asks_loop else 0
         self._states: Any = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
         self._host: Any = None
         self._host_state: Any = None
@@ -122,6 +128,8 @@ class Asyncio:
 
     def is_here(self) -> bool:
         """Return whether this loop runs the calling code."""
+        if self._thread and get_ident() == self._thread and self._current_task() is not None:
+            return True
         return self._running() is self._loop
 
     def call_soon(self, call: Callable[[], object]) -> bool:

@@ -47,7 +47,7 @@ from gogoscope.scopes.block import FROM_OUTSIDE, Block
 from gogoscope.scopes.leaving import Leaving, verdict
 from gogoscope.scopes.outcome import Outcome
 from gogoscope.scopes.runner import Runner, Worker
-from gogoscope.scopes.running import interruptible
+from gogoscope.scopes.stage import interruptible, stage, steps
 from gogoscope.scopes.task import Task
 from gogoscope.scopes.ticking import Ticker
 from gogoscope.scopes.workers import Workers
@@ -304,8 +304,8 @@ def _protect(kind: Callable[[], EventLoop], scopes: type[Lifecycle]) -> None:
         Outcome.wait,
         Task.__await__,
         Task.cancel,
-        Task._first_step,
-        Task._go_on,
+        stage,
+        steps,
         Worker.run,
         Workers.start,
         Workers.next,

@@ -18,16 +18,16 @@ A task costs little if it needs no task of the event loop. So
 wakes the worker that waits for more. ``served`` tells that one is coming, or was woken: while it is
 true, nothing in the queue is forgotten. ``_closed`` tells that nothing more comes. ``_unbroken``
 counts the tasks that ran inside their awaiters since a worker took one, as others need their turn.
+``spare`` is a stage for the next of them.
 """
 
 from __future__ import annotations
 
 import sys
-import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from gogoscope._core.cancellation import (
     Launched,
@@ -35,17 +35,15 @@ from gogoscope._core.cancellation import (
     checkpoint,
     says_cancelled,
 )
-from gogoscope._core.context import current
+from gogoscope._core.context import get_current
 from gogoscope._core.event_loop import EventLoop, mark
+from gogoscope.scopes.stage import ENDED, Performed, Stage, stage, steps
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
     from anyio.abc import TaskGroup
 
 T = TypeVar("T")
-
-ENDED: object = types.SimpleNamespace()
-"""What a step of a task returns that was the last one."""
 
 TURN = 128
 """How many tasks that never suspend run in one turn of the event loop."""
@@ -55,57 +53,25 @@ DEEPEST = 40
 """How many tasks may run inside each other, before the interpreter's stack is in danger."""
 
 
-class Guard(Protocol):
-    """What surrounds one run of a task: its safety nets."""
-
-    runs_inside: bool
-    """Whether a task that it surrounds may run inside its awaiter."""
-
-    async def __call__(self, task: Any, /) -> Any:
-        """Run the function of a task and return its value, or raise its error."""
-        ...
-
-    def never_run(self) -> None:
-        """Note that the task ends without its function being called."""
-        ...
-
-
-class Runs(Protocol):
+class Runs(Performed, Protocol):
     """A task, as its runner knows it."""
 
     _queued: bool
     """Whether it waits in the queue."""
     _handle: TaskHandle[None] | None
     """What cancels its worker, while it has one."""
+    _before: int
+    """How often asyncio itself had cancelled its awaiter before."""
+    _cancel_requested: bool
+    """Whether it was cancelled."""
 
     @property
     def name(self) -> str:
         """What it is called, for people."""
         ...
 
-    _guard: Guard | None
-    """What surrounds its function."""
-    _depth: int
-    """How many tasks it runs inside of."""
-    _before: int
-    """How often asyncio itself had cancelled its awaiter before."""
-    _cancel_requested: bool
-    """Whether it was cancelled."""
-
-    def _first_step(self) -> object:
-        """Run to where it suspends first; return what it awaits there, or ``ENDED``."""
-        ...
-
-    def _go_on(self, awaited: object) -> Awaitable[None]:
-        """Run from there to the end."""
-        ...
-
     def cancel(self, reason: str | None = None) -> None:
         """Cancel it; it ends at once if it has not begun."""
-        ...
-
-    def _never_run(self) -> None:
-        """End without being run."""
         ...
 
     def _fail(self, error: Exception) -> None:
@@ -132,6 +98,7 @@ class Runner:
         "own_cancellations",
         "queue",
         "served",
+        "spare",
         "takes_interrupts",
     )
 
@@ -147,6 +114,16 @@ class Runner:
         self._coming: set[Worker] = set()
         self._parked: Awaitable[None] | None = None
         self._unbroken = 0
+        self.spare: Stage | None = None
+
+    def stage(self) -> Stage:
+        """Return a stage that runs nothing."""
+        spare, self.spare = self.spare, None
+        if spare is not None:
+            return spare
+        new: Any = stage(takes_interrupts=self.takes_interrupts)  # a generator, and a coroutine
+        new.send(None)
+        return cast("Stage", new)
 
     def serve(self, task: Runs) -> None:
         """See to it that a worker takes a task that was put in the queue."""
@@ -159,7 +136,7 @@ class Runner:
 
     def admit(self, task: Runs) -> bool:
         """Take a task that only its awaiter knows from the queue, if it may run inside of it."""
-        waiter = frame = current.get()
+        waiter = frame = get_current()
         scope, queue = self._scope, self.queue
         if scope is None or not self._inline or waiter is None or queue[0] is not task:
             return False
@@ -227,6 +204,7 @@ class Runner:
     def close(self) -> None:
         """Let the worker end that waits for more."""
         self._closed = True
+        self.spare = None
         self._unpark()
 
     def spread(self, most: int) -> None:
@@ -291,6 +269,8 @@ class Worker:
         runner.arrived(self)
         queue = runner.queue if self.own is None else deque((self.own,))
         cancellations, left = runner.own_cancellations, TURN
+        stage = runner.stage()
+        send = stage.send
         self.own = task = None
         try:
             while queue or await runner.park():
@@ -298,11 +278,12 @@ class Worker:
                     continue  # it was cancelled, or ran inside its awaiter
                 task._queued = False
                 task._handle = handle
-                awaited = task._first_step()
+                assert task._context is not None
+                awaited = task._context.run(send, task)
                 if awaited is not ENDED:
                     if runner.queue:
                         runner.spread(2)  # which doubles the workers in each turn of the loop
-                    await task._go_on(awaited)
+                    await steps(stage, task, awaited)
                     return
                 if task._cancel_requested or cancellations():
                     return
@@ -316,7 +297,7 @@ class Worker:
         finally:
             if runner.queue:
                 runner.spread(1)
-            del self, runner, queue, cancellations, handle, task
+            del self, runner, queue, cancellations, handle, task, stage, send
 
 
 def _goes_on(raised: BaseException) -> bool:

@@ -1,24 +1,21 @@
-"""How the function of a task is run: step by step, in its own context, inside whatever hosts it.
+"""What becomes of the function of a task: what it returns or raises is made the result.
 
-The host is a worker, or the code that awaits the task. It asks for the first step
-(:meth:`Running._first_step`); most functions that need no more are done then. Else it awaits the
-others (:meth:`Running._go_on`). What the function returns or raises becomes the result. What is no
-result goes on to the host: a cancellation that concerns it, and an interrupt.
+What is no result goes on to what the function runs in (:mod:`gogoscope.scopes.stage`): a
+cancellation that concerns it, and an interrupt.
 
 ``_context`` is the context of the function, ``_coroutine`` what runs it, while it runs. ``_slot``
 is the slot that the task holds. ``_depth`` counts the tasks that it runs inside of, each inside its
 awaiter. Then asyncio's own cancellation of the awaiter is thrown into the function, where it is
-told from others by its count: ``_before`` is the count when the function began, ``_count`` the one
-when it suspended last, and ``_natively`` the cancellation, if that was what it went on with.
+told from others by its count: ``_before`` is the count when the function began, and ``_natively``
+the cancellation, if that was what it went on with when it had suspended last.
 """
 
 from __future__ import annotations
 
-import sys
-import time
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gogoscope._core.background import Home
@@ -28,7 +25,7 @@ from gogoscope._core.cancellation import (
     says_stopping,
     split_cancellation,
 )
-from gogoscope._core.context import Frame, current
+from gogoscope._core.context import Frame
 from gogoscope._core.errors import annotate, forget_own_frames, is_a, leads_to
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import REASON
@@ -36,7 +33,8 @@ from gogoscope.events import TaskFailed, TaskStarted, TaskStopped, TaskSucceeded
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.outcome import Outcome
 from gogoscope.scopes.results import Err, Ok, ok
-from gogoscope.scopes.runner import ENDED, NATIVELY, Guard
+from gogoscope.scopes.runner import NATIVELY
+from gogoscope.scopes.stage import Guard, interruptible
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
@@ -59,7 +57,6 @@ class Running(Outcome[T_co]):
         "_children",
         "_context",
         "_coroutine",
-        "_count",
         "_depth",
         "_fn",
         "_guard",
@@ -76,7 +73,6 @@ class Running(Outcome[T_co]):
     _slot: Slot | None
     _depth: int
     _before: int
-    _count: int
     _handle: TaskHandle[None] | None
     _natively: BaseException | None
     _children: set[Frame] | None
@@ -101,94 +97,11 @@ class Running(Outcome[T_co]):
             self._children = set()
         return self._children
 
-    def _first_step(self) -> object:
-        """Run the function to where it suspends first.
-
-        :returns: what it awaits there, or ``ENDED``
-        :raises BaseException: what concerns the host
-        """
-        parent, context = self._parent, self._context
-        if self._cancel_requested or parent._cancelling:
-            self._never_run()
-            return ENDED
-        assert context is not None
-        assert self._fn is not None
-        run, call = context.run, None
-        run(current.set, self)
-        self._began = time.monotonic()
-        try:
-            if parent._home.on_event is not None or subscribers:
-                run(self._tell_started)
-            try:
-                call = self._guard(self) if self._guard else run(self._fn, *self._args)
-            except StopIteration as error:  # it would look like a value
-                raise RuntimeError("the function raised StopIteration") from error
-            if type(call) is not types.CoroutineType or (
-                parent._runner.takes_interrupts and not self._guard
-            ):
-                call = interruptible(call)
-            self._coroutine = call
-            return run(call.send, None)
-        except StopIteration as stop:
-            self._succeed(stop.value)
-            return ENDED
-        except BaseException as raised:  # noqa: BLE001 - judged by what it is
-            goes_on = context.run(self._judge, raised, sys._getframe())
-        try:
-            if goes_on is not None:
-                raise goes_on
-        finally:
-            del self, parent, context, run, call, goes_on  # the error may keep this frame
-        return ENDED
-
-    @types.coroutine
-    def _go_on(self, awaited: object, *, inside: bool = False) -> Generator[Any, Any, None]:
-        """Run the function from where it suspended first to its end.
-
-        :param awaited: what it awaits there
-        :param inside: whether it runs inside its awaiter
-        :raises BaseException: what concerns the host
-        """
-        context, coroutine, runner = self._context, self._coroutine, self._parent._runner
-        assert context is not None
-        assert coroutine is not None
-        run, value, goes_on = context.run, None, None
-        step: Callable[[Any], Any] | None = None
-        try:
-            while True:
-                if inside:
-                    self._count = runner.own_cancellations()
-                try:
-                    value = yield awaited
-                except BaseException as thrown:  # noqa: BLE001 - thrown into the function
-                    if inside:
-                        self._note_thrown(thrown)
-                    step, value = coroutine.throw, thrown
-                else:
-                    step = coroutine.send
-                try:
-                    awaited = run(step, value)
-                except StopIteration as stop:
-                    self._succeed(stop.value)
-                    return
-                except BaseException as raised:  # noqa: BLE001 - judged by what it is
-                    goes_on = run(self._judge, raised, sys._getframe())
-                    break
-            if goes_on is not None:
-                raise goes_on
-        finally:
-            del self, context, coroutine, run, step, value, awaited, goes_on, runner
-
     def _call(self) -> Awaitable[T_co]:
         """Call the function once."""
         assert self._fn is not None
         call = self._fn(*self._args)
         return interruptible(call) if self._parent._runner.takes_interrupts else call
-
-    def _note_thrown(self, raised: BaseException) -> None:
-        """Note whether asyncio's own cancellation of the awaiter is thrown into the function."""
-        grew = self._parent._runner.own_cancellations() > self._count
-        self._natively = raised if grew else None
 
     def _judge(self, raised: BaseException, host: types.FrameType) -> BaseException | None:
         """Make the result of what the function raised; return what goes on to its host."""
@@ -247,8 +160,7 @@ class Running(Outcome[T_co]):
         """End with a value."""
         parent = self._parent
         if parent._home.on_event is not None or subscribers or self._watcher is not None:
-            assert self._context is not None
-            self._context.run(self._conclude, ok((None, value)), None)
+            self._conclude(ok((None, value)), None)
             return
         # What _conclude does when nobody is to be told, without its calls: most tasks end here.
         self._fn = self._guard = self._children = self._context = self._coroutine = None
@@ -334,9 +246,4 @@ class Running(Outcome[T_co]):
             home.emit(TaskFailed(home.name, self.name, self._age(), error))
 
     def _age(self) -> float:
-        return 0.0 if self._began is None else time.monotonic() - self._began
-
-
-async def interruptible(awaitable: Awaitable[T]) -> T:
-    """Await what a user wrote, in which a Ctrl-C may come at any time."""
-    return await awaitable
+        return 0.0 if self._began is None else monotonic() - self._began

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import getweakrefcount
@@ -15,8 +16,9 @@ from gogoscope._core.hints import as_one_class, explains
 from gogoscope.events import OnError
 from gogoscope.scopes.outcome import Outcome, Parent
 from gogoscope.scopes.results import Err, Ok
-from gogoscope.scopes.runner import ENDED, UNSHARED, Guard
+from gogoscope.scopes.runner import UNSHARED
 from gogoscope.scopes.running import Running
+from gogoscope.scopes.stage import ENDED, Guard, steps
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
@@ -42,6 +44,11 @@ class Task(Running[T_co]):
 
     __slots__ = ("_name", "_queued")
 
+    _began: float | None
+    _natively: BaseException | None
+    _context: Context | None
+    _coroutine: Coroutine[Any, Any, Any] | None
+
     def __init__(
         self,
         parent: Parent,
@@ -62,7 +69,7 @@ class Task(Running[T_co]):
         self._name: str = name
         self._result = self._began = self._ended = self._watcher = None
         self._context = self._coroutine = self._slot = self._natively = self._cancel_reason = None
-        self._awaiters = self._depth = self._before = self._count = 0
+        self._awaiters = self._depth = self._before = 0
         self._interrupted = self._was_cancelled = self._cancel_requested = self._queued = False
         self._children = None
         self._handle: TaskHandle[None] | None = None
@@ -120,13 +127,17 @@ class Task(Running[T_co]):
         ):
             return (yield from Outcome.__await__(self))
         self._awaiters = 1  # whoever cancels that one cancels the task
+        assert self._context is not None
+        runner = self._parent._runner
+        stage = runner.stage()
         try:
-            awaited = self._first_step()
+            awaited = self._context.run(stage.send, self)
             if awaited is not ENDED:
-                steps: Any = self._go_on(awaited, inside=True)  # a generator, and a coroutine
-                yield from steps
+                going_on: Any = steps(stage, self, awaited, runner.own_cancellations)
+                yield from going_on  # a generator, and a coroutine
         finally:
             self._awaiters -= 1
+        runner.spare = stage
         if type(self._result) is Ok:
             return self._result
         try:

@@ -44,8 +44,8 @@ from gogoscope.scopes.delivery import Delivery
 from gogoscope.scopes.outcome import let_interrupt_happen, mistake_of, raise_mistake
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err, Ok
-from gogoscope.scopes.runner import ENDED
 from gogoscope.scopes.source import Container, Source, SourceFrame, Stepped, lie_ready
+from gogoscope.scopes.stage import ENDED, steps
 from gogoscope.scopes.task import Task
 
 if TYPE_CHECKING:
@@ -347,6 +347,7 @@ class Workers(Generic[Item, T]):
         source, loop = self._source, self._loop
         assert source is not None
         assert loop is not None
+        stage = self._block._runner.stage()
         item: Any = None
         awaited: object = None
         task: Task[T] | None = None
@@ -362,10 +363,11 @@ class Workers(Generic[Item, T]):
                     continue
                 task, place = self._begin(item)
                 try:
-                    awaited = task._first_step()
+                    assert task._context is not None
+                    awaited = task._context.run(stage.send, task)
                     if awaited is not ENDED:
                         self.go_on()
-                        await task._go_on(awaited)
+                        await steps(stage, task, awaited)
                 finally:
                     self._finish(place, item, task)
                     item = task = None
@@ -375,7 +377,7 @@ class Workers(Generic[Item, T]):
                 if turn % ITEMS_PER_CHECKPOINT == 0:
                     await checkpoint()
         finally:
-            del self, source, loop, item, task, awaited
+            del self, source, loop, item, task, awaited, stage
 
     def _begin(self, item: Item) -> tuple[Task[T], int]:
         """Return what runs the function on an item, and the place of its result."""
