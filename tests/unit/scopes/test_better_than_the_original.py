@@ -117,11 +117,11 @@ async def test_the_original_leaves_the_body_of_a_task_running_after_its_timeout(
 
 async def test_the_original_takes_longer_for_each_task_the_more_there_are() -> None:
     async def seconds_per_task(tasks: int) -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         async with scope() as s:
             for _ in range(tasks):
                 s.task(no_op)
-        return (time.perf_counter() - began) / tasks
+        return (time.process_time() - began) / tasks
 
     await seconds_per_task(1000)
     gc.disable()
