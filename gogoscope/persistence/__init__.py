@@ -52,7 +52,15 @@ if TYPE_CHECKING:
         Entry,
         Swapped,
     )
-    from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
+    from gogoscope.persistence.records.place import (
+        Answer,
+        Change,
+        Kind,
+        Record,
+        RecordCapability,
+        Records,
+        json_kind,
+    )
     from gogoscope.persistence.records.store import RecordStore
     from gogoscope.persistence.records.swapping import CompareAndSwapRecords
     from gogoscope.persistence.room import NoRoomError, Room
@@ -110,6 +118,7 @@ __all__ = [
     "PersistenceURL",
     "ProbeReply",
     "Record",
+    "RecordCapability",
     "RecordStore",
     "Records",
     "Room",
@@ -137,6 +146,7 @@ __all__ = [
     "describe_holder",
     "glob_matcher",
     "jittered",
+    "json_kind",
     "leave_out",
     "literal_start",
     "lock_across_forks",
@@ -205,7 +215,9 @@ if not TYPE_CHECKING:
                 "Change",
                 "Kind",
                 "Record",
+                "RecordCapability",
                 "Records",
+                "json_kind",
             ),
             "gogoscope.persistence.records.store": ("RecordStore",),
             "gogoscope.persistence.records.swapping": ("CompareAndSwapRecords",),

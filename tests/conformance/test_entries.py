@@ -1,22 +1,46 @@
-"""A store over a place for entries passes the kit that any other store must pass."""
+"""Places for entries pass the kit of their own, and a store over one that of any other store."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, ClassVar
 
 import pytest
 
 from gogoscope._core.clock import Clock, current_clock
-from gogoscope.persistence import CompareAndSwapRecords, RecordStore
+from gogoscope.persistence import CompareAndSwapRecords, Entry, RecordStore
 from gogoscope.testing.conformance import (
     CacheConformance,
     CircuitBreakerConformance,
+    CompareAndSwapConformance,
     LockConformance,
+    OpenLossyPlace,
+    OpenPlace,
     OpenStore,
 )
-from tests.support.entries import DictPlace
+from tests.support.entries import DictPlace, LossyPlace
+
+
+class TestDictPlace(CompareAndSwapConformance):
+    works_after_close: ClassVar = True
+
+    @pytest.fixture
+    def entries(self) -> dict[Any, Entry]:
+        return {}
+
+    @pytest.fixture
+    def open_place(self, entries: dict[Any, Entry]) -> OpenPlace:
+        return lambda: nullcontext(_on(entries, DictPlace()))
+
+    @pytest.fixture
+    def open_lossy_place(self, entries: dict[Any, Entry]) -> OpenLossyPlace:
+        return lambda lose: nullcontext(_on(entries, LossyPlace(lose)))
+
+
+def _on(entries: dict[Any, Entry], place: DictPlace) -> DictPlace:
+    place.entries = entries
+    return place
 
 
 class EntriesStore(RecordStore):

@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 BROKEN = Path(__file__).with_name("broken_stores.py")
+BROKEN_PLACES = Path(__file__).with_name("broken_places.py")
 ROOT = BROKEN.parents[2]
 
 RULES = {
@@ -61,6 +62,27 @@ RULES = {
         "test_the_declared_capabilities_are_those_that_the_kit_tests"
     ),
 }
+RULES_OF_PLACES = {
+    "TestAnIdOfAWriterIsLost": "test_an_entry_comes_back_as_it_was_written",
+    "TestSwapIgnoresWhatWasSeen": "test_a_swap_writes_only_if_nobody_has_written_since",
+    "TestAbsenceIsNotChecked": "test_a_swap_writes_only_if_nobody_has_written_since",
+    "TestSwapIsNotAtomic": "test_one_of_many_swaps_writes",
+    "TestNumbersAreCompared": "test_the_id_of_the_last_writer_is_compared_and_nothing_else",
+    "TestAnOldEntryIsShownAsTheNewest": "test_a_refusal_shows_the_newest_entry",
+    "TestLoadRemembers": "test_what_is_loaded_is_what_was_written_last",
+    "TestPutKeepsThePurgeTime": "test_a_put_replaces_all_of_what_is_there",
+    "TestPutDoesNotReplace": "test_a_put_replaces_all_of_what_is_there",
+    "TestDoubtIsNeverTold": "test_a_swap_whose_answer_was_lost_says_that_it_is_in_doubt",
+    "TestALostAnswerIsASuccess": "test_counters_are_exact_though_answers_are_lost",
+    "TestPurgedTooEarly": "test_an_entry_stays_when_its_purge_time_is_over",
+    "TestPurgeTimesAreIgnored": "test_keys_past_their_purge_time_are_not_listed",
+    "TestPrefixesAreGlobs": "test_a_prefix_is_text_and_no_pattern",
+    "TestKindsStartAlike": "test_kinds_are_apart",
+    "TestOnlyThePageIsListed": "test_many_keys_are_listed_and_cleared",
+    "TestTheClockStands": "test_the_clock_tells_the_time",
+    "TestWaitsForEver": "test_a_wait_ends_in_time",
+    "TestCancelledHalfWay": "test_a_cancelled_write_is_whole_or_not_there",
+}
 WELL = ("TestNothingWrong", "TestLocksAlone")
 
 
@@ -101,6 +123,14 @@ def test_the_rule_that_a_store_breaks_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_rule_that_a_place_breaks_is_named(tmp_path: Path) -> None:
+    rules = RULES_OF_PLACES.items()
+    found = judge(tmp_path, *(f"{BROKEN_PLACES}::{name}::{rule}" for name, rule in rules))
+    assert {name: broken for name, (_, broken) in found.items()} == {
+        name: {rule} for name, rule in rules
+    }
+
+
 @pytest.mark.parametrize("name", WELL)
 def test_a_store_with_nothing_wrong_breaks_no_rule(name: str, tmp_path: Path) -> None:
     kept, broken = judge(tmp_path, f"{BROKEN}::{name}")[name]

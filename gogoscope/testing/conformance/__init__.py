@@ -18,6 +18,8 @@ Derive a class from that of each capability that the store has, name the same on
         def url(self, tmp_path):
             return f"mine://{tmp_path}"
 
+A place for entries (``CompareAndSwap``) has a class of its own, ``CompareAndSwapConformance``.
+
 What is declared is tested, what is not is checked to be refused by a scope. The name of a test
 that fails is the rule that was broken. Needs pytest; runs on the event loops of the fixture
 ``anyio_backend``, asyncio and trio unless it is overridden; draws values with hypothesis where
@@ -32,7 +34,10 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
-        for module in ("base", "cancelling", "races", "cache", "circuit_breakers", "locks")
+        for module in (
+            *("base", "cancelling", "races"),
+            *("cache", "circuit_breakers", "compare_and_swap", "locks"),
+        )
     )
 )
 
@@ -42,14 +47,20 @@ from gogoscope.testing.conformance.base import ManualClock as ManualClock  # noq
 from gogoscope.testing.conformance.base import OpenStore as OpenStore  # noqa: E402
 from gogoscope.testing.conformance.cache.rules import CacheConformance  # noqa: E402
 from gogoscope.testing.conformance.circuit_breakers.rules import CircuitBreakerConformance  # noqa: E402
+from gogoscope.testing.conformance.compare_and_swap import CompareAndSwapConformance  # noqa: E402
+from gogoscope.testing.conformance.compare_and_swap import OpenLossyPlace as OpenLossyPlace  # noqa: E402
+from gogoscope.testing.conformance.compare_and_swap import OpenPlace as OpenPlace  # noqa: E402
 from gogoscope.testing.conformance.locks.rules import LockConformance  # noqa: E402
 
 __all__ = [
     "CacheConformance",
     "Capability",
     "CircuitBreakerConformance",
+    "CompareAndSwapConformance",
     "Conformance",
     "LockConformance",
     "ManualClock",
+    "OpenLossyPlace",
+    "OpenPlace",
     "OpenStore",
 ]
