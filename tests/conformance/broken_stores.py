@@ -23,7 +23,6 @@ from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.persistence.records.cache import CACHE
-from gogoscope.persistence.records.circuit_breakers import CIRCUITS
 from gogoscope.persistence.records.locks import LOCKS, RecordLocks
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 from gogoscope.stores.memory import MemoryStore
@@ -290,7 +289,7 @@ class TestLateSuccessCloses(BrokenStore):
             ) -> tuple[CircuitBreakerState | None, None]:
                 return (state and circuit_rules.closed(state, now_ms)), None
 
-            await self._records.transact(CIRCUITS, self._full_key(key), close)
+            await self._change_circuit(key, close)
 
 
 class TestSettingWhatIsAbsentIsNotAtomic(BrokenStore):

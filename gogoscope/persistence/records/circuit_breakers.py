@@ -14,6 +14,7 @@ from gogoscope.persistence.protocols.circuit_breakers import (
     FailureReport,
     ProbeReply,
 )
+from gogoscope.persistence.records.dated_circuits import DatedCircuit, dated, undated
 from gogoscope.persistence.records.place import RecordCapability, json_kind
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 from gogoscope.persistence.stored import leave_out
@@ -24,7 +25,7 @@ AnyState = TypeVar("AnyState", State, State | None)
 Answer = TypeVar("Answer")
 P = ParamSpec("P")
 
-CIRCUITS = json_kind("circuit", State, circuit_rules.purge_at_ms)
+CIRCUITS = json_kind("circuit", DatedCircuit, circuit_rules.purge_at_ms)
 
 
 class Writes:
@@ -48,7 +49,8 @@ class RecordCircuitBreakers(RecordCapability):
 
     async def get_state(self, key: str) -> State | None:
         """Return a circuit's state, or ``None`` if nothing was ever recorded."""
-        return await self._records.read(CIRCUITS, self._full_key(key))
+        record = await self._records.read(CIRCUITS, self._full_key(key))
+        return None if record is None else self._undated(record)
 
     async def set_state(self, key: str, state: State) -> None:
         """Replace a circuit's state, whatever it was; ``version`` is ignored and grows."""
@@ -128,12 +130,12 @@ class RecordCircuitBreakers(RecordCapability):
             key = full_key[len(self._key_prefix) :]
             if matches(key):
                 try:
-                    state = await self._records.read(CIRCUITS, full_key)
+                    record = await self._records.read(CIRCUITS, full_key)
                 except CorruptRecordError as error:
                     leave_out(error)
                     continue
-                if state is not None:
-                    found[key] = state
+                if record is not None:
+                    found[key] = self._undated(record)
         return found
 
     async def _set_circuit(
@@ -144,7 +146,7 @@ class RecordCircuitBreakers(RecordCapability):
         **options: P.kwargs,
     ) -> AnyState:
         """Change a circuit by hand, which a corrupt record does not prevent."""
-        change = _with_version(rule, *args, **options)
+        change = self._dating(_with_version(rule, *args, **options))
         try:
             answer = await self._change_or_remove(CIRCUITS, key, change)
             state, _ = await self._change(CIRCUITS, key, change) if answer is None else answer
@@ -161,9 +163,30 @@ class RecordCircuitBreakers(RecordCapability):
     ) -> tuple[AnyState, Answer]:
         """Change a circuit by a rule; return its new state and the rule's answer."""
         try:
-            return await self._change(CIRCUITS, key, _with_version(rule, *args, **options))
+            change = self._dating(_with_version(rule, *args, **options))
+            return await self._change(CIRCUITS, key, change)
         finally:
             writes.last = object()
+
+    def _undated(self, record: DatedCircuit) -> State:
+        return undated(record, self._records.now_ms(), self._records.steady())
+
+    def _dating(
+        self, change: Callable[[State | None, int], tuple[State | None, Answer]]
+    ) -> Callable[[DatedCircuit | None, int], tuple[DatedCircuit | None, Answer]]:
+        """Return a change of records, made of one of circuits."""
+
+        def change_dated(
+            record: DatedCircuit | None, now_ms: int
+        ) -> tuple[DatedCircuit | None, Answer]:
+            at = self._records.steady()
+            before = None if record is None else undated(record, now_ms, at)
+            after, answer = change(before, now_ms)
+            if after is before or after is None:
+                return None if after is None else record, answer
+            return dated(after, now_ms, at), answer
+
+        return change_dated
 
 
 def _with_version(
