@@ -11,8 +11,7 @@ malformed: reading it raises ``CorruptRecordError``, which names it. It can be r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from gogoscope.exceptions import ConfigurationError, CorruptRecordError
@@ -297,12 +296,20 @@ def _integers(data: Mapping[str, Any], name: str) -> dict[str, int]:
     return {key: _integer(entries, key) for key in entries}
 
 
-@contextmanager
-def _understanding(item: Item) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        partition = item.get("pk", {}).get("S")
-        raise CorruptRecordError(
-            f"the item {partition!r} cannot be understood: {type(error).__name__}: {error}"
-        ) from error
+class _understanding:  # noqa: N801 - a generator would cost most of what reading a value does
+    """A block in which whatever is raised says that an item is malformed."""
+
+    __slots__ = ("_item",)
+
+    def __init__(self, item: Item) -> None:
+        self._item = item
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception):
+            partition = self._item.get("pk", {}).get("S")
+            raise CorruptRecordError(
+                f"the item {partition!r} cannot be understood: {type(error).__name__}: {error}"
+            ) from error

@@ -10,6 +10,7 @@ This is the only module that imports the SDK to open a client, and says how our 
 - The mode of these retries is named, whatever the environment says: "adaptive" would hold requests
   back unseen until a lease is over, and "standard" would not look at the checksum of an answer.
 - Parameters are not validated, since only checked ones are sent.
+- It waits for answers without a limit of its own: the store bounds each request.
 - The name of the client is fixed. The SDK would build its own anew for each request.
 
 Mutable state: ``_kept`` are the last sessions that were made, each under the settings of the
@@ -109,6 +110,7 @@ def _new_session() -> Session:
         retries={"mode": "legacy", "total_max_attempts": 1},
         max_pool_connections=POOL_SIZE,
         parameter_validation=False,
+        read_timeout=None,
         user_agent=_user_agent(core),
     )
     return Session(aioboto3.Session(botocore_session=core), config)

@@ -73,7 +73,7 @@ def _steady() -> Callable[[], float]:
     for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
         clock_id: int | None = getattr(time, name, None)
         if clock_id is not None:
-            return lambda: time.clock_gettime(clock_id)
+            return functools.partial(time.clock_gettime, clock_id)
     return time.monotonic
 
 

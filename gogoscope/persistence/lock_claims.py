@@ -11,6 +11,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 
@@ -111,7 +112,7 @@ async def claim_handle(
     sent = monotonic()
     reply: LockReply | None = None
     try:
-        with anyio.move_on_after(patience):
+        with nullcontext() if patience == math.inf else anyio.move_on_after(patience):
             reply = await ask(store.claim_lock, key, claim, seen=seen)
     except BaseException as error:
         if _may_have_claimed(error):

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import anyio
+from attrs import frozen
 
 from gogoscope._core.clock import monotonic
 
@@ -37,23 +36,23 @@ class Room:
         self._queue: deque[anyio.Event] = deque()
         self.answered = -math.inf
 
-    @asynccontextmanager
-    async def place(self, patience: float) -> AsyncIterator[None]:
-        """Wait for a place, and have it for the length of a block.
+    def place(self, patience: float) -> Place:
+        """Return a block that waits for a place, and has it until its end.
 
-        :param patience: for how many seconds the store may be silent while this waits
-        :raises NoRoomError: if it was silent for longer
+        :param patience: for how many seconds the store may be silent while this waits; then
+            ``NoRoomError`` is raised
+        """
+        return Place(self, patience)
+
+    async def enter(self, patience: float) -> None:
+        """Wait for a place; :meth:`leave` returns it.
+
+        :param patience: as in :meth:`place`
+        :raises NoRoomError: if the store was silent for longer
         """
         if self._free > 0 and not self._queue:
             self._free -= 1
-        else:
-            await self._wait(patience)
-        try:
-            yield
-        finally:
-            self._leave()
-
-    async def _wait(self, patience: float) -> None:
+            return
         called = monotonic()
         turn = anyio.Event()
         self._queue.append(turn)
@@ -66,16 +65,35 @@ class Room:
                     _give_up()
         except BaseException:
             if turn.is_set():
-                self._leave()
+                self.leave()
             else:
                 self._queue.remove(turn)
             raise
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Return a place, to the first in the queue if there is one."""
         if self._queue:
             self._queue.popleft().set()
         else:
             self._free += 1
+
+
+@frozen(eq=False)
+class Place:
+    """A place in a room for the length of a block; each request needs one, so it is no generator.
+
+    :param room: the room
+    :param patience: as in :meth:`Room.place`
+    """
+
+    _room: Room
+    _patience: float
+
+    async def __aenter__(self) -> None:
+        await self._room.enter(self._patience)
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._room.leave()
 
 
 def _give_up() -> NoReturn:

@@ -133,9 +133,15 @@ def _mapping(check: Check) -> Check:
         if not isinstance(value, Mapping):
             raise TypeError(f"{name} must be a mapping, got {told(value)}")
         for key, part in value.items():
-            check_text(f"the name {shown(key)} in {name}", key)
+            try:
+                check_text("a name", key)
+                check("a part", part)
+            except (TypeError, ValueError):
+                # Only now: to name each part would cost more than to check it.
+                check_text(f"the name {shown(key)} in {name}", key)
+                check(f"{name}[{shown(key)}]", part)
+                raise
             if not key:
                 raise ValueError(f"the name {key!r} in {name} must not be empty")
-            check(f"{name}[{shown(key)}]", part)
 
     return check_mapping
