@@ -39,6 +39,10 @@ def test_the_extra_dynamodb_brings_aioboto3() -> None:
     assert requirements("dynamodb") == {"aioboto3"}
 
 
+def test_the_extra_redis_brings_redis_py() -> None:
+    assert requirements("redis") == {"redis"}
+
+
 def test_the_extra_dev_brings_what_tests_types_lint_and_examples_need() -> None:
     assert {"pytest", "hypothesis", "mypy", "pyright", "ruff", "trio", "rich"} <= requirements(
         "dev"
@@ -50,6 +54,8 @@ def test_the_extras_are_those_of_the_readme_the_developers_and_the_benchmarks() 
         "bench",
         "dynamodb",
         "dev",
+        "postgres",
+        "redis",
     }
 
 
@@ -67,6 +73,8 @@ def test_the_own_backends_are_registered_like_anybodys() -> None:
         "memory": "gogoscope.stores.memory:from_url",
         "sqlite": "gogoscope.stores.sqlite.store:from_url",
         "dynamodb": "gogoscope_dynamodb:from_url",
+        "redis": "gogoscope.stores.redis.store:from_url",
+        "rediss": "gogoscope.stores.redis.store:from_url",
     }
 
 

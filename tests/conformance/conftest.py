@@ -12,21 +12,24 @@ import pytest
 
 from gogoscope.persistence import open_persistence
 from gogoscope_dynamodb.client import open_client
-from tests.conformance.places import DynamoDBPlace, MemoryPlace, Place, SQLitePlace
+from tests.conformance.places import DynamoDBPlace, MemoryPlace, Place, RedisPlace, SQLitePlace
 from tests.support.engines import DYNAMODB, Engine, new_table_name
+from tests.support.redis_server import REDIS
+
+ON_ASYNCIO_ONLY = ("dynamodb", "redis")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what no user can run: aioboto3 needs asyncio."""
-    impossible = {item for item in items if _is_dynamodb_on_trio(item)}
+    """Leave out what no user can run: the clients of some stores need asyncio."""
+    impossible = {item for item in items if _needs_asyncio_on_trio(item)}
     if impossible:
         config.hook.pytest_deselected(items=list(impossible))
         items[:] = [item for item in items if item not in impossible]
 
 
-def _is_dynamodb_on_trio(item: pytest.Item) -> bool:
+def _needs_asyncio_on_trio(item: pytest.Item) -> bool:
     params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    return params.get("anyio_backend") == ("trio", {}) and params.get("place") == "dynamodb"
+    return params.get("anyio_backend") == ("trio", {}) and params.get("place") in ON_ASYNCIO_ONLY
 
 
 @pytest.fixture(scope="session")
@@ -50,11 +53,13 @@ def common_table_url(dynamodb_engine: Engine) -> Iterator[str]:
         anyio.run(drop)
 
 
-@pytest.fixture(params=["memory", "sqlite", DYNAMODB])
+@pytest.fixture(params=["memory", "sqlite", DYNAMODB, REDIS])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Return a place of the test's own, for tests of what works over any store."""
     if request.param == "memory":
         return MemoryPlace()
     if request.param == "sqlite":
         return SQLitePlace(tmp_path)
+    if request.param == "redis":
+        return RedisPlace(request.getfixturevalue("redis_engine"))
     return DynamoDBPlace(request.getfixturevalue("common_table_url"))

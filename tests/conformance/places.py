@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from gogoscope._core.clock import Clock, current_clock
 from gogoscope.persistence import PersistenceURL
 from gogoscope.stores.memory import MemoryStore
+from gogoscope.stores.redis.store import RedisStore
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 
@@ -43,6 +44,25 @@ class SQLitePlace:
         self, key_prefix: str = "", clock: Clock = current_clock
     ) -> AbstractAsyncContextManager[Any]:
         return SQLiteStore(self.path, key_prefix=key_prefix, clock=clock)
+
+
+class RedisPlace:
+    """A database of Redis, and in it a prefix of the place's own."""
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+        self._own_prefix = f"{uuid.uuid4().hex}:"
+        self.url = f"{engine}?key_prefix={self._own_prefix}"
+
+    def open(
+        self, key_prefix: str = "", clock: Clock = current_clock
+    ) -> AbstractAsyncContextManager[Any]:
+        return RedisStore(
+            self._engine,
+            key_prefix=self._own_prefix + key_prefix,
+            max_clock_skew=0,
+            clock=None if clock is current_clock else clock,
+        )
 
 
 class DynamoDBPlace:

@@ -13,7 +13,7 @@ import pytest
 from gogoscope import Cache
 from gogoscope.testing.conformance import OpenStore
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
-from tests.conformance.places import DynamoDBPlace, MemoryPlace, SQLitePlace
+from tests.conformance.places import DynamoDBPlace, MemoryPlace, RedisPlace, SQLitePlace
 
 pytestmark = pytest.mark.anyio
 
@@ -160,3 +160,14 @@ class TestDynamoDB(LoadingRules):
     @pytest.fixture
     def open_store(self, common_table_url: str) -> OpenStore:
         return DynamoDBPlace(common_table_url).open
+
+
+class TestRedis(LoadingRules):
+    @pytest.fixture(params=["asyncio", "uvloop"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        """Leave trio out, on which redis-py does not run."""
+        return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+    @pytest.fixture
+    def open_store(self, redis_engine: str) -> OpenStore:
+        return RedisPlace(redis_engine).open

@@ -13,7 +13,7 @@ from gogoscope.testing.conformance import (
     LockConformance,
     OpenStore,
 )
-from tests.conformance.places import DynamoDBPlace, MemoryPlace, SQLitePlace
+from tests.conformance.places import DynamoDBPlace, MemoryPlace, RedisPlace, SQLitePlace
 
 
 class StoreConformance(LockConformance, CircuitBreakerConformance, CacheConformance):
@@ -62,3 +62,22 @@ class TestDynamoDB(StoreConformance):
     @pytest.fixture
     def url(self, dynamodb_place: DynamoDBPlace) -> str:
         return dynamodb_place.url
+
+
+class TestRedis(StoreConformance):
+    @pytest.fixture(params=["asyncio", "uvloop"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        """Leave trio out, on which redis-py does not run."""
+        return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+    @pytest.fixture
+    def redis_place(self, redis_engine: str) -> RedisPlace:
+        return RedisPlace(redis_engine)
+
+    @pytest.fixture
+    def open_store(self, redis_place: RedisPlace) -> OpenStore:
+        return redis_place.open
+
+    @pytest.fixture
+    def url(self, redis_place: RedisPlace) -> str:
+        return redis_place.url

@@ -165,6 +165,6 @@ def redis_engine() -> Iterator[str]:
 
 
 @pytest.fixture
-def redis_url(redis_engine: str) -> str:
+def redis_url(on_asyncio: None, redis_engine: str) -> str:
     """A persistence URL with a key prefix of the test's own."""
     return f"{redis_engine}?key_prefix={secrets.token_hex(8)}:"

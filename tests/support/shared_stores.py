@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.engines import DYNAMODB
+from tests.support.redis_server import REDIS
 
-SHARED_STORES = ["sqlite", DYNAMODB]
+SHARED_STORES = ["sqlite", DYNAMODB, REDIS]
 """The parameters of a fixture that returns :func:`shared_store_url`."""
 
-_FIXTURES = {"dynamodb": "atomic_dynamodb_url"}
+_FIXTURES = {"dynamodb": "atomic_dynamodb_url", "redis": "redis_url"}
 
 
 def shared_store_url(request: pytest.FixtureRequest, folder: Path) -> str:

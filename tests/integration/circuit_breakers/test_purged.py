@@ -12,24 +12,21 @@ import pytest
 from gogoscope import CircuitBreaker, CircuitOpenError, Scope, open_persistence, scope
 from gogoscope.persistence.records.circuit_breakers import CIRCUITS
 from gogoscope_dynamodb import DynamoDBAdapter
-from tests.support.engines import DYNAMODB
+from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
 pytestmark = pytest.mark.anyio
 
 BREAKER = CircuitBreaker("payments", failure_threshold=1, reset_timeout=60, refresh_interval=0.05)
 
 
-@pytest.fixture(params=["memory", "sqlite", DYNAMODB])
+@pytest.fixture(params=["memory", *SHARED_STORES])
 async def store(
-    request: pytest.FixtureRequest, tmp_path: Path, anyio_backend_name: str
+    request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: Any
 ) -> AsyncIterator[Any]:
-    urls = {"memory": f"memory://{tmp_path.name}", "sqlite": f"sqlite:////{tmp_path}/store.db"}
-    if request.param == "dynamodb":
-        if anyio_backend_name == "trio":
-            pytest.skip("aioboto3 runs on asyncio only")
-        url = request.getfixturevalue("dynamodb_url")
+    if request.param == "memory":
+        url = f"memory://{tmp_path.name}"
     else:
-        url = urls[request.param]
+        url = shared_store_url(request, tmp_path)
     async with open_persistence(url) as opened:
         yield opened
 
@@ -40,7 +37,8 @@ async def purge(store: Any) -> None:
         table = store._table
         await table.client.delete_item(TableName=table.name, Key=store._key("CB#", "payments"))
     else:
-        await store._records.transact(CIRCUITS, "payments", lambda record, now_ms: (None, None))
+        key = store._full_key("payments")
+        await store._records.transact(CIRCUITS, key, lambda record, now_ms: (None, None))
     assert await store.get_state("payments") is None
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.shared_stores import SHARED_STORES, shared_store_url
+
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 
@@ -60,11 +62,14 @@ def test_the_fleet_pays_every_order_once_though_a_worker_is_killed_holding_a_loc
     assert re.search(killed, output, re.MULTILINE)
 
 
+@pytest.fixture(params=SHARED_STORES[1:])
+def server_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return shared_store_url(request, tmp_path)
+
+
 @pytest.mark.parametrize("kill", [[], ["--kill"]])
-def test_the_fleet_pays_every_order_once_on_dynamodb(
-    kill: list[str], atomic_dynamodb_url: str
-) -> None:
-    store = ("--persistence", atomic_dynamodb_url)
+def test_the_fleet_pays_every_order_once_on_a_server(kill: list[str], server_url: str) -> None:
+    store = ("--persistence", server_url)
     output = run_example("fleet.py", "--orders", "40", "--workers", "2", *store, *kill)
     assert_paid_once(output, 40)
     assert ("was killed while it held the lock" in output) is bool(kill)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gogoscope.persistence import CacheProvider, CircuitBreakerStateProvider, LockProvider
-from gogoscope.stores import MemoryStore, SQLiteStore
+from gogoscope.stores import MemoryStore, RedisStore, SQLiteStore
 
 LOCKS = {
     *("acquire", "extend", "force_release", "holder"),
@@ -41,3 +41,8 @@ def test_a_sqlite_store_shows_its_capabilities(tmp_path: Path) -> None:
     assert shown(SQLiteStore(tmp_path / "store.db")) == LOCKS | CIRCUIT_BREAKERS | CACHE | {
         "aclose"
     }
+
+
+def test_a_redis_store_shows_its_capabilities_and_whether_its_server_answers() -> None:
+    store = RedisStore("redis://localhost")
+    assert shown(store) == LOCKS | CIRCUIT_BREAKERS | CACHE | {"aclose", "ping"}

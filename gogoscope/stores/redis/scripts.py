@@ -1,0 +1,154 @@
+"""The scripts that the server runs: each reads and changes one key, or one page of keys, at once.
+
+A key has one string: a line of words, and the text of the record after it ::
+
+    1 WRITER PURGE NUMBER OLDER PUTS
+
+- ``1`` is the format. What has another one is not changed, only replaced.
+- ``WRITER`` is the id of the last writer, ``OLDER`` those before it, with commas between.
+- ``PURGE`` is when the record is no longer needed, in milliseconds since the Unix epoch.
+- ``NUMBER`` grows with every change.
+- ``PUTS`` are the ids of the last ones who wrote whatever was there. Every script keeps them, so
+  that a put whose answer was lost finds out whether it was carried out before others wrote.
+
+``.`` stands for none. A writer ``.`` marks a key that was cleared; it is kept for a little while
+for the sake of its ``PUTS``.
+
+Every script answers with the tag that came with it, so that an answer to another request is
+noticed; with the server's time; and with what became of it. A script that writes whatever is there
+comes with a time after which it is refused: a request that was given up may arrive late.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from attrs import frozen
+
+FORMAT = b"1"
+NONE = b"."
+MOST_PUTS = 8
+KEYS_PER_PAGE = 500
+CLEARED_MS = 60_000
+"""For how long a cleared key is marked: longer than any request that began before."""
+
+DONE, REFUSED, LATE, IN_DOUBT = b"done", b"refused", b"late", b"in doubt"
+
+
+@frozen
+class Script:
+    """A script, and the hash by which the server knows it."""
+
+    text: str
+    sha: str
+
+
+def _script(*parts: str) -> Script:
+    text = "".join(parts)
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+_TIME = """
+local time = redis.call('TIME')
+local function answer(...) return {ARGV[1], time[1], time[2], ...} end
+"""
+_IN_TIME = """
+if time[1] * 1000 + time[2] / 1000 > tonumber(ARGV[2]) then return answer('late') end
+"""
+_READ = """
+local function read(key)
+  local found = redis.pcall('GET', key)
+  if type(found) == 'table' then return '', nil, nil end
+  if not found then return false, '.', '.' end
+  return found, string.match(found, '^1 (%S+) %S+ %S+ %S+ (%S+)\\n')
+end
+"""
+_WRITE = """
+local function write(head, puts, left, text)
+  local value = head .. ' ' .. puts .. '\\n' .. text
+  if left == '.' then redis.call('SET', KEYS[1], value)
+  else redis.call('SET', KEYS[1], value, 'PX', left) end
+end
+"""
+
+LOAD = _script(
+    _TIME,
+    _READ,
+    """
+return answer('done', (read(KEYS[1])))
+""",
+)
+"""Arguments: tag."""
+
+SWAP = _script(
+    _TIME,
+    _READ,
+    _WRITE,
+    """
+local found, writer, puts = read(KEYS[1])
+if writer ~= ARGV[2] then return answer('refused', found) end
+write(ARGV[3], puts, ARGV[4], ARGV[5])
+return answer('done')
+""",
+)
+"""Arguments: tag, id of the writer seen, head, milliseconds to keep it, text."""
+
+PUT = _script(
+    _TIME,
+    _IN_TIME,
+    _READ,
+    _WRITE,
+    f"""
+local _, _, puts = read(KEYS[1])
+local earlier = {{}}
+for put in string.gmatch(puts or '', '[^,.]+') do
+  if put == ARGV[3] then return answer('done') end
+  earlier[#earlier + 1] = put
+end
+if ARGV[4] == '1' and #earlier == {MOST_PUTS} then return answer('in doubt') end
+puts = table.concat({{ARGV[3], unpack(earlier, 1, math.min(#earlier, {MOST_PUTS - 1}))}}, ',')
+write(ARGV[5], puts, ARGV[6], ARGV[7])
+return answer('done')
+""",
+)
+"""Arguments: tag, latest time, id of this write, whether an earlier try may have been carried out,
+head, milliseconds to keep it, text."""
+
+PAGE = _script(
+    _TIME,
+    f"""
+local page = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', {KEYS_PER_PAGE})
+local keys = {{}}
+for _, key in ipairs(page[2]) do
+  local head = redis.pcall('GETRANGE', key, 0, 199)
+  if type(head) == 'string' then
+    local writer, purge = string.match(head, '^1 (%S+) (%S+) ')
+    if writer and writer ~= '.' and (purge == '.' or tonumber(purge) > tonumber(ARGV[4])) then
+      keys[#keys + 1] = key
+    end
+  end
+end
+return answer('done', page[1], keys)
+""",
+)
+"""Arguments: tag, cursor, pattern, time in milliseconds."""
+
+CLEAR = _script(
+    _TIME,
+    _IN_TIME,
+    _READ,
+    f"""
+local page = redis.call('SCAN', ARGV[3], 'MATCH', ARGV[4], 'COUNT', {KEYS_PER_PAGE})
+for _, key in ipairs(page[2]) do
+  local _, writer, puts = read(key)
+  if writer ~= '.' then
+    redis.call('SET', key, '1 . 0 0 . ' .. (puts or '.') .. '\\n', 'PX', {CLEARED_MS})
+  end
+end
+return answer('done', page[1])
+""",
+)
+"""Arguments: tag, latest time, cursor, pattern."""
+
+TIME = _script(_TIME, "return answer('done')")
+"""Arguments: tag."""

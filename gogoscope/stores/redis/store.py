@@ -1,0 +1,152 @@
+"""A store in Redis, shared by the whole fleet."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from gogoscope.persistence import (
+    Clock,
+    Codec,
+    CompareAndSwapRecords,
+    PersistenceURL,
+    RecordStore,
+    check_clock,
+    check_key_prefix,
+    seconds,
+)
+from gogoscope.stores.redis import scripts
+from gogoscope.stores.redis.address import address_of
+from gogoscope.stores.redis.entries import RedisEntries
+from gogoscope.stores.redis.requests import Request
+from gogoscope.stores.redis.server import Server
+
+REQUEST_TIMEOUT = 2.0
+MAX_CLOCK_SKEW = 0.05
+
+
+class RedisStore(RecordStore):
+    """Locks, circuit breakers and a cache in Redis 6 or later, or Valkey, for a whole fleet.
+
+    It is open inside ``async with``, and must be used by the event loop and the process that
+    entered it; then it may be opened again. Every operation is one script for each key, which the
+    server carries out at once, and the time is the server's. A cluster works like one server. What
+    a failover may lose is in the guide to the stores.
+
+    :param url: where the server is: ``redis://user:password@host:6379/0``, or ``rediss`` for TLS
+    :param key_prefix: stands before every key; ends with one of ``: / . | #``
+    :param max_clock_skew: how much later than its lease a dead holder's lock is taken over, in
+        seconds, besides what this process may be wrong about the server's time. It covers what
+        others may be wrong by, half of their round trip, and the clocks of a cluster's servers.
+    :param clock: what the store tells the time by instead of the server's, in tests
+    :param codec: turns cached values into text and back; JSON if left out
+    :param request_timeout: how long one try of a request may take, in seconds; after three
+        timeouts a request is given up
+    :param ca_file: the certificates of authorities that a server is checked by; those of the
+        system if left out
+    """
+
+    def __init__(
+        self,
+        url: str | PersistenceURL,
+        *,
+        key_prefix: str = "",
+        max_clock_skew: float | timedelta = MAX_CLOCK_SKEW,
+        clock: Clock | None = None,
+        codec: Codec | None = None,
+        request_timeout: float | timedelta = REQUEST_TIMEOUT,
+        ca_file: str | None = None,
+    ) -> None:
+        parsed = PersistenceURL.parse(url) if isinstance(url, str) else url
+        timeout = seconds("request_timeout", request_timeout)
+        self._server = Server(address_of(parsed), timeout, ca_file)
+        self._life = self._server.life
+        self._entries = RedisEntries(self._server, clock if clock is None else check_clock(clock))
+        super().__init__(
+            CompareAndSwapRecords(self._entries),
+            key_prefix=key_prefix,
+            codec=codec,
+            max_clock_skew=max_clock_skew,
+        )
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {str(self._server.address)!r} key_prefix={self._key_prefix!r}>"
+
+    async def __aenter__(self) -> Self:
+        self._life.begin()
+        try:
+            self._server.open()
+            await self.ping()
+            self._entries.opened()
+            self._read_info(await self._server.look("INFO"))
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections, as leaving the block does; the store may be opened again.
+
+        A second call does nothing.
+
+        :raises PersistenceError: if the store belongs to another event loop that still runs
+        """
+        if self._life.may_close():
+            await self._close()
+
+    async def _close(self) -> None:
+        try:
+            await self._server.close()
+        finally:
+            self._life.end()
+
+    async def ping(self) -> None:
+        """Ask the server for its time, to see that it answers.
+
+        :raises PersistenceError: if it does not
+        """
+        await Request(self._server, scripts.TIME, lambda attempt: ()).run()
+
+    def _read_info(self, info: Any) -> None:
+        lines = info.decode(errors="replace").splitlines() if isinstance(info, bytes) else []
+        told = dict(line.split(":", 1) for line in lines if ":" in line)
+        self._entries.is_cluster = told.get("cluster_enabled") == "1"
+        policy = told.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            _log.warning(
+                "%s removes keys when its memory is full (maxmemory-policy %s): a lock that is "
+                "held may be removed, so that a second holder gets it; set maxmemory-policy to "
+                "noeviction",
+                self._server.address,
+                policy,
+            )
+
+
+_log = logging.getLogger("gogoscope")
+
+
+def from_url(url: PersistenceURL) -> RedisStore:
+    """Return the store of a URL like ``redis://user:password@host:6379/0?key_prefix=app:``.
+
+    Enter it with ``async with`` to open it. The options are those of :class:`RedisStore` with the
+    same names. What is not a letter or digit in the password may be percent-encoded.
+
+    :raises InvalidURLError: if the server or an option is malformed or unknown
+    """
+    options = url.convert_options(
+        key_prefix=check_key_prefix,
+        max_clock_skew=lambda text: seconds("max_clock_skew", float(text), zero=True),
+        request_timeout=lambda text: seconds("request_timeout", float(text)),
+        ca_file=str,
+    )
+    return RedisStore(url, **options)
