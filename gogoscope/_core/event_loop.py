@@ -64,17 +64,15 @@ class EventLoop(Protocol):
         """Return what stands for the innermost cancel scope around the current code."""
         ...
 
-    def cancellations_inside(self, scope: object) -> int:
-        """Return :meth:`own_cancellations`, but -1 unless cancelling a scope reaches this code.
-
-        It does so if no shield is between.
+    def reaches(self, scope: object) -> bool:
+        """Return whether cancelling a scope reaches the current code: no shield is between.
 
         :param scope: what :meth:`innermost` returned inside of it
         """
         ...
 
-    def own_cancellations(self) -> int:
-        """Return how often the current task was cancelled by asyncio's own ``Task.cancel()``."""
+    def counter(self) -> Callable[[], int]:
+        """Return what counts how often the current task was cancelled by asyncio's own means."""
         ...
 
     def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
@@ -103,6 +101,7 @@ class Asyncio:
         "_loop",
         "_running",
         "_states",
+        "_stepping",
         "_thread",
         "takes_interrupts",
     )
@@ -112,11 +111,13 @@ class Asyncio:
         asyncio = sys.modules["asyncio"]
         self._running: Callable[[], Any] = asyncio._get_running_loop
         self._loop = self._running()
-        self._current_task = _current_task_of(self._loop)
-        # Up to Python 3.11, asyncio asks the operating system each time that it tells which loop
-        # runs. A task of this loop, in its thread, tells as much.
-        asks_loop = isinstance(self._current_task, functools.partial)
-        self._thread = get_ident() if asks_loop else 0
+        self._thread = get_ident()
+        self._stepping = _current_tasks()
+        self._current_task: Callable[[], Any] = (
+            functools.partial(self._stepping.get, self._loop)
+            if self._loop in self._stepping
+            else asyncio.current_task
+        )
         self._states: Any = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
         self._host: Any = None
         self._host_state: Any = None
@@ -128,7 +129,7 @@ class Asyncio:
 
     def is_here(self) -> bool:
         """Return whether this loop runs the calling code."""
-        if self._thread and get_ident() == self._thread and self._current_task() is not None:
+        if self._loop in self._stepping and get_ident() == self._thread:
             return True
         return self._running() is self._loop
 
@@ -158,24 +159,24 @@ class Asyncio:
         self._host_state = self._states[self._host]
         return self._host_state.cancel_scope
 
-    def cancellations_inside(self, scope: object) -> int:
-        """Return :meth:`own_cancellations`, but -1 unless cancelling a scope reaches this code."""
+    def reaches(self, scope: object) -> bool:
+        """Return whether cancelling a scope reaches the current code."""
         task = self._current_task()
         state = self._host_state if task is self._host else self._states.get(task)
         if state is None:
-            return -1  # a task that anyio does not know
+            return False  # a task that anyio does not know
         inner = state.cancel_scope
         while inner is not scope:
             if inner is None or inner._shield:
-                return -1
+                return False
             inner = inner._parent_scope
-        cancellations: int = task.cancelling()
-        return cancellations
+        return True
 
-    def own_cancellations(self) -> int:
-        """Return how often the current task was cancelled by ``Task.cancel()``."""
+    def counter(self) -> Callable[[], int]:
+        """Return what counts how often the current task was cancelled by ``Task.cancel()``."""
         task = self._current_task()
-        return 0 if task is None else task.cancelling()
+        counter: Callable[[], int] = _zero if task is None else task.cancelling
+        return counter
 
     def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
         """Return a task group that goes on when a task ends as cancelled, with nobody cancelling.
@@ -233,18 +234,18 @@ class Trio:
         """Return the status of the innermost cancel scope around the current code."""
         return self._current_task()._cancel_status
 
-    def cancellations_inside(self, scope: object) -> int:
-        """Return 0, but -1 unless cancelling a scope reaches this code."""
+    def reaches(self, scope: object) -> bool:
+        """Return whether cancelling a scope reaches the current code."""
         inner = self._current_task()._cancel_status
         while inner is not scope:
             if inner is None or inner._scope.shield:
-                return -1
+                return False
             inner = inner._parent
-        return 0
+        return True
 
-    def own_cancellations(self) -> int:
-        """Return 0: trio cancels by cancel scopes only."""
-        return 0
+    def counter(self) -> Callable[[], int]:
+        """Return what counts nothing: trio cancels by cancel scopes only."""
+        return _zero
 
     def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
         """Return a task group: trio cancels by cancel scopes only."""
@@ -271,17 +272,18 @@ class _Event:
         return self.event.wait().__await__()
 
 
-def _current_task_of(loop: Any) -> Callable[[], Any]:
-    """Return what returns the current task of an asyncio event loop that runs.
+def _zero() -> int:
+    return 0
 
-    Up to Python 3.11 its own function is not compiled, but looks into this dictionary.
+
+def _current_tasks() -> dict[Any, Any]:
+    """Return the current task of each asyncio event loop, or nothing.
+
+    Up to Python 3.11, asyncio's own function that looks into it is not compiled, and the one that
+    tells which loop runs asks the operating system each time.
     """
-    asyncio = sys.modules["asyncio"]
-    tasks = getattr(asyncio.tasks, "_current_tasks", None)
-    if sys.version_info < (3, 12) and isinstance(tasks, dict):
-        return functools.partial(tasks.get, loop)
-    current_task: Callable[[], Any] = asyncio.current_task
-    return current_task
+    tasks = getattr(sys.modules["asyncio"].tasks, "_current_tasks", None)
+    return tasks if sys.version_info < (3, 12) and isinstance(tasks, dict) else {}
 
 
 @functools.cache
@@ -316,7 +318,7 @@ def running() -> EventLoop:
 
 
 def mark(loop: EventLoop) -> object | None:
-    """Return what :meth:`EventLoop.cancellations_inside` takes, for the innermost cancel scope.
+    """Return what :meth:`EventLoop.reaches` takes, for the innermost cancel scope.
 
     :returns: ``None`` if the loop cannot tell what is inside
     """
@@ -332,9 +334,9 @@ def _tells_shields(kind: Callable[[], EventLoop]) -> bool:
         with anyio.CancelScope():  # noqa: ASYNC100 - entered to be seen
             scope = loop.innermost()
             with anyio.CancelScope() as inner:  # noqa: ASYNC100 - likewise
-                reached = loop.cancellations_inside(scope) >= 0
+                reached = loop.reaches(scope)
                 inner.shield = True
-                shielded = loop.cancellations_inside(scope) < 0
+                shielded = not loop.reaches(scope)
     except (AttributeError, LookupError, TypeError):
         return False
     return reached and shielded

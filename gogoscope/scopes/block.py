@@ -100,11 +100,11 @@ class Block:
         self._host = 0
         self._in_body = self._body_cancelled = False
         self._depth = 0
+        self._slot: Slot | None = None  # it is never one's; read for each task
         self._apart = False
 
     _runner: Runner
     _is_here: Callable[[], bool]
-    _slot: Slot | None = None
     _bounded_by: Slots | None = None
 
     def __repr__(self) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
 
 from gogoscope._core.errors import Origin
@@ -52,8 +51,8 @@ class Ok(NamedTuple, Generic[T]):
         return self.value
 
 
-ok: Callable[[tuple[None, Any]], Ok[Any]] = partial(tuple.__new__, Ok)
-"""Make the result of a success, several times as fast as a call of its class."""
+tuple_new: Callable[[type[Ok[Any]], tuple[None, Any]], Ok[Any]] = tuple.__new__
+"""Makes the result of a success from its parts, twice as fast as a call of its class."""
 
 if TYPE_CHECKING:
 

@@ -60,8 +60,6 @@ class Runs(Performed, Protocol):
     """Whether it waits in the queue."""
     _handle: TaskHandle[None] | None
     """What cancels its worker, while it has one."""
-    _before: int
-    """How often asyncio itself had cancelled its awaiter before."""
     _cancel_requested: bool
     """Whether it was cancelled."""
 
@@ -95,7 +93,7 @@ class Runner:
         "_parked",
         "_scope",
         "_unbroken",
-        "own_cancellations",
+        "counter",
         "queue",
         "served",
         "spare",
@@ -106,7 +104,7 @@ class Runner:
         self._group = group
         self._loop = loop
         self.takes_interrupts = loop.takes_interrupts
-        self.own_cancellations = loop.own_cancellations
+        self.counter = loop.counter
         self._inline = inline
         self._scope = mark(loop)
         self.queue: deque[Runs] = deque()
@@ -150,13 +148,11 @@ class Runner:
         if self._unbroken > TURN:
             self._unbroken = 0
             return False
-        before = self._loop.cancellations_inside(scope)
-        if before < 0:
+        if not self._loop.reaches(scope):
             return False
         queue.popleft()
         task._queued = False
         task._depth = waiter._depth + 1
-        task._before = before
         return True
 
     def call_soon(self, call: Callable[[], object]) -> None:
@@ -165,7 +161,7 @@ class Runner:
 
     def reaches(self) -> bool:
         """Return whether it is certain that cancelling the block reaches the current code."""
-        return self._scope is not None and self._loop.cancellations_inside(self._scope) >= 0
+        return self._scope is not None and self._loop.reaches(self._scope)
 
     def drop(self) -> None:
         """End the tasks that have not begun."""
@@ -268,7 +264,7 @@ class Worker:
         runner, handle = self._runner, self.handle
         runner.arrived(self)
         queue = runner.queue if self.own is None else deque((self.own,))
-        cancellations, left = runner.own_cancellations, TURN
+        cancellations, left = runner.counter(), TURN
         stage = runner.stage()
         send = stage.send
         self.own = task = None

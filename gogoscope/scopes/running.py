@@ -6,8 +6,8 @@ cancellation that concerns it, and an interrupt.
 ``_context`` is the context of the function, ``_coroutine`` what runs it, while it runs. ``_slot``
 is the slot that the task holds. ``_depth`` counts the tasks that it runs inside of, each inside its
 awaiter. Then asyncio's own cancellation of the awaiter is thrown into the function, where it is
-told from others by its count: ``_before`` is the count when the function began, and ``_natively``
-the cancellation, if that was what it went on with when it had suspended last.
+told from others by its count: ``_before`` is the count when the function suspended first, and
+``_natively`` the cancellation, if that was what it went on with when it had suspended last.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gogoscope._core.stopping import REASON
 from gogoscope.events import TaskFailed, TaskStarted, TaskStopped, TaskSucceeded, subscribers
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.outcome import Outcome
-from gogoscope.scopes.results import Err, Ok, ok
+from gogoscope.scopes.results import Err, Ok, tuple_new
 from gogoscope.scopes.runner import NATIVELY
 from gogoscope.scopes.stage import Guard, interruptible
 
@@ -116,7 +116,7 @@ class Running(Outcome[T_co]):
                 self._settle_failed(rest, host)
             return goes_on
         if says_cancelled(raised) and not self._is_being_cancelled():
-            if not self._depth and self._parent._runner.own_cancellations():
+            if not self._depth and self._parent._runner.counter()():
                 self._cancel_requested = True
                 self._cancel_reason = NATIVELY
                 self._settle_cancelled()
@@ -144,7 +144,7 @@ class Running(Outcome[T_co]):
         An inner cancel scope that cancelled the awaiter has taken that back by now.
         """
         native = self._natively is not None
-        return native and self._parent._runner.own_cancellations() > self._before
+        return native and self._parent._runner.counter()() > self._before
 
     def _hides_cancellation(self, error: Exception) -> bool:
         """Return whether an error took the place of asyncio's own cancellation of the awaiter.
@@ -160,13 +160,13 @@ class Running(Outcome[T_co]):
         """End with a value."""
         parent = self._parent
         if parent._home.on_event is not None or subscribers or self._watcher is not None:
-            self._conclude(ok((None, value)), None)
+            self._conclude(tuple_new(Ok, (None, value)), None)
             return
         # What _conclude does when nobody is to be told, without its calls: most tasks end here.
         self._fn = self._guard = self._children = self._context = self._coroutine = None
         self._handle = None
         self._args = ()
-        self._result = ok((None, value))
+        self._result = tuple_new(Ok, (None, value))
         if self._ended is not None:
             self._ended.set()
         works = parent._works

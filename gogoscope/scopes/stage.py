@@ -70,6 +70,8 @@ class Performed(Frame, Protocol):
     _coroutine: Coroutine[Any, Any, Any] | None
     """What runs its function, while it runs."""
     _began: float | None
+    _before: int
+    """How often asyncio itself had cancelled its awaiter when it suspended first."""
     _natively: BaseException | None
     """asyncio's own cancellation, if that was what it went on with when it had suspended last."""
 
@@ -155,16 +157,18 @@ def steps(
     assert context is not None
     step: Any
     value: Any
-    before = 0
+    count = 0
+    if counted is not None:
+        task._before = counted()
     try:
         while awaited is not ENDED:
             if counted is not None:
-                before = counted()
+                count = counted()
             try:
                 value = yield awaited
             except BaseException as thrown:  # noqa: BLE001 - thrown into the function
                 if counted is not None:
-                    task._natively = thrown if counted() > before else None
+                    task._natively = thrown if counted() > count else None
                 step, value = stage.throw, thrown
             else:
                 step = stage.send

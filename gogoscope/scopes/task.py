@@ -69,7 +69,7 @@ class Task(Running[T_co]):
         self._name: str = name
         self._result = self._began = self._ended = self._watcher = None
         self._context = self._coroutine = self._slot = self._natively = self._cancel_reason = None
-        self._awaiters = self._depth = self._before = 0
+        self._awaiters = self._depth = 0
         self._interrupted = self._was_cancelled = self._cancel_requested = self._queued = False
         self._children = None
         self._handle: TaskHandle[None] | None = None
@@ -133,7 +133,7 @@ class Task(Running[T_co]):
         try:
             awaited = self._context.run(stage.send, self)
             if awaited is not ENDED:
-                going_on: Any = steps(stage, self, awaited, runner.own_cancellations)
+                going_on: Any = steps(stage, self, awaited, runner.counter())
                 yield from going_on  # a generator, and a coroutine
         finally:
             self._awaiters -= 1

@@ -344,10 +344,9 @@ class Workers(Generic[Item, T]):
 
     async def _take_turns(self) -> None:
         """Run items until there are no more, or asyncio's own cancellation hit this worker."""
-        source, loop = self._source, self._loop
+        source, runner = self._source, self._block._runner
         assert source is not None
-        assert loop is not None
-        stage = self._block._runner.stage()
+        stage, cancellations = runner.stage(), runner.counter()
         item: Any = None
         awaited: object = None
         task: Task[T] | None = None
@@ -371,13 +370,13 @@ class Workers(Generic[Item, T]):
                 finally:
                     self._finish(place, item, task)
                     item = task = None
-                if loop.own_cancellations():
+                if cancellations():
                     return
                 turn += 1
                 if turn % ITEMS_PER_CHECKPOINT == 0:
                     await checkpoint()
         finally:
-            del self, source, loop, item, task, awaited, stage
+            del self, source, runner, item, task, awaited, stage, cancellations
 
     def _begin(self, item: Item) -> tuple[Task[T], int]:
         """Return what runs the function on an item, and the place of its result."""
