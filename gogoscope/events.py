@@ -200,10 +200,31 @@ class LockReleased(Event):
 
 
 class LeaseLost(Event):
-    """The lease of a lock was lost while its block ran."""
+    """A lease, of a lock or a run, was lost while its block ran."""
 
     key: str
     reason: str
+
+
+class RunStarted(Event):
+    """A run of ``key`` began here, after ``seconds`` of waiting for others."""
+
+    key: str
+    fencing_token: int
+    seconds: float
+
+
+class RunCompleted(Event):
+    """A run of ``key`` ended here, and is not repeated; ``kept`` tells if its result is kept."""
+
+    key: str
+    kept: bool
+
+
+class RunFound(Event):
+    """``key`` was done before: its result was returned, and nothing was called."""
+
+    key: str
 
 
 class CacheLoaded(Event):

@@ -14,8 +14,14 @@
     ├── ScopeClosedError
     ├── CircuitOpenError
     ├── LockError
-    │   ├── LockTimeoutError           (also TimeoutError)
-    │   └── LeaseLostError
+    │   └── LockTimeoutError           (also TimeoutError)
+    ├── LeaseLostError
+    ├── RunError
+    │   ├── RunInProgressError         (also TimeoutError)
+    │   ├── OutcomeUnknownError
+    │   ├── PayloadMismatchError
+    │   ├── ResultNotKeptError
+    │   └── KeptError
     └── PersistenceError
         ├── StoreConnectionError
         ├── StoreTimeoutError
@@ -120,10 +126,10 @@ class LockTimeoutError(LockError, TimeoutError):
     """A lock was not acquired in the time given for it."""
 
 
-class LeaseLostError(LockError):
-    """The lease of a lock ended while its holder still relied on it.
+class LeaseLostError(GogoscopeError):
+    """A lease ended while its holder still relied on it.
 
-    ``key`` is the lock, ``reason`` says how it was lost.
+    ``key`` is the lock, or whatever else is leased; ``reason`` says how it was lost.
     """
 
     def __init__(self, key: str, reason: str) -> None:
@@ -138,7 +144,56 @@ class LeaseLostError(LockError):
         self.__cause__ = cause
 
     def __str__(self) -> str:
-        return f"the lease of lock {self.key!r} is lost: {self.reason}"
+        return f"the lease of {self.key!r} is lost: {self.reason}"
+
+
+class RunError(GogoscopeError):
+    """The base of the errors of runs; ``key`` is the run, ``reason`` says more."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"run {self.key!r}: {self.reason}"
+
+
+class RunInProgressError(RunError, TimeoutError):
+    """Somebody else runs, and did not end within the time given for it."""
+
+
+class OutcomeUnknownError(RunError):
+    """The last run died, nobody knows whether it had its effect, and it is not to be repeated.
+
+    ``store.resolve_run(key, result=...)`` or ``store.resolve_run(key, repeat=True)`` decides.
+    """
+
+
+class PayloadMismatchError(RunError):
+    """The key was used before, to do something else."""
+
+
+class ResultNotKeptError(RunError):
+    """The run is done, and is never repeated; its result could not be kept."""
+
+
+class KeptError(RunError):
+    """The error that a run raised, which was kept.
+
+    ``error_type`` is the name of its class, ``message`` its text, ``arguments`` its arguments, as
+    far as they are JSON-shaped.
+    """
+
+    def __init__(
+        self, key: str, error_type: str, message: str, arguments: tuple[object, ...]
+    ) -> None:
+        Exception.__init__(self, key, error_type, message, arguments)
+        self.key = key
+        self.error_type = error_type
+        self.message = message
+        self.arguments = arguments
+        self.reason = f"it raised {error_type}: {message}"
 
 
 class PersistenceError(GogoscopeError):

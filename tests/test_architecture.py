@@ -24,6 +24,7 @@ ROOMS = (
     ("gogoscope.stores",),
     ("gogoscope.retry",),
     ("gogoscope.cache", "gogoscope.locks", "gogoscope.circuit_breakers"),
+    ("gogoscope.runs",),
     ("gogoscope.scopes",),
     ("gogoscope",),
     ("gogoscope.testing",),

@@ -56,7 +56,7 @@ def test_every_public_name_is_documented(name: str) -> None:
     ("error", "text"),
     [
         (gogoscope.CircuitOpenError("payments", 12.3456), "circuit 'payments' is open"),
-        (gogoscope.LeaseLostError("order", "stolen"), "lock 'order' is lost: stolen"),
+        (gogoscope.LeaseLostError("order", "stolen"), "the lease of 'order' is lost: stolen"),
         (gogoscope.CapabilityNotSupportedError("cache", "FileStore"), "does not support cache"),
         (gogoscope.TaskCancelled("enough"), "enough"),
         (gogoscope.TaskCancelled(), "the task was cancelled"),

@@ -74,6 +74,12 @@ def test_the_program_about_stores_runs(tmp_path: Path) -> None:
     assert run_program(blocks("python")[2], tmp_path) == "{'name': 'John'}\n"
 
 
+def test_the_program_about_runs_has_its_effect_once(tmp_path: Path) -> None:
+    receipts = "{'receipt': 7}\n{'receipt': 7}\n"
+    assert run_program(blocks("python")[3], tmp_path) == "charging 7\n" + receipts
+    assert run_program(blocks("python")[3], tmp_path) == receipts
+
+
 def test_the_program_that_makes_a_table_runs_and_may_run_again(
     tmp_path: Path, dynamodb_engine: Engine
 ) -> None:
@@ -81,15 +87,15 @@ def test_the_program_that_makes_a_table_runs_and_may_run_again(
         pytest.skip("its table is called my-table, which on a real endpoint may be somebody's")
     environ = {**os.environ, "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_engine.endpoint_url}
     for _ in range(2):
-        run_program(blocks("python")[3], tmp_path, environ)
+        run_program(blocks("python")[4], tmp_path, environ)
 
 
 def test_no_program_is_left_out() -> None:
-    assert len(blocks("python")) == 5
+    assert len(blocks("python")) == 6
 
 
 def test_the_test_passes(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(blocks("python")[4])
+    pytester.makepyfile(blocks("python")[5])
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
     result.assert_outcomes(passed=2)  # on asyncio and on trio
 

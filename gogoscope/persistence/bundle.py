@@ -8,6 +8,7 @@ from gogoscope.exceptions import CapabilityNotSupportedError
 from gogoscope.persistence.protocols.cache import CacheProvider
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
 from gogoscope.persistence.protocols.locks import LockProvider
+from gogoscope.persistence.protocols.runs import RunProvider
 
 
 @frozen
@@ -17,11 +18,13 @@ class Persistence:
     :param locks: keeps locks
     :param circuit_breakers: keeps the state of circuit breakers
     :param cache: keeps cached values
+    :param runs: keeps what is to be run once
     """
 
     locks: LockProvider | None = None
     circuit_breakers: CircuitBreakerStateProvider | None = None
     cache: CacheProvider | None = None
+    runs: RunProvider | None = None
     _made_of: object = field(default=None, eq=False, repr=False, kw_only=True, alias="_made_of")
 
     @classmethod
@@ -36,9 +39,11 @@ class Persistence:
             locks=store if isinstance(store, LockProvider) else None,
             circuit_breakers=store if isinstance(store, CircuitBreakerStateProvider) else None,
             cache=store if isinstance(store, CacheProvider) else None,
+            runs=store if isinstance(store, RunProvider) else None,
             _made_of=store,
         )
-        if all(part is None for part in (bundle.locks, bundle.circuit_breakers, bundle.cache)):
+        parts = (bundle.locks, bundle.circuit_breakers, bundle.cache, bundle.runs)
+        if all(part is None for part in parts):
             if hasattr(store, "__aenter__"):
                 raise TypeError(
                     f"persistence must be an open store, got {store!r}; enter it first: "

@@ -81,7 +81,7 @@ def told(value: object) -> str:
 def checks_of(record_type: type) -> dict[str, Check]:
     """Return the check of each field of an attrs class."""
     hints = get_type_hints(record_type)
-    return {field.name: _check_of(hints[field.name]) for field in fields(record_type)}
+    return {field.name: check_of(hints[field.name]) for field in fields(record_type)}
 
 
 def check_fields(checks: Mapping[str, Check], record: object, name: str) -> None:
@@ -95,16 +95,17 @@ def check_fields(checks: Mapping[str, Check], record: object, name: str) -> None
         check(f"{name}.{field}", getattr(record, field))
 
 
-def _check_of(hint: Any) -> Check:
+def check_of(hint: Any) -> Check:
+    """Return the check of a field of a type."""
     origin, parts = get_origin(hint), get_args(hint)
     if hint in _PLAIN:
         return _PLAIN[hint]
     if origin in (Union, types.UnionType) and len(parts) == 2 and parts[1] is type(None):
-        return _or_none(_check_of(parts[0]))
+        return _or_none(check_of(parts[0]))
     if origin is Literal:
         return _one_of(parts)
     if origin is collections.abc.Mapping and parts[0] is str:
-        return _mapping(_check_of(parts[1]))
+        return _mapping(check_of(parts[1]))
     raise TypeError(f"no check for a stored field of the type {hint}")
 
 

@@ -124,13 +124,13 @@ def check_key_prefix(prefix: str) -> str:
     return prefix
 
 
-def check_ttl(ttl: float | timedelta) -> float:
+def check_ttl(ttl: float | timedelta, name: str = "ttl") -> float:
     """Return a time to live in seconds.
 
     :raises TypeError: if it is not a duration
     :raises ValueError: if it is not more than 0 and at most 100 years
     """
-    return seconds("ttl", ttl, maximum=MAX_TTL)
+    return seconds(name, ttl, maximum=MAX_TTL)
 
 
 def check_stale(stale: float | timedelta) -> float:
@@ -142,7 +142,7 @@ def check_stale(stale: float | timedelta) -> float:
     return seconds("stale", stale, zero=True, maximum=MAX_TTL)
 
 
-def check_lease(ttl: float | timedelta) -> float:
+def check_lease(ttl: float | timedelta, name: str = "ttl") -> float:
     """Return the time to live of a lease in seconds: more than 0, at most 12 hours.
 
     A plain number is at most 3,600: a longer one is likely to be meant as milliseconds, and would
@@ -152,11 +152,11 @@ def check_lease(ttl: float | timedelta) -> float:
     :raises ValueError: if it is out of range
     """
     if isinstance(ttl, timedelta):
-        return seconds("ttl", ttl, maximum=MAX_LEASE)
-    lease = seconds("ttl", ttl)
+        return seconds(name, ttl, maximum=MAX_LEASE)
+    lease = seconds(name, ttl)
     if lease > MAX_PLAIN_LEASE:
         raise ValueError(
-            f"ttl must be at most {MAX_PLAIN_LEASE:g} if it is a plain number, got {ttl!r}; "
+            f"{name} must be at most {MAX_PLAIN_LEASE:g} if it is a plain number, got {ttl!r}; "
             "durations are in seconds, not milliseconds; pass a longer one, of up to 12 hours, as "
             "a timedelta"
         )

@@ -6,7 +6,7 @@ Besides the faces of the packages, only here does a function import anything of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from gogoscope.locks.lease_block import Held
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_handle import LockHandle
+    from gogoscope.persistence.run_records import AfterCrash
     from gogoscope.persistence.sharing import SharedStore
+    from gogoscope.runs.block import InRun, OpenRun, RunBlock
+    from gogoscope.runs.once import KeptErrors, Once
 
     B = TypeVar("B", bound=Held)
+    R = TypeVar("R", bound=InRun)
     TermT = TypeVar("TermT", bound=Term)
 
 
@@ -128,3 +132,45 @@ def cached(cache: Cache, ttl: float | timedelta | None, **options: Any) -> Cache
     from gogoscope.cache.decorator import cached
 
     return cached(cache, ttl, **options)
+
+
+def run_block(
+    home: Home,
+    open_run: OpenRun[R],
+    key: str,
+    keep: float | timedelta | None,
+    lease: float | timedelta,
+    wait: float | timedelta | None,
+    payload: Any,
+    after_crash: AfterCrash,
+    keep_errors: KeptErrors,
+) -> RunBlock[R]:
+    """Return what begins a run for a block."""
+    from gogoscope.runs.block import RunBlock
+    from gogoscope.runs.once import Once
+
+    once = Once(
+        key,
+        keep,
+        lease=lease,
+        wait=wait,
+        payload=payload,
+        after_crash=after_crash,
+        keep_errors=keep_errors,
+    )
+    return RunBlock(home, open_run, once)
+
+
+def runner(
+    home: Home, open_run: OpenRun[R], once: Once
+) -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
+    """Return what calls a function once.
+
+    :raises TypeError: if ``once`` says nothing of that
+    """
+    from gogoscope.runs.block import RunBlock, run_once
+    from gogoscope.runs.once import Once
+
+    if not isinstance(once, Once):
+        raise TypeError(f"once must be a Once, got {once!r} of type {type(once).__name__}")
+    return lambda call: run_once(RunBlock(home, open_run, once), call)

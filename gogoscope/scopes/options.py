@@ -26,7 +26,7 @@ from gogoscope._core.slots import Slots
 from gogoscope.events import OnError, OnEvent
 from gogoscope.retry import Retry
 from gogoscope.scopes import doors
-from gogoscope.scopes.pipeline import SafetyNets
+from gogoscope.scopes.pipeline import Around, SafetyNets
 
 if TYPE_CHECKING:
     from gogoscope.circuit_breakers.breaker import CircuitBreaker
@@ -127,8 +127,12 @@ class TaskOptions:
         if self.priority != 0:
             check_priority(self.priority)
 
-    def safety_nets(self, scope: ScopeOptions, home: Home) -> SafetyNets | None:
+    def safety_nets(
+        self, scope: ScopeOptions, home: Home, around: Around | None = None
+    ) -> SafetyNets | None:
         """Return what surrounds such a task in a scope, ``None`` if nothing does.
+
+        :param around: what runs all attempts
 
         :raises CapabilityNotSupportedError: if the scope's store keeps no circuit breakers
         """
@@ -136,6 +140,6 @@ class TaskOptions:
         retry = scope.retry if self.retry is None else self.retry
         breaker = scope.circuit_breaker if self.circuit_breaker is None else self.circuit_breaker
         circuit = doors.circuit(home, breaker) if breaker else None
-        if (timeout, scope.slots, retry or None, circuit) == (None, None, None, None):
+        if (timeout, scope.slots, retry or None, circuit, around) == (None,) * 5:
             return None
-        return SafetyNets(timeout, scope.slots, self.priority, retry or None, circuit)
+        return SafetyNets(timeout, scope.slots, self.priority, retry or None, circuit, around)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
     from gogoscope.circuit_breakers.circuit import Circuit
     from gogoscope.circuit_breakers.snapshot import Permit
 
+Around = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Runs all attempts of a task, or returns what came of them before."""
+
 
 @frozen
 class SafetyNets:
     """What tasks run in; calling it returns the :class:`Pipeline` of one task.
 
-    ``timeout`` is in seconds, for all attempts together.
+    ``timeout`` is in seconds, for all attempts together. ``around`` is what runs all attempts, if
+    they are to have their effect once.
     """
 
     timeout: float | None = None
@@ -31,11 +36,12 @@ class SafetyNets:
     priority: float = 0
     retry: Retry | None = None
     circuit: Circuit | None = None
+    around: Around | None = None
 
     def __call__(self) -> Pipeline:
         """Return what surrounds one task, which stands in line for a slot from now on."""
         slot = None if self.slots is None else Slot(self.slots, self.priority)
-        return Pipeline(self.timeout, slot, self.retry, self.circuit)
+        return Pipeline(self.timeout, slot, self.retry, self.circuit, self.around)
 
 
 class Pipeline:
@@ -47,6 +53,7 @@ class Pipeline:
     """
 
     __slots__ = (
+        "_around",
         "_attempt_timeout",
         "_circuit",
         "_retry",
@@ -62,7 +69,9 @@ class Pipeline:
         slot: Slot | None,
         retry: Retry | None,
         circuit: Circuit | None,
+        around: Around | None,
     ) -> None:
+        self._around = around
         self._timeout = timeout
         self._slot = slot
         self._retry = retry
@@ -97,16 +106,21 @@ class Pipeline:
         if slot is not None:
             await slot.hold()
             task._slot = slot
-        attempt = self._bounded if self._circuit is None else self._guarded
         try:
-            if self._retry is None:
-                return await attempt(task)
-            tell = partial(_tell_retry, task) if task._parent._home.observed else None
-            return await self._retry._repeat(tell, attempt, task)
+            if self._around is None:
+                return await self._attempts(task)
+            return await self._around(partial(self._attempts, task))
         finally:
             if slot is not None:
                 task._slot = None
                 slot.leave()
+
+    def _attempts(self, task: Task[Any]) -> Awaitable[Any]:
+        attempt = self._bounded if self._circuit is None else self._guarded
+        if self._retry is None:
+            return attempt(task)
+        tell = partial(_tell_retry, task) if task._parent._home.observed else None
+        return self._retry._repeat(tell, attempt, task)
 
     async def _guarded(self, task: Task[Any]) -> Any:
         circuit = self._circuit

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 from inspect import CO_COROUTINE
 from types import FunctionType
-from typing import TYPE_CHECKING, Literal, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
 from gogoscope._core.arguments import check_name, check_observer
 from gogoscope._core.callables import (
@@ -25,6 +25,7 @@ from gogoscope._core.hints import as_one_class, explains
 from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import LeaseLostError, TaskCancelled
+from gogoscope.runs.run import RunPart
 from gogoscope.scopes import doors
 from gogoscope.scopes.combinators import Combinators
 from gogoscope.scopes.dedupe import Dedupe
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from gogoscope.locks.block import LockBlock
     from gogoscope.locks.leader import Campaign
     from gogoscope.persistence.lock_handle import LockHandle
+    from gogoscope.persistence.run_records import AfterCrash
+    from gogoscope.runs.block import RunBlock
+    from gogoscope.runs.once import KeptErrors, Once
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -91,6 +95,7 @@ class Scope(Combinators):
         circuit_breaker: CircuitOption = None,
         priority: float = 0,
         dedupe: Hashable = None,
+        once: Once | None = None,
         on_error: OnError | None = None,
     ) -> Task[T]:
         """Start a function at the next checkpoint; ``err, value = await`` what this returns.
@@ -106,6 +111,8 @@ class Scope(Combinators):
         :param priority: higher goes first where ``concurrency`` makes tasks wait
         :param dedupe: a key: while a task with that key runs, this returns its outcome, too, and
             ``fn`` is not called; the options of the first count
+        :param once: has its effect happen once for a key, in the whole fleet: a later call returns
+            the result that was kept
         :param on_error: is called once with the error, if nobody awaits the task when it ends, or
             if nobody reads the error
         :raises ScopeClosedError: outside the scope's block
@@ -115,10 +122,10 @@ class Scope(Combinators):
             self._check_open()
         if type(fn) is not FunctionType or not fn.__code__.co_flags & CO_COROUTINE:
             fn = async_function(fn, "s.task({}, *args)")
-        if timeout is retry is circuit_breaker is None and priority == 0:
+        if once is None and timeout is retry is circuit_breaker is None and priority == 0:
             nets = self._own_nets[0] if self._own_nets else self._safety_nets()
         else:
-            nets = self._safety_nets(TaskOptions(timeout, retry, circuit_breaker, priority))
+            nets = self._safety_nets(TaskOptions(timeout, retry, circuit_breaker, priority), once)
         if name is None and on_error is None and dedupe is None:  # as most tasks are
             guard = None if nets is None or self._cancelling else nets()
             return self._start(Task(self, fn, args, None, guard, None))
@@ -146,6 +153,7 @@ class Scope(Combinators):
         circuit_breaker: CircuitOption = None,
         priority: float = 0,
         dedupe: Hashable = None,
+        once: Once | None = None,
         on_error: OnError | None = None,
     ) -> T:
         """Run a function as a task; return its value, or raise its error.
@@ -168,6 +176,7 @@ class Scope(Combinators):
             circuit_breaker=circuit_breaker,
             priority=priority,
             dedupe=dedupe,
+            once=once,
             on_error=on_error,
         )
         if isinstance(result, Err):
@@ -176,13 +185,18 @@ class Scope(Combinators):
             result.unwrap()
         return result.value
 
-    def _safety_nets(self, options: TaskOptions | None = None) -> SafetyNets | None:
+    def _safety_nets(
+        self, options: TaskOptions | None = None, once: Once | None = None
+    ) -> SafetyNets | None:
         """Return what surrounds tasks with these options, ``None`` if nothing does.
 
         What surrounds tasks without options of their own is found out once.
         """
         if options is not None:
-            return options.safety_nets(self._options, self._home)
+            around = (
+                None if once is None else doors.runner(self._home, partial(RunScope, self), once)
+            )
+            return options.safety_nets(self._options, self._home, around)
         if self._own_nets is None:
             self._own_nets = (TaskOptions().safety_nets(self._options, self._home),)
         return self._own_nets[0]
@@ -197,6 +211,7 @@ class Scope(Combinators):
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
         priority: float = 0,
+        once: Once | None = None,
         on_error: OnError | None = None,
     ) -> Task[T]:
         """Start a function that is not async in a worker thread.
@@ -217,6 +232,7 @@ class Scope(Combinators):
             retry=retry,
             circuit_breaker=circuit_breaker,
             priority=priority,
+            once=once,
             on_error=on_error,
         )
 
@@ -403,6 +419,50 @@ class Scope(Combinators):
         open_term = partial(LockedScope, self)
         return doors.campaign(self._home, open_term, key, ttl, metadata, self.stopping)
 
+    def claim(
+        self,
+        key: str,
+        keep: float | timedelta | None,
+        *,
+        lease: float | timedelta = 30,
+        wait: float | timedelta | None = None,
+        payload: Any = None,
+        after_crash: AfterCrash = "run",
+        keep_errors: KeptErrors = (),
+    ) -> RunBlock[RunScope]:
+        """Have the effect of a block happen once for a key, in the whole fleet.
+
+        ::
+
+            async with s.claim(f"charge:{order.id}", keep=86_400) as run:
+                if run.done:
+                    return run.result
+                run.complete(await charge(order))
+
+        Entering waits while somebody else runs. At the end of the block, what ``run.complete`` was
+        called with is kept; an exception abandons the run, and the next caller runs. The block is a
+        scope whose lease is renewed, as with :meth:`lock`; it is the open form of ``once=`` of
+        :meth:`task`. The options are those of :class:`gogoscope.Once`.
+
+        :raises RunInProgressError: on entering, if somebody else runs for longer than ``wait``
+        :raises OutcomeUnknownError: on entering, if the last run died, and may not be repeated
+        :raises PayloadMismatchError: on entering, if the key stands for another payload
+        :raises KeptError: on entering, if the run ended with an error that was kept
+        :raises ResultNotKeptError: on entering, if the run is done, but its result was not kept
+        :raises LeaseLostError: if somebody else has taken the run over
+        """
+        return doors.run_block(
+            self._home,
+            partial(RunScope, self),
+            key,
+            keep,
+            lease,
+            wait,
+            payload,
+            after_crash,
+            keep_errors,
+        )
+
 
 class LockedScope(Scope):
     """The block of a lock: a scope whose tasks end when the lease is lost; made by ``s.lock``.
@@ -457,6 +517,28 @@ class LockedScope(Scope):
     async def extend(self, ttl: float | timedelta) -> bool:
         """Let the lease end ``ttl`` seconds from now, and renew it for as long from then on."""
         return await self._handle.extend(ttl)
+
+
+class RunScope(RunPart, Scope):
+    """The block of a run: a scope whose tasks end when the lease is lost; made by ``s.claim``."""
+
+    def __init__(
+        self, parent: Scope, once: Once, handle: LockHandle | None, result: Any, token: int
+    ) -> None:
+        options = ScopeOptions.inside(
+            parent._options,
+            parent._home.inherited,
+            name=lambda: f"{parent.name} running {once.key}",
+        )
+        super().__init__(options, parent)
+        self._once = once
+        self._handle = handle
+        self._result = result
+        self._token = token
+
+    def _lease_lost(self, loss: LeaseLostError) -> None:
+        """Cancel the block, which then raises the loss."""
+        self._fail(loss, f"the lease of its run was lost: {loss.reason}")
 
 
 def scope(

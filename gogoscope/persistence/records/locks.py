@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
 
 from gogoscope.persistence.lock_claims import acquire_once
 from gogoscope.persistence.lock_handle import LockHandle
@@ -16,7 +14,7 @@ from gogoscope.persistence.lock_records import (
     LockReply,
     describe_holder,
 )
-from gogoscope.persistence.records.place import Answer, RecordCapability, json_kind
+from gogoscope.persistence.records.place import RecordCapability, json_kind
 from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.validation import check_key, check_lease
 
@@ -44,7 +42,7 @@ class RecordLocks(RecordCapability):
         """
         lease_ms = math.ceil(check_lease(ttl) * 1000)
         check_key(owner, "owner")
-        return await self._change_lease(key, lock_rules.extend, owner, lease_ms)
+        return await self._change_lease(LOCKS, key, lock_rules.extend, owner, lease_ms)
 
     async def force_release(self, key: str) -> bool:
         """Free a lock, whoever holds it; ``False`` if nobody did.
@@ -62,6 +60,7 @@ class RecordLocks(RecordCapability):
     ) -> LockReply:
         """Take a lock in one write, or learn from the refusal who has it."""
         return await self._change_lease(
+            LOCKS,
             key,
             lock_rules.claim,
             claim,
@@ -74,7 +73,9 @@ class RecordLocks(RecordCapability):
         self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
     ) -> LockReply:
         """Let the lease of ``nonce`` last until ``until_ms``, or ``lease_ms`` from now if later."""
-        return await self._change_lease(key, lock_rules.renew, nonce, version, lease_ms, until_ms)
+        return await self._change_lease(
+            LOCKS, key, lock_rules.renew, nonce, version, lease_ms, until_ms
+        )
 
     async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
         """Free the lock that ``nonce`` holds, keeping its version; ``False`` if it was lost."""
@@ -82,12 +83,12 @@ class RecordLocks(RecordCapability):
 
     async def hand_over_lock(self, key: str, nonce: str, claim: LockClaim) -> LockReply:
         """Pass the lock that ``nonce`` holds on to a claim, in one write."""
-        return await self._change_lease(key, lock_rules.hand_over, nonce, claim)
+        return await self._change_lease(LOCKS, key, lock_rules.hand_over, nonce, claim)
 
     async def reserve_lock(self, key: str, turn: str, duration_ms: int) -> LockReply:
         """Reserve the next turn of a lock that is held, for ``duration_ms`` from now."""
         return await self._change_lease(
-            key, lock_rules.reserve, turn, duration_ms, skew_ms=self._skew_now_ms()
+            LOCKS, key, lock_rules.reserve, turn, duration_ms, skew_ms=self._skew_now_ms()
         )
 
     async def read_lock(self, key: str) -> LockRecord | None:
@@ -97,20 +98,3 @@ class RecordLocks(RecordCapability):
     def lease_left_ms(self, record: LockRecord) -> int:
         """Return how long the lease of a record still runs, in milliseconds; makes no request."""
         return lock_rules.left_ms(record, self._records.now_ms(), self._records.steady())
-
-    def _skew_now_ms(self) -> int:
-        return self._skew_ms + self._records.clock_error_ms()
-
-    def _change_lease(
-        self,
-        key: str,
-        rule: Callable[..., tuple[LockRecord | None, Answer]],
-        *args: Any,
-        **options: Any,
-    ) -> Awaitable[Answer]:
-        """Change a lock by a rule that compares the end of a lease with the time."""
-
-        def change(record: LockRecord | None, now_ms: int) -> tuple[LockRecord | None, Answer]:
-            return rule(record, now_ms, *args, at=self._records.steady(), **options)
-
-        return self._records.transact(LOCKS, self._full_key(key), change)

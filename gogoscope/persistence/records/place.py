@@ -18,16 +18,16 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, get_type_hints
 
-from attrs import fields, frozen
+from attrs import Attribute, fields, frozen, has
 
 from gogoscope._core.arguments import shown
 from gogoscope._core.durations import seconds
 from gogoscope.events import log_warning
 from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence.lock_records import Steady
-from gogoscope.persistence.stored import checks_of, corrupt_record, told
+from gogoscope.persistence.stored import check_of, corrupt_record, told
 from gogoscope.persistence.validation import check_key, check_key_prefix
 from gogoscope.persistence.values import Codec, check_codec, decode_json
 
@@ -226,6 +226,25 @@ class RecordCapability:
             kind, self._full_key(key), lambda record, now_ms: rule(record, now_ms, *args, **options)
         )
 
+    def _skew_now_ms(self) -> int:
+        """Return what is allowed for the difference of two clocks, errors of measuring included."""
+        return self._skew_ms + self._records.clock_error_ms()
+
+    def _change_lease(
+        self,
+        kind: Kind[Record],
+        key: str,
+        rule: Callable[..., tuple[Record | None, Answer]],
+        *args: Any,
+        **options: Any,
+    ) -> Awaitable[Answer]:
+        """Change a record by a rule that compares the end of a lease with the time."""
+
+        def change(record: Record | None, now_ms: int) -> tuple[Record | None, Answer]:
+            return rule(record, now_ms, *args, at=self._records.steady(), **options)
+
+        return self._records.transact(kind, self._full_key(key), change)
+
     async def _change_or_remove(
         self,
         kind: Kind[Record],
@@ -253,45 +272,65 @@ def json_kind(
     *,
     urgent: bool = False,
 ) -> Kind[Record]:
-    """Return the kind of an attrs class of JSON-shaped fields; those at their default are left out.
+    """Return the kind of an attrs class, whose fields are JSON-shaped or such classes themselves.
+
+    Fields at their default are left out.
 
     :param name: what the kind is called in a store
     :param record_type: the class
     :param purge_at_ms: as in :class:`Kind`
     :param urgent: likewise
     """
-    defaults = _defaults(record_type)
+    form = _Form(record_type)
+    return Kind(
+        name,
+        lambda record: _encode(form.dump(record)),
+        lambda text, purge_at_ms: form.load(decode_json(text)),
+        purge_at_ms,
+        urgent,
+    )
 
-    def dump(record: Record) -> str:
-        return _encode(
-            {
-                field: value
-                for field, default in defaults
-                if (value := getattr(record, field)) != default
-            }
-        )
 
-    checks = checks_of(record_type)
+class _Form:
+    """How the records of an attrs class become JSON, and those inside their fields likewise."""
 
-    def load(text: str, purge_at_ms: int | None) -> Record:
-        stored = decode_json(text)
+    def __init__(self, record_type: type) -> None:
+        self._type = record_type
+        hints = get_type_hints(record_type)
+        parts = fields(record_type)
+        self._inner = {name: _Form(hint) for name, hint in hints.items() if has(hint)}
+        self._checks = {
+            part.name: check_of(hints[part.name]) for part in parts if part.name not in self._inner
+        }
+        self._defaults = [(part.name, _default_of(part)) for part in parts]
+
+    def dump(self, record: object) -> dict[str, Any]:
+        found = {
+            field: value
+            for field, default in self._defaults
+            if (value := getattr(record, field)) != default
+        }
+        for field, form in self._inner.items():
+            if field in found:
+                found[field] = form.dump(found[field])
+        return found
+
+    def load(self, stored: Any) -> Any:
         if type(stored) is not dict:
-            raise TypeError(f"{record_type.__name__} must be an object, got {told(stored)}")
+            raise TypeError(f"{self._type.__name__} must be an object, got {told(stored)}")
         for field, value in stored.items():
-            if field not in checks:
-                raise TypeError(f"{record_type.__name__} has no field {shown(field)}")
-            checks[field](field, value)
-        return record_type(**stored)
+            if field in self._inner:
+                stored[field] = self._inner[field].load(value)
+            elif field in self._checks:
+                self._checks[field](field, value)
+            else:
+                raise TypeError(f"{self._type.__name__} has no field {shown(field)}")
+        return self._type(**stored)
 
-    return Kind(name, dump, load, purge_at_ms, urgent)
 
-
-def _defaults(record_type: type) -> list[tuple[str, object]]:
-    defaults = []
-    for part in fields(record_type):
-        factory = getattr(part.default, "factory", None)
-        defaults.append((part.name, part.default if factory is None else factory()))
-    return defaults
+def _default_of(part: Attribute[Any]) -> object:
+    factory = getattr(part.default, "factory", None)
+    return part.default if factory is None else factory()
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode

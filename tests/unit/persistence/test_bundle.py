@@ -31,7 +31,8 @@ async def test_the_error_for_a_missing_capability_names_the_store_that_was_passe
 
 async def test_what_a_bundle_is_made_of_makes_no_difference_to_its_equality() -> None:
     store = MemoryStore()
-    assert Persistence.of(store) == Persistence(locks=store, circuit_breakers=store, cache=store)
+    bundle = Persistence(locks=store, circuit_breakers=store, cache=store, runs=store)
+    assert Persistence.of(store) == bundle
     assert "made_of" not in repr(Persistence.of(store))
 
 

@@ -20,6 +20,7 @@ OF_A_SCOPE = [
     "cancel",
     "cancel_reason",
     "child",
+    "claim",
     "enter",
     "every",
     "leader",

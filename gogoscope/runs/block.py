@@ -1,0 +1,226 @@
+"""The block of a run: it runs if nobody has, and keeps what came of it at its end.
+
+The end is one of three. Without an error, or with one that is to be kept, the verdict is written,
+shielded, as often as it takes within a bound. After any other error, and when cancelled, the run is
+abandoned, and the next caller runs. After the loss of the lease nothing is written: whoever took
+over has the run, and what was computed here is returned to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import anyio
+
+from gogoscope._core.background import Home
+from gogoscope._core.cancellation import finish
+from gogoscope._core.context import current
+from gogoscope._core.hints import explains
+from gogoscope._core.jitter import jittered
+from gogoscope.events import RunCompleted, RunFound, RunStarted, log_warning
+from gogoscope.exceptions import (
+    LeaseLostError,
+    PersistenceError,
+    RecordTooLargeError,
+    ResultNotKeptError,
+    RunError,
+    StoreTimeoutError,
+)
+from gogoscope.locks.lease_block import Held, LeaseBlock
+from gogoscope.persistence.asking import ask
+from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.persistence.run_records import RunRecord, Verdict
+from gogoscope.persistence.stored import corrupt_record
+from gogoscope.runs.claims import line_of, runs_of
+from gogoscope.runs.once import Once, error_of_text, text_of_error
+from gogoscope.runs.run import RunPart
+
+AGAIN_SECONDS = 0.2
+"""How long to wait before a verdict is written once more, since the store failed."""
+
+
+class InRun(Held, Protocol):
+    """What runs inside the block of a run: a scope."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the run was done before."""
+        ...
+
+    @property
+    def result(self) -> Any:
+        """What it returned then, or what it is completed with."""
+        ...
+
+    def complete(self, value: Any) -> None:
+        """Say what the run is to return."""
+        ...
+
+
+R = TypeVar("R", bound=InRun)
+OpenRun = Callable[[Once, LockHandle | None, Any, int], R]
+"""Returns what runs in the block, of what was asked for, the lease, the result, and the token."""
+
+
+@explains(
+    attributes=dict.fromkeys(
+        ("complete", "done", "ensure", "fencing_token", "result", "task"),
+        "enter it first: async with s.claim(key, keep=...) as run",
+    )
+)
+class RunBlock(LeaseBlock[R]):
+    """Begins a run and keeps what comes of it, or returns what came of it; made by ``s.claim``.
+
+    :param home: the scope that the block stands in
+    :param open_run: returns what runs in the block
+    :param once: what is asked for
+    """
+
+    def __init__(self, home: Home, open_run: OpenRun[R], once: Once) -> None:
+        super().__init__(home, self._open, once.key)
+        self._open_run = open_run
+        self._once = once
+        self._done: R | None = None
+
+    async def __aenter__(self) -> R:
+        self._home.check_open()
+        self._provider = runs_of(self._home)
+        began = anyio.current_time()
+        self._refuse_itself()
+        self._line = line_of(self._provider, self.key)
+        found = await self._line.begin(self._home, self._once)
+        if isinstance(found, RunRecord):
+            self._done = self._open_run(
+                self._once, None, self._value_of(found), found.lease.fencing_token
+            )
+            await self._done.__aenter__()
+            if self._home.observed:
+                self._home.emit(RunFound(self._home.name, self.key))
+            return self._done
+        self._begun = found
+        run = await super().__aenter__()
+        if self._home.observed:
+            waited = anyio.current_time() - began
+            self._home.emit(RunStarted(self._home.name, self.key, found.fencing_token, waited))
+        return run
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
+        if self._done is not None:
+            return await self._done.__aexit__(exc_type, exc, traceback)
+        return await super().__aexit__(exc_type, exc, traceback)
+
+    async def _take(self) -> LockHandle:
+        return self._begun
+
+    def _open(self, handle: LockHandle) -> R:
+        return self._open_run(self._once, handle, None, handle.fencing_token)
+
+    async def _give_up(self, leaving: BaseException | None) -> None:
+        keeps = isinstance(leaving, Exception) and isinstance(leaving, self._once.keep_errors)
+        if self._handle.lost is not None or not (leaving is None or keeps):
+            await super()._give_up(leaving)
+        elif leaving is None:
+            await self._complete(*self._verdict())
+        else:
+            await self._complete("failed", text_of_error(leaving))
+
+    def _verdict(self) -> tuple[Verdict, str | None]:
+        """Return what the run came to, as it is kept."""
+        try:
+            return "done", self._provider.run_outcome(self._locked.result)
+        except (TypeError, ValueError) as error:
+            log_warning("the result of run %r cannot be kept", self.key, error=error)
+            return "unkept", None
+
+    async def _complete(self, state: Verdict, outcome: str | None) -> None:
+        """Keep a verdict.
+
+        :raises LeaseLostError: if somebody else has taken the run over
+        :raises PersistenceError: if the store fails
+        """
+        handle = self._handle
+        try:
+            try:
+                written = await self._write(state, outcome)
+            except RecordTooLargeError as error:
+                log_warning("the result of run %r cannot be kept", self.key, error=error)
+                state, outcome = "unkept", None
+                written = await self._write(state, outcome)
+            if not written:
+                raise LeaseLostError(self.key, "another run has taken its place")
+            record = RunRecord(handle._record, state, self._once.payload, outcome=outcome)
+            self._line.settle(record)
+        finally:
+            handle._abandon()
+        if self._home.observed:
+            self._home.emit(RunCompleted(self._home.name, self.key, state != "unkept"))
+
+    async def _write(self, state: Verdict, outcome: str | None) -> bool:
+        """Write a verdict; what may have been written is written again, which changes nothing."""
+        once, handle, failure = self._once, self._handle, None
+
+        async def write() -> bool:
+            nonlocal failure
+            while True:
+                try:
+                    return await ask(
+                        self._provider.complete_run,
+                        self.key,
+                        handle._nonce,
+                        state,
+                        outcome,
+                        once.keep,
+                    )
+                except PersistenceError as error:
+                    if not error.retryable:
+                        raise
+                    failure = error
+                await anyio.sleep(jittered(AGAIN_SECONDS))
+
+        written = await finish(write, CLEAN_UP_SECONDS)
+        if written is None:
+            raise failure or StoreTimeoutError(
+                f"the store did not say within {CLEAN_UP_SECONDS:g} s whether it keeps what came "
+                f"of run {self.key!r}"
+            )
+        return written
+
+    def _value_of(self, record: RunRecord) -> Any:
+        """Return the result that was kept.
+
+        :raises KeptError: if an error was kept
+        :raises ResultNotKeptError: if it could not be kept
+        """
+        if record.state == "unkept":
+            raise ResultNotKeptError(self.key, "it is done, but its result could not be kept")
+        if record.state == "done":
+            return self._provider.run_value(self.key, record.outcome)
+        try:
+            error = error_of_text(self.key, record.outcome)
+        except Exception as unreadable:
+            raise corrupt_record("error of run", self.key, unreadable) from unreadable
+        raise error
+
+    def _refuse_itself(self) -> None:
+        frame = current.get()
+        while frame is not None:
+            runs = isinstance(frame, RunPart) and frame.key == self.key and not frame.done
+            if runs and runs_of(frame._home) is self._provider:
+                raise RunError(self.key, "it would wait for itself: this code is part of it")
+            frame = frame._outer
+
+
+async def run_once(block: RunBlock[R], call: Callable[[], Awaitable[Any]]) -> Any:
+    """Call a function inside the block of a run; return its value, or that of an earlier run."""
+    async with block as run:
+        if run.done:
+            return run.result
+        run.complete(await call())
+    return run.result
