@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -19,41 +19,22 @@ from gogoscope.persistence import (
     leave_out,
 )
 from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.answers import Update
-from gogoscope_dynamodb.batches import (
-    READ_BATCH,
-    WRITE_BATCH,
-    chunks,
-    read_batch,
-    side_by_side,
-    write_batch,
-    write_batches,
-)
+from gogoscope_dynamodb.batches import READ_BATCH, chunks, for_each, read_batch, side_by_side
 from gogoscope_dynamodb.capability import Capability, Settings
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.scan import SEGMENTS, Found, Scan
-from gogoscope_dynamodb.schema import CACHE, ZERO, Item, number, text
+from gogoscope_dynamodb.schema import CACHE, Item, number, text
 from gogoscope_dynamodb.values import Stamp, Values
 
 ITEM_OVERHEAD = 128
 """The most bytes of a cache item beside its key and its text: names, numbers and their markers."""
 
 _WITHOUT_VALUE = {
-    "ProjectionExpression": "#pk, #version, #expiresAt, #data.#until",
+    "ProjectionExpression": "#pk, #version, #was, #expiresAt, #data.#until",
     "ExpressionAttributeNames": {
-        f"#{name}": name for name in ("pk", "version", "expiresAt", "data", "until")
+        f"#{name}": name for name in ("pk", "version", "was", "expiresAt", "data", "until")
     },
 }
-
-_HAS_VALUE = (
-    "attribute_exists(#data.#json) AND (attribute_not_exists(#data.#until) OR #data.#until > :now)"
-)
-_TOUCH = Update(
-    "SET #data.#until = :until, #expiresAt = :ttl + if_not_exists(#data.#keptSeconds, :zero)",
-    _HAS_VALUE,
-    returns="NONE",
-)
-_TOUCH_FOR_EVER = Update("REMOVE #data.#until, #expiresAt", _HAS_VALUE, returns="NONE")
 
 
 class Cache(Capability):
@@ -65,7 +46,7 @@ class Cache(Capability):
 
     def __init__(self, table: Table, settings: Settings) -> None:
         super().__init__(table, settings)
-        self._values = Values(table, schema.milliseconds(settings.max_clock_skew))
+        self._values = Values(table, self._skew_ms())
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, or ``default`` if it has none; one read."""
@@ -109,7 +90,7 @@ class Cache(Capability):
                 self._table, list(part), collect, consistent=self._settings.consistent_reads
             )
 
-        await self._in_batches(items, READ_BATCH, read)
+        await for_each(read, list(chunks(items, READ_BATCH)))
         return found
 
     async def set(
@@ -135,7 +116,7 @@ class Cache(Capability):
         stale_ms = schema.milliseconds(check_stale(stale))
         item = self._item(key, value, self._until(ttl, now_ms), stale_ms)
         return await self._values.put(
-            partial(_stamped, item), self._values.stamp(now_ms), now_ms, if_absent=if_absent
+            partial(_stamped, item), Stamp(self._stamp(now_ms)), now_ms, if_absent=if_absent
         )
 
     async def set_many(
@@ -143,22 +124,21 @@ class Cache(Capability):
     ) -> None:
         """Set the values of many keys, each for ``ttl`` seconds or for ever.
 
-        One request for each 25 keys, each key a write of its own: it is not one transaction.
+        One request for each key, 16 at a time: it is not one transaction.
 
         :raises TypeError: if a value cannot be stored faithfully; nothing is sent
         :raises ValueError: likewise, or if ``ttl`` is out of range
         :raises RecordTooLargeError: if an item would be larger than 400 KB; nothing is sent
         """
         now_ms = self._now_ms()
-        stamp = self._values.stamp(now_ms)
         until_ms = self._until(ttl, now_ms)
-        await self._write_all(
-            [
-                {"PutRequest": {"Item": _stamped(self._item(key, value, until_ms), stamp)}}
-                for key, value in check_mapping(values).items()
-            ],
-            stamp,
-        )
+        items = [self._item(key, value, until_ms) for key, value in check_mapping(values).items()]
+        stamp = Stamp(self._stamp(now_ms))
+
+        async def put(item: Item) -> None:
+            await self._values.put(partial(_stamped, item), stamp, now_ms)
+
+        await for_each(put, items)
 
     async def touch(self, key: str, ttl: float | timedelta | None = None) -> bool:
         """Let the value of a key expire in ``ttl`` seconds, or never; ``False`` if it has none.
@@ -169,15 +149,8 @@ class Cache(Capability):
         """
         now_ms = self._now_ms()
         until_ms = self._until(ttl, now_ms)
-        values = {":now": number(now_ms)}
-        if until_ms is not None:
-            values[":until"] = number(until_ms)
-            values[":ttl"] = number(schema.whole_seconds(until_ms))
-            values[":zero"] = ZERO
-        answer = await self._table.update(
-            self._key(CACHE, key), _TOUCH_FOR_EVER if until_ms is None else _TOUCH, values
-        )
-        return answer.granted
+        key_of_item = self._key(CACHE, key)
+        return await self._values.touch(key_of_item, Stamp(self._stamp(now_ms)), now_ms, until_ms)
 
     async def delete(self, key: str) -> bool:
         """Remove a key; ``False`` if it had no value; one write.
@@ -186,15 +159,11 @@ class Cache(Capability):
 
         :raises StoreTimeoutError: if the answer was lost, and nobody can tell whether it had one
         """
-        now_ms = self._now_ms()
-        return await self._values.delete(self._key(CACHE, key), self._values.stamp(now_ms), now_ms)
+        return await self._delete(self._key(CACHE, key))
 
     async def delete_many(self, keys: Iterable[str]) -> None:
-        """Remove many keys, whether or not they have a value; one request for each 25 keys."""
-        await self._write_all(
-            [{"DeleteRequest": {"Key": self._key(CACHE, key)}} for key in check_keys(keys)],
-            self._values.stamp(self._now_ms()),
-        )
+        """Remove many keys, whether or not they have a value; one request for each key."""
+        await for_each(self._delete, [self._key(CACHE, key) for key in check_keys(keys)])
 
     async def has(self, key: str) -> bool:
         """Return whether a key has a value, ``None`` included; one read."""
@@ -209,25 +178,16 @@ class Cache(Capability):
         """Remove every key below the store's prefix; touches no lock and no circuit.
 
         It reads the whole table, and is charged for the items of other stores, too. It writes once
-        for each key that it removes, 25 in a request.
+        for each key that it removes.
         """
-        unsent: list[Item] = []
-        stamp = self._values.stamp(self._now_ms())
-
-        async def remove(found: Found) -> None:
-            unsent.extend(_deletion(item) for _, item in found)
-            while len(unsent) >= WRITE_BATCH:
-                await send()
-
-        async def send() -> None:
-            batch = unsent[:WRITE_BATCH]
-            del unsent[:WRITE_BATCH]
-            await start(lambda: self._write_all(batch, stamp))
-
         async with side_by_side() as start:
+
+            async def remove(found: Found) -> None:
+                for _, item in found:
+                    if "was" not in item:
+                        await start(partial(self._delete, schema.primary_key(item)))
+
             await self._scan(None, consistent=True, segments=SEGMENTS).for_each_page(remove)
-            if unsent:
-                await send()
 
     async def keys(self, pattern: str | None = None) -> list[str]:
         """List the keys that have a value, without the store's prefix, in no particular order.
@@ -288,32 +248,9 @@ class Cache(Capability):
             data["keptSeconds"] = number(schema.whole_seconds(stale_ms))
         return item
 
-    async def _write_all(self, requests: list[Item], stamp: Stamp) -> None:
-        """Send writes in batches; those of a batch that was not answered again, one by one."""
-
-        async def again(request: Item) -> None:
-            now_ms = self._now_ms()
-            if put := request.get("PutRequest"):
-                item: Item = put["Item"]
-                await self._values.put(lambda _: item, stamp, now_ms, in_doubt=True)
-            else:
-                key: Item = request["DeleteRequest"]["Key"]
-                await self._values.delete(key, stamp, now_ms, in_doubt=True)
-
-        await self._in_batches(
-            list(write_batches(requests)), 1, lambda part: write_batch(self._table, part[0], again)
-        )
-
-    async def _in_batches(
-        self, elements: list[Any], size: int, send: Callable[[Any], Awaitable[None]]
-    ) -> None:
-        if len(elements) <= size:
-            if elements:
-                await send(elements)
-            return
-        async with side_by_side() as start:
-            for part in chunks(elements, size):
-                await start(partial(send, part))
+    async def _delete(self, key: Item) -> bool:
+        now_ms = self._now_ms()
+        return await self._values.delete(key, Stamp(self._stamp(now_ms)), now_ms)
 
     def _scan(
         self, pattern: str | None, *, consistent: bool | None = None, segments: int = 1
@@ -344,7 +281,3 @@ def _is_listed(item: Item, now_ms: int) -> bool:
 def _stamped(item: Item, stamp: Stamp) -> Item:
     data = {"M": {**item["data"]["M"], "by": text(stamp.name)}}
     return {**item, "version": number(stamp.version), "data": data}
-
-
-def _deletion(item: Item) -> Item:
-    return {"DeleteRequest": {"Key": {"pk": item["pk"], "sk": {"S": schema.SORT_KEY}}}}

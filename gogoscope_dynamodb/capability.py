@@ -27,6 +27,8 @@ class Settings:
 class Capability:
     """A capability whose items are below a prefix in a table.
 
+    ``_last_stamp`` is the last stamp of the store: stamps put writes in order.
+
     :param table: the table
     :param settings: checked settings
     """
@@ -35,9 +37,18 @@ class Capability:
         self._table = table
         self._settings = settings
         self._clock_steps = ClockSteps(settings.clock)
+        self._last_stamp = 0
 
     def _now_ms(self) -> int:
         return int(self._settings.clock.wall() * 1000)
+
+    def _stamp(self, now_ms: int) -> int:
+        """Return a stamp for a write that begins now: the clock in microseconds, made to grow."""
+        self._last_stamp = max(now_ms * 1000, self._last_stamp + 1)
+        return self._last_stamp
+
+    def _skew_ms(self) -> int:
+        return schema.milliseconds(self._settings.max_clock_skew)
 
     def _key(self, kind: str, key: str) -> Item:
         return schema.item_key(kind, self._settings.key_prefix, key)

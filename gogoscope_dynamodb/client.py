@@ -45,10 +45,6 @@ class DynamoDBClient(Protocol):
         """Read up to 100 items."""
         ...
 
-    def batch_write_item(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        """Write or remove up to 25 items."""
-        ...
-
     def create_table(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """Create a table."""
         ...

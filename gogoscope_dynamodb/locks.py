@@ -9,8 +9,15 @@ An item holds the lock of a key. Its attributes:
   among them; the difference is the fencing token, which a renewal leaves alone.
 - ``data.nonce`` names the acquisition; it is what the conditions compare.
 - ``data.next`` and ``data.nextUntil`` are the reservation of the next turn.
-- ``data.releasedBy`` names the acquisition that was released last. A claim with that nonce is
-  refused, so that one that arrives late takes nothing.
+- ``data.releasedBy`` names the acquisition that was released last; a claim with that nonce is
+  refused.
+- ``stamp`` is that of the last claim that was granted: the clock in microseconds, or more. Only
+  claims with a higher one are granted, so it only grows.
+
+So a claim that lands late takes nothing: it is refused after another try of it was granted. When
+nobody answered, or the answer was that another holds the lock, the claimant raises the stamp of the
+lock to its own before it says so. A claim that is refused only because its clock is behind is sent
+again with a higher stamp.
 
 Invariants:
 
@@ -20,7 +27,8 @@ Invariants:
 - Every write can be sent twice: a claim finds its own nonce, a renewal its own version and end, a
   release its own ``releasedBy``.
 
-There is no mutable state here: all of it is in the table.
+The writes are in ``lock_updates``. There is no mutable state here but the last stamp of the store;
+all else is in the table.
 """
 
 from __future__ import annotations
@@ -40,71 +48,15 @@ from gogoscope.persistence import (
     check_lease,
     describe_holder,
 )
-from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.answers import Update
+from gogoscope_dynamodb import lock_updates, schema
+from gogoscope_dynamodb.answers import Answer, Update
 from gogoscope_dynamodb.capability import Capability
 from gogoscope_dynamodb.schema import LOCK, ONE, ZERO, Item, number, purge_time, text
+from gogoscope_dynamodb.values import nobody_can_tell
 
 SHORTEST_TIMEOUT = 0.1
 MOST_ROUNDS = 8
 FORCED = "force"
-
-_TAKE = "SET #owner = :owner, #data = :lease, #expiresAt = :ttl, "
-_NEXT_VERSION = "#version = if_not_exists(#version, :floor) + :one"
-_ANOTHER_RENEWAL = (
-    "SET #version = #version + :one, "
-    "#data.#renewals = if_not_exists(#data.#renewals, :zero) + :one, "
-    "#data.#leaseUntil = :until, #data.#leaseMs = :leaseMs, #expiresAt = :ttl"
-)
-
-_FREE = (
-    "attribute_not_exists(#owner) AND "
-    "(attribute_not_exists(#data.#releasedBy) OR #data.#releasedBy <> :nonce)"
-)
-_IN_TURN = "(attribute_not_exists(#data.#next) OR #data.#next = :turn OR #data.#nextUntil < :now)"
-
-_ACQUIRE = Update(_TAKE + _NEXT_VERSION, f"(({_FREE}) OR #data.#leaseUntil < :dead) AND {_IN_TURN}")
-_ACQUIRE_OUT_OF_TURN = Update(
-    _TAKE + _NEXT_VERSION,
-    f"{_FREE} AND #data.#next = :seenNext AND #data.#nextUntil = :seenNextUntil",
-)
-_TAKE_OVER = Update(_TAKE + _NEXT_VERSION, "#data.#nonce = :seenNonce AND #version = :seenVersion")
-_RENEW = Update(_ANOTHER_RENEWAL, "#data.#nonce = :nonce AND #version = :seenVersion")
-_EXTEND = Update(
-    _ANOTHER_RENEWAL,
-    "#owner = :owner AND #data.#leaseUntil > :now AND #data.#leaseUntil < :until",
-    "NONE",
-)
-_HAND_OVER = Update(
-    _TAKE + "#version = #version + :one",
-    f"#data.#nonce = :oldNonce AND {_IN_TURN}",
-)
-_RESERVE = Update(
-    "SET #data.#next = :turn, #data.#nextUntil = :nextUntil",
-    f"attribute_exists(#data.#nonce) AND {_IN_TURN}",
-)
-_CANCEL_TURN = Update("REMOVE #data.#next, #data.#nextUntil", "#data.#next = :turn")
-_RELEASE = Update(
-    "SET #data.#releasedBy = :nonce, #expiresAt = :ttl REMOVE #owner, "
-    "#data.#nonce, #data.#leaseMs, #data.#leaseUntil, #data.#acquiredAt, #data.#meta",
-    "#data.#nonce = :nonce",
-    "NONE",
-)
-_REFUSE_CLAIM = Update(
-    "SET #data.#releasedBy = :nonce, #expiresAt = :ttl",
-    "attribute_exists(#data.#releasedBy) AND attribute_not_exists(#owner)",
-    "NONE",
-)
-_REFUSE_FIRST_CLAIM = Update(
-    "SET #data = :tomb, #expiresAt = :ttl, #version = :floor", "attribute_not_exists(#pk)", "NONE"
-)
-_FREE_BY_FORCE = "SET #data = :tomb, #expiresAt = :ttl REMOVE #owner"
-_FORCE = Update(
-    _FREE_BY_FORCE,
-    "attribute_exists(#data.#nonce) AND #data.#acquiredAt <= :now AND #version > :zero",
-    "NONE",
-)
-_FORCE_SEEN = Update(_FREE_BY_FORCE, "#data.#nonce = :nonce", "NONE")
 
 
 class Locks(Capability):
@@ -132,18 +84,26 @@ class Locks(Capability):
         check_key(owner, "owner")
         now_ms = self._now_ms()
         until_ms = now_ms + lease_ms
-        answer = await self._table.update(
-            item_key,
-            _EXTEND,
-            {":owner": text(owner), ":now": number(now_ms), **_renewal(lease_ms, until_ms)},
-            timeout=self._lease_timeout(lease_ms),
-            urgent=True,
-        )
-        found = answer.item
-        if answer.granted or found is None:
-            return answer.granted
-        record = schema.decode_lock(found)
-        return record.owner == owner and record.lease_until_ms >= until_ms
+        values = {":owner": text(owner), ":now": number(now_ms), **_renewal(lease_ms, until_ms)}
+        stamp = self._stamp(now_ms)
+        for _ in range(MOST_ROUNDS):
+            answer = await self._table.update(
+                item_key,
+                lock_updates.EXTEND,
+                {**values, ":stamp": number(stamp)},
+                timeout=self._lease_timeout(lease_ms),
+                urgent=True,
+            )
+            found = answer.item
+            if answer.granted or found is None:
+                return answer.granted
+            record = schema.decode_lock(found)
+            if record.owner != owner or record.lease_until_ms >= until_ms:
+                return record.owner == owner
+            if record.lease_until_ms <= now_ms or (taken := schema.stamp_of(found)) <= stamp:
+                return False
+            stamp = taken  # The clock of whoever took the lock is ahead.
+        raise _overtaken(key)
 
     async def force_release(self, key: str) -> bool:
         """Release a lock, whoever holds it; ``False`` if nobody did; one write.
@@ -154,25 +114,29 @@ class Locks(Capability):
         """
         item_key = self._key(LOCK, key)
         now_ms = self._now_ms()
-        ending = {":tomb": _tombstone(FORCED), ":ttl": purge_time(now_ms), ":zero": ZERO}
-        answer = await self._table.update(item_key, _FORCE, {":now": number(now_ms), **ending})
+        stamp = self._stamp(now_ms)
+        tomb, ttl = _tombstone(FORCED), purge_time(now_ms)
+        values = {":tomb": tomb, ":ttl": ttl, ":stamp": number(stamp), ":zero": ZERO}
+        answer = await self._table.update(item_key, lock_updates.FORCE, values)
         for _ in range(MOST_ROUNDS):
             if answer.granted or (found := answer.item) is None:
                 return answer.granted
             try:
-                record = schema.decode_lock(found)
+                record, taken = schema.decode_lock(found), schema.stamp_of(found)
             except CorruptRecordError:
-                item = {**item_key, "version": number(now_ms * 1000), "data": ending[":tomb"]}
+                item = {**item_key, "version": number(now_ms * 1000), "data": tomb}
                 answer = await self._table.replace(found, item)
                 continue
             if record.nonce is None:
                 # The first try of this very request may have released it.
                 return answer.in_doubt and record.released_by == FORCED
-            if answer.in_doubt:
+            if answer.in_doubt and record.acquired_at_ms <= self._now_ms() + self._skew_ms():
                 return True  # Who holds it now has taken it since.
-            nonce = {":nonce": text(record.nonce)}
-            answer = await self._table.update(item_key, _FORCE_SEEN, {**nonce, **ending})
-        raise ThrottledError(f"lock {key!r} changed hands {MOST_ROUNDS} times while it was forced")
+            if answer.in_doubt:
+                raise nobody_can_tell(found)  # The holder's clock is ahead: maybe it was there.
+            values |= {":nonce": text(record.nonce), ":stamp": number(max(stamp, taken))}
+            answer = await self._table.update(item_key, lock_updates.FORCE_SEEN, values)
+        raise _overtaken(key)
 
     async def holder(self, key: str) -> LockHolder | None:
         """Return who holds a lock, or ``None`` if nobody does; one consistent read."""
@@ -181,48 +145,82 @@ class Locks(Capability):
     async def claim_lock(
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
     ) -> LockReply:
-        """Take a lock in one write, or return from the refusal who holds it."""
-        item_key = self._key(LOCK, key)
+        """Take a lock in one write, or return from the refusal who holds it.
+
+        One more is sent when the answer is in doubt, or a clock is behind that of the last holder.
+        """
         now_ms = self._now_ms()
         # A clock that was set says nothing of the leases of others: then only watching them does.
         dead_ms = 0 if self._clock_steps.stepped() else now_ms - self._skew_ms()
-        values = {
-            **_taking(claim, now_ms),
-            ":dead": number(dead_ms),
-            ":floor": number(now_ms * 1000),
-        }
-        timeout = self._lease_timeout(claim.lease_ms)
-        update = _ACQUIRE
         if seen is not None and seen.nonce is not None:
-            update = _TAKE_OVER
-            values[":seenNonce"] = text(seen.nonce)
-            values[":seenVersion"] = number(seen.version)
+            update = lock_updates.TAKE_OVER
+            more = {":seenNonce": text(seen.nonce), ":seenVersion": number(seen.version)}
         elif seen is not None and seen.next_turn is not None:
-            update = _ACQUIRE_OUT_OF_TURN
-            values[":seenNext"] = text(seen.next_turn)
-            values[":seenNextUntil"] = number(seen.next_until_ms)
-        answer = await self._table.update(item_key, update, values, timeout=timeout)
-        found = answer.item
-        if found is None:
-            return LockReply(granted=False, record=None)
-        record = schema.decode_lock(found)
-        if record.nonce == claim.nonce:
+            update = lock_updates.ACQUIRE_OUT_OF_TURN
+            more = {
+                ":seenNext": text(seen.next_turn),
+                ":seenNextUntil": number(seen.next_until_ms),
+            }
+        else:
+            update = lock_updates.ACQUIRE
+            more = {":dead": number(dead_ms)}
+        record = await self._claim(key, update, claim, more, now_ms, dead_ms)
+        if record is not None and record.nonce == claim.nonce:
             return LockReply(granted=True, record=record)
         return self._reply(record, now_ms, granted=False)
 
     async def hand_over_lock(self, key: str, nonce: str, claim: LockClaim) -> LockReply:
         """Hand the lock that ``nonce`` holds over to a claim, in one write."""
-        answer = await self._table.update(
-            self._key(LOCK, key),
-            _HAND_OVER,
-            {":oldNonce": text(nonce), **_taking(claim, self._now_ms())},
-            timeout=self._lease_timeout(claim.lease_ms),
-            urgent=True,
-        )
-        if (found := answer.item) is None:
-            return LockReply(granted=False, record=None)
-        record = schema.decode_lock(found)
-        return LockReply(granted=record.nonce == claim.nonce, record=record)
+        more = {":oldNonce": text(nonce)}
+        now_ms = self._now_ms()
+        record = await self._claim(key, lock_updates.HAND_OVER, claim, more, now_ms, urgent=True)
+        granted = record is not None and record.nonce == claim.nonce
+        return LockReply(granted=granted, record=record)
+
+    async def _claim(
+        self,
+        key: str,
+        update: Update,
+        claim: LockClaim,
+        more: dict[str, Any],
+        now_ms: int,
+        dead_ms: int | None = None,
+        *,
+        urgent: bool = False,
+    ) -> LockRecord | None:
+        """Send a claim with a stamp above the barrier, and return the lock after that.
+
+        :param more: what the condition compares besides
+        :param dead_ms: a lease that ended before is over
+        """
+        item_key = self._key(LOCK, key)
+        stamp = self._stamp(now_ms)
+        values = {**_taking(claim, now_ms), **more}
+        for _ in range(MOST_ROUNDS):
+            values[":stamp"] = number(stamp)
+            answer = await self._table.update(
+                item_key,
+                update,
+                values,
+                timeout=self._lease_timeout(claim.lease_ms),
+                urgent=urgent,
+            )
+            if (found := answer.item) is None:
+                return None
+            record = schema.decode_lock(found)
+            if answer.granted or record.nonce == claim.nonce:
+                return record
+            if (highest := schema.stamp_of(found)) < stamp:
+                # Another holds the lock, and a try that lands late must not take it after that.
+                return await self._bar(key, stamp, found) if answer.in_doubt else record
+            if (
+                dead_ms is not None
+                and record.owner is not None
+                and record.lease_until_ms >= dead_ms
+            ):
+                return record
+            stamp = highest + 1
+        raise _overtaken(key)
 
     async def reserve_lock(self, key: str, turn: str, duration_ms: int) -> LockReply:
         """Reserve the next turn of a held lock for ``duration_ms`` from now; one write.
@@ -232,7 +230,7 @@ class Locks(Capability):
         now_ms = self._now_ms()
         answer = await self._table.update(
             self._key(LOCK, key),
-            _RESERVE if duration_ms else _CANCEL_TURN,
+            lock_updates.RESERVE if duration_ms else lock_updates.CANCEL_TURN,
             {
                 ":turn": text(turn),
                 ":nextUntil": number(now_ms + duration_ms),
@@ -252,7 +250,7 @@ class Locks(Capability):
         until_ms = max(until_ms, self._now_ms() + lease_ms)
         answer = await self._table.update(
             self._key(LOCK, key),
-            _RENEW,
+            lock_updates.RENEW,
             {
                 ":nonce": text(nonce),
                 ":seenVersion": number(version),
@@ -277,42 +275,47 @@ class Locks(Capability):
         If nobody holds the lock although the lease of ``nonce`` should still run, its claim may
         still be in flight: then a second write makes sure that it is refused when it arrives.
         """
-        item_key = self._key(LOCK, key)
-        now_ms = self._now_ms()
-        ending = {":nonce": text(nonce), ":ttl": purge_time(now_ms)}
-        answer = await self._table.update(item_key, _RELEASE, ending, urgent=True)
+        answer = await self._release(key, nonce)
+        found = answer.item
         if answer.granted:
             return True
-        found = answer.item
         if found is not None and schema.decode_lock(found).released_by == nonce:
             return answer.in_doubt
         if not in_time:
             return False
-        return await self._refuse_claim(item_key, nonce, found) or answer.in_doubt
+        stamp = max(self._last_stamp, schema.stamp_of(found) + 1)
+        record = await self._bar(key, stamp, found, nonce)
+        if record.nonce == nonce:  # Its claim has landed in between.
+            answer = await self._release(key, nonce)
+        return answer.granted or answer.in_doubt
 
-    async def _refuse_claim(self, item_key: Item, nonce: str, found: Item | None) -> bool:
-        """Make sure that a claim in flight is refused; return whether it had taken the lock."""
+    async def _release(self, key: str, nonce: str) -> Answer:
+        values = {":nonce": text(nonce), ":ttl": purge_time(self._now_ms())}
+        return await self._table.update(
+            self._key(LOCK, key), lock_updates.RELEASE, values, urgent=True
+        )
+
+    async def _bar(self, key: str, stamp: int, found: Item | None, nonce: str = "") -> LockRecord:
+        """Make sure that claims up to a stamp are refused, and return the lock after that.
+
+        :param found: the lock as it was found
+        :param nonce: the name of the claim, if the lock is to show that it was released
+        """
         now_ms = self._now_ms()
         values = {
-            ":nonce": text(nonce),
+            ":stamp": number(stamp),
             ":tomb": _tombstone(nonce),
             ":ttl": purge_time(now_ms),
             ":floor": number(now_ms * 1000),
         }
         for _ in range(MOST_ROUNDS):
-            if found is None:
-                update = _REFUSE_FIRST_CLAIM
-            elif "owner" not in found:
-                update = _REFUSE_CLAIM
-            elif schema.decode_lock(found).nonce == nonce:
-                update = _RELEASE
-            else:
-                return False
-            answer = await self._table.update(item_key, update, values)
-            if answer.granted:
-                return update is _RELEASE
+            held = found is not None and "owner" in found
+            update = lock_updates.BAR if held else lock_updates.BAR_FREE
+            answer = await self._table.update(self._key(LOCK, key), update, values)
             found = answer.item
-        return False
+            if found is not None and schema.stamp_of(found) >= stamp:
+                return schema.decode_lock(found)
+        raise _overtaken(key)
 
     async def read_lock(self, key: str) -> LockRecord | None:
         """Return a lock as the newest completed write left it; one consistent read."""
@@ -329,9 +332,6 @@ class Locks(Capability):
         dead_in_ms = max(0, record.lease_until_ms + self._skew_ms() + 1 - now_ms)
         return LockReply(granted=granted, record=record, dead_in_ms=dead_in_ms)
 
-    def _skew_ms(self) -> int:
-        return schema.milliseconds(self._settings.max_clock_skew)
-
     def _lease_timeout(self, lease_ms: int) -> float:
         """Return how long one try may take: a quarter of the lease, so that three fit into it."""
         return min(self._table.timeout, max(SHORTEST_TIMEOUT, lease_ms / 4000))
@@ -343,6 +343,7 @@ def _taking(claim: LockClaim, now_ms: int) -> dict[str, Any]:
         ":nonce": text(claim.nonce),
         ":turn": text(claim.turn or claim.nonce),
         ":lease": schema.encode_lease(claim, now_ms),
+        ":floor": number(now_ms * 1000),
         ":ttl": purge_time(now_ms + claim.lease_ms),
         ":now": number(now_ms),
         ":one": ONE,
@@ -361,3 +362,7 @@ def _renewal(lease_ms: int, until_ms: int) -> dict[str, dict[str, str]]:
 
 def _tombstone(released_by: str) -> dict[str, Any]:
     return {"M": {"releasedBy": text(released_by)}}
+
+
+def _overtaken(key: str) -> ThrottledError:
+    return ThrottledError(f"lock {key!r} changed {MOST_ROUNDS} times while it was written")

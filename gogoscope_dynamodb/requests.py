@@ -67,7 +67,6 @@ FIRST_DELAY = 0.05
 LONGEST_DELAY = 1.0
 CONNECTIONS_PER_URGENT_ONE = 5
 SLOWEST_LINK = 1_000_000  # bytes a second
-UNANSWERED_ONCE = "unanswered"
 NO_ITEM: Item = {"pk": text(CACHE), "sk": text(SORT_KEY)}
 """The primary key of no item: a store refuses the empty key."""
 
@@ -207,7 +206,6 @@ class Table:
         refusals: frozenset[str] = _CONDITION,
         urgent: bool = False,
         size: int = 0,
-        once: bool = False,
     ) -> Answer:
         """Send a request until it is answered, or until sending it again cannot help.
 
@@ -217,12 +215,10 @@ class Table:
         :param refusals: codes of errors to return as answers
         :param urgent: whether it may use the connections that are kept free
         :param size: how many bytes it sends, about, if they are many
-        :param once: whether not to send it again when it may have been applied; the answer then
-            has the code ``UNANSWERED_ONCE``
         :raises PersistenceError: if it failed; ``StoreTimeoutError`` if it may have been applied
         :raises ConfigurationError: if the table is missing or access to it is not granted
         """
-        request = _Request(self, operation, parameters, refusals, once)
+        request = _Request(self, operation, parameters, refusals)
         self._bytes += size
         try:
             seconds = self._bytes / SLOWEST_LINK if size else 0.0
@@ -312,7 +308,6 @@ class _Request:
     _operation: str
     _parameters: Mapping[str, Any]
     _refusals: frozenset[str]
-    _once: bool
     _tried: int = 0
     _in_doubt: bool = False
 
@@ -354,8 +349,6 @@ class _Request:
                     return Answer(response, code, self._in_doubt)
                 failure, cause = classify(error), error
             self._in_doubt = self._in_doubt or failure.effect is Effect.MAYBE_APPLIED
-            if self._once and self._in_doubt:
-                return Answer({}, UNANSWERED_ONCE, in_doubt=True)
             rounds += 1
             delay = backoff(rounds)
             end = min(deadline, called + budget) if not self._tried else deadline

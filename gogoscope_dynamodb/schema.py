@@ -78,6 +78,11 @@ def item_key(kind: str, prefix: str, key: str) -> Item:
     return {"pk": {"S": partition}, "sk": {"S": SORT_KEY}}
 
 
+def primary_key(item: Item) -> Item:
+    """Return the primary key of an item that was found."""
+    return {"pk": item["pk"], "sk": {"S": SORT_KEY}}
+
+
 def key_of(item: Item, kind: str, prefix: str) -> str:
     """Return the key of an item without the store's prefix."""
     partition: str = item["pk"]["S"]
@@ -167,6 +172,17 @@ def decode_lock(item: Item) -> LockRecord:
         )
         check_lock(record)
         return record
+
+
+def stamp_of(item: Item | None) -> int:
+    """Return the stamp of an item: writes with a stamp up to it are refused, now and for ever.
+
+    :raises CorruptRecordError: if it is no integer
+    """
+    if item is None:
+        return 0
+    with _understanding(item):
+        return _integer(item, "stamp", 0)
 
 
 def encode_circuit(state: CircuitBreakerState) -> dict[str, Any]:

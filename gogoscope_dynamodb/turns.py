@@ -88,13 +88,15 @@ class Turns:
                 del self._lanes[key]
                 self._remember(key, lane.name)
 
-    def rename(self, key: str) -> int:
-        """Return another name for the write whose turn it is: another store used its first one.
+    def rename(self, key: str, last: int) -> int:
+        """Return another name for the write whose turn it is: another store used a later one.
 
         By chance it is some more than that, so that two stores do not keep step with each other.
+
+        :param last: the later name
         """
         lane = self._lanes[key]
-        lane.name += int(uniform(1, LONGEST_STEP))
+        lane.name = max(lane.name, last) + int(uniform(1, LONGEST_STEP))
         return lane.name
 
     def _remember(self, key: str, name: int) -> None:

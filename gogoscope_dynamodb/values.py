@@ -16,9 +16,9 @@ In doubt, the item that a refusal shows is one of these:
   the same to everybody.
 - Anything else: nobody can tell, and ``StoreTimeoutError`` says so.
 
-DynamoDB has no conditions for the writes of a batch; only their second tries have one.
+That is why nothing is written by BatchWriteItem, whose writes have no conditions.
 
-Mutable state: the number of the last stamp of this process, and the last version of a store.
+Mutable state: the number of the last stamp of this process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from gogoscope.exceptions import CorruptRecordError, StoreTimeoutError, ThrottledError
 from gogoscope.persistence import process_name
@@ -42,6 +42,17 @@ GRAVE_MS = 3_600_000
 _numbers = itertools.count(1)
 
 _OLDER = "#version < :version"
+_LIVE = (
+    f"attribute_exists(#data.#json) AND {_OLDER} "
+    "AND (attribute_not_exists(#data.#until) OR #data.#until > :now)"
+)
+_STAMPED = "#version = :version, #data.#by = :by"
+_TOUCH = Update(
+    f"SET {_STAMPED}, #data.#until = :until, "
+    "#expiresAt = :ttl + if_not_exists(#data.#keptSeconds, :zero)",
+    _LIVE,
+)
+_TOUCH_FOR_EVER = Update(f"SET {_STAMPED} REMOVE #data.#until, #expiresAt", _LIVE)
 _BURY = Update(
     "SET #version = :version, #data = :grave, #was = if_not_exists(#data.#until, :never), "
     "#expiresAt = :ttl",
@@ -60,7 +71,7 @@ class Stamp:
     """The version of a write, and its name, which begins with that of the process."""
 
     version: int
-    number: int
+    number: int = field(factory=lambda: next(_numbers))
 
     @property
     def name(self) -> str:
@@ -89,12 +100,6 @@ class Values:
     def __init__(self, table: Table, skew_ms: int) -> None:
         self._table = table
         self._skew_ms = skew_ms
-        self._last_version = 0
-
-    def stamp(self, now_ms: int) -> Stamp:
-        """Return the stamp of a new write."""
-        self._last_version = max(now_ms * 1000, self._last_version + 1)
-        return Stamp(self._last_version, next(_numbers))
 
     async def put(
         self,
@@ -103,12 +108,10 @@ class Values:
         now_ms: int,
         *,
         if_absent: bool = False,
-        in_doubt: bool = False,
     ) -> bool:
         """Write an item, and return whether it was written; ``if_absent`` leaves a value alone.
 
         :param item_of: returns the item with a stamp
-        :param in_doubt: whether a try with this stamp may have been applied already
         :raises StoreTimeoutError: if nobody can tell whether it was
         """
         item = item_of(stamp)
@@ -126,12 +129,12 @@ class Values:
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
             answer = await self._table.send("put_item", parameters, size=schema.size_of(item))
-            doubtful = in_doubt or answer.in_doubt
             if answer.granted:
                 return True
             found = answer.item
+            absent_ms = now_ms if if_absent else 0
             try:
-                written = self._written(found, item, stamp, now_ms if if_absent else 0, doubtful)
+                written = self._written(found, item, stamp, absent_ms, answer.in_doubt)
             except CorruptRecordError:
                 if if_absent or found is None:
                     raise
@@ -163,13 +166,40 @@ class Values:
             if doubtful and not absent_ms and stamp.is_before(found, self._skew_ms):
                 return True
         if doubtful:
-            raise _nobody_can_tell(item)
+            raise nobody_can_tell(item)
         return None
 
-    async def delete(self, key: Item, stamp: Stamp, now_ms: int, *, in_doubt: bool = False) -> bool:
+    async def touch(self, key: Item, stamp: Stamp, now_ms: int, until_ms: int | None) -> bool:
+        """Let a value expire at a time, or never; return whether there was one.
+
+        :raises StoreTimeoutError: if nobody can tell whether there was one
+        """
+        values = {":by": text(stamp.name), ":now": number(now_ms)}
+        if until_ms is not None:
+            values[":until"] = number(until_ms)
+            values[":ttl"] = number(schema.whole_seconds(until_ms))
+            values[":zero"] = schema.ZERO
+        update = _TOUCH_FOR_EVER if until_ms is None else _TOUCH
+        for _ in range(MOST_ROUNDS):
+            values[":version"] = number(stamp.version)
+            answer = await self._table.update(key, update, values)
+            found = answer.item
+            if answer.granted or (found is not None and schema.writer_of(found) == stamp.name):
+                return True
+            if answer.in_doubt:
+                if found is not None and stamp.is_before(found, self._skew_ms):
+                    return True  # It was touched, as far as anybody can see, and written since.
+                raise nobody_can_tell(key)
+            if found is None or not schema.is_live(found, now_ms):
+                return False
+            if schema.version_of(found) < stamp.version:
+                return False  # It has no value at all.
+            stamp = stamp.above(schema.version_of(found))
+        raise _overtaken(key)
+
+    async def delete(self, key: Item, stamp: Stamp, now_ms: int) -> bool:
         """Delete an item, and return whether it had a value.
 
-        :param in_doubt: as in :meth:`put`
         :raises StoreTimeoutError: if nobody can tell whether it had one
         """
         for _ in range(MOST_ROUNDS):
@@ -186,7 +216,7 @@ class Values:
                     return False
                 if answer.granted:
                     return schema.is_live(found, now_ms)
-                existed = self._existed(found, key, stamp, now_ms, in_doubt or answer.in_doubt)
+                existed = self._existed(found, key, stamp, now_ms, answer.in_doubt)
                 if existed is not None:
                     return existed
                 stamp = stamp.above(schema.version_of(found))
@@ -210,7 +240,7 @@ class Values:
         elif doubtful and stamp.is_before(found, self._skew_ms):
             return True  # It was deleted, as far as anybody can see, and set again since.
         if doubtful:
-            raise _nobody_can_tell(key)
+            raise nobody_can_tell(key)
         return None
 
 
@@ -228,7 +258,8 @@ def _malformed(found: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _nobody_can_tell(item: Item) -> StoreTimeoutError:
+def nobody_can_tell(item: Item) -> StoreTimeoutError:
+    """Return the error for a write that may have been applied."""
     return StoreTimeoutError(
         f"a write of {item['pk']['S']!r} was not answered, and what is there now does not tell "
         "whether it was applied"

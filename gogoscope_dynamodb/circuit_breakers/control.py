@@ -14,7 +14,7 @@ from gogoscope_dynamodb.circuit_breakers.items import (
     purge_time,
 )
 from gogoscope_dynamodb.scan import Scan
-from gogoscope_dynamodb.schema import CIRCUIT, decode_circuit, number
+from gogoscope_dynamodb.schema import CIRCUIT, Item, decode_circuit, number
 
 
 class CircuitControl(CircuitItems):
@@ -45,11 +45,20 @@ class CircuitControl(CircuitItems):
         now_ms = self._now_ms()
         fresh = circuit_rules.by_hand("closed", now_ms)
         values = {":state": schema.encode_circuit(fresh), ":ttl": purge_time(fresh, now_ms)}
-        answer = await self._write(item_key, updates.RESET_BY_HAND, values)
-        try:
-            return State() if answer.item is None else self._seen(key, answer.item)
-        except CorruptRecordError:
-            return await self._replace(key, fresh, now_ms)
+        stamp = self._stamp(now_ms)
+        for _ in range(MOST_ROUNDS):
+            values[":stamp"] = number(stamp)
+            answer = await self._write(item_key, updates.RESET_BY_HAND, values)
+            if (found := answer.item) is None:
+                return State()
+            try:
+                state, last = self._seen(key, found), schema.stamp_of(found)
+            except CorruptRecordError:
+                return await self._replace(key, fresh, now_ms)
+            if answer.granted or answer.in_doubt or state.state == "forced-open" or last < stamp:
+                return state
+            stamp = last + 1  # The clock of whoever replaced the state is ahead.
+        raise overtaken(key)
 
     async def circuits(self, pattern: str | None = None) -> dict[str, State]:
         """List the circuits below the store's prefix, each with its state, in no particular order.
@@ -78,9 +87,16 @@ class CircuitControl(CircuitItems):
             ":floor": number(now_ms * 1000),
         }
         update = updates.REPLACE_FOR_EVER if state.state == "forced-open" else updates.REPLACE
+        stamp = self._stamp(now_ms)
         for _ in range(MOST_ROUNDS):
+            values[":stamp"] = number(stamp)
             answer = await self._write(item_key, update, values)
             if (found := answer.item) is None:
+                continue
+            if not answer.granted and (last := _stamp_of(found)) >= stamp:
+                if answer.in_doubt:  # It was applied, or replaced before anybody could see it.
+                    return self._seen(key, found)
+                stamp = last + 1
                 continue
             if not answer.granted:  # its version is malformed
                 item = {**item_key, "version": values[":floor"], "data": values[":state"]}
@@ -89,3 +105,11 @@ class CircuitControl(CircuitItems):
             if answer.granted:
                 return self._seen(key, found)
         raise overtaken(key)
+
+
+def _stamp_of(found: Item) -> int:
+    try:
+        schema.version_of(found)
+        return schema.stamp_of(found)
+    except CorruptRecordError:
+        return -1

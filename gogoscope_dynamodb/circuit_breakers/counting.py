@@ -3,8 +3,8 @@
 Adding to a count cannot be repeated safely: from the sum nobody can tell whether an earlier try of
 the write was applied. So each write of a process has a name, which is the time made unique by its
 turn (see ``turns``), and leaves it in ``reporters``. It never goes back, as the clock may, so it is
-no time to decide by. A write is refused when its own name stands there already: after a try without
-an answer, that refusal is the echo of its own success.
+no time to decide by. A write is refused when its own name stands there already, or a later one:
+after a try without an answer, the refusal that shows its own name is the echo of its own success.
 
 Counting and tripping are one write where the state that was last seen foretells the trip; else the
 trip is a second write, on the condition that threshold and quorum are still reached.
@@ -29,6 +29,7 @@ from gogoscope_dynamodb.circuit_breakers.items import (
     times,
 )
 from gogoscope_dynamodb.schema import CIRCUIT, Item, decode_circuit, number, numbers
+from gogoscope_dynamodb.values import nobody_can_tell
 
 
 class CircuitCounting(CircuitItems):
@@ -43,7 +44,7 @@ class CircuitCounting(CircuitItems):
         report = FailureReport(self._reporter, 1, maximum, DEFAULT_OPEN_MS)
         async with self._turns.turn(key) as name:
             counted = await self._count(key, report, name, late=True)
-            await self._trip(key, report, counted, edge_ms=-1)
+            await self._trip(key, report, counted)
         return counted.failure_count
 
     async def count_failures(self, key: str, report: FailureReport) -> State:
@@ -54,8 +55,7 @@ class CircuitCounting(CircuitItems):
         """
         async with self._turns.turn(key) as name:
             counted = await self._count(key, report, name, late=False)
-            edge_ms, _ = _window(report, self._now_ms())
-            return await self._trip(key, report, counted, edge_ms=edge_ms)
+            return await self._trip(key, report, counted)
 
     async def record_success(self, key: str) -> None:
         """Clear the failures of a closed circuit, or close one whose open time is over.
@@ -103,37 +103,56 @@ class CircuitCounting(CircuitItems):
         """
         in_doubt = False
         update = updates.COUNT
-        if not late and _would_trip(self._last_seen.get(key, State()), report):
+        known = self._last_seen.get(key, State())
+        if not late and _would_trip(known, report):
             update = updates.COUNT_AND_TRIP
+        known_ms = known.window_start_ms
+        if not late and circuit_rules.window_is_over(known, self._now_ms(), report):
+            known_ms = -1
         for _ in range(MOST_ROUNDS):
-            answer = await self._add(self._key(CIRCUIT, key), update, report, name, late=late)
+            answer = await self._add(key, update, report, name, known_ms, late=late)
             in_doubt = in_doubt or answer.in_doubt
             if (found := answer.item) is None:
                 continue
             state = self._seen(key, found)
-            named_alike = state.reporters.get(report.reporter) == name
-            if answer.granted or (named_alike and in_doubt):
+            last_name = state.reporters.get(report.reporter, 0)
+            if answer.granted or (last_name == name and in_doubt):
                 return state
-            if named_alike:
-                # Another store of this process used the same name for its write.
-                name = self._turns.rename(key)
+            if last_name >= name:
+                # Another store of this process has counted since, with a later name.
+                if in_doubt:
+                    raise nobody_can_tell(found)
+                name = self._turns.rename(key, last_name)
             elif state.state != "closed" and not late:
                 return state
             else:
                 update = _fitting(state, self._now_ms(), report, late=late)
+            known_ms = state.window_start_ms
         raise overtaken(key)
 
     async def _add(
-        self, item_key: Item, update: Update, report: FailureReport, name: int, *, late: bool
+        self,
+        key: str,
+        update: Update,
+        report: FailureReport,
+        name: int,
+        known_ms: int,
+        *,
+        late: bool,
     ) -> Answer:
-        """Add failures to a circuit, or create the circuit with them."""
+        """Add failures to a circuit, or create the circuit with them.
+
+        :param known_ms: when the window began that is known to be the present one
+        """
+        item_key = self._key(CIRCUIT, key)
         now_ms = self._now_ms()
-        edge_ms, end_ms = _ALL_TIME if late else _window(report, now_ms)
+        edge_ms = 0 if report.window_ms is None else now_ms - report.window_ms
         values = {
             ":n": number(report.count),
             ":name": number(name),
-            ":windowEdge": number(edge_ms),
-            ":windowEnd": number(end_ms),
+            ":windowEdge": number(-1 if late else edge_ms),
+            ":settled": number(now_ms - self._skew_ms()),
+            ":knownWindow": number(known_ms),
             ":seenWindow": number(-1 if report.seen_window_ms is None else report.seen_window_ms),
             ":reporters": numbers({report.reporter: name}),
             ":thresholdLessN": number(report.threshold - report.count),
@@ -148,9 +167,7 @@ class CircuitCounting(CircuitItems):
         created = await self._create(item_key, _first_failure(report, name, now_ms), now_ms)
         return evolve(created, in_doubt=created.in_doubt or answer.in_doubt)
 
-    async def _trip(
-        self, key: str, report: FailureReport, counted: State, *, edge_ms: int
-    ) -> State:
+    async def _trip(self, key: str, report: FailureReport, counted: State) -> State:
         reached = (
             counted.failure_count >= report.threshold and len(counted.reporters) >= report.quorum
         )
@@ -158,7 +175,7 @@ class CircuitCounting(CircuitItems):
             return counted
         now_ms = self._now_ms()
         values = {
-            ":windowEdge": number(edge_ms),
+            ":knownWindow": number(counted.window_start_ms),
             ":threshold": number(report.threshold),
             ":quorum": number(report.quorum),
             **opening(now_ms, report.open_ms),
@@ -203,13 +220,3 @@ def _fitting(state: State, now_ms: int, report: FailureReport, *, late: bool) ->
         return updates.COUNT_LATE
     over = not late and circuit_rules.window_is_over(state, now_ms, report)
     return updates.COUNT_IN_NEW_WINDOW if over else updates.COUNT
-
-
-def _window(report: FailureReport, now_ms: int) -> tuple[int, int]:
-    """Return two times: a window that began up to the first, or from the second on, is over."""
-    if report.window_ms is None:
-        return 0, _ALL_TIME[1]
-    return now_ms - report.window_ms, now_ms + report.window_ms
-
-
-_ALL_TIME = (-1, 2**63)

@@ -40,12 +40,15 @@ class CircuitProbes(CircuitItems):
         probes: Mapping[str, int] = {}
         expired: Mapping[str, int] = {}
         seen_until_ms = None if seen is None else seen.open_until_ms
+        version = 0
         for _ in range(MOST_ROUNDS):
             now_ms = self._now_ms()
             until_ms = now_ms + lease_ms
             values = {
                 ":probes": numbers({nonce: until_ms}),
                 ":probeUntil": number(until_ms),
+                ":farAhead": number(now_ms + 2 * lease_ms),
+                ":seenVersion": number(version),
                 ":seenUntil": number(-1 if seen_until_ms is None else seen_until_ms),
                 ":limit": number(limit),
                 ":seenProbes": numbers(probes),
@@ -60,7 +63,8 @@ class CircuitProbes(CircuitItems):
             if found is None:
                 return ProbeReply(granted=False, state=State())
             state = self._seen(key, found)
-            if answer.granted or state.probes.get(nonce) == until_ms:
+            version = state.version
+            if answer.granted or until_ms <= state.probes.get(nonce, 0) <= now_ms + 2 * lease_ms:
                 return ProbeReply(granted=True, state=state)
             if not may_probe(state, now_ms, seen) or not (limit or nonce in state.probes):
                 return ProbeReply(granted=False, state=state)

@@ -3,6 +3,13 @@
 A write changes attributes inside the map ``data`` of the item, or replaces the whole map. One
 that changes something inside needs an item with the attributes of this library; its condition
 names one of them, so that the write is refused where there is no such item.
+
+A write that lands late finds what was written since, and is refused:
+
+- Failures of a process have a name that is higher than those before it, and belong to a window:
+  one that was known when they were sent, or that began earlier by more than clocks differ.
+- What replaces a whole state has a stamp that is higher than that of the one before it.
+- All others compare a version, the nonce of a probe, or the window that was seen.
 """
 
 from __future__ import annotations
@@ -29,16 +36,12 @@ _OPEN = (
     "#data.#state = :open, #data.#since = :now, #data.#openUntil = :openUntil, "
     "#data.#openCount = #data.#openCount + :one"
 )
-_WINDOW_IS_OVER = (
-    "(#data.#windowStart <= :windowEdge OR #data.#windowStart >= :windowEnd "
-    "OR #data.#windowStart = :seenWindow)"
+_IN_TIME = "(#data.#windowStart <= :settled OR #data.#windowStart = :knownWindow)"
+_FIRST_TIME = "(attribute_not_exists(#data.#reporters.#me) OR #data.#reporters.#me < :name)"
+_COUNTING = (
+    "#data.#state = :closed AND #data.#windowStart > :windowEdge "
+    f"AND #data.#windowStart <> :seenWindow AND {_IN_TIME} AND {_FIRST_TIME}"
 )
-# The opposite, for an item of this library only: it needs the attribute.
-_IN_WINDOW = (
-    "#data.#windowStart > :windowEdge AND #data.#windowStart < :windowEnd "
-    "AND #data.#windowStart <> :seenWindow"
-)
-_COUNTING = f"#data.#state = :closed AND {_IN_WINDOW} AND #data.#reporters.#me <> :name"
 _OWN_PROBE = "#data.#state = :halfOpen AND attribute_exists(#data.#probes.#me)"
 
 COUNT = Update(_ADD + ", #expiresAt = :ttl", _COUNTING)
@@ -46,12 +49,12 @@ COUNT = Update(_ADD + ", #expiresAt = :ttl", _COUNTING)
 COUNT_LATE = Update(
     _ADD,
     "attribute_exists(#data.#reporters) AND #data.#state <> :closed "
-    "AND #data.#reporters.#me <> :name",
+    f"AND {_IN_TIME} AND {_FIRST_TIME}",
 )
 COUNT_IN_NEW_WINDOW = Update(
     _NEXT_VERSION + "#data.#failureCount = :n, #data.#windowStart = :now, "
     "#data.#lastFailureTime = :now, #data.#reporters = :reporters, #expiresAt = :ttl",
-    f"#data.#state = :closed AND {_WINDOW_IS_OVER}",
+    "#data.#state = :closed AND #data.#windowStart = :knownWindow",
 )
 COUNT_AND_TRIP = Update(
     f"{_ADD}, #expiresAt = :openTtl, {_OPEN}",
@@ -61,7 +64,7 @@ COUNT_AND_TRIP = Update(
 )
 TRIP = Update(
     f"{_NEXT_VERSION}{_OPEN}, #expiresAt = :openTtl",
-    "#data.#state = :closed AND #data.#windowStart > :windowEdge "
+    "#data.#state = :closed AND #data.#windowStart = :knownWindow "
     "AND #data.#failureCount >= :threshold AND size(#data.#reporters) >= :quorum",
 )
 HALF_OPEN = Update(
@@ -71,11 +74,14 @@ HALF_OPEN = Update(
     "OR #data.#openUntil <= :now OR #data.#openUntil = :seenUntil)",
 )
 _LEASE = _NEXT_VERSION + "#data.#probes.#me = :probeUntil, #expiresAt = :ttl"
-RENEW_PROBE = Update(_LEASE, _OWN_PROBE)
+RENEW_PROBE = Update(
+    _LEASE,
+    f"{_OWN_PROBE} AND (#data.#probes.#me < :probeUntil OR #data.#probes.#me > :farAhead)",
+)
 NEXT_PROBE = Update(
     _LEASE,
-    "#data.#state = :halfOpen AND attribute_not_exists(#data.#probes.#me) "
-    "AND size(#data.#probes) < :limit",
+    "#data.#state = :halfOpen AND #version = :seenVersion "
+    "AND attribute_not_exists(#data.#probes.#me) AND size(#data.#probes) < :limit",
 )
 # The whole map is compared and replaced: an expression cannot name any number of permits.
 TAKE_EXPIRED_PERMITS = Update(
@@ -106,16 +112,12 @@ RESET = Update(
     "#data.#windowStart = :now, #data.#reporters = :none",
     "#data.#state = :closed AND #data.#failureCount > :zero AND #version = :seenVersion",
 )
-_COUNTED_OR_ABSENT = "attribute_not_exists(#pk) OR #version > :zero"
-REPLACE = Update(
-    "SET #version = if_not_exists(#version, :floor) + :one, #data = :state, #expiresAt = :ttl",
-    _COUNTED_OR_ABSENT,
-)
+_NEWER = "(attribute_not_exists(#stamp) OR #stamp < :stamp)"
+_REPLACED = "SET #version = if_not_exists(#version, :floor) + :one, #data = :state, #stamp = :stamp"
+_REPLACEABLE = f"attribute_not_exists(#pk) OR (#version > :zero AND {_NEWER})"
+REPLACE = Update(f"{_REPLACED}, #expiresAt = :ttl", _REPLACEABLE)
 RESET_BY_HAND = Update(
-    _NEXT_VERSION + "#data = :state, #expiresAt = :ttl",
-    "attribute_exists(#data.#windowStart) AND #data.#state <> :forcedOpen",
+    _NEXT_VERSION + "#data = :state, #stamp = :stamp, #expiresAt = :ttl",
+    f"attribute_exists(#data.#windowStart) AND #data.#state <> :forcedOpen AND {_NEWER}",
 )
-REPLACE_FOR_EVER = Update(
-    "SET #version = if_not_exists(#version, :floor) + :one, #data = :state REMOVE #expiresAt",
-    _COUNTED_OR_ABSENT,
-)
+REPLACE_FOR_EVER = Update(f"{_REPLACED} REMOVE #expiresAt", _REPLACEABLE)

@@ -55,7 +55,6 @@ class FaultyClient:
     delete_item = _operation("delete_item")
     scan = _operation("scan")
     batch_get_item = _operation("batch_get_item")
-    batch_write_item = _operation("batch_write_item")
     create_table = _operation("create_table")
     describe_table = _operation("describe_table")
     describe_time_to_live = _operation("describe_time_to_live")

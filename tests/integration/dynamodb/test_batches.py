@@ -60,18 +60,18 @@ class InFlight:
             self.now -= 1
 
 
-async def test_batches_cost_a_request_for_100_reads_or_25_writes(
+async def test_many_cost_a_request_for_100_reads_or_one_write(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
     values = {f"k{number}": number for number in range(230)}
     await store.set_many(values)
-    assert faulty_client.operations == ["batch_write_item"] * 10
+    assert faulty_client.operations == ["put_item"] * 230
     faulty_client.calls.clear()
     assert await store.get_many(values) == values
     assert faulty_client.operations == ["batch_get_item"] * 3
     faulty_client.calls.clear()
     await store.delete_many(values)
-    assert faulty_client.operations == ["batch_write_item"] * 10
+    assert faulty_client.operations == ["update_item"] * 230
     faulty_client.calls.clear()
     await store.set_many({})
     await store.delete_many([])
@@ -101,17 +101,17 @@ async def test_the_latest_entry_is_read_consistently(
     assert sent[2]["RequestItems"][dynamodb_table]["ConsistentRead"] is False
 
 
-async def test_clearing_5000_items_costs_what_it_must_with_8_requests_in_flight(
+async def test_clearing_1000_items_costs_what_it_must_with_8_requests_in_flight(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
-    await store.set_many({f"item:{number:04}": "x" * 1000 for number in range(5_000)})
+    await store.set_many({f"item:{number:04}": "x" * 1000 for number in range(1_000)})
     faulty_client.calls.clear()
     in_flight = InFlight()
-    faulty_client.constant_faults["batch_write_item"] = in_flight
+    faulty_client.constant_faults["update_item"] = in_flight
     await store.clear()
     pages = faulty_client.operations.count("scan")
-    assert faulty_client.operations.count("batch_write_item") == math.ceil(5_000 / 25)
-    assert len(faulty_client.operations) == math.ceil(5_000 / 25) + pages
+    assert faulty_client.operations.count("update_item") == 1_000
+    assert len(faulty_client.operations) == 1_000 + pages
     assert in_flight.most >= 8
     assert await store.keys() == []
 
@@ -119,7 +119,7 @@ async def test_clearing_5000_items_costs_what_it_must_with_8_requests_in_flight(
 async def test_reading_and_writing_many_goes_side_by_side(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
-    for operation in ("batch_write_item", "batch_get_item"):
+    for operation in ("put_item", "batch_get_item"):
         faulty_client.constant_faults[operation] = InFlight(enough=8)
     values = {f"k{number}": number for number in range(1_000)}
     await store.set_many(values)
@@ -149,48 +149,19 @@ async def test_unprocessed_keys_are_read_again(
     assert len(faulty_client.calls) == math.ceil(60 / 7)
 
 
-async def test_unprocessed_writes_are_sent_again(
-    store: DynamoDBAdapter,
-    faulty_client: FaultyClient,
-    dynamodb_client: DynamoDBClient,
-    quick_retries: None,
-) -> None:
-    values = {f"k{number}": number for number in range(60)}
-    name = store._table.name
-
-    async def write_four(perform: Perform) -> Any:
-        wanted = faulty_client.calls[-1][1]["RequestItems"][name]
-        await dynamodb_client.batch_write_item(RequestItems={name: wanted[:4]})
-        return {"UnprocessedItems": {name: wanted[4:]} if wanted[4:] else {}}
-
-    faulty_client.constant_faults["batch_write_item"] = write_four
-    await store.set_many(values)
-    assert await store.get_many(values) == values
-    await store.delete_many(values)
-    assert await store.keys() == []
-
-
 async def test_a_table_that_processes_nothing_is_given_up_after_bounded_tries(
     store: DynamoDBAdapter, faulty_client: FaultyClient, quick_retries: None
 ) -> None:
     async def nothing(perform: Perform) -> Any:
-        wanted = faulty_client.calls[-1][1]["RequestItems"]
-        return {"UnprocessedItems": wanted, "UnprocessedKeys": wanted}
+        return {"UnprocessedKeys": faulty_client.calls[-1][1]["RequestItems"]}
 
-    for operation in ("batch_write_item", "batch_get_item"):
-        faulty_client.constant_faults[operation] = nothing
-    for call in (
-        lambda: store.set_many({"a": 1, "b": 2}),
-        lambda: store.delete_many(["a", "b"]),
-        lambda: store.get_many(["a", "b"]),
-    ):
-        faulty_client.calls.clear()
-        with pytest.raises(ThrottledError, match="refuses to carry out 2 parts"):
-            await call()
-        assert len(faulty_client.calls) == requests.MOST_TRIES
+    faulty_client.constant_faults["batch_get_item"] = nothing
+    with pytest.raises(ThrottledError, match="refuses to read 2 items"):
+        await store.get_many(["a", "b"])
+    assert len(faulty_client.calls) == requests.MOST_TRIES
 
 
-async def test_a_failure_of_one_batch_is_raised_by_itself_and_ends_the_others(
+async def test_a_failure_of_one_write_is_raised_by_itself_and_ends_the_others(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
     faulty_client.faults.extend([fine, refuse("ValidationException", "no")])
@@ -277,7 +248,7 @@ async def test_a_cancelled_batch_leaves_no_request_behind(
     store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
     in_flight = InFlight()
-    faulty_client.constant_faults["batch_write_item"] = in_flight
+    faulty_client.constant_faults["put_item"] = in_flight
     with anyio.CancelScope() as cancelled:
         async with anyio.create_task_group() as group:
             group.start_soon(store.set_many, {f"k{number}": 1 for number in range(1_000)})

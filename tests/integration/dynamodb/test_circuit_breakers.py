@@ -114,6 +114,7 @@ async def test_a_process_that_never_saw_the_count_can_trip_the_circuit(
     await store.count_failures("c", report(2, threshold=3))
     other = DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock)
     faulty_client.calls.clear()
+    clock.advance(100)  # more than clocks differ
     state = await other.count_failures("c", report(threshold=3, reporter="other"))
     assert (state.state, state.failure_count) == ("open", 3)
     assert len(faulty_client.calls) == 2

@@ -85,6 +85,7 @@ async def test_the_item_is_as_the_schema_says(store: DynamoDBAdapter) -> None:
         "sk": {"S": "METADATA"},
         "owner": {"S": handle.owner},
         "version": {"N": "1800000000000001"},
+        "stamp": {"N": "1800000000000000"},
         "expiresAt": {"N": str(1_800_000_005 + DAY)},
     }
     assert data.pop("meta")["M"].keys() == {"host", "pid"}

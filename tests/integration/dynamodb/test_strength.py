@@ -80,7 +80,7 @@ async def test_throttling_under_load_is_waited_out_and_loses_nothing(
 
 
 @pytest.mark.usefixtures("atomic_dynamodb")
-async def test_unprocessed_parts_of_batches_are_sent_until_they_are_processed(
+async def test_many_values_are_written_and_read_though_the_table_is_throttled(
     throttled_store: DynamoDBAdapter,
 ) -> None:
     values = {f"item:{number}": number for number in range(130)}

@@ -269,9 +269,6 @@ class OneItem(FaultyClient):
     async def batch_get_item(self, **parameters: Any) -> Any:
         return {"Responses": {"table": [self.item]}}
 
-    async def batch_write_item(self, **parameters: Any) -> Any:
-        return {}
-
 
 @pytest.mark.parametrize("kind", ["lock", "circuit", "cache"])
 @FUZZED

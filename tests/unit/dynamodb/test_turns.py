@@ -148,7 +148,7 @@ async def test_memory_does_not_grow_with_the_keys(
 async def test_a_write_whose_name_another_store_used_gets_one_that_no_later_turn_has() -> None:
     given = Turns(lambda: 1000)
     async with given.turn("k") as name:
-        other = given.rename("k")
+        other = given.rename("k", 1000)
         assert name < other
     async with given.turn("k") as following:
         assert following > other
