@@ -8,7 +8,8 @@ Marzullo's.
 
 Mutable state: the difference was between ``_low`` and ``_high``, in milliseconds, at the monotonic
 time ``_at``. An answer that contradicts it says that the server's clock was set, or that this is
-another server: then only that answer counts.
+another server: then only that answer counts, and ``_was_set`` says so from then on, since the times
+that others have written before mean nothing by such a clock.
 """
 
 from __future__ import annotations
@@ -16,20 +17,26 @@ from __future__ import annotations
 import math
 
 from gogoscope._core.clock import monotonic
+from gogoscope.exceptions import PersistenceError
 
 DRIFT = 200e-6
 """How much faster or slower one clock runs than another, at most: twice that of a bad quartz."""
 
 
+SET_MS = 50
+"""By how many milliseconds an answer must contradict earlier ones to show a clock that was set."""
+
+
 class ServerClock:
     """The clock of a server; it must learn from an answer before it can tell the time."""
 
-    __slots__ = ("_at", "_high", "_low")
+    __slots__ = ("_at", "_high", "_low", "_was_set")
 
     def __init__(self) -> None:
         self._low = -math.inf
         self._high = math.inf
         self._at = 0.0
+        self._was_set = False
 
     def learn(self, server_ms: int, sent: float, received: float) -> None:
         """Learn from an answer.
@@ -43,15 +50,32 @@ class ServerClock:
         self._at = received
         self._low, self._high = max(low, self._low - error), min(high, self._high + error)
         if self._low > self._high:
+            self._was_set = self._was_set or self._low - self._high > SET_MS
             self._low, self._high = low, high
 
     def now_ms(self) -> int:
-        """Return the server's time in milliseconds since the Unix epoch; makes no request."""
+        """Return the server's time in milliseconds since the Unix epoch; makes no request.
+
+        :raises PersistenceError: if there was no answer yet: the store was not opened
+        """
+        self._check()
         return int(monotonic() * 1000 + (self._low + self._high) / 2)
 
     def error_ms(self) -> int:
-        """Return by how many milliseconds :meth:`now_ms` is wrong at most, rounded up."""
+        """Return by how many milliseconds :meth:`now_ms` is wrong at most, rounded up.
+
+        :raises PersistenceError: likewise
+        """
+        self._check()
         return math.ceil((self._high - self._low) / 2 + self._drifted(monotonic()))
 
+    def was_set(self) -> bool:
+        """Return whether the server's clock was set since this one learnt from it first."""
+        return self._was_set
+
+    def _check(self) -> None:
+        if self._high == math.inf:
+            raise PersistenceError("the store is not open: its server has not told the time yet")
+
     def _drifted(self, now: float) -> float:
-        return max(0.0, now - self._at) * 1000 * DRIFT if self._high < math.inf else 0.0
+        return max(0.0, now - self._at) * 1000 * DRIFT

@@ -1,4 +1,4 @@
-"""The stores that come with the package: in memory, in an SQLite file, and in Redis."""
+"""The stores that come with the package: memory, an SQLite file, Redis, and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from gogoscope._core.faces import face
 
 if TYPE_CHECKING:
     from gogoscope.stores.memory import MemoryStore
+    from gogoscope.stores.postgres.store import PostgresStore
     from gogoscope.stores.redis.store import RedisStore
     from gogoscope.stores.sqlite.store import SQLiteStore
 
-__all__ = ["MemoryStore", "RedisStore", "SQLiteStore"]
+__all__ = ["MemoryStore", "PostgresStore", "RedisStore", "SQLiteStore"]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = face(
         __name__,
         {
             "gogoscope.stores.memory": ("MemoryStore",),
+            "gogoscope.stores.postgres.store": ("PostgresStore",),
             "gogoscope.stores.redis.store": ("RedisStore",),
             "gogoscope.stores.sqlite.store": ("SQLiteStore",),
         },

@@ -12,11 +12,19 @@ import pytest
 
 from gogoscope.persistence import open_persistence
 from gogoscope_dynamodb.client import open_client
-from tests.conformance.places import DynamoDBPlace, MemoryPlace, Place, RedisPlace, SQLitePlace
+from tests.conformance.places import (
+    DynamoDBPlace,
+    MemoryPlace,
+    Place,
+    PostgresPlace,
+    RedisPlace,
+    SQLitePlace,
+)
 from tests.support.engines import DYNAMODB, Engine, new_table_name
+from tests.support.postgres_server import POSTGRES
 from tests.support.redis_server import REDIS
 
-ON_ASYNCIO_ONLY = ("dynamodb", "redis")
+ON_ASYNCIO_ONLY = ("dynamodb", "postgresql", "redis")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,13 +61,15 @@ def common_table_url(dynamodb_engine: Engine) -> Iterator[str]:
         anyio.run(drop)
 
 
-@pytest.fixture(params=["memory", "sqlite", DYNAMODB, REDIS])
+@pytest.fixture(params=["memory", "sqlite", DYNAMODB, POSTGRES, REDIS])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Return a place of the test's own, for tests of what works over any store."""
     if request.param == "memory":
         return MemoryPlace()
     if request.param == "sqlite":
         return SQLitePlace(tmp_path)
+    if request.param == "postgresql":
+        return PostgresPlace(request.getfixturevalue("common_postgres_table"))
     if request.param == "redis":
         return RedisPlace(request.getfixturevalue("redis_engine"))
     return DynamoDBPlace(request.getfixturevalue("common_table_url"))

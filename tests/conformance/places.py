@@ -11,9 +11,11 @@ from typing import Any, Protocol
 from gogoscope._core.clock import Clock, current_clock
 from gogoscope.persistence import PersistenceURL
 from gogoscope.stores.memory import MemoryStore
+from gogoscope.stores.postgres.store import PostgresStore
 from gogoscope.stores.redis.store import RedisStore
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
+from tests.support.postgres_server import PostgresTable
 
 
 class Place(Protocol):
@@ -88,4 +90,25 @@ class DynamoDBPlace:
             consistent_reads=True,
             region=self._region,
             endpoint_url=self._endpoint_url,
+        )
+
+
+class PostgresPlace:
+    """A table, and in it a prefix of the place's own."""
+
+    def __init__(self, table: PostgresTable) -> None:
+        self._table = table
+        self._own_prefix = f"{uuid.uuid4().hex}:"
+        self.url = f"{table.url}&key_prefix={self._own_prefix}"
+
+    def open(
+        self, key_prefix: str = "", clock: Clock = current_clock
+    ) -> AbstractAsyncContextManager[Any]:
+        return PostgresStore(
+            self._table.database_url,
+            table=self._table.name,
+            key_prefix=self._own_prefix + key_prefix,
+            max_clock_skew=0,
+            clock=None if clock is current_clock else clock,
+            create=True,
         )

@@ -13,7 +13,14 @@ from gogoscope.testing.conformance import (
     LockConformance,
     OpenStore,
 )
-from tests.conformance.places import DynamoDBPlace, MemoryPlace, RedisPlace, SQLitePlace
+from tests.conformance.places import (
+    DynamoDBPlace,
+    MemoryPlace,
+    PostgresPlace,
+    RedisPlace,
+    SQLitePlace,
+)
+from tests.support.postgres_server import PostgresTable
 
 
 class StoreConformance(LockConformance, CircuitBreakerConformance, CacheConformance):
@@ -81,3 +88,22 @@ class TestRedis(StoreConformance):
     @pytest.fixture
     def url(self, redis_place: RedisPlace) -> str:
         return redis_place.url
+
+
+class TestPostgres(StoreConformance):
+    @pytest.fixture(params=["asyncio", "uvloop"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        """Leave trio out, on which psycopg does not run."""
+        return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+    @pytest.fixture
+    def postgres_place(self, common_postgres_table: PostgresTable) -> PostgresPlace:
+        return PostgresPlace(common_postgres_table)
+
+    @pytest.fixture
+    def open_store(self, postgres_place: PostgresPlace) -> OpenStore:
+        return postgres_place.open
+
+    @pytest.fixture
+    def url(self, postgres_place: PostgresPlace) -> str:
+        return postgres_place.url

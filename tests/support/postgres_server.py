@@ -24,13 +24,12 @@ from urllib.parse import quote
 
 import psutil
 import pytest
-from attrs import define, field
+from attrs import define, field, frozen
 
 from tests.support.guarded import GUARD, end_guarded, free_port
 
 START_SECONDS = 60.0
 PASSWORD = "p@ss/w:rd? 100%#"
-TABLE = "gogoscope_test"
 
 POSTGRES = pytest.param("postgresql", marks=pytest.mark.engine)
 """The parameter of a test that asks for a fixture of this module only when it runs."""
@@ -264,15 +263,48 @@ def postgres_engine() -> Iterator[str]:
         yield url
 
 
+@frozen
+class PostgresTable:
+    """A table in a database, which is made when it is first opened."""
+
+    database_url: str
+    name: str
+
+    @property
+    def url(self) -> str:
+        mark = "&" if "?" in self.database_url else "?"
+        return f"{self.database_url}{mark}table={self.name}&create=true"
+
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement in its database, and return its rows."""
+        return execute(self.database_url, statement)
+
+    def drop(self) -> None:
+        self.execute(f"DROP TABLE IF EXISTS {self.name}")
+
+
 @pytest.fixture(scope="session")
-def postgres_table_url(postgres_engine: str) -> Iterator[str]:
-    """The URL of a table of this run, in which each test has a key prefix of its own."""
-    table = f"{TABLE}_{secrets.token_hex(6)}"
-    yield f"{postgres_engine}{'&' if '?' in postgres_engine else '?'}table={table}&create=true"
-    execute(postgres_engine, f"DROP TABLE IF EXISTS {table}")
+def common_postgres_table(postgres_engine: str) -> Iterator[PostgresTable]:
+    """The table of this run, in which each test has a key prefix of its own."""
+    table = PostgresTable(postgres_engine, new_table_name())
+    yield table
+    table.drop()
 
 
 @pytest.fixture
-def postgres_url(on_asyncio: None, postgres_table_url: str) -> str:
+def postgres_url(on_asyncio: None, common_postgres_table: PostgresTable) -> str:
     """A persistence URL with a key prefix of the test's own."""
-    return f"{postgres_table_url}&key_prefix={secrets.token_hex(8)}:"
+    return f"{common_postgres_table.url}&key_prefix={secrets.token_hex(8)}:"
+
+
+@pytest.fixture
+def postgres_table(on_asyncio: None, postgres_engine: str) -> Iterator[PostgresTable]:
+    """A table of the test's own, not made yet."""
+    table = PostgresTable(postgres_engine, new_table_name())
+    yield table
+    table.drop()
+
+
+def new_table_name() -> str:
+    """Return a name that no table has."""
+    return f"gogoscope_test_{secrets.token_hex(6)}"

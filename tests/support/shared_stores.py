@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.engines import DYNAMODB
+from tests.support.postgres_server import POSTGRES
 from tests.support.redis_server import REDIS
 
-SHARED_STORES = ["sqlite", DYNAMODB, REDIS]
+SHARED_STORES = ["sqlite", DYNAMODB, POSTGRES, REDIS]
 """The parameters of a fixture that returns :func:`shared_store_url`."""
 
-_FIXTURES = {"dynamodb": "atomic_dynamodb_url", "redis": "redis_url"}
+_FIXTURES = {
+    "dynamodb": "atomic_dynamodb_url",
+    "postgresql": "postgres_url",
+    "redis": "redis_url",
+}
 
 
 def shared_store_url(request: pytest.FixtureRequest, folder: Path) -> str:

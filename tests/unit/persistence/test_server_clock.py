@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from gogoscope._core.clock import clock_in_context
+from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence.server_clock import DRIFT, ServerClock
 from tests.support.clocks import START_MS, MillisecondClock
 
@@ -71,5 +72,25 @@ def test_the_bound_grows_while_nobody_asks(line: Line) -> None:
 def test_a_server_whose_clock_was_set_is_believed_at_once(line: Line, step_ms: int) -> None:
     line.ask(1, 1)
     line.ahead_ms += step_ms
+    assert not line.known.was_set()
     line.ask(3, 3)
     assert line.wrong_by() <= line.known.error_ms() <= 5
+    line.ask(1, 1)
+    assert line.known.was_set()
+
+
+def test_a_server_whose_clock_is_slewed_was_not_set(line: Line) -> None:
+    for _ in range(100):
+        line.here.advance(1000)
+        line.ahead_ms += 5
+        line.ask(1, 1)
+    assert line.wrong_by() <= line.known.error_ms() <= 5
+    assert not line.known.was_set()
+
+
+def test_before_any_answer_there_is_no_time() -> None:
+    known = ServerClock()
+    with pytest.raises(PersistenceError, match="not open"):
+        known.now_ms()
+    with pytest.raises(PersistenceError, match="not open"):
+        known.error_ms()

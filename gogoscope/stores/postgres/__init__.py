@@ -1,0 +1,1 @@
+"""A store in one table of a PostgreSQL database."""

@@ -1,0 +1,154 @@
+"""One connection to a server, which carries one statement at a time.
+
+The client connects, and libpq, through the client's wrapper of it, sends statements and reads
+answers. The client's own cursors are left out: a statement that is cancelled would wait for the
+server first, and each one would be parsed once more here. Invariants:
+
+- A connection whose statement was not answered, for whatever reason, is closed: the next statement
+  on it would get that answer.
+- Nothing is left on the server between two statements: no transaction, no prepared statement, no
+  setting. So it does not matter which connection of a pool before the server runs the next one.
+
+This is the only module that imports the client.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from gogoscope.exceptions import BackendUnavailableError, InvalidURLError
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+    from psycopg.pq.abc import PGresult
+
+Row = Sequence[bytes | None]
+
+# Of libpq's ConnStatusType and ExecStatusType.
+_CONNECTION_OK = 0
+_COMMAND_OK, _TUPLES_OK = 1, 2
+
+
+def client() -> Any:
+    """Import the client, which takes some time.
+
+    :raises BackendUnavailableError: if it is not installed
+    """
+    try:
+        import psycopg  # noqa: PLC0415 - optional, and slow to import
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "PostgreSQL needs psycopg; install it with: pip install 'gogoscope[postgres]' (and "
+            f"libpq, or 'psycopg[binary]', which brings it): {error}"
+        ) from error
+    return psycopg
+
+
+def parse(conninfo: str) -> dict[str, Any]:
+    """Return the parts of a connection string or URL of libpq.
+
+    :raises InvalidURLError: if it is malformed; the error does not quote it
+    """
+    psycopg = client()
+    try:
+        parts: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(conninfo)
+    except psycopg.Error:  # it may quote a password
+        raise InvalidURLError(
+            "the connection string is malformed; write for example "
+            "'postgresql://user:password@host:5432/database', with %40 for an @ in the password"
+        ) from None
+    return parts
+
+
+def options() -> frozenset[str]:
+    """Return the names of libpq's options."""
+    return frozenset(option.keyword.decode() for option in client().pq.Conninfo.get_defaults())
+
+
+class Connection:
+    """An open connection."""
+
+    __slots__ = ("_libpq", "_opened")
+
+    def __init__(self, opened: AsyncConnection[Any]) -> None:
+        self._opened = opened
+        self._libpq = opened.pgconn
+
+    @classmethod
+    async def open(cls, conninfo: str) -> Connection:
+        """Connect.
+
+        :raises Exception: any that the client raises
+        """
+        return cls(
+            await client().AsyncConnection.connect(
+                conninfo,
+                autocommit=True,
+                client_encoding="UTF8",
+                fallback_application_name="gogoscope",
+            )
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open, as far as is known."""
+        return bool(self._libpq.status == _CONNECTION_OK)
+
+    def is_ready(self) -> bool:
+        """Return whether it is open, and has nothing to say before it was asked.
+
+        What has something to say was closed by the server, as a rule.
+        """
+        return self.is_open and not _has_data(self._libpq.socket)
+
+    async def ask(self, statement: bytes, values: Sequence[bytes | None]) -> list[Row]:
+        """Send a statement, and return the rows of its answer.
+
+        Cancelling closes the connection; the statement may have been carried out.
+
+        :raises Exception: the client's error for what the server, or the connection, says
+        """
+        try:
+            result = await self._exchange(statement, values)
+        except BaseException:
+            self.close()
+            raise
+        if result.status not in (_COMMAND_OK, _TUPLES_OK):
+            raise client().errors.error_from_result(result, "utf-8")
+        columns = range(result.nfields)
+        return [
+            [result.get_value(row, column) for column in columns] for row in range(result.ntuples)
+        ]
+
+    async def _exchange(self, statement: bytes, values: Sequence[bytes | None]) -> PGresult:
+        libpq = self._libpq
+        socket = libpq.socket
+        libpq.send_query_params(statement, values)
+        while libpq.flush():
+            await anyio.wait_writable(socket)
+        last = None
+        while True:
+            while libpq.is_busy():
+                await anyio.wait_readable(socket)
+                libpq.consume_input()
+            result = libpq.get_result()
+            if result is None:
+                assert last is not None, "libpq returns a result for each statement"
+                return last
+            last = result
+
+    def close(self) -> None:
+        """Close it, without waiting for anything."""
+        self._libpq.finish()
+
+
+def _has_data(descriptor: int) -> bool:
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([descriptor], [], [], 0)[0])

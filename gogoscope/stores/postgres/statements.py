@@ -1,0 +1,66 @@
+"""The statements of a store, in the words of PostgreSQL.
+
+The parameters of those that write are the kind, the key, and the columns in their order; ``$7`` is
+the writer, ``$9`` the one that was seen.
+"""
+# ruff: noqa: S608 - the name of the table was checked and quoted
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gogoscope.stores.postgres.schema import COLUMNS, NOW
+
+
+class Statements:
+    """The statements for a table, given by its quoted name; every row begins with the time."""
+
+    def __init__(self, table: str) -> None:
+        kept = "format, content, purge_at, number, writers"
+        shown = _listing(
+            f"CASE WHEN r.writer = $7 THEN NULL ELSE r.{column} END" for column in kept.split(", ")
+        )
+        answer = f"RETURNING {NOW}, r.writer = $7, {shown}"
+        brought = {column: f"${n}" for n, column in enumerate(COLUMNS, start=3)}
+        excluded = {column: f"excluded.{column}" for column in COLUMNS}
+        insert = (
+            f"INSERT INTO {table} AS r (kind, key, {', '.join(COLUMNS)}) "
+            f"VALUES ($1, $2, {', '.join(brought.values())}) ON CONFLICT (kind, key) DO UPDATE SET "
+        )
+        key_range = (
+            f"FROM {table} WHERE kind = $1 AND key >= $2 AND ($3::text IS NULL OR key < $3) "
+            "AND ($4::text IS NULL OR key > $4)"
+        )
+        self.load = f"SELECT {NOW}, {kept} FROM {table} WHERE kind = $1 AND key = $2".encode()
+        self.insert = f"{insert} writer = r.writer {answer}".encode()
+        self.put = f"{insert} {_if('r.number < excluded.number', excluded)} {answer}".encode()
+        self.update = (
+            f"UPDATE {table} AS r SET {_if('r.writer = $9', brought)} "
+            f"WHERE r.kind = $1 AND r.key = $2 {answer}"
+        ).encode()
+        self.keys = (
+            f"SELECT {NOW}, key {key_range} AND (purge_at IS NULL OR purge_at > $5) "
+            "ORDER BY key LIMIT $6"
+        ).encode()
+        self.clear = (
+            f"WITH page AS (SELECT key {key_range} ORDER BY key LIMIT $5), "
+            f"gone AS (DELETE FROM {table} AS r USING page WHERE r.kind = $1 AND r.key = page.key) "
+            f"SELECT {NOW}, max(key) FROM page"
+        ).encode()
+        self.sweep = (
+            f"WITH gone AS (DELETE FROM {table} "
+            "WHERE ctid >= $1::tid AND ctid < $2::tid AND purge_at <= $3) "
+            f"SELECT {NOW}, pg_relation_size('{table}') / current_setting('block_size')::bigint"
+        ).encode()
+
+
+def _if(condition: str, values: dict[str, str]) -> str:
+    """Return the assignments that set columns to values if a condition holds."""
+    return _listing(
+        f"{column} = CASE WHEN {condition} THEN {value} ELSE r.{column} END"
+        for column, value in values.items()
+    )
+
+
+def _listing(parts: Iterable[str]) -> str:
+    return ", ".join(parts)

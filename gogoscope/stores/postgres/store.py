@@ -1,0 +1,182 @@
+"""A store in one table of a PostgreSQL database, shared by the whole fleet."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote, unquote, urlsplit
+
+from gogoscope.exceptions import InvalidURLError
+from gogoscope.persistence import (
+    Clock,
+    Codec,
+    CompareAndSwapRecords,
+    PersistenceURL,
+    RecordStore,
+    check_clock,
+    check_count,
+    check_key_prefix,
+    seconds,
+)
+from gogoscope.stores.postgres.client import PostgresClient
+from gogoscope.stores.postgres.connection import options
+from gogoscope.stores.postgres.entries import PostgresEntries
+from gogoscope.stores.postgres.schema import check_table, set_up
+
+REQUEST_TIMEOUT = 2.0
+POOL_SIZE = 10
+MAX_CLOCK_SKEW = 0.05
+TABLE = "gogoscope"
+
+
+class PostgresStore(RecordStore):
+    """Locks, circuit breakers and a cache in one table, for all who reach the database.
+
+    It is open inside ``async with``, and must be used by the event loop and the process that
+    entered it, which must be one of asyncio's; then it may be opened again. Every change is one
+    statement, which is a transaction of its own. It needs no connection of its own between two
+    statements, so it works through a pooler such as pgbouncer.
+
+    The time is the server's, as its answers tell it.
+
+    :param conninfo: a URL or another connection string of libpq
+    :param table: the table, with or without a schema and a ``.`` in front
+    :param key_prefix: stands before every key; ends with one of ``: / . | #``
+    :param clock: what it tells the time by; the server's clock if left out
+    :param codec: turns cached values into text and back; JSON if left out
+    :param max_clock_skew: how much later than its lease a dead holder's lock is taken over, in
+        seconds. By how much this process may be wrong about the server's time is added to it; it
+        has to cover that of the others, which is at most half of their round trip.
+    :param request_timeout: how long one try of a request may take, in seconds; after three
+        timeouts a request is given up
+    :param pool_size: how many connections it has at most; a fifth of them is kept free for locks
+    :param create: whether to make the table if it does not exist
+    :raises TypeError: if an argument is of the wrong type
+    :raises ValueError: if an argument is malformed or out of range
+    :raises InvalidURLError: if ``conninfo`` is malformed
+    :raises BackendUnavailableError: if psycopg is not installed
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        table: str = TABLE,
+        key_prefix: str = "",
+        clock: Clock | None = None,
+        codec: Codec | None = None,
+        max_clock_skew: float | timedelta = MAX_CLOCK_SKEW,
+        request_timeout: float | timedelta = REQUEST_TIMEOUT,
+        pool_size: int = POOL_SIZE,
+        create: bool = False,
+    ) -> None:
+        if not isinstance(conninfo, str):
+            raise TypeError(f"conninfo must be a str, got one of type {type(conninfo).__name__}")
+        if not isinstance(create, bool):
+            raise TypeError(f"create must be True or False, got {create!r}")
+        check_count("pool_size", pool_size)
+        self._table = check_table(table)
+        self._create = create
+        self._client = PostgresClient(
+            conninfo, seconds("request_timeout", request_timeout), pool_size
+        )
+        self._life = self._client.life
+        self._entries = PostgresEntries(
+            self._client, self._table, None if clock is None else check_clock(clock)
+        )
+        super().__init__(
+            CompareAndSwapRecords(self._entries),
+            key_prefix=key_prefix,
+            codec=codec,
+            max_clock_skew=max_clock_skew,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<PostgresStore {self._client.where!r} table={self._table} "
+            f"key_prefix={self._key_prefix!r}>"
+        )
+
+    async def __aenter__(self) -> Self:
+        self._client.open()
+        try:
+            await set_up(self._client, self._table, create=self._create)
+        except BaseException:
+            self._client.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close its connections, as leaving the block does; the store may be opened again.
+
+        What runs is answered before its connection is closed. A second call does nothing.
+
+        :raises PersistenceError: if the store belongs to another event loop that still runs
+        """
+        self._client.close()
+
+    async def ping(self) -> None:
+        """Ask the database for something that needs the table.
+
+        :raises PersistenceError: if it does not answer, or refuses
+        """
+        await self._entries.ping()
+
+
+def from_url(url: PersistenceURL) -> PostgresStore:
+    """Return the store of a URL like ``postgresql://user:password@host:5432/database?create=true``.
+
+    Enter it with ``async with`` to open it. User and password may be percent-encoded. The options
+    are those of :class:`PostgresStore` with the same names; all others are those of libpq.
+
+    :raises InvalidURLError: if the URL is malformed, or an option is malformed or unknown
+    """
+    own = {
+        "table": _table,
+        "key_prefix": check_key_prefix,
+        "max_clock_skew": lambda text: seconds("max_clock_skew", float(text), zero=True),
+        "request_timeout": lambda text: seconds("request_timeout", float(text)),
+        "pool_size": lambda text: check_count("pool_size", int(text)),
+        "create": _boolean,
+    }
+    of_libpq = dict.fromkeys(options() & url.options.keys() - own.keys(), str)
+    converted = url.convert_options(**own, **of_libpq)
+    settings = {name: value for name, value in converted.items() if name in own}
+    try:
+        return PostgresStore(_conninfo(url, own), **settings)
+    except InvalidURLError as error:
+        raise InvalidURLError(f"{str(url)!r}: {error}") from None
+
+
+def _conninfo(url: PersistenceURL, own: object) -> str:
+    """Return the URL for libpq: without our own options, and with escapes for user and password."""
+    parts = urlsplit(url.url)
+    login, at, servers = parts.netloc.rpartition("@")
+    user, colon, password = login.partition(":")
+    escaped = quote(unquote(user), safe="") + colon + quote(unquote(password), safe="")
+    query = "&".join(
+        option
+        for option in parts.query.split("&")
+        if unquote(option.partition("=")[0]) not in own  # type: ignore[operator]
+    )
+    return f"postgresql://{escaped}{at}{servers}{parts.path}?{query}"
+
+
+def _table(text: str) -> str:
+    check_table(text)
+    return text
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("it must be true or false")
+    return text == "true"
