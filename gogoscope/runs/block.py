@@ -33,7 +33,7 @@ from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
 from gogoscope.persistence.run_records import RunRecord, Verdict
 from gogoscope.persistence.stored import corrupt_record
-from gogoscope.runs.claims import line_of, runs_of
+from gogoscope.runs.claims import lines, runs_of
 from gogoscope.runs.once import Once, error_of_text, text_of_error
 from gogoscope.runs.run import RunPart
 
@@ -89,8 +89,8 @@ class RunBlock(LeaseBlock[R]):
         self._provider = runs_of(self._home)
         began = anyio.current_time()
         self._refuse_itself()
-        self._line = line_of(self._provider, self.key)
-        found = await self._line.begin(self._home, self._once)
+        self._line = lines.of(self._provider, self.key)
+        found = await self._line.begin(self._home, self._provider, self._once)
         if isinstance(found, RunRecord):
             self._done = self._open_run(
                 self._once, None, self._value_of(found), found.lease.fencing_token
