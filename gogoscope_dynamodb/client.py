@@ -12,6 +12,7 @@ import anyio
 from gogoscope.exceptions import ConfigurationError, UnsupportedEventLoopError
 from gogoscope.persistence import monotonic
 from gogoscope_dynamodb.sessions import kept_session
+from gogoscope_dynamodb.short_cut import take_short_cut
 
 CLOSE_SECONDS = 5.0
 RENEWAL_SECONDS = 60.0
@@ -84,12 +85,13 @@ def check_client(client: object) -> None:
 
 @asynccontextmanager
 async def open_client(
-    region: str | None = None, endpoint_url: str | None = None
+    region: str | None = None, endpoint_url: str | None = None, *, fast: bool = False
 ) -> AsyncIterator[DynamoDBClient]:
     """Open a client on the running event loop for the length of a block.
 
     :param region: the AWS region; the one of the environment or the AWS profile if left out
     :param endpoint_url: another endpoint; ``AWS_ENDPOINT_URL_DYNAMODB`` if left out
+    :param fast: whether requests for one item take the short cut through the SDK
     :raises UnsupportedEventLoopError: if the running event loop is not one of asyncio's
     :raises BackendUnavailableError: if aioboto3 is not installed
     :raises ConfigurationError: if no region is set anywhere
@@ -112,6 +114,8 @@ async def open_client(
             f"no DynamoDB client can be opened: {error} (the region is the URL option 'region' or "
             "AWS_DEFAULT_REGION)"
         ) from error
+    if fast:
+        take_short_cut(client)
     try:
         yield client
     finally:

@@ -157,7 +157,7 @@ def test_core_imports_no_event_loop(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in PATHS if is_in(name, "gogoscope_dynamodb")])
 def test_only_what_sets_up_own_clients_names_the_aws_libraries(name: str) -> None:
-    if name != "gogoscope_dynamodb.sessions":
+    if name not in ("gogoscope_dynamodb.sessions", "gogoscope_dynamodb.short_cut"):
         libraries = {one.target.split(".")[0] for one in IMPORTS[name]}
         assert not libraries & {"aioboto3", "aiobotocore", "boto3", "botocore"}
 
