@@ -21,6 +21,7 @@ def test_locks_hold_under_torture(persistence: str, request: pytest.FixtureReque
     assert not verdict.problems, str(verdict)
     assert verdict.faults["killed"] > 0
     assert verdict.faults["stopped and continued"] > 0
+    assert verdict.faults["clock set forward"] + verdict.faults["clock set back"] > 0
     assert verdict.happened["writes accepted"] > 10
     if persistence == "dynamodb":
         assert verdict.faults["answers dropped after the write"] > 0

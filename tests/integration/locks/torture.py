@@ -4,8 +4,9 @@
         [--persistence sqlite|dynamodb]
 
 Eight processes, with clocks that are wrong by up to 5 s, pass three locks around. Some are killed,
-some are stopped for longer than their lease and continued; between them and DynamoDB is a proxy
-that loses, delays and refuses. Each writes to a resource outside, after ``ensure()``; the resource
+some are stopped for longer than their lease and continued, and of some the wall clock is set by up
+to an hour, forward or back, and right again. Between them and DynamoDB is a proxy that loses,
+delays, repeats and refuses. Each writes to a resource outside, after ``ensure()``; the resource
 refuses a fencing token below one that it has seen. Afterwards the log is judged: see
 ``torture_parts/judge.py``. The same seed gives the same plan, though not the same timing.
 """
@@ -70,7 +71,7 @@ class Fleet:
             )
 
     def strike(self) -> None:
-        """Continue those that were stopped long enough; kill or stop another one."""
+        """Continue those that were stopped long enough; kill or stop one, or set its clock."""
         now = time.monotonic()
         for number, until in list(self.stopped.items()):
             if until <= now:
@@ -78,6 +79,8 @@ class Fleet:
         running = sorted(self.processes.keys() - self.stopped.keys())
         number = self.chance.choice(running)
         if self.chance.random() < 0.4:
+            self.processes[number].send_signal(signal.SIGUSR1)
+        elif self.chance.random() < 0.4:
             self.processes[number].kill()
             self.processes.pop(number).wait()
             self.ends.append((time.monotonic(), number))

@@ -74,7 +74,10 @@ def judge(log: Log, ends: list[tuple[float, int]], slow_store: bool) -> Verdict:
     verdict = Verdict(limit=LONGEST_LEASE + 2 * (POLL + step))
     for lines in log.lines.values():
         for line in lines:
-            verdict.happened[_kind(line)] += 1
+            injected = line["what"].startswith("clock set")
+            (verdict.faults if injected else verdict.happened)[_kind(line)] += 1
+            if line["what"] == "logged" and not line["fine"]:
+                verdict.problems.append(f"logged: {line['text']}")
     for key in KEYS:
         _judge_writes(key, log, verdict)
         _judge_tokens(key, log, verdict)
@@ -86,6 +89,8 @@ def _kind(line: dict[str, Any]) -> str:
     if line["what"] == "lost":
         how = next((how for how in ("taken over", "not renewed") if how in line["reason"]), "freed")
         return f"lost: {how}"
+    if line["what"] == "logged":
+        return f"logged: {line['error']}"
     if line["what"] == "failed":
         return f"failed: {line['error'].split('(')[0]}"
     return str(line["what"])

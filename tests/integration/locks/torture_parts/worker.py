@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
+import signal
 import sqlite3
 import sys
 import time
@@ -14,7 +16,7 @@ from typing import Any
 
 import anyio
 
-from gogoscope import LeaseLostError, LockTimeoutError, PersistenceError, scope
+from gogoscope import GogoscopeError, LeaseLostError, LockTimeoutError, PersistenceError, scope
 from gogoscope.locks.acquire import locks_of
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
@@ -22,8 +24,10 @@ from tests.integration.locks.torture_parts.plan import (
     CLOCK_ERRORS,
     KEYS,
     LARGEST_CLOCK_ERROR,
+    LARGEST_STEP,
     LONGEST_LEASE,
     SHORTEST_LEASE,
+    SMALLEST_STEP,
     WAITERS_PER_KEY,
 )
 
@@ -35,13 +39,18 @@ CREATE TABLE IF NOT EXISTS writes (
 
 
 class WrongClock:
-    """The system's clock, set wrong by some seconds."""
+    """The system's clock, set wrong by some seconds, and then now and then by much more."""
 
     def __init__(self, error: float) -> None:
         self._error = error
+        self._step = 0.0
+
+    def set(self, step: float) -> None:
+        """Set it wrong by so much more than at the beginning."""
+        self._step = step
 
     def wall(self) -> float:
-        return time.time() + self._error
+        return time.time() + self._error + self._step
 
     def elapsed(self) -> float:
         return time.monotonic()
@@ -68,17 +77,47 @@ def store_of(s: Any) -> Any:
     return locks_of(s._home)
 
 
+class Logged(logging.Handler):
+    """Notes what is logged for users: an error that nobody handled is told in that way."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info and record.exc_info[1]
+        self._worker.note(
+            "logged",
+            text=f"{record.getMessage()}: {error!r}",
+            error=type(error).__name__,
+            fine=isinstance(error, GogoscopeError),
+        )
+
+
 class Worker:
-    def __init__(self, number: int, folder: Path, chance: random.Random) -> None:
+    def __init__(self, number: int, folder: Path, chance: random.Random, clock: WrongClock) -> None:
         self._number = number
+        self._clock = clock
+        self._has_claimed = False
         self._end = folder / "end"
         self._chance = chance
         self._resource = Resource(folder / "resource.db", number)
         self._log = os.open(folder / f"log-{number}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
-    def _note(self, what: str, waiter: int, **more: Any) -> None:
-        line = {"what": what, "at": time.monotonic(), "waiter": waiter, **more}
+    def note(self, what: str, **more: Any) -> None:
+        line = {"what": what, "at": time.monotonic(), **more}
         os.write(self._log, json.dumps(line).encode() + b"\n")
+
+    def _note(self, what: str, waiter: int, **more: Any) -> None:
+        self.note(what, waiter=waiter, **more)
+
+    def set_clock(self, *_: object) -> None:
+        """Set the wall clock forward, back, or right again, unless nobody has read it yet."""
+        if self._has_claimed:
+            by = SMALLEST_STEP * (LARGEST_STEP / SMALLEST_STEP) ** self._chance.random()
+            step = self._chance.choice([by, -by, 0.0])
+            self._clock.set(step)
+            self.note("clock set " + ("right" if not step else "forward" if step > 0 else "back"))
 
     def _is_over(self) -> bool:
         """Return whether the end has come, which is written down when all processes are ready."""
@@ -114,6 +153,7 @@ class Worker:
         self._note("waiting", waiter, key=key)
         async with s.lock(key, ttl=lease, wait=wait) as locked:
             token = locked.fencing_token
+            self._has_claimed = True
             self._note("acquired", waiter, key=key, token=token, began=began, lease=lease)
             for _ in range(self._chance.randrange(1, 4)):
                 await anyio.sleep(self._some(0, 0.05))
@@ -139,12 +179,13 @@ class Worker:
 
 
 async def main(options: argparse.Namespace) -> None:
-    error = CLOCK_ERRORS[options.number % len(CLOCK_ERRORS)]
-    clocks: dict[str, Any] = {
-        "clock": WrongClock(error),
-        "max_clock_skew": 2 * LARGEST_CLOCK_ERROR,
-    }
-    worker = Worker(options.number, options.folder, random.Random(options.seed))
+    clock = WrongClock(CLOCK_ERRORS[options.number % len(CLOCK_ERRORS)])
+    clocks: dict[str, Any] = {"clock": clock, "max_clock_skew": 2 * LARGEST_CLOCK_ERROR}
+    worker = Worker(options.number, options.folder, random.Random(options.seed), clock)
+    signal.signal(signal.SIGUSR1, worker.set_clock)
+    log = logging.getLogger("gogoscope")
+    log.addHandler(Logged(worker))
+    log.propagate = False
     kind, *where = options.where
     if kind == "sqlite":
         async with SQLiteStore(where[0], **clocks) as store:
@@ -155,6 +196,7 @@ async def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     parser = argparse.ArgumentParser()
     parser.add_argument("--number", type=int)
     parser.add_argument("--seed")
