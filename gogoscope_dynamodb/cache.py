@@ -159,7 +159,7 @@ class Cache(Capability):
 
         :raises StoreTimeoutError: if the answer was lost, and nobody can tell whether it had one
         """
-        return await self._delete(self._key(CACHE, key))
+        return await self._delete(self._key(CACHE, key), blind=False)
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove many keys, whether or not they have a value; one request for each key."""
@@ -248,9 +248,9 @@ class Cache(Capability):
             data["keptSeconds"] = number(schema.whole_seconds(stale_ms))
         return item
 
-    async def _delete(self, key: Item) -> bool:
+    async def _delete(self, key: Item, *, blind: bool = True) -> bool:
         now_ms = self._now_ms()
-        return await self._values.delete(key, Stamp(self._stamp(now_ms)), now_ms)
+        return await self._values.delete(key, Stamp(self._stamp(now_ms)), now_ms, blind=blind)
 
     def _scan(
         self, pattern: str | None, *, consistent: bool | None = None, segments: int = 1

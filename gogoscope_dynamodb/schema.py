@@ -273,13 +273,36 @@ def size_of(item: Item) -> int:
     return len(item["data"]["M"]["json"]["S"])
 
 
-def writer_of(item: Item | None) -> str | None:
-    """Return the nonce of the write that a cache item is from, or ``None`` if it has none."""
-    if item is None:
-        return None
+def writer_of(item: Item) -> str:
+    """Return the name of the write that a cache item's value, or its lack of one, is from.
+
+    :raises CorruptRecordError: if the item cannot be understood
+    """
     with _understanding(item):
-        nonce: str = item["data"]["M"]["by"]["S"]
-        return nonce
+        name: str = item["data"]["M"]["by"]["S"]
+        return name
+
+
+def toucher_of(item: Item) -> str | None:
+    """Return the name of the write that touched a cache item last, or ``None`` if none did.
+
+    :raises CorruptRecordError: if the item cannot be understood
+    """
+    with _understanding(item):
+        data = item["data"]["M"]
+        return data["touchedBy"]["S"] if "touchedBy" in data else None
+
+
+def written_version_of(item: Item) -> int:
+    """Return the version with which the value of a cache item, or its lack of one, was written.
+
+    The item's own is higher if it was touched since.
+
+    :raises CorruptRecordError: if the item cannot be understood
+    """
+    with _understanding(item):
+        data = item["data"]["M"]
+        return _integer(data, "written") if "written" in data else _integer(item, "version")
 
 
 def _describe_keys(description: Mapping[str, Any]) -> str:

@@ -9,11 +9,17 @@ is ahead: it is sent again with a higher version.
 A deletion leaves a grave for an hour: an item without a value, with a stamp. Otherwise a write that
 was applied, read, and then deleted would be applied again when its answer was lost.
 
+An item holds the name and the version of the write that its value, or the grave, is from. What only
+touches it raises the version of the item, and leaves those as they are.
+
 In doubt, the item that a refusal shows is one of these:
 
 - It has the name of this write: it was applied.
-- It is certainly newer. This write was applied and then replaced, or would have been: both look
-  the same to everybody.
+- What it holds was written with a lower version: this write was not applied. If the item has a
+  lower version, too, it could still be. Then the item is sealed: its version is raised and nothing
+  else, so that no try of this write that is on its way is granted. After that there is no doubt.
+- What it holds was certainly written later. This write was applied and then replaced, or would have
+  been: both look the same to everybody, unless the caller is told whether there was a value.
 - Anything else: nobody can tell, and ``StoreTimeoutError`` says so.
 
 That is why nothing is written by BatchWriteItem, whose writes have no conditions.
@@ -32,7 +38,7 @@ from attrs import evolve, field, frozen
 from gogoscope.exceptions import CorruptRecordError, StoreTimeoutError, ThrottledError
 from gogoscope.persistence import process_name
 from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.answers import Update
+from gogoscope_dynamodb.answers import Answer, Update
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import Item, number, text
 
@@ -46,19 +52,21 @@ _LIVE = (
     f"attribute_exists(#data.#json) AND {_OLDER} "
     "AND (attribute_not_exists(#data.#until) OR #data.#until > :now)"
 )
-_STAMPED = "#version = :version, #data.#by = :by"
+_RAISED = "#version = :version, #data.#written = if_not_exists(#data.#written, #version)"
+_TOUCHED = f"{_RAISED}, #data.#touchedBy = :by"
 _TOUCH = Update(
-    f"SET {_STAMPED}, #data.#until = :until, "
+    f"SET {_TOUCHED}, #data.#until = :until, "
     "#expiresAt = :ttl + if_not_exists(#data.#keptSeconds, :zero)",
     _LIVE,
 )
-_TOUCH_FOR_EVER = Update(f"SET {_STAMPED} REMOVE #data.#until, #expiresAt", _LIVE)
+_TOUCH_FOR_EVER = Update(f"SET {_TOUCHED} REMOVE #data.#until, #expiresAt", _LIVE)
 _BURY = Update(
     "SET #version = :version, #data = :grave, #was = if_not_exists(#data.#until, :never), "
     "#expiresAt = :ttl",
     f"attribute_exists(#pk) AND attribute_not_exists(#was) AND {_OLDER}",
     "ALL_OLD",
 )
+_SEAL = Update(f"SET {_RAISED}", "#version = :seen", "NONE")
 _NO_VALUE = (
     "(#data.#until <= :now OR (attribute_not_exists(#data.#until) AND #expiresAt <= :nowSeconds))"
 )
@@ -83,11 +91,11 @@ class Stamp:
         return evolve(self, version=max(self.version, version + 1))
 
     def is_before(self, item: Item, skew_ms: int) -> bool:
-        """Return whether an item was certainly stamped after this write began."""
-        writer = schema.writer_of(item) or ""
+        """Return whether what an item holds was certainly written after this write began."""
+        writer = schema.writer_of(item)
         if writer.startswith(self.name[:8]):
             return writer > self.name
-        return schema.version_of(item) > self.version + skew_ms * 1000
+        return schema.written_version_of(item) > self.version + skew_ms * 1000
 
 
 class Values:
@@ -115,59 +123,58 @@ class Values:
         :raises StoreTimeoutError: if nobody can tell whether it was
         """
         item = item_of(stamp)
+        primary = schema.primary_key(item)
+        in_doubt = False
         for _ in range(MOST_ROUNDS):
-            older = f"{_OLDER} AND {_NO_VALUE}" if if_absent else _OLDER
-            values = {":version": number(stamp.version)}
-            if if_absent:
-                values |= {":now": number(now_ms), ":nowSeconds": number(now_ms // 1000)}
-            parameters = {
-                "TableName": self._table.name,
-                "Item": item,
-                "ConditionExpression": f"attribute_not_exists(#pk) OR ({older})",
-                "ExpressionAttributeNames": _NO_VALUE_NAMES if if_absent else _NAMES,
-                "ExpressionAttributeValues": values,
-                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-            }
-            answer = await self._table.send("put_item", parameters, size=schema.size_of(item))
+            answer = await self._put(item, stamp, now_ms if if_absent else None)
             if answer.granted:
                 return True
-            found = answer.item
-            absent_ms = now_ms if if_absent else 0
+            found, in_doubt = answer.item, in_doubt or answer.in_doubt
             try:
-                written = self._written(found, item, stamp, absent_ms, answer.in_doubt)
+                if found is None:
+                    continue  # It was purged since.
+                if in_doubt and self._was_applied(found, stamp, blind=not if_absent):
+                    return True
+                if in_doubt and not await self._rule_out(found, stamp, primary, now_ms):
+                    continue
+                in_doubt = False
+                if if_absent and schema.is_live(found, now_ms):
+                    return False
+                stamp = stamp.above(schema.version_of(found))
             except CorruptRecordError:
                 if if_absent or found is None:
                     raise
-                written = (await self._table.replace(found, item)).granted or None
-            if written is not None:
-                return written
-            stamp = stamp if found is None else stamp.above(schema.version_of(found))
+                if (await self._table.replace(found, item)).granted:
+                    return True
             item = item_of(stamp)
-        raise _overtaken(item)
+        raise nobody_can_tell(item) if in_doubt else _overtaken(item)
 
-    def _written(
-        self,
-        found: Item | None,
-        item: Item,
-        stamp: Stamp,
-        absent_ms: int,
-        doubtful: bool,
-    ) -> bool | None:
-        """Return whether a refused write was written; ``None`` if it is to be sent once more.
+    async def _put(self, item: Item, stamp: Stamp, absent_ms: int | None) -> Answer:
+        """Send an item in place of an older one.
 
-        :param absent_ms: the time if it was to leave a value alone, else 0
+        :param absent_ms: the time if it is to leave a value alone
         """
-        if found is not None:
-            if schema.writer_of(found) == stamp.name:
-                return True
-            newer = schema.version_of(found) > stamp.version
-            if absent_ms and schema.is_live(found, absent_ms) and not (doubtful and newer):
-                return False
-            if doubtful and not absent_ms and stamp.is_before(found, self._skew_ms):
-                return True
-        if doubtful:
-            raise nobody_can_tell(item)
-        return None
+        older, values = _OLDER, {":version": number(stamp.version)}
+        if absent_ms is not None:
+            older = f"{_OLDER} AND {_NO_VALUE}"
+            values |= {":now": number(absent_ms), ":nowSeconds": number(absent_ms // 1000)}
+        parameters = {
+            "TableName": self._table.name,
+            "Item": item,
+            "ConditionExpression": f"attribute_not_exists(#pk) OR ({older})",
+            "ExpressionAttributeNames": _NAMES if absent_ms is None else _NO_VALUE_NAMES,
+            "ExpressionAttributeValues": values,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        return await self._table.send("put_item", parameters, size=schema.size_of(item))
+
+    def _was_applied(self, found: Item | None, stamp: Stamp, *, blind: bool) -> bool:
+        """Return whether an item shows that a write was applied, or may be taken to have been."""
+        if found is None:
+            return False
+        if schema.writer_of(found) == stamp.name:
+            return True
+        return blind and stamp.is_before(found, self._skew_ms)
 
     async def touch(self, key: Item, stamp: Stamp, now_ms: int, until_ms: int | None) -> bool:
         """Let a value expire at a time, or never; return whether there was one.
@@ -180,45 +187,52 @@ class Values:
             values[":ttl"] = number(schema.whole_seconds(until_ms))
             values[":zero"] = schema.ZERO
         update = _TOUCH_FOR_EVER if until_ms is None else _TOUCH
+        in_doubt = False
         for _ in range(MOST_ROUNDS):
             values[":version"] = number(stamp.version)
             answer = await self._table.update(key, update, values)
-            found = answer.item
-            if answer.granted or (found is not None and schema.writer_of(found) == stamp.name):
+            found, in_doubt = answer.item, in_doubt or answer.in_doubt
+            if answer.granted or (found is not None and schema.toucher_of(found) == stamp.name):
                 return True
-            if answer.in_doubt:
-                if found is not None and stamp.is_before(found, self._skew_ms):
-                    return True  # It was touched, as far as anybody can see, and written since.
-                raise nobody_can_tell(key)
+            if in_doubt and found is not None and schema.version_of(found) >= stamp.version:
+                raise nobody_can_tell(key)  # Others may have touched it since.
+            if in_doubt and not await self._rule_out(found, stamp, key, now_ms):
+                continue
+            in_doubt = False
             if found is None or not schema.is_live(found, now_ms):
                 return False
             if schema.version_of(found) < stamp.version:
                 return False  # It has no value at all.
             stamp = stamp.above(schema.version_of(found))
-        raise _overtaken(key)
+        raise nobody_can_tell(key) if in_doubt else _overtaken(key)
 
-    async def delete(self, key: Item, stamp: Stamp, now_ms: int) -> bool:
+    async def delete(self, key: Item, stamp: Stamp, now_ms: int, *, blind: bool = False) -> bool:
         """Delete an item, and return whether it had a value.
 
+        :param blind: whether the caller does not ask for that
         :raises StoreTimeoutError: if nobody can tell whether it had one
         """
+        in_doubt = False
         for _ in range(MOST_ROUNDS):
             values: dict[str, Any] = {
                 ":version": number(stamp.version),
-                ":grave": {"M": {"until": schema.ZERO, "by": text(stamp.name)}},
                 ":never": number(schema.LARGEST_NUMBER - 1),
-                ":ttl": number(schema.whole_seconds(now_ms + GRAVE_MS)),
+                **_grave(stamp, now_ms),
             }
             answer = await self._table.update(key, _BURY, values)
-            found = answer.item
+            found, in_doubt = answer.item, in_doubt or answer.in_doubt
             try:
-                if found is None:
-                    return False
                 if answer.granted:
-                    return schema.is_live(found, now_ms)
-                existed = self._existed(found, key, stamp, now_ms, answer.in_doubt)
-                if existed is not None:
-                    return existed
+                    return found is not None and schema.is_live(found, now_ms)
+                if found is not None and "was" in found and schema.writer_of(found) == stamp.name:
+                    return int(found["was"]["N"]) > now_ms
+                if in_doubt and blind and self._was_applied(found, stamp, blind=True):
+                    return True
+                if in_doubt and not await self._rule_out(found, stamp, key, now_ms):
+                    continue
+                in_doubt = False
+                if found is None or "was" in found:
+                    return False
                 stamp = stamp.above(schema.version_of(found))
             except CorruptRecordError:
                 if answer.granted:
@@ -226,22 +240,44 @@ class Values:
                 answer = await self._table.delete(key, **_malformed(found))
                 if answer.granted:
                     return True
-        raise _overtaken(key)
+        raise nobody_can_tell(key) if in_doubt else _overtaken(key)
 
-    def _existed(
-        self, found: Item, key: Item, stamp: Stamp, now_ms: int, doubtful: bool
-    ) -> bool | None:
-        """Return what a refused deletion is to return; ``None`` if it is to be sent once more."""
-        if "was" in found:
-            if schema.writer_of(found) == stamp.name:
-                return int(found["was"]["N"]) > now_ms
-            if not doubtful or schema.version_of(found) <= stamp.version:
-                return False
-        elif doubtful and stamp.is_before(found, self._skew_ms):
-            return True  # It was deleted, as far as anybody can see, and set again since.
-        if doubtful:
+    async def _rule_out(self, found: Item | None, stamp: Stamp, key: Item, now_ms: int) -> bool:
+        """Make sure that no try of a write was applied or will be; ``False``: look again.
+
+        :param found: the item that a refusal showed, which has not the name of the write
+        :raises StoreTimeoutError: if one may have been applied
+        """
+        if found is None:
+            # What was applied would have left something; a grave keeps it from being applied.
+            grave = _grave(stamp, now_ms)
+            answer = await self._table.put(
+                {
+                    **key,
+                    "version": number(stamp.version),
+                    "data": grave[":grave"],
+                    "was": schema.ZERO,
+                    "expiresAt": grave[":ttl"],
+                },
+                ConditionExpression="attribute_not_exists(#pk)",
+                ExpressionAttributeNames={"#pk": "pk"},
+            )
+            return answer.granted
+        if schema.written_version_of(found) > stamp.version:
             raise nobody_can_tell(key)
-        return None
+        seen = schema.version_of(found)
+        if seen >= stamp.version:
+            return True
+        values = {":version": number(stamp.version), ":seen": number(seen)}
+        return (await self._table.update(key, _SEAL, values)).granted
+
+
+def _grave(stamp: Stamp, now_ms: int) -> dict[str, Any]:
+    """Return the values of a grave."""
+    return {
+        ":grave": {"M": {"until": schema.ZERO, "by": text(stamp.name)}},
+        ":ttl": number(schema.whole_seconds(now_ms + GRAVE_MS)),
+    }
 
 
 def _malformed(found: Mapping[str, Any] | None) -> dict[str, Any]:

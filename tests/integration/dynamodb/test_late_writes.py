@@ -255,9 +255,43 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("name", [*LOCKS, *CIRCUITS, *VALUES])
+async def set_the_clock_back(w: World) -> None:
+    w.clock.advance(-5_000)
+
+
+BEHIND: dict[str, tuple[Step, Step, Step]] = {
+    "an if_absent that was refused, before a delete": (
+        VALUE,
+        call("set", "k", "mine", if_absent=True),
+        in_turn(set_the_clock_back, others("delete", "k")),
+    ),
+    "a delete of nothing, before a set": (
+        nothing,
+        call("delete", "k"),
+        in_turn(set_the_clock_back, others("set", "k", "theirs")),
+    ),
+    "a delete of what was deleted, before a set": (
+        in_turn(VALUE, others("delete", "k")),
+        call("delete", "k"),
+        in_turn(set_the_clock_back, others("set", "k", "theirs")),
+    ),
+    "a touch of nothing, before a set": (
+        nothing,
+        call("touch", "k", 60),
+        in_turn(set_the_clock_back, others("set", "k", "theirs")),
+    ),
+    "a touch of what was deleted, before a set": (
+        in_turn(VALUE, others("delete", "k")),
+        call("touch", "k", 60),
+        in_turn(set_the_clock_back, others("set", "k", "theirs")),
+    ),
+}
+"""What a process with a clock that is behind writes has a lower version than the late write."""
+
+
+@pytest.mark.parametrize("name", [*LOCKS, *CIRCUITS, *VALUES, *BEHIND])
 async def test_a_try_that_lands_late_changes_nothing(world: World, name: str) -> None:
-    before, write, since = (LOCKS | CIRCUITS | VALUES)[name]
+    before, write, since = (LOCKS | CIRCUITS | VALUES | BEHIND)[name]
     await before(world)
     world.clock.advance(100)
     for operation in ("update_item", "put_item", "delete_item", "batch_write_item"):

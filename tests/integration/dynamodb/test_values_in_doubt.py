@@ -85,13 +85,69 @@ async def test_a_set_that_was_lost_on_its_way_is_sent_again(
     assert await store.get("k") == "mine"
 
 
-async def test_a_delete_in_doubt_leaves_what_was_set_since(
+async def test_a_delete_in_doubt_leaves_what_was_set_since_and_cannot_tell_what_was_there(
     store: DynamoDBAdapter, faulty_client: FaultyClient, other: DynamoDBAdapter
 ) -> None:
     await store.set("k", "old")
     faulty_client.faults.append(lose_response_after(lambda: other.set("k", "new")))
-    assert await store.delete("k") is True
+    with pytest.raises(StoreTimeoutError):
+        await store.delete("k")
     assert await other.get("k") == "new"
+
+
+async def test_a_set_in_doubt_does_not_take_a_touch_for_a_newer_value(
+    store: DynamoDBAdapter,
+    faulty_client: FaultyClient,
+    other: DynamoDBAdapter,
+    clock: MillisecondClock,
+) -> None:
+    async def lose_request_and_touch(perform: Any) -> Any:
+        clock.advance(1000)
+        assert await other.touch("k", 60)
+        raise ConnectionResetError
+
+    await other.set("k", "old")
+    clock.advance(1)
+    faulty_client.faults.append(lose_request_and_touch)
+    assert await store.set("k", "mine")
+    assert await other.get("k") == "mine"
+
+
+async def test_a_delete_in_doubt_does_not_take_a_touch_for_a_newer_value(
+    store: DynamoDBAdapter,
+    faulty_client: FaultyClient,
+    other: DynamoDBAdapter,
+    clock: MillisecondClock,
+) -> None:
+    async def lose_request_and_touch(perform: Any) -> Any:
+        clock.advance(1000)
+        assert await other.touch("k", 60)
+        raise ConnectionResetError
+
+    await other.set("k", "old")
+    clock.advance(1)
+    faulty_client.faults.append(lose_request_and_touch)
+    assert await store.delete("k") is True
+    assert not await other.has("k")
+
+
+async def test_a_touch_in_doubt_is_done_once(
+    store: DynamoDBAdapter,
+    faulty_client: FaultyClient,
+    other: DynamoDBAdapter,
+    clock: MillisecondClock,
+) -> None:
+    async def set_later() -> None:
+        clock.advance(1000)
+        await other.touch("k", 60)
+
+    await store.set("k", "old")
+    faulty_client.faults.append(lose_response_after(set_later))
+    with pytest.raises(StoreTimeoutError):
+        await store.touch("k", 6000)
+    entry = await other.get_entry("k")
+    assert entry is not None
+    assert entry.left <= 60
 
 
 @pytest.mark.parametrize("existed", [True, False])
