@@ -60,7 +60,8 @@ class AmbiguousBackendError(ConfigurationError):
 class CapabilityNotSupportedError(ConfigurationError):
     """The store does not support a capability that was used.
 
-    ``capability`` is ``locks``, ``circuit_breakers`` or ``cache``; ``backend`` is the store.
+    ``capability`` is its name: that of its store in ``Persistence``, or that of its Protocol if
+    somebody else has written it; ``backend`` is the store.
     """
 
     def __init__(self, capability: str, backend: str) -> None:
@@ -71,7 +72,7 @@ class CapabilityNotSupportedError(ConfigurationError):
     def __str__(self) -> str:
         return (
             f"{self.backend} does not support {self.capability}; pass a store that does, or mix "
-            f"stores with Persistence({self.capability}=...)"
+            "stores with Persistence(...)"
         )
 
 

@@ -10,8 +10,10 @@ from typing import Self
 
 from gogoscope.exceptions import InvalidURLError
 from gogoscope.persistence import (
+    BaseStore,
     Clock,
     Codec,
+    CompareAndSwapRecords,
     PersistenceURL,
     check_clock,
     check_codec,
@@ -25,6 +27,7 @@ from gogoscope_dynamodb.circuit_breakers.control import CircuitControl
 from gogoscope_dynamodb.circuit_breakers.counting import CircuitCounting
 from gogoscope_dynamodb.circuit_breakers.probes import CircuitProbes
 from gogoscope_dynamodb.client import DynamoDBClient, check_client, open_client
+from gogoscope_dynamodb.entries import Entries
 from gogoscope_dynamodb.locks import Locks
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.table import create_table
@@ -35,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 _ARN = re.compile(r"arn:[a-z-]+:dynamodb:(?P<region>[a-z0-9-]+):\d*:table/[A-Za-z0-9_.-]{3,255}")
 
 
-class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cache):
+class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cache, BaseStore):
     """Locks, circuit breakers and a cache in one DynamoDB table.
 
     With a client of the caller it is ready at once, and never closes it. Without one it opens
@@ -112,7 +115,15 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
             consistent_reads=consistent_reads,
         )
         timeout = seconds("request_timeout", request_timeout)
-        super().__init__(Table(table_name, client, timeout), settings)
+        table = Table(table_name, client, timeout)
+        super().__init__(table, settings)
+        BaseStore.__init__(
+            self,
+            CompareAndSwapRecords(Entries(table, settings.clock)),
+            key_prefix=settings.key_prefix,
+            codec=settings.codec,
+            max_clock_skew=settings.max_clock_skew,
+        )
         self._life = self._table.life
         self._owns_client = client is None
         self._region = region or (arn and arn["region"])

@@ -4,62 +4,27 @@ DynamoDB reads a batch item by item, and may leave a part of it unprocessed when
 throttled. That part is read again. The request counts as fruitless only when no item of it was
 read, and is given up after as many fruitless tries in a row as a single request gets.
 
-At most ``IN_FLIGHT`` requests run at a time. The first error ends the others, and is raised as it
-is, not in a group.
+A few requests run at a time. The first error ends the others, and is raised as it is, not in a
+group.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 
 from gogoscope.exceptions import ThrottledError
+from gogoscope.persistence import side_by_side
 from gogoscope_dynamodb.requests import MOST_TRIES, Table, backoff
 from gogoscope_dynamodb.schema import Item
 
 READ_BATCH = 100
-IN_FLIGHT = 16
 READ_TIMEOUT = 10.0  # 100 values may have 16 MB
 
 Element = TypeVar("Element")
-Start = Callable[[Callable[[], Awaitable[object]]], Awaitable[None]]
-
-
-@asynccontextmanager
-async def side_by_side(limit: int = IN_FLIGHT) -> AsyncIterator[Start]:
-    """Run pieces of work side by side; the first error cancels the others and is raised as it is.
-
-    The block gets the function that starts a piece, which waits until fewer than ``limit`` pieces
-    run. The block is left when all pieces have ended.
-    """
-    errors: list[Exception] = []
-    free = anyio.Semaphore(limit)
-
-    async def run(piece: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await piece()
-        except Exception as error:  # noqa: BLE001 - raised below
-            errors.append(error)
-            group.cancel_scope.cancel()
-        finally:
-            free.release()
-
-    async def start(piece: Callable[[], Awaitable[object]]) -> None:
-        await free.acquire()
-        group.start_soon(run, piece)
-
-    async with anyio.create_task_group() as group:
-        try:
-            yield start
-        except Exception as error:  # noqa: BLE001 - likewise
-            errors.append(error)
-            group.cancel_scope.cancel()
-    if errors:
-        raise errors[0]
 
 
 def chunks(elements: Sequence[Element], size: int) -> Iterator[Sequence[Element]]:

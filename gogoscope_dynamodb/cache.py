@@ -17,9 +17,10 @@ from gogoscope.persistence import (
     check_stale,
     check_ttl,
     leave_out,
+    side_by_side,
 )
 from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.batches import READ_BATCH, chunks, for_each, read_batch, side_by_side
+from gogoscope_dynamodb.batches import READ_BATCH, chunks, for_each, read_batch
 from gogoscope_dynamodb.capability import Capability, Settings
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.scan import SEGMENTS, Found, Scan
@@ -46,7 +47,7 @@ class Cache(Capability):
 
     def __init__(self, table: Table, settings: Settings) -> None:
         super().__init__(table, settings)
-        self._values = Values(table, self._skew_ms())
+        self._values = Values(table, self._allowed_skew_ms())
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, or ``default`` if it has none; one read."""

@@ -47,7 +47,7 @@ class Capability:
         self._last_stamp = max(now_ms * 1000, self._last_stamp + 1)
         return self._last_stamp
 
-    def _skew_ms(self) -> int:
+    def _allowed_skew_ms(self) -> int:
         return schema.milliseconds(self._settings.max_clock_skew)
 
     def _key(self, kind: str, key: str) -> Item:

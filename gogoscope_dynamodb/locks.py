@@ -47,10 +47,12 @@ from gogoscope.persistence import (
     check_key,
     check_lease,
     describe_holder,
+    describe_holders,
 )
 from gogoscope_dynamodb import lock_updates, schema
 from gogoscope_dynamodb.answers import Answer, Update
 from gogoscope_dynamodb.capability import Capability
+from gogoscope_dynamodb.scan import listed
 from gogoscope_dynamodb.schema import LOCK, ONE, ZERO, Item, number, purge_time, text
 from gogoscope_dynamodb.values import nobody_can_tell
 
@@ -130,7 +132,10 @@ class Locks(Capability):
             if record.nonce is None:
                 # The first try of this very request may have released it.
                 return answer.in_doubt and record.released_by == FORCED
-            if answer.in_doubt and record.acquired_at_ms <= self._now_ms() + self._skew_ms():
+            if (
+                answer.in_doubt
+                and record.acquired_at_ms <= self._now_ms() + self._allowed_skew_ms()
+            ):
                 return True  # Who holds it now has taken it since.
             if answer.in_doubt:
                 raise nobody_can_tell(found)  # The holder's clock is ahead: maybe it was there.
@@ -142,6 +147,20 @@ class Locks(Capability):
         """Return who holds a lock, or ``None`` if nobody does; one consistent read."""
         return describe_holder(await self.read_lock(key), self.lease_left_ms)
 
+    async def locks(self, pattern: str | None = None) -> dict[str, LockHolder]:
+        """List the locks below the store's prefix that are held, each with its holder.
+
+        It reads the whole table, whatever the pattern is, and is charged for that: a tool for
+        people, not for every request. A lock that is corrupt is logged and left out.
+
+        :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
+            ``?`` any one, every other character itself
+        """
+        found = await listed(
+            self._table, LOCK, self._settings.key_prefix, pattern, schema.decode_lock
+        )
+        return describe_holders(found, self.lease_left_ms)
+
     async def claim_lock(
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
     ) -> LockReply:
@@ -151,7 +170,7 @@ class Locks(Capability):
         """
         now_ms = self._now_ms()
         # A clock that was set says nothing of the leases of others: then only watching them does.
-        dead_ms = 0 if self._clock_steps.stepped() else now_ms - self._skew_ms()
+        dead_ms = 0 if self._clock_steps.stepped() else now_ms - self._allowed_skew_ms()
         if seen is not None and seen.nonce is not None:
             update = lock_updates.TAKE_OVER
             more = {":seenNonce": text(seen.nonce), ":seenVersion": number(seen.version)}
@@ -329,7 +348,7 @@ class Locks(Capability):
     def _reply(self, record: LockRecord | None, now_ms: int, *, granted: bool) -> LockReply:
         if record is None or record.owner is None:
             return LockReply(granted=granted, record=record)
-        dead_in_ms = max(0, record.lease_until_ms + self._skew_ms() + 1 - now_ms)
+        dead_in_ms = max(0, record.lease_until_ms + self._allowed_skew_ms() + 1 - now_ms)
         return LockReply(granted=granted, record=record, dead_in_ms=dead_in_ms)
 
     def _lease_timeout(self, lease_ms: int) -> float:

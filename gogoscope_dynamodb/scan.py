@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from gogoscope.persistence import glob_matcher, literal_start
-from gogoscope_dynamodb.batches import side_by_side
+from gogoscope.exceptions import CorruptRecordError
+from gogoscope.persistence import Pages, glob_matcher, leave_out, literal_start, side_by_side
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import Item, key_of, text
 
 SEGMENTS = 4
 SCAN_TIMEOUT = 20.0
 
+Record = TypeVar("Record")
 Found = list[tuple[str, Item]]
 """Items, each with its key without the store's prefix."""
 
@@ -101,3 +102,17 @@ class Scan:
         async with side_by_side(self._segments) as start:
             for segment in range(self._segments):
                 await start(partial(read, segment))
+
+
+async def listed(
+    table: Table, kind: str, prefix: str, pattern: str | None, decode: Callable[[Item], Record]
+) -> dict[str, Record]:
+    """Return the records of a kind whose keys match a pattern; one that is corrupt is left out."""
+    scan = Scan(table, kind, prefix, pattern, consistent=True)
+    records: dict[str, Record] = {}
+    async for key, item in Pages(scan.page):
+        try:
+            records[key] = decode(item)
+        except CorruptRecordError as error:
+            leave_out(error)
+    return records

@@ -155,6 +155,9 @@ async def test_the_methods_that_need_the_second_statement_of_the_policy_are_name
     async def iterate() -> None:
         assert [key async for key in store.iterate_keys()] == []
 
+    async def iterate_runs() -> None:
+        assert [run async for run in store.runs()] == []
+
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "get": lambda: store.get("k"),
         "get_entry": lambda: store.get_entry("k"),
@@ -169,6 +172,8 @@ async def test_the_methods_that_need_the_second_statement_of_the_policy_are_name
         "keys": store.keys,
         "iterate_keys": iterate,
         "circuits": store.circuits,
+        "locks": store.locks,
+        "runs": iterate_runs,
         "get_state": lambda: store.get_state("k"),
         "holder": lambda: store.holder("k"),
     }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Steady,
         check_lock,
         describe_holder,
+        describe_holders,
     )
     from gogoscope.persistence.paging import KEYS_PER_PAGE, Pages
     from gogoscope.persistence.protocols.cache import CacheEntry, CacheProvider
@@ -61,13 +62,14 @@ if TYPE_CHECKING:
         Records,
         json_kind,
     )
-    from gogoscope.persistence.records.store import RecordStore
+    from gogoscope.persistence.records.store import BaseStore, RecordStore, over_records
     from gogoscope.persistence.records.swapping import CompareAndSwapRecords
     from gogoscope.persistence.room import NoRoomError, Room
     from gogoscope.persistence.rules import circuit_breakers as circuit_rules
     from gogoscope.persistence.rules import locks as lock_rules
     from gogoscope.persistence.server_clock import ServerClock
     from gogoscope.persistence.sharing import open_persistence
+    from gogoscope.persistence.side_by_side import side_by_side
     from gogoscope.persistence.stored import corrupt_record, leave_out
     from gogoscope.persistence.url import PersistenceURL
     from gogoscope.persistence.validation import (
@@ -89,6 +91,7 @@ __all__ = [
     "KEEP_MS",
     "KEYS_PER_PAGE",
     "Answer",
+    "BaseStore",
     "CacheEntry",
     "CacheProvider",
     "Change",
@@ -144,6 +147,7 @@ __all__ = [
     "corrupt_record",
     "current_clock",
     "describe_holder",
+    "describe_holders",
     "glob_matcher",
     "jittered",
     "json_kind",
@@ -153,8 +157,10 @@ __all__ = [
     "lock_rules",
     "monotonic",
     "open_persistence",
+    "over_records",
     "process_name",
     "seconds",
+    "side_by_side",
     "uniform",
 ]
 
@@ -186,6 +192,7 @@ if not TYPE_CHECKING:
                 "Steady",
                 "check_lock",
                 "describe_holder",
+                "describe_holders",
             ),
             "gogoscope.persistence.paging": (
                 "KEYS_PER_PAGE",
@@ -219,13 +226,18 @@ if not TYPE_CHECKING:
                 "Records",
                 "json_kind",
             ),
-            "gogoscope.persistence.records.store": ("RecordStore",),
+            "gogoscope.persistence.records.store": (
+                "BaseStore",
+                "RecordStore",
+                "over_records",
+            ),
             "gogoscope.persistence.records.swapping": ("CompareAndSwapRecords",),
             "gogoscope.persistence.room": ("NoRoomError", "Room"),
             "gogoscope.persistence.server_clock": ("ServerClock",),
             "gogoscope.persistence.sharing": ("open_persistence",),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),
+            "gogoscope.persistence.side_by_side": ("side_by_side",),
             "gogoscope.persistence.stored": ("corrupt_record", "leave_out"),
             "gogoscope.persistence.validation": (
                 "check_circuit_state",

@@ -151,6 +151,17 @@ def describe_holder(
     )
 
 
+def describe_holders(
+    records: Mapping[str, LockRecord], lease_left_ms: Callable[[LockRecord], int]
+) -> dict[str, LockHolder]:
+    """Return the holders of those locks that are held.
+
+    :param lease_left_ms: as for :func:`describe_holder`
+    """
+    described = {key: describe_holder(record, lease_left_ms) for key, record in records.items()}
+    return {key: holder for key, holder in described.items() if holder is not None}
+
+
 @runtime_checkable
 class LeaseStore(Protocol):
     """Takes, renews, releases and reads leases: what a ``LockHandle`` needs of its store."""

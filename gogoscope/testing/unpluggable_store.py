@@ -14,22 +14,14 @@ import anyio
 
 from gogoscope._core.durations import seconds
 from gogoscope.exceptions import StoreConnectionError
-from gogoscope.persistence import (
-    CacheProvider,
-    CircuitBreakerStateProvider,
-    LockHandle,
-    LockProvider,
-    Persistence,
-    acquire_once,
-)
+from gogoscope.persistence import LockHandle, LockProvider, Persistence, acquire_once
+from gogoscope.persistence.bundle import capabilities
 
 if TYPE_CHECKING:
     # For type checkers it can do all that a store can; what it really can is what its store can.
     from gogoscope.persistence import RecordStore as _AnyStore
 else:
     _AnyStore = object
-
-_CAPABILITIES = (LockProvider, CircuitBreakerStateProvider, CacheProvider)
 
 
 class UnpluggableStore(_AnyStore):
@@ -52,14 +44,14 @@ class UnpluggableStore(_AnyStore):
         self._store = store
         self._plugged_in = True
         self._delay = 0.0
-        for capability in _CAPABILITIES:
-            for name in (name for name in dir(capability) if not name.startswith("_")):
-                request = getattr(store, name, None)
-                if request is None:
-                    continue
-                ask = self._paging if name == "iterate_keys" else self._asking
-                no_request = name == "lease_left_ms"
-                vars(self)[name] = request if no_request else ask(name, request)
+        names = {name for capability in capabilities().values() for name in dir(capability)}
+        for name in {"ping", *names}:
+            request = None if name.startswith("_") else getattr(store, name, None)
+            if request is None:
+                continue
+            ask = self._paging if name == "iterate_keys" else self._asking
+            no_request = name == "lease_left_ms"
+            vars(self)[name] = request if no_request else ask(name, request)
         if isinstance(store, LockProvider):
             vars(self)["acquire"] = self._acquire  # its handles renew and release here, too
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gogoscope.exceptions import CorruptRecordError
-from gogoscope.persistence import Pages, check_circuit_state, circuit_rules, leave_out
+from gogoscope.persistence import check_circuit_state, circuit_rules
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.circuit_breakers import updates
 from gogoscope_dynamodb.circuit_breakers.items import (
@@ -13,7 +13,7 @@ from gogoscope_dynamodb.circuit_breakers.items import (
     overtaken,
     purge_time,
 )
-from gogoscope_dynamodb.scan import Scan
+from gogoscope_dynamodb.scan import listed
 from gogoscope_dynamodb.schema import CIRCUIT, Item, decode_circuit, number
 
 
@@ -69,14 +69,9 @@ class CircuitControl(CircuitItems):
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
         """
-        scan = Scan(self._table, CIRCUIT, self._settings.key_prefix, pattern, consistent=True)
-        found: dict[str, State] = {}
-        async for key, item in Pages(scan.page):
-            try:
-                found[key] = decode_circuit(item)
-            except CorruptRecordError as error:
-                leave_out(error)
-        return found
+        return await listed(
+            self._table, CIRCUIT, self._settings.key_prefix, pattern, decode_circuit
+        )
 
     async def _replace(self, key: str, state: State, now_ms: int) -> State:
         """Write a whole state, and return it as it is stored."""

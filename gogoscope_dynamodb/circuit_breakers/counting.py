@@ -151,7 +151,7 @@ class CircuitCounting(CircuitItems):
             ":n": number(report.count),
             ":name": number(name),
             ":windowEdge": number(-1 if late else edge_ms),
-            ":settled": number(now_ms - self._skew_ms()),
+            ":settled": number(now_ms - self._allowed_skew_ms()),
             ":knownWindow": number(known_ms),
             ":seenWindow": number(-1 if report.seen_window_ms is None else report.seen_window_ms),
             ":reporters": numbers({report.reporter: name}),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, ClassVar
 
 import pytest
 
 from gogoscope._core.clock import Clock, current_clock
-from gogoscope.persistence import CompareAndSwapRecords, Entry, RecordStore
+from gogoscope.persistence import (
+    CompareAndSwap,
+    CompareAndSwapRecords,
+    Entry,
+    RecordStore,
+    open_persistence,
+)
 from gogoscope.testing.conformance import (
     CacheConformance,
     CircuitBreakerConformance,
@@ -19,6 +25,9 @@ from gogoscope.testing.conformance import (
     OpenPlace,
     OpenStore,
 )
+from gogoscope_dynamodb.entries import Entries
+from gogoscope_dynamodb.requests import Table
+from tests.support.dynamodb_faults import FaultyClient, losing
 from tests.support.entries import DictPlace, LossyPlace
 
 
@@ -46,6 +55,32 @@ def _on(entries: dict[Any, Entry], place: DictPlace) -> DictPlace:
 class EntriesStore(RecordStore):
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close."""
+
+
+class TestDynamoDBEntries(CompareAndSwapConformance):
+    @pytest.fixture(params=["asyncio", "uvloop"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        """Leave trio out, on which aioboto3 does not run."""
+        return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+    @pytest.fixture
+    def open_place(self, atomic_dynamodb_url: str) -> OpenPlace:
+        @asynccontextmanager
+        async def open_place() -> AsyncIterator[CompareAndSwap]:
+            async with open_persistence(atomic_dynamodb_url) as opened:
+                store: Any = opened
+                yield Entries(store._table, current_clock)
+
+        return open_place
+
+    @pytest.fixture
+    def open_lossy_place(self, faulty_client: FaultyClient, dynamodb_table: str) -> OpenLossyPlace:
+        @asynccontextmanager
+        async def open_place(lose: Callable[[], bool]) -> AsyncIterator[CompareAndSwap]:
+            faulty_client.constant_faults["put_item"] = losing(lose)
+            yield Entries(Table(dynamodb_table, faulty_client, 5), current_clock)
+
+        return open_place
 
 
 @pytest.mark.slow

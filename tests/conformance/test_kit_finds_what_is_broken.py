@@ -67,7 +67,7 @@ RULES_OF_PLACES = {
     "TestSwapIgnoresWhatWasSeen": "test_a_swap_writes_only_if_nobody_has_written_since",
     "TestAbsenceIsNotChecked": "test_a_swap_writes_only_if_nobody_has_written_since",
     "TestSwapIsNotAtomic": "test_one_of_many_swaps_writes",
-    "TestNumbersAreCompared": "test_the_id_of_the_last_writer_is_compared_and_nothing_else",
+    "TestNumbersAreCompared": "test_the_id_of_the_last_writer_is_compared_and_not_the_content",
     "TestAnOldEntryIsShownAsTheNewest": "test_a_refusal_shows_the_newest_entry",
     "TestLoadRemembers": "test_what_is_loaded_is_what_was_written_last",
     "TestPutKeepsThePurgeTime": "test_a_put_replaces_all_of_what_is_there",

@@ -70,6 +70,23 @@ async def lose_response(perform: Perform) -> Any:
     raise ConnectionResetError("the answer was lost")
 
 
+def losing(lose: Callable[[], bool]) -> Fault:
+    """Return a fault that loses the answers, or refusals, for which ``lose`` says so."""
+
+    async def fault(perform: Perform) -> Any:
+        try:
+            answered = await perform()
+        except Exception:
+            if lose():
+                raise ConnectionResetError("the refusal was lost") from None
+            raise
+        if lose():
+            raise ConnectionResetError("the answer was lost")
+        return answered
+
+    return fault
+
+
 async def lose_request(perform: Perform) -> Any:
     raise ConnectionResetError("the request was lost")
 

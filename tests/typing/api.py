@@ -27,8 +27,11 @@ from gogoscope.persistence import (
     CacheProvider,
     CircuitBreakerState,
     CircuitBreakerStateProvider,
+    LockHolder,
     LockProvider,
+    RecordCapability,
     Store,
+    over_records,
 )
 from gogoscope.stores import MemoryStore
 from gogoscope_dynamodb import DynamoDBAdapter
@@ -114,11 +117,19 @@ def stores(memory: MemoryStore, dynamodb: DynamoDBAdapter) -> None:
         scope(persistence=Persistence(locks, circuit_breakers, cache))
 
 
+class RecordNumbers(RecordCapability):
+    """A capability of somebody else."""
+
+
 async def an_opened_store_has_all_capabilities() -> None:
     async with open_persistence("memory:") as store:
         assert_type(store, Store)
         assert_type(await store.acquire("key", 5), LockHandle | None)
         assert_type(await store.circuits(), dict[str, CircuitBreakerState])
+        assert_type(await store.locks(), dict[str, LockHolder])
+        assert_type(store.capability(LockProvider), LockProvider)
+        assert_type(Persistence.of(store).capability(RecordNumbers), RecordNumbers)
+        assert_type(over_records(RecordNumbers, store), RecordNumbers)
         assert_type(await store.has("key"), bool)
         async for key in store.iterate_keys():
             assert_type(key, str)

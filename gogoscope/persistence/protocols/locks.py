@@ -40,6 +40,16 @@ class LockProvider(LeaseStore, Protocol):
         """Return who holds a lock, or ``None`` if nobody does."""
         ...
 
+    async def locks(self, pattern: str | None = None) -> dict[str, LockHolder]:
+        """List the locks below the store's prefix that are held, each with its holder.
+
+        A lock whose lease is over is listed until it is taken over or released. One that is
+        corrupt is logged and left out.
+
+        :param pattern: a case-sensitive glob over whole keys, as for ``CacheProvider.keys``
+        """
+        ...
+
     async def hand_over_lock(self, key: str, nonce: str, claim: LockClaim) -> LockReply:
         """Pass the lock that ``nonce`` holds on to a claim, in one write.
 

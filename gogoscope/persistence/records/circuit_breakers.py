@@ -8,7 +8,6 @@ from typing import Concatenate, ParamSpec, TypeVar
 from attrs import evolve
 
 from gogoscope._core.arguments import check_count
-from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence.protocols.circuit_breakers import (
     CircuitBreakerState,
     FailureReport,
@@ -17,8 +16,7 @@ from gogoscope.persistence.protocols.circuit_breakers import (
 from gogoscope.persistence.records.dated_circuits import DatedCircuit, dated, undated
 from gogoscope.persistence.records.place import RecordCapability, json_kind
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
-from gogoscope.persistence.stored import leave_out
-from gogoscope.persistence.validation import check_circuit_state, glob_matcher, literal_start
+from gogoscope.persistence.validation import check_circuit_state
 
 State = CircuitBreakerState
 AnyState = TypeVar("AnyState", State, State | None)
@@ -116,27 +114,15 @@ class RecordCircuitBreakers(RecordCapability):
         return await self._set_circuit(key, circuit_rules.reset) or State()
 
     async def circuits(self, pattern: str | None = None) -> dict[str, State]:
-        """List the circuits below the store's prefix, each with its state; reads them one by one.
+        """List the circuits below the store's prefix, each with its state.
 
         One that is corrupt is logged and left out.
 
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
         """
-        matches = glob_matcher(pattern)
-        start = self._key_prefix + literal_start(pattern or "")
-        found: dict[str, State] = {}
-        for full_key in await self._records.keys(CIRCUITS, start):
-            key = full_key[len(self._key_prefix) :]
-            if matches(key):
-                try:
-                    record = await self._records.read(CIRCUITS, full_key)
-                except CorruptRecordError as error:
-                    leave_out(error)
-                    continue
-                if record is not None:
-                    found[key] = self._undated(record)
-        return found
+        found = await self._listed(CIRCUITS, pattern)
+        return {key: self._undated(record) for key, record in found.items()}
 
     async def _set_circuit(
         self,

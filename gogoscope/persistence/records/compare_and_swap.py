@@ -124,7 +124,13 @@ class CompareAndSwap(Protocol):
         ...
 
     async def put(self, kind: str, key: str, new: Entry) -> None:
-        """Write ``new``, whatever is there; replace all of it."""
+        """Write ``new``, whatever is there; replace all of it.
+
+        It is not sent again when it may have been applied, unless a condition keeps the second try
+        from undoing what others have written since.
+
+        :raises StoreTimeoutError: if it may have been applied
+        """
         ...
 
     async def keys(self, kind: str, prefix: str, after: str | None) -> tuple[list[str], str | None]:

@@ -13,6 +13,7 @@ from gogoscope.persistence.lock_records import (
     LockRecord,
     LockReply,
     describe_holder,
+    describe_holders,
 )
 from gogoscope.persistence.records.place import RecordCapability, json_kind
 from gogoscope.persistence.rules import locks as lock_rules
@@ -54,6 +55,16 @@ class RecordLocks(RecordCapability):
     async def holder(self, key: str) -> LockHolder | None:
         """Return who holds a lock, or ``None`` if nobody does."""
         return describe_holder(await self.read_lock(key), self.lease_left_ms)
+
+    async def locks(self, pattern: str | None = None) -> dict[str, LockHolder]:
+        """List the locks below the store's prefix that are held, each with its holder.
+
+        One that is corrupt is logged and left out.
+
+        :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
+            ``?`` any one, every other character itself
+        """
+        return describe_holders(await self._listed(LOCKS, pattern), self.lease_left_ms)
 
     async def claim_lock(
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None

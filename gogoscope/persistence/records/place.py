@@ -27,8 +27,13 @@ from gogoscope._core.durations import seconds
 from gogoscope.events import log_warning
 from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence.lock_records import Steady
-from gogoscope.persistence.stored import check_of, corrupt_record, told
-from gogoscope.persistence.validation import check_key, check_key_prefix
+from gogoscope.persistence.stored import check_of, corrupt_record, leave_out, told
+from gogoscope.persistence.validation import (
+    check_key,
+    check_key_prefix,
+    glob_matcher,
+    literal_start,
+)
 from gogoscope.persistence.values import Codec, check_codec, decode_json
 
 Record = TypeVar("Record")
@@ -244,6 +249,38 @@ class RecordCapability:
             return rule(record, now_ms, *args, at=self._records.steady(), **options)
 
         return self._records.transact(kind, self._full_key(key), change)
+
+    async def _listed(self, kind: Kind[Record], pattern: str | None) -> dict[str, Record]:
+        """Return the records of a kind below the store's prefix whose keys match a pattern.
+
+        One that is corrupt is logged and left out.
+        """
+        matches = glob_matcher(pattern)
+        start = self._key_prefix + literal_start(pattern or "")
+        cut = len(self._key_prefix)
+        found: dict[str, Record] = {}
+        after: str | None = None
+        while True:
+            page, after = await self._records.keys_after(kind, start, after)
+            for full_key, record in (
+                await self._readable(kind, [key for key in page if matches(key[cut:])])
+            ).items():
+                found[full_key[cut:]] = record
+            if after is None:
+                return found
+
+    async def _readable(self, kind: Kind[Record], full_keys: list[str]) -> dict[str, Record]:
+        try:
+            return await self._records.read_many(kind, full_keys)
+        except CorruptRecordError as error:
+            if len(full_keys) == 1:
+                leave_out(error)
+                return {}
+        middle = len(full_keys) // 2
+        return {
+            **await self._readable(kind, full_keys[:middle]),
+            **await self._readable(kind, full_keys[middle:]),
+        }
 
     async def _change_or_remove(
         self,

@@ -41,8 +41,7 @@ pytest.register_assert_rewrite(
     )
 )
 
-from gogoscope.testing.conformance.base import Capability as Capability  # noqa: E402 - see above
-from gogoscope.testing.conformance.base import Conformance as Conformance  # noqa: E402
+from gogoscope.testing.conformance.base import Conformance as Conformance  # noqa: E402 - see above
 from gogoscope.testing.conformance.base import ManualClock as ManualClock  # noqa: E402
 from gogoscope.testing.conformance.base import OpenStore as OpenStore  # noqa: E402
 from gogoscope.testing.conformance.cache.rules import CacheConformance  # noqa: E402
@@ -54,7 +53,6 @@ from gogoscope.testing.conformance.locks.rules import LockConformance  # noqa: E
 
 __all__ = [
     "CacheConformance",
-    "Capability",
     "CircuitBreakerConformance",
     "CompareAndSwapConformance",
     "Conformance",

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from gogoscope import CircuitBreaker, scope
+from gogoscope import Scope, scope
 from gogoscope._core.clock import Clock, current_clock
 from gogoscope.exceptions import CapabilityNotSupportedError, PersistenceError
-from gogoscope.persistence.protocols.cache import CacheProvider
-from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
-from gogoscope.persistence.protocols.locks import LockProvider
+from gogoscope.persistence.bundle import Persistence, capabilities
 from gogoscope.persistence.sharing import open_persistence
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
 
-Capability = Literal["locks", "circuit_breakers", "cache", "processes"]
-
-PROTOCOLS: dict[str, Any] = {
-    "locks": LockProvider,
-    "circuit_breakers": CircuitBreakerStateProvider,
-    "cache": CacheProvider,
-}
-READS: dict[str, Callable[[Any], Awaitable[object]]] = {
-    "locks": lambda store: store.read_lock("k"),
-    "circuit_breakers": lambda store: store.get_state("k"),
-    "cache": lambda store: store.get("k"),
-}
+KIT: dict[str, type[Conformance]] = {}
+"""The kit's class of each capability by its name."""
 CLOSING_SECONDS = 30.0
 
 
@@ -78,9 +66,26 @@ class Conformance:
     among them, which is for a store that several processes share, it also overrides ``url``.
     """
 
-    capabilities: ClassVar[AbstractSet[Capability]]
+    capabilities: ClassVar[AbstractSet[str]]
+    capability: ClassVar[str]
+    """The capability of one of the kit's own classes."""
     works_after_close: ClassVar[bool] = False
     """Whether a store has nothing to close, so that it goes on working, in every event loop."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if _has_own(cls):
+            KIT[cls.capability] = cls
+
+    @staticmethod
+    async def look(store: Any) -> object:
+        """Read something of the capability that was never written."""
+        raise NotImplementedError
+
+    @staticmethod
+    async def use(s: Scope) -> None:
+        """Use the capability through a scope."""
+        raise NotImplementedError
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
@@ -126,7 +131,8 @@ class Conformance:
     async def test_a_store_has_the_methods_of_what_it_declares_and_of_nothing_else(
         self, store: Any
     ) -> None:
-        for name, protocol in PROTOCOLS.items():
+        for name in KIT:
+            protocol = capabilities()[name]
             lacking = [method for method in _methods(protocol) if not hasattr(store, method)]
             if name in self.capabilities:
                 assert not lacking, f"{store!r} declares {name!r} but lacks {lacking}"
@@ -134,27 +140,27 @@ class Conformance:
                 assert lacking, f"{store!r} has all methods of {name!r} but does not declare it"
 
     async def test_a_scope_refuses_what_the_store_lacks(self, store: Any) -> None:
-        async def nothing() -> None:
-            return None
-
         async with scope(persistence=store) as s:
-
-            async def lock() -> None:
-                await s.acquire_lock("k", 1)
-
-            async def call() -> None:
-                (await s.task(nothing, circuit_breaker=CircuitBreaker(name="k"))).unwrap()
-
-            async def look() -> None:
-                await s.cache.get("k")
-
-            uses = {"locks": lock, "circuit_breakers": call, "cache": look}
-            for name, use in uses.items():
+            for name, part in KIT.items():
                 if name in self.capabilities:
-                    await use()
+                    await part.use(s)
                     continue
                 with pytest.raises(CapabilityNotSupportedError, match=name):
-                    await use()
+                    await part.use(s)
+
+    async def test_a_store_says_that_it_answers(self, store: Any) -> None:
+        assert await store.ping() is None
+
+    async def test_a_store_is_found_by_what_it_can_do(self, store: Any) -> None:
+        @runtime_checkable
+        class Unknown(Protocol):
+            def never_heard_of(self) -> None: ...
+
+        for name in self.capabilities & capabilities().keys():
+            assert store.capability(capabilities()[name]) is store
+        for bundle in (store, Persistence.of(store)):
+            with pytest.raises(CapabilityNotSupportedError, match="does not support Unknown"):
+                bundle.capability(Unknown)
 
     @pytest.mark.parametrize("prefix", ["app", "a:b", " "])
     async def test_a_prefix_must_end_with_a_separator(
@@ -203,10 +209,13 @@ class Conformance:
         with anyio.fail_after(CLOSING_SECONDS):
             for name in sorted(self.capabilities - {"processes"}):
                 if self.works_after_close:
-                    await READS[name](store)
+                    await KIT[name].look(store)
                     continue
                 with pytest.raises(PersistenceError):
-                    await READS[name](store)
+                    await KIT[name].look(store)
+            if not self.works_after_close:
+                with pytest.raises(PersistenceError):
+                    await store.ping()
 
     async def test_a_closed_store_can_be_opened_again(self, open_store: OpenStore) -> None:
         async with open_store() as store:
@@ -263,7 +272,7 @@ class Conformance:
             yield store, [(above, "k"), (other, "k"), (below, "k"), *near]
 
     async def _read(self, store: Any) -> object:
-        return await READS[min(self.capabilities - {"processes"})](store)
+        return await KIT[min(self.capabilities - {"processes"})].look(store)
 
 
 def _has_own(part: type) -> bool:

@@ -35,7 +35,7 @@ OpenLossyPlace = Callable[[Callable[[], bool]], AbstractAsyncContextManager[Comp
 KIND = "run"
 PLACES = 3
 SWAPS = 20
-MANY_KEYS = 2500
+MANY_KEYS = 1100
 PATIENCE = 60.0
 MOST_CLOCK_ERROR_MS = 60_000
 DAY_MS = 86_400_000
@@ -174,7 +174,7 @@ class CompareAndSwapConformance:
             answer = await place.swap(KIND, "k", seen, an_entry("3"))
             assert answer == Swapped(swapped=False, found=newest)
 
-    async def test_the_id_of_the_last_writer_is_compared_and_nothing_else(
+    async def test_the_id_of_the_last_writer_is_compared_and_not_the_content(
         self, place: CompareAndSwap
     ) -> None:
         there = an_entry("1", number=5, writers=["a", "b"])
@@ -182,7 +182,7 @@ class CompareAndSwapConformance:
         for seen in (evolve(there, writers=("a", "c")), evolve(there, writers=("b", "a"))):
             answer = await place.swap(KIND, "k", seen, an_entry("2"))
             assert answer == Swapped(swapped=False, found=there)
-        seen = Entry("of old", place.now_ms(), 4, ("x", "b"))
+        seen = Entry("of old", place.now_ms(), 5, ("x", "b"))
         assert (await place.swap(KIND, "k", seen, an_entry("2"))).swapped
 
     async def test_what_is_loaded_is_what_was_written_last(

@@ -26,6 +26,7 @@ from gogoscope.persistence import (
     LockProvider,
     PersistenceURL,
 )
+from gogoscope.persistence.protocols.runs import RunProvider
 from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
 from tests.support.dynamodb_faults import FaultyClient, answer
 
@@ -52,7 +53,7 @@ def test_an_adapter_has_every_capability() -> None:
 
 def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
     shown = {name for name in dir(DynamoDBAdapter(FaultyClient(), "table")) if name[0] != "_"}
-    locks = {"acquire", "extend", "force_release", "holder"}
+    locks = {"acquire", "extend", "force_release", "holder", "locks"}
     leases = {"claim_lock", "renew_lock", "release_lock", "read_lock", "lease_left_ms"}
     turns = {"hand_over_lock", "reserve_lock"}
     circuits = {"get_state", "set_state", "force_open", "force_close", "reset_circuit", "circuits"}
@@ -60,6 +61,8 @@ def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
     probes = {"claim_probe", "settle_probe", "return_probe"}
     cache = {"get", "get_entry", "set", "touch", "delete", "has", "clear", "keys", "iterate_keys"}
     many = {"get_many", "set_many", "delete_many"}
+    every_store = {"aclose", "capability", "ping"}
+    runs = {name for name in dir(RunProvider) if name[0] != "_"}
     assert shown == {
         *locks,
         *leases,
@@ -69,7 +72,8 @@ def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
         *probes,
         *cache,
         *many,
-        "aclose",
+        *every_store,
+        *runs,
     }
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from gogoscope.persistence import CacheProvider, CircuitBreakerStateProvider, LockProvider
+from gogoscope.persistence.protocols.runs import RunProvider
 from gogoscope.stores import MemoryStore, RedisStore, SQLiteStore
 
 LOCKS = {
-    *("acquire", "extend", "force_release", "holder"),
+    *("acquire", "extend", "force_release", "holder", "locks"),
     *("claim_lock", "renew_lock", "release_lock", "read_lock", "hand_over_lock", "reserve_lock"),
     "lease_left_ms",
 }
+RUNS = {
+    *("claim_run", "renew_run", "complete_run", "abandon_run", "read_run", "resolve_run"),
+    *("runs", "run_left_ms", "run_outcome", "run_value"),
+}
+EVERY_STORE = {"aclose", "capability", "ping"} | RUNS
 CIRCUIT_BREAKERS = {
     *("get_state", "set_state", "record_failure", "record_success", "count_failures"),
     *("claim_probe", "settle_probe", "return_probe", "reset_failures"),
@@ -31,18 +37,19 @@ def test_a_protocol_has_the_methods_of_its_capability() -> None:
     assert shown(LockProvider) == LOCKS
     assert shown(CircuitBreakerStateProvider) == CIRCUIT_BREAKERS
     assert shown(CacheProvider) == CACHE
+    assert shown(RunProvider) == RUNS
 
 
 def test_a_memory_store_shows_its_capabilities_and_how_to_go_below_a_prefix() -> None:
-    assert shown(MemoryStore()) == LOCKS | CIRCUIT_BREAKERS | CACHE | {"aclose", "with_prefix"}
+    everything = LOCKS | CIRCUIT_BREAKERS | CACHE | EVERY_STORE
+    assert shown(MemoryStore()) == everything | {"with_prefix"}
 
 
 def test_a_sqlite_store_shows_its_capabilities(tmp_path: Path) -> None:
-    assert shown(SQLiteStore(tmp_path / "store.db")) == LOCKS | CIRCUIT_BREAKERS | CACHE | {
-        "aclose"
-    }
+    everything = LOCKS | CIRCUIT_BREAKERS | CACHE | EVERY_STORE
+    assert shown(SQLiteStore(tmp_path / "store.db")) == everything
 
 
-def test_a_redis_store_shows_its_capabilities_and_whether_its_server_answers() -> None:
-    store = RedisStore("redis://localhost")
-    assert shown(store) == LOCKS | CIRCUIT_BREAKERS | CACHE | {"aclose", "ping"}
+def test_a_redis_store_shows_its_capabilities() -> None:
+    everything = LOCKS | CIRCUIT_BREAKERS | CACHE | EVERY_STORE
+    assert shown(RedisStore("redis://localhost")) == everything

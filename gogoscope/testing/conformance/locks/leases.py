@@ -71,6 +71,25 @@ class LockLeaseRules(Conformance):
         assert await store.holder("job") is None
         await acquired(store, "job", 30)
 
+    async def test_the_locks_that_are_held_are_listed_with_their_holders(
+        self, open_store: OpenStore, clock: ManualClock
+    ) -> None:
+        async with open_store("a:", clock) as store, open_store("b:", clock) as other:
+            assert await store.locks() == {}
+            keys = ["job:1", "job:2", "jo", "x*y"]
+            for key in keys:
+                await acquired(store, key, 30)
+            await acquired(other, "job:3", 30)
+            assert await (await acquired(store, "released", 30)).release()
+            await acquired(store, "forced", 30)
+            assert await store.force_release("forced")
+            assert sorted(await store.locks()) == sorted(keys)
+            assert sorted(await store.locks("job:*")) == ["job:1", "job:2"]
+            assert sorted(await store.locks("x[*]y")) == []
+            listed = await store.locks("jo")
+            assert listed == {"jo": await store.holder("jo")}
+            assert listed["jo"].lease_left == 30
+
     async def test_releasing_a_lost_lock_returns_false_and_does_not_free_the_new_one(
         self, store: LockProvider, clock: ManualClock
     ) -> None:
