@@ -62,15 +62,16 @@ class RedisServer:
         )
         give_up = time.monotonic() + START_SECONDS
         while self.process.poll() is None and time.monotonic() < give_up:
-            if self.send("PING") == "+PONG":
+            if self.send("PING").startswith(("+PONG", "-NOAUTH")):
                 return
             time.sleep(0.02)
+        end_guarded(self.process)
         self.log.seek(0)
         pytest.fail(f"Redis did not start: {self.log.read().decode()[-2000:]}", pytrace=False)
 
     def _command(self) -> list[str]:
         redis_server = shutil.which("redis-server")
-        assert redis_server is not None
+        assert redis_server is not None, HOW_TO_GET_ONE
         where = ("--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder))
         return [redis_server, *where, *self.arguments]
 
@@ -93,15 +94,25 @@ class RedisServer:
 
     def signal(self, number: int) -> None:
         """Send the server a signal, such as ``SIGSTOP``."""
-        os.kill(self._pid(), number)
+        os.kill(self.pid, number)
 
-    def _pid(self) -> int:
+    def resume(self, pid: int) -> None:
+        """Continue the server's process after ``SIGSTOP``, when it cannot tell its id."""
+        os.kill(pid, signal.SIGCONT)
+
+    def info(self, section: str) -> str:
+        """Return a section of what the server tells of itself."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(b"INFO server\r\n")
-            for line in connection.makefile("rb"):
-                if line.startswith(b"process_id:"):
-                    return int(line.partition(b":")[2])
-        raise AssertionError("the server does not tell its process")
+            connection.sendall(f"INFO {section}\r\n".encode())
+            answer = connection.makefile("rb")
+            size = int(answer.readline()[1:])
+            return answer.read(size).decode()
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        lines = self.info("server").splitlines()
+        return next(int(line.partition(":")[2]) for line in lines if "process_id:" in line)
 
     def _end(self, number: int) -> None:
         assert self.process is not None

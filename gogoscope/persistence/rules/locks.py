@@ -1,7 +1,8 @@
 """How a stored lock changes, by rules of the form that :mod:`gogoscope.persistence.rules` says.
 
 Invariants: ``version`` and ``fencing_token`` never go back, since a lock that is released keeps
-its record. A lock changes hands only by ``claim`` and ``hand_over``, and each raises the token.
+its record. A lock changes hands only by ``claim`` and ``hand_over``, and each raises the token, to
+the clock in microseconds at least.
 
 A store of one machine passes ``at``, the time of a steady clock (:class:`Steady`), and leases count
 by that alone: no setting of a wall clock ends or lengthens one. A lease of another timeline (before
@@ -182,9 +183,11 @@ def purge_at_ms(record: LockRecord, now_ms: int) -> int:
 def _taken(
     version: int, request: LockClaim, now_ms: int, at: Steady | None
 ) -> tuple[LockRecord, LockReply]:
+    # A server that has lost its last writes has not lost the time since.
+    token = max(version + 1, now_ms * 1000)
     taken = LockRecord(
-        version=version + 1,
-        fencing_token=version + 1,
+        version=token,
+        fencing_token=token,
         owner=request.owner,
         nonce=request.nonce,
         lease_ms=request.lease_ms,

@@ -21,7 +21,7 @@ import anyio
 from attrs import define, field, frozen
 
 from gogoscope.exceptions import PersistenceError, StoreTimeoutError, UnexpectedStoreError
-from gogoscope.persistence import jittered, monotonic
+from gogoscope.persistence import ServerClock, jittered, monotonic
 from gogoscope.stores.redis.connections import Argument, Lane, Progress
 from gogoscope.stores.redis.errors import (
     CAME_LATE,
@@ -55,16 +55,17 @@ class Reply:
 class Try:
     """What a script may want to know of a try.
 
-    ``in_doubt`` says whether an earlier try may have been carried out.
+    ``in_doubt`` says whether an earlier try may have been carried out, and ``patience`` after how
+    many seconds this one is given up.
     """
 
     in_doubt: bool
-    _server: Server
+    patience: float
+    _clock: ServerClock
 
     def latest_ms(self) -> int:
         """Return the server's time after which this try is given up, in milliseconds."""
-        clock, timeout = self._server.clock, self._server.timeout
-        return clock.now_ms() + clock.error_ms() + math.ceil(timeout * 1000)
+        return self._clock.now_ms() + self._clock.error_ms() + math.ceil(self.patience * 1000)
 
 
 @define(eq=False)
@@ -131,16 +132,16 @@ class Request:
     async def _attempt(self, lane: Lane, left: float) -> Reply | Failure:
         self._tried += 1
         self._progress = Progress()
-        with anyio.move_on_after(min(self.server.timeout, left)):
-            reply = await self._ask(lane)
+        patience = min(self.server.timeout, left)
+        with anyio.move_on_after(patience):
+            reply = await self._ask(lane, Try(self._in_doubt, patience, self.server.clock))
             return CAME_LATE if reply.status == LATE else reply
         return UNANSWERED if self._progress.sent else UNREACHABLE
 
-    async def _ask(self, lane: Lane) -> Reply:
-        clock, tag = self.server.clock, self.server.next_tag()
-        arguments = self.arguments(Try(self._in_doubt, self.server))
+    async def _ask(self, lane: Lane, attempt: Try) -> Reply:
+        tag = self.server.next_tag()
         keys = () if self.key is None else (self.key,)
-        rest = (len(keys), *keys, tag, *arguments)
+        rest = (len(keys), *keys, tag, *self.arguments(attempt))
         first = [] if self._asking is None else [("ASKING",)]
         progress, begun = self._progress, monotonic()
         try:
@@ -151,7 +152,7 @@ class Request:
             begun = monotonic()
             answer = await lane.ask([*first, ("EVAL", self.script.text, *rest)], progress, tag)
         lane.room.answered = received = monotonic()
-        clock.learn(int(answer[1]) * 1000 + int(answer[2]) // 1000, begun, received)
+        self.server.clock.learn(int(answer[1]) * 1000 + int(answer[2]) // 1000, begun, received)
         return Reply(answer[3], answer[4:], self._in_doubt)
 
     def _redirected(self, error: Any) -> bool:

@@ -46,6 +46,15 @@ def test_an_absent_lock_is_taken_with_a_token_of_the_clock_in_microseconds() -> 
     )
 
 
+def test_a_token_is_higher_than_those_of_writes_that_the_store_has_lost_since() -> None:
+    kept = lock_rules.release(taken(), NOW, "n1")[0]
+    lost, _ = lock_rules.claim(kept, NOW + 1_000, a_claim("n2"))
+    again, _ = lock_rules.claim(kept, NOW + 1_001, a_claim("n3"))
+    assert lost is not None
+    assert again is not None
+    assert again.fencing_token > lost.fencing_token
+
+
 def test_a_held_lock_is_not_taken_until_its_lease_is_over() -> None:
     record = taken()
     assert not granted(record, NOW)
