@@ -29,13 +29,7 @@ from attrs import define, frozen
 from gogoscope.exceptions import GogoscopeError, StoreTimeoutError, UnexpectedStoreError
 from gogoscope.persistence import Life, Room, ServerClock, monotonic, uniform
 from gogoscope.stores.postgres.connection import Connection, Row, parse
-from gogoscope.stores.postgres.errors import (
-    NOT_SENT,
-    UNANSWERED,
-    Failure,
-    classify,
-    ends_connection,
-)
+from gogoscope.stores.postgres.errors import NOT_SENT, UNANSWERED, Failure, classify
 
 MOST_TRIES = 6
 PATIENCE_IN_TIMEOUTS = 3
@@ -236,10 +230,6 @@ class _Request:
         sent = monotonic()
         try:
             rows = await connection.ask(self._statement, self._values)
-        except Exception as error:
-            if ends_connection(error):
-                connection.close()
-            raise
         finally:
             received = monotonic()
             client.take_back(connection, era)

@@ -4,8 +4,10 @@ The client connects, and libpq, through the client's wrapper of it, sends statem
 answers. The client's own cursors are left out: a statement that is cancelled would wait for the
 server first, and each one would be parsed once more here. Invariants:
 
-- A connection whose statement was not answered, for whatever reason, is closed: the next statement
-  on it would get that answer.
+- A connection whose statement was not answered with rows, for whatever reason, is closed: the next
+  statement on it would get that answer, or that error once more.
+- Each statement names its first column differently, and so does its answer. So no answer is taken
+  for that of another statement, whatever is between here and the server.
 - Nothing is left on the server between two statements: no transaction, no prepared statement, no
   setting. So it does not matter which connection of a pool before the server runs the next one.
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
 Row = Sequence[bytes | None]
+
+TAG = b"%TAG"
+"""Stands in a statement for the name of its first column."""
 
 # Of libpq's ConnStatusType and ExecStatusType.
 _CONNECTION_OK = 0
@@ -69,14 +74,20 @@ def options() -> frozenset[str]:
     return frozenset(option.keyword.decode() for option in client().pq.Conninfo.get_defaults())
 
 
+class ForeignAnswerError(Exception):
+    """An answer that is not the one to the statement, so that the connection is of no more use."""
+
+
 class Connection:
     """An open connection."""
 
-    __slots__ = ("_libpq", "_opened")
+    # _asked counts the statements; the next one names its first column by that number.
+    __slots__ = ("_asked", "_libpq", "_opened")
 
     def __init__(self, opened: AsyncConnection[Any]) -> None:
         self._opened = opened
         self._libpq = opened.pgconn
+        self._asked = 0
 
     @classmethod
     async def open(cls, conninfo: str) -> Connection:
@@ -110,19 +121,16 @@ class Connection:
 
         Cancelling closes the connection; the statement may have been carried out.
 
+        :param statement: in which :data:`TAG` stands for the name of its first column
         :raises Exception: the client's error for what the server, or the connection, says
         """
+        self._asked += 1
+        tag = b"%d" % self._asked
         try:
-            result = await self._exchange(statement, values)
+            return _rows(await self._exchange(statement.replace(TAG, tag), values), tag)
         except BaseException:
             self.close()
             raise
-        if result.status not in (_COMMAND_OK, _TUPLES_OK):
-            raise client().errors.error_from_result(result, "utf-8")
-        columns = range(result.nfields)
-        return [
-            [result.get_value(row, column) for column in columns] for row in range(result.ntuples)
-        ]
 
     async def _exchange(self, statement: bytes, values: Sequence[bytes | None]) -> PGresult:
         libpq = self._libpq
@@ -144,6 +152,19 @@ class Connection:
     def close(self) -> None:
         """Close it, without waiting for anything."""
         self._libpq.finish()
+
+
+def _rows(result: PGresult, tag: bytes) -> list[Row]:
+    """Return the rows of an answer whose first column must have the name ``tag``."""
+    if result.status == _COMMAND_OK:
+        return []
+    if result.status != _TUPLES_OK:
+        error: Exception = client().errors.error_from_result(result, "utf-8")
+        raise error
+    if result.fname(0) != tag:
+        raise ForeignAnswerError("the answer to another statement was received")
+    columns = range(result.nfields)
+    return [[result.get_value(row, column) for column in columns] for row in range(result.ntuples)]
 
 
 def _has_data(descriptor: int) -> bool:

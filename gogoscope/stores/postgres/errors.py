@@ -67,8 +67,6 @@ _BY_CLASS_OF_STATE = {
     "57": _BROKEN,  # the server is being shut down, or has crashed
     "58": _BROKEN,
 }
-_ABOUT_CONNECTION = ("08", "25", "57P", "58")
-"""How the states begin after which a connection is of no more use."""
 
 
 def classify(error: Exception, *, sent: bool) -> Failure:
@@ -85,13 +83,8 @@ def classify(error: Exception, *, sent: bool) -> Failure:
         names = {kind.__name__ for kind in type(error).__mro__}
         if "InterfaceError" in names and not sent:
             known = _NO_LOOP
-        elif names & {"OperationalError", "InterfaceError", "OSError"}:
+        elif names & {"OperationalError", "InterfaceError", "ForeignAnswerError", "OSError"}:
             known = _BROKEN
         else:
             known = _UNEXPECTED
     return _UNREACHABLE if known is _BROKEN and not sent else known
-
-
-def ends_connection(error: Exception) -> bool:
-    """Return whether an error of a statement says that its connection is of no more use."""
-    return str(getattr(error, "sqlstate", None)).startswith(_ABOUT_CONNECTION)

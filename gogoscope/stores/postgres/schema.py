@@ -16,14 +16,15 @@ import re
 
 from gogoscope.exceptions import ConfigurationError
 from gogoscope.stores.postgres.client import PostgresClient
+from gogoscope.stores.postgres.connection import TAG
 
 VERSION = 1
 FORMAT = 1
 COLUMNS = ("format", "content", "purge_at", "number", "writer", "writers")
 """The columns of a row besides those of its key."""
 
-NOW = "floor(date_part('epoch', clock_timestamp()) * 1000)::bigint"
-"""The server's time in whole milliseconds since the Unix epoch, rounded down."""
+NOW = f"floor(date_part('epoch', clock_timestamp()) * 1000)::bigint AS \"{TAG.decode()}\""
+"""The first column of every answer: the server's time in milliseconds since the Unix epoch."""
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"
 _TABLE = re.compile(rf"(?:({_NAME})\.)?({_NAME})")
