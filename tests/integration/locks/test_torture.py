@@ -10,10 +10,11 @@ import pytest
 from tests.integration.locks.torture import torture
 from tests.integration.locks.torture_parts.judge import Log, Verdict, judge
 from tests.support.engines import DYNAMODB
+from tests.support.postgres_server import POSTGRES
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("persistence", ["sqlite", DYNAMODB])
+@pytest.mark.parametrize("persistence", ["sqlite", DYNAMODB, POSTGRES])
 def test_locks_hold_under_torture(persistence: str, request: pytest.FixtureRequest) -> None:
     if persistence == "dynamodb":
         request.getfixturevalue("atomic_dynamodb")
@@ -23,7 +24,9 @@ def test_locks_hold_under_torture(persistence: str, request: pytest.FixtureReque
     assert verdict.faults["stopped and continued"] > 0
     assert verdict.faults["clock set forward"] + verdict.faults["clock set back"] > 0
     assert verdict.happened["writes accepted"] > 10
-    if persistence == "dynamodb":
+    if persistence == "postgresql":
+        assert verdict.faults["crashes of the server"] == 1
+    if persistence != "sqlite":
         assert verdict.faults["answers dropped after the write"] > 0
 
 

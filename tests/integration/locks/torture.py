@@ -1,12 +1,13 @@
 """Torture of locks: processes that are killed, stopped and lied to, on a store that misbehaves.
 
     python -m tests.integration.locks.torture [--seconds 60] [--seed 1]
-        [--persistence sqlite|dynamodb]
+        [--persistence sqlite|dynamodb|postgresql]
 
 Eight processes, with clocks that are wrong by up to 5 s, pass three locks around. Some are killed,
 some are stopped for longer than their lease and continued, and of some the wall clock is set by up
-to an hour, forward or back, and right again. Between them and DynamoDB is a proxy that loses,
-delays, repeats and refuses. Each writes to a resource outside, after ``ensure()``; the resource
+to an hour, forward or back, and right again. Between them and a server is a proxy that loses,
+delays, repeats and refuses, and PostgreSQL crashes and recovers in the middle. Each writes to a
+resource outside, after ``ensure()``; the resource
 refuses a fencing token below one that it has seen. Afterwards the log is judged: see
 ``torture_parts/judge.py``. The same seed gives the same plan, though not the same timing.
 """
@@ -21,15 +22,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
-from attrs import define, field
+from attrs import define, field, frozen
 
+from gogoscope import open_persistence
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
@@ -37,10 +40,13 @@ from tests.integration.locks.torture_parts.judge import Verdict, judge, read_log
 from tests.integration.locks.torture_parts.plan import KEYS, LONGEST_LEASE, PROCESSES
 from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 from tests.support.faulty_proxy import FaultyProxy
+from tests.support.postgres_proxy import PostgresProxy
+from tests.support.postgres_server import running_postgres
 
 START_SECONDS = 60.0
 CALM_SECONDS = 3.0
 MOST_STOPPED = 3
+STORES = ("sqlite", "dynamodb", "postgresql")
 
 
 @define
@@ -102,12 +108,64 @@ class Fleet:
             process.wait()
 
 
+class Proxy(Protocol):
+    """What is between the processes and a server, and how often what happened there."""
+
+    faulty: bool
+    done: Counter[str]
+
+
+class NoProxy:
+    """Nothing is between the processes and a file."""
+
+    def __init__(self) -> None:
+        self.faulty = False
+        self.done: Counter[str] = Counter()
+
+
+@frozen
+class Where:
+    """A store that was set up: the arguments with which a process opens it, and what is before it.
+
+    ``crash`` lets its server crash and recover, in a thread.
+    """
+
+    arguments: list[str]
+    proxy: Proxy
+    crash: Callable[[], None] | None = None
+
+
 @asynccontextmanager
-async def store_for(persistence: str, folder: Path, proxy: FaultyProxy) -> AsyncIterator[list[str]]:
-    """Set a store up; return the arguments with which a process opens it."""
+async def store_for(persistence: str, folder: Path, chance: random.Random) -> AsyncIterator[Where]:
+    """Set a store up."""
     if persistence == "sqlite":
-        yield ["sqlite", str(folder / "store.db")]
-        return
+        yield Where(["sqlite", str(folder / "store.db")], NoProxy())
+    elif persistence == "postgresql":
+        async with _postgres(PostgresProxy(chance)) as where:
+            yield where
+    else:
+        async with _dynamodb(FaultyProxy(chance)) as where:
+            yield where
+
+
+@asynccontextmanager
+async def _postgres(proxy: PostgresProxy) -> AsyncIterator[Where]:
+    running = running_postgres()
+    server = await anyio.to_thread.run_sync(running.__enter__)
+
+    def crash() -> None:
+        server.kill()
+        server.start()
+
+    try:
+        async with proxy.running(server.url):
+            yield Where(["url", f"{proxy.url(server.url)}&create=true"], proxy, crash)
+    finally:
+        await anyio.to_thread.run_sync(running.__exit__, None, None, None)
+
+
+@asynccontextmanager
+async def _dynamodb(proxy: FaultyProxy) -> AsyncIterator[Where]:
     engine = running_engine()
     found = await anyio.to_thread.run_sync(engine.__enter__)
     try:
@@ -115,7 +173,7 @@ async def store_for(persistence: str, folder: Path, proxy: FaultyProxy) -> Async
         async with open_client(endpoint_url=found.endpoint_url) as client:
             await create_table(client, table)
         async with proxy.running(found.endpoint_url):
-            yield ["dynamodb", proxy.url, table]
+            yield Where(["dynamodb", proxy.url, table], proxy)
     finally:
         await anyio.to_thread.run_sync(engine.__exit__, None, None, None)
 
@@ -123,12 +181,13 @@ async def store_for(persistence: str, folder: Path, proxy: FaultyProxy) -> Async
 async def torture(persistence: str, seconds: float, seed: int) -> Verdict:
     """Torture the locks of a store, and judge what happened."""
     chance = random.Random(seed)
-    proxy = FaultyProxy(random.Random(chance.random()))
+    down = 0.0
     with TemporaryDirectory() as name:
         folder = Path(name)
-        async with store_for(persistence, folder, proxy) as where:
+        async with store_for(persistence, folder, random.Random(chance.random())) as where:
+            proxy, crash = where.proxy, where.crash
             worker = [sys.executable, "-m", "tests.integration.locks.torture_parts.worker"]
-            arguments = ["--folder", name, *where]
+            arguments = ["--folder", name, *where.arguments]
             fleet = Fleet([*worker, *arguments], folder, chance)
             try:
                 for _ in range(PROCESSES):
@@ -141,14 +200,19 @@ async def torture(persistence: str, seconds: float, seed: int) -> Verdict:
                 while time.monotonic() < end - min(CALM_SECONDS, seconds / 4):
                     fleet.strike()
                     await anyio.sleep(chance.uniform(0.05, 0.4))
+                    if crash is not None and time.monotonic() > end - seconds / 2:
+                        began = time.monotonic()
+                        await anyio.to_thread.run_sync(crash)
+                        down, crash = time.monotonic() - began, None
+                        fleet.done["crashes of the server"] += 1
                 proxy.faulty = False
                 for number in list(fleet.stopped):
                     fleet.resume(number)
                 stuck = await _unfinished(fleet, end + 2 * LONGEST_LEASE + 10)
             finally:
                 fleet.kill_all()
-            left = await _locks_left(where)
-        verdict = judge(read_log(folder), fleet.ends, persistence == "dynamodb")
+            left = await _locks_left(where.arguments)
+        verdict = judge(read_log(folder), fleet.ends, persistence != "sqlite", down)
         verdict.faults.update(fleet.done)
         verdict.faults.update(proxy.done)
         verdict.problems += [f"process {number} did not come to its end" for number in stuck]
@@ -177,6 +241,9 @@ async def _locks_left(where: list[str]) -> list[str]:
     if where[0] == "sqlite":
         async with SQLiteStore(where[1]) as store:
             return [key for key in KEYS if await store.holder(key) is not None]
+    if where[0] == "url":
+        async with open_persistence(where[1]) as opened:
+            return [key for key in KEYS if await opened.holder(key) is not None]
     async with DynamoDBAdapter(None, where[2], endpoint_url=where[1]) as table:
         return [key for key in KEYS if await table.holder(key) is not None]
 
@@ -185,7 +252,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--persistence", choices=["sqlite", "dynamodb"], default="sqlite")
+    parser.add_argument("--persistence", choices=STORES, default="sqlite")
     options = parser.parse_args()
     os.environ.update(
         {name: DUMMY_CREDENTIALS[name] for name in DUMMY_CREDENTIALS.keys() - os.environ}

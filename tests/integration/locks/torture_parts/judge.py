@@ -64,14 +64,15 @@ def read_log(folder: Path) -> Log:
     return Log(lines, writes)
 
 
-def judge(log: Log, ends: list[tuple[float, int]], slow_store: bool) -> Verdict:
+def judge(log: Log, ends: list[tuple[float, int]], slow_store: bool, down: float = 0.0) -> Verdict:
     """Judge a log.
 
     :param ends: when which process was killed or stopped
     :param slow_store: whether a request may take several tries
+    :param down: for how long the store was down, in seconds
     """
     step = SLOWEST_STEP + (SLOWEST_REQUEST if slow_store else 0)
-    verdict = Verdict(limit=LONGEST_LEASE + 2 * (POLL + step))
+    verdict = Verdict(limit=LONGEST_LEASE + 2 * (POLL + step) + down)
     for lines in log.lines.values():
         for line in lines:
             injected = line["what"].startswith("clock set")

@@ -16,7 +16,14 @@ from typing import Any
 
 import anyio
 
-from gogoscope import GogoscopeError, LeaseLostError, LockTimeoutError, PersistenceError, scope
+from gogoscope import (
+    GogoscopeError,
+    LeaseLostError,
+    LockTimeoutError,
+    PersistenceError,
+    open_persistence,
+    scope,
+)
 from gogoscope.locks.acquire import locks_of
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
@@ -190,6 +197,9 @@ async def main(options: argparse.Namespace) -> None:
     if kind == "sqlite":
         async with SQLiteStore(where[0], **clocks) as store:
             await worker.run(store)
+    elif kind == "url":  # of a server by whose clock everybody goes
+        async with open_persistence(where[0]) as opened:
+            await worker.run(opened)
     else:
         async with DynamoDBAdapter(None, where[1], endpoint_url=where[0], **clocks) as store:
             await worker.run(store)

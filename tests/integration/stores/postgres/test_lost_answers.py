@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -47,7 +47,7 @@ async def store(proxy: PostgresProxy, postgres_table: PostgresTable) -> AsyncIte
 
 def opened(
     proxy: PostgresProxy, table: PostgresTable, timeout: float = 0.3, **options: Any
-) -> AbstractAsyncContextManager[Any]:
+) -> PostgresStore:
     return PostgresStore(
         proxy.url(table.database_url),
         table=table.name,
