@@ -26,7 +26,12 @@ from typing import Any
 import anyio
 from attrs import define, frozen
 
-from gogoscope.exceptions import GogoscopeError, StoreTimeoutError, UnexpectedStoreError
+from gogoscope.exceptions import (
+    GogoscopeError,
+    PersistenceError,
+    StoreTimeoutError,
+    UnexpectedStoreError,
+)
 from gogoscope.persistence import Life, Room, ServerClock, monotonic, uniform
 from gogoscope.stores.postgres.connection import Connection, Row, parse
 from gogoscope.stores.postgres.errors import NOT_SENT, UNANSWERED, Failure, classify
@@ -152,7 +157,10 @@ class PostgresClient:
             kind = StoreTimeoutError
         tries = "1 try" if tried == 1 else f"{tried} tries"
         told = "no answer" if cause is None else f"{type(cause).__name__}: {cause}".strip()
-        return kind(f"a request to PostgreSQL at {self.where!r} failed after {tries}: {told}")
+        error = kind(f"a request to PostgreSQL at {self.where!r} failed after {tries}: {told}")
+        if isinstance(error, PersistenceError):
+            error.in_doubt = in_doubt
+        return error
 
     def _make_rooms(self) -> None:
         kept_free = max(1, self._connections // CONNECTIONS_PER_URGENT_ONE)

@@ -109,6 +109,7 @@ async def test_a_write_that_is_never_answered_is_told_to_be_in_doubt(
     with pytest.raises(StoreTimeoutError) as caught:
         await store.set("k", 1)
     assert caught.value.__cause__ is not None
+    assert caught.value.in_doubt
 
 
 async def test_a_write_that_was_never_sent_is_not_in_doubt(
@@ -120,6 +121,7 @@ async def test_a_write_that_was_never_sent_is_not_in_doubt(
         with pytest.raises(StoreConnectionError) as caught:
             await store.set("k", 1)
         assert caught.value.__cause__ is not None
+        assert not caught.value.in_doubt
 
 
 async def test_an_answer_that_comes_twice_is_not_that_to_the_next_request(
