@@ -16,6 +16,7 @@
     ├── LockError
     │   └── LockTimeoutError           (also TimeoutError)
     ├── LeaseLostError
+    ├── JobVersionError
     ├── RunError
     │   ├── RunInProgressError         (also TimeoutError)
     │   ├── OutcomeUnknownError
@@ -146,6 +147,25 @@ class LeaseLostError(GogoscopeError):
 
     def __str__(self) -> str:
         return f"the lease of {self.key!r} is lost: {self.reason}"
+
+
+class JobVersionError(GogoscopeError):
+    """The state of a job was saved by another version of the program.
+
+    ``key`` is the job, ``saved`` the version that saved it, ``wanted`` that of this program.
+    """
+
+    def __init__(self, key: str, saved: int, wanted: int) -> None:
+        super().__init__(key, saved, wanted)
+        self.key = key
+        self.saved = saved
+        self.wanted = wanted
+
+    def __str__(self) -> str:
+        found = f"the state of job {self.key!r} was saved by version {self.saved}"
+        if self.saved > self.wanted:
+            return f"{found}, which is newer than this one, {self.wanted}"
+        return f"{found}; pass migrate=, which returns it in the form of version {self.wanted}"
 
 
 class RunError(GogoscopeError):

@@ -24,7 +24,7 @@ ROOMS = (
     ("gogoscope.stores",),
     ("gogoscope.retry",),
     ("gogoscope.cache", "gogoscope.locks", "gogoscope.circuit_breakers"),
-    ("gogoscope.runs",),
+    ("gogoscope.jobs", "gogoscope.runs"),
     ("gogoscope.scopes",),
     ("gogoscope",),
     ("gogoscope.testing",),

@@ -80,6 +80,12 @@ def test_the_program_about_runs_has_its_effect_once(tmp_path: Path) -> None:
     assert run_program(blocks("python")[3], tmp_path) == receipts
 
 
+def test_the_program_about_jobs_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    pages = "page 1\npage 2\npage 3\n"
+    assert run_program(blocks("python")[4], tmp_path) == pages + "finished\n"
+    assert run_program(blocks("python")[4], tmp_path) == "finished before\n"
+
+
 def test_the_program_that_makes_a_table_runs_and_may_run_again(
     tmp_path: Path, dynamodb_engine: Engine
 ) -> None:
@@ -87,15 +93,15 @@ def test_the_program_that_makes_a_table_runs_and_may_run_again(
         pytest.skip("its table is called my-table, which on a real endpoint may be somebody's")
     environ = {**os.environ, "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_engine.endpoint_url}
     for _ in range(2):
-        run_program(blocks("python")[4], tmp_path, environ)
+        run_program(blocks("python")[5], tmp_path, environ)
 
 
 def test_no_program_is_left_out() -> None:
-    assert len(blocks("python")) == 6
+    assert len(blocks("python")) == 7
 
 
 def test_the_test_passes(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(blocks("python")[5])
+    pytester.makepyfile(blocks("python")[6])
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
     result.assert_outcomes(passed=2)  # on asyncio and on trio
 
@@ -155,9 +161,6 @@ async def test_the_methods_that_need_the_second_statement_of_the_policy_are_name
     async def iterate() -> None:
         assert [key async for key in store.iterate_keys()] == []
 
-    async def iterate_runs() -> None:
-        assert [run async for run in store.runs()] == []
-
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "get": lambda: store.get("k"),
         "get_entry": lambda: store.get_entry("k"),
@@ -173,7 +176,8 @@ async def test_the_methods_that_need_the_second_statement_of_the_policy_are_name
         "iterate_keys": iterate,
         "circuits": store.circuits,
         "locks": store.locks,
-        "runs": iterate_runs,
+        "runs": store.runs,
+        "jobs": store.jobs,
         "get_state": lambda: store.get_state("k"),
         "holder": lambda: store.holder("k"),
     }

@@ -17,6 +17,7 @@ from attrs import field, fields, frozen
 from gogoscope.exceptions import CapabilityNotSupportedError
 from gogoscope.persistence.protocols.cache import CacheProvider
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
+from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.persistence.protocols.runs import RunProvider
 
@@ -35,6 +36,7 @@ class Persistence:
     :param circuit_breakers: keeps the state of circuit breakers
     :param cache: keeps cached values
     :param runs: keeps what is to be run once
+    :param jobs: keeps how far jobs have come
     :param others: stores of capabilities that others have written; see :meth:`capability`
     """
 
@@ -42,6 +44,7 @@ class Persistence:
     circuit_breakers: CircuitBreakerStateProvider | None = None
     cache: CacheProvider | None = None
     runs: RunProvider | None = None
+    jobs: JobProvider | None = None
     others: tuple[object, ...] = field(default=(), converter=_tuple, kw_only=True)
     _made_of: object = field(default=None, eq=False, repr=False, kw_only=True, alias="_made_of")
 

@@ -75,7 +75,6 @@ class Run:
     ``since``, ``owner``, ``host`` and ``pid`` are ``None`` once a run has ended by itself.
     """
 
-    key: str
     state: RunState | Literal["crashed"]
     since: float | None
     until: float | None

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gogoscope.cache.decorator import CachedDecorator
     from gogoscope.circuit_breakers.breaker import CircuitBreaker
     from gogoscope.circuit_breakers.circuit import Circuit
+    from gogoscope.jobs.block import JobBlock, OpenJob
+    from gogoscope.jobs.options import Migrate
     from gogoscope.locks.block import LockBlock
     from gogoscope.locks.leader import Campaign, Term
     from gogoscope.locks.lease_block import Held
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from gogoscope.runs.once import KeptErrors, Once
 
     B = TypeVar("B", bound=Held)
+    J = TypeVar("J", bound=Held)
     R = TypeVar("R", bound=InRun)
     TermT = TypeVar("TermT", bound=Term)
 
@@ -174,3 +177,23 @@ def runner(
     if not isinstance(once, Once):
         raise TypeError(f"once must be a Once, got {once!r} of type {type(once).__name__}")
     return lambda call: run_once(RunBlock(home, open_run, once), call)
+
+
+def job_block(
+    home: Home,
+    open_job: OpenJob[J],
+    key: str,
+    state: Any,
+    version: int,
+    lease: float | timedelta,
+    wait: float | timedelta | None,
+    restart: bool,
+    keep: float | timedelta | None,
+    migrate: Migrate | None,
+) -> JobBlock[J]:
+    """Return what holds a job for a block."""
+    from gogoscope.jobs.block import JobBlock
+    from gogoscope.jobs.options import job_options
+
+    options = job_options(key, state, version, lease, wait, restart, keep, migrate)
+    return JobBlock(home, open_job, options)

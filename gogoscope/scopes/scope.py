@@ -25,6 +25,7 @@ from gogoscope._core.hints import as_one_class, explains
 from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import LeaseLostError, TaskCancelled
+from gogoscope.jobs.job import JobPart
 from gogoscope.runs.run import RunPart
 from gogoscope.scopes import doors
 from gogoscope.scopes.combinators import Combinators
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
     from gogoscope.cache.cache import Cache
     from gogoscope.cache.decorator import CachedDecorator
+    from gogoscope.jobs.block import JobBlock
+    from gogoscope.jobs.claims import JobLeases
+    from gogoscope.jobs.options import JobOptions, Migrate
     from gogoscope.locks.block import LockBlock
     from gogoscope.locks.leader import Campaign
     from gogoscope.persistence.lock_handle import LockHandle
@@ -463,6 +467,58 @@ class Scope(Combinators):
             keep_errors,
         )
 
+    def job(
+        self,
+        key: str,
+        state: Any = None,
+        *,
+        version: int = 1,
+        lease: float | timedelta = 30,
+        wait: float | timedelta | None = None,
+        restart: bool = False,
+        keep: float | timedelta | None = 604_800,
+        migrate: Migrate | None = None,
+    ) -> JobBlock[JobScope]:
+        """Hold a job for a block, and go on from the state that was saved last.
+
+        ::
+
+            async with s.job("reindex", state={"after": None}) as job:
+                while page := await fetch(job.state["after"]):
+                    await handle(page)
+                    await job.save({"after": page.last})
+
+        One process at a time has the job. The block is a scope whose lease is renewed, as with
+        :meth:`lock`. Left without an error, the job has finished, which ``job.finished`` tells
+        those who enter it later; otherwise the next one goes on from the saved state.
+
+        :param key: the job
+        :param state: what it begins with
+        :param version: that of the state's form; a state that a newer version saved is refused
+        :param lease: how long a dead holder blocks the job, in seconds; at most 3,600, or a
+            ``timedelta`` of at most 12 hours
+        :param wait: seconds to wait for it; ``None`` waits for ever
+        :param restart: whether it begins anew, whatever was saved
+        :param keep: how long it is remembered that it has finished, in seconds; ``None`` for ever
+        :param migrate: returns a state of an older version in the form of this one, of the state
+            and that version
+        :raises LockTimeoutError: on entering, if it was not free in time
+        :raises JobVersionError: on entering, if the state has the form of another version
+        :raises LeaseLostError: if somebody else has taken the job over
+        """
+        return doors.job_block(
+            self._home,
+            partial(JobScope, self),
+            key,
+            state,
+            version,
+            lease,
+            wait,
+            restart,
+            keep,
+            migrate,
+        )
+
 
 class LockedScope(Scope):
     """The block of a lock: a scope whose tasks end when the lease is lost; made by ``s.lock``.
@@ -539,6 +595,35 @@ class RunScope(RunPart, Scope):
     def _lease_lost(self, loss: LeaseLostError) -> None:
         """Cancel the block, which then raises the loss."""
         self._fail(loss, f"the lease of its run was lost: {loss.reason}")
+
+
+class JobScope(JobPart, Scope):
+    """The block of a job: a scope whose tasks end when the lease is lost; made by ``s.job``."""
+
+    def __init__(
+        self,
+        parent: Scope,
+        options: JobOptions,
+        handle: LockHandle,
+        leases: JobLeases,
+        state: Any,
+        finished: bool,
+    ) -> None:
+        inside = ScopeOptions.inside(
+            parent._options,
+            parent._home.inherited,
+            name=lambda: f"{parent.name} at job {options.key}",
+        )
+        super().__init__(inside, parent)
+        self._options_of_job = options
+        self._handle = handle
+        self._leases = leases
+        self._state = state
+        self._finished = finished
+
+    def _lease_lost(self, loss: LeaseLostError) -> None:
+        """Cancel the block, which then raises the loss."""
+        self._fail(loss, f"the lease of its job was lost: {loss.reason}")
 
 
 def scope(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
@@ -117,8 +116,8 @@ class RunProvider(Protocol):
         """
         ...
 
-    def runs(self, pattern: str | None = None) -> AsyncIterator[Run]:
-        """Return the runs that are known, one by one, in no particular order: ``async for``.
+    async def runs(self, pattern: str | None = None) -> dict[str, Run]:
+        """Return the runs that are known, by their keys; one that is corrupt is left out.
 
         :param pattern: a glob over whole keys, as for ``keys``
         """

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-from gogoscope.exceptions import CorruptRecordError, RunInProgressError
+from gogoscope.exceptions import RunInProgressError
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply, describe_holder
-from gogoscope.persistence.paging import Pages
 from gogoscope.persistence.protocols.runs import NOT_SAID
 from gogoscope.persistence.records.place import RecordCapability, json_kind
 from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.rules import runs as run_rules
 from gogoscope.persistence.run_records import AfterCrash, Run, RunRecord, RunReply, Verdict
-from gogoscope.persistence.stored import leave_out
-from gogoscope.persistence.validation import check_ttl, glob_matcher, literal_start
+from gogoscope.persistence.validation import check_ttl
 from gogoscope.persistence.values import decoded
 
 RUNS = json_kind("run", RunRecord, run_rules.purge_at_ms, urgent=True)
@@ -120,36 +117,20 @@ class RecordRuns(RecordCapability):
             raise RunInProgressError(key, "it has not died")
         return resolved
 
-    def runs(self, pattern: str | None = None) -> AsyncIterator[Run]:
-        """Return the runs that are known, one by one, read page by page: ``async for``.
+    async def runs(self, pattern: str | None = None) -> dict[str, Run]:
+        """Return the runs that are known, by their keys; one that is corrupt is left out.
 
         :param pattern: a case-sensitive glob over whole keys: ``*`` is any run of characters,
             ``?`` any one, every other character itself
         """
-        matches = glob_matcher(pattern)
-        start = self._key_prefix + literal_start(pattern or "")
-        cut = len(self._key_prefix)
+        found = await self._listed(RUNS, pattern)
+        return {key: self._describe_run(record) for key, record in found.items()}
 
-        async def read(after: str | None) -> tuple[list[Run], str | None]:
-            full_keys, following = await self._records.keys_after(RUNS, start, after)
-            found = [await self._describe(key[cut:]) for key in full_keys if matches(key[cut:])]
-            return [run for run in found if run is not None], following
-
-        return Pages(read)
-
-    async def _describe(self, key: str) -> Run | None:
-        try:
-            record = await self.read_run(key)
-        except CorruptRecordError as error:
-            leave_out(error)
-            return None
-        if record is None:
-            return None
+    def _describe_run(self, record: RunRecord) -> Run:
         left_ms = self.run_left_ms(record.lease)
         crashed = record.state == "running" and left_ms < -self._skew_now_ms()
         holder = describe_holder(record.lease, self.run_left_ms)
         return Run(
-            key=key,
             state="crashed" if crashed else record.state,
             since=None if holder is None else holder.since,
             until=None if record.until_ms is None else record.until_ms / 1000,

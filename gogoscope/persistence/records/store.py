@@ -8,6 +8,7 @@ from typing import TypeVar
 from gogoscope.persistence.bundle import first_of
 from gogoscope.persistence.records.cache import RecordCache
 from gogoscope.persistence.records.circuit_breakers import RecordCircuitBreakers
+from gogoscope.persistence.records.jobs import RecordJobs
 from gogoscope.persistence.records.locks import RecordLocks
 from gogoscope.persistence.records.place import Kind, RecordCapability
 from gogoscope.persistence.records.runs import RecordRuns
@@ -19,7 +20,7 @@ _PING = Kind[str]("ping", str, lambda text, purge_at_ms: text, lambda text, now_
 """A kind of which there is no record."""
 
 
-class BaseStore(RecordRuns):
+class BaseStore(RecordRuns, RecordJobs):
     """What every store has, whatever its engine: what is written once, over its records.
 
     A new capability over records is one more base of this class.
@@ -43,7 +44,7 @@ class BaseStore(RecordRuns):
 
 
 class RecordStore(RecordLocks, RecordCircuitBreakers, RecordCache, BaseStore):
-    """Locks, circuit breakers, a cache and runs over one place for records."""
+    """Every capability over one place for records."""
 
 
 def over_records(capability: type[R], store: object) -> R:

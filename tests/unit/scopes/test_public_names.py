@@ -23,6 +23,7 @@ OF_A_SCOPE = [
     "claim",
     "enter",
     "every",
+    "job",
     "leader",
     "lock",
     "map",

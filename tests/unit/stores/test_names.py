@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gogoscope.persistence import CacheProvider, CircuitBreakerStateProvider, LockProvider
+from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.runs import RunProvider
 from gogoscope.stores import MemoryStore, RedisStore, SQLiteStore
 
@@ -17,7 +18,11 @@ RUNS = {
     *("claim_run", "renew_run", "complete_run", "abandon_run", "read_run", "resolve_run"),
     *("runs", "run_left_ms", "run_outcome", "run_value"),
 }
-EVERY_STORE = {"aclose", "capability", "ping"} | RUNS
+JOBS = {
+    *("claim_job", "renew_job", "save_job", "finish_job", "release_job", "read_job"),
+    *("jobs", "job_left_ms", "job_state", "job_text"),
+}
+EVERY_STORE = {"aclose", "capability", "ping"} | RUNS | JOBS
 CIRCUIT_BREAKERS = {
     *("get_state", "set_state", "record_failure", "record_success", "count_failures"),
     *("claim_probe", "settle_probe", "return_probe", "reset_failures"),
@@ -38,6 +43,7 @@ def test_a_protocol_has_the_methods_of_its_capability() -> None:
     assert shown(CircuitBreakerStateProvider) == CIRCUIT_BREAKERS
     assert shown(CacheProvider) == CACHE
     assert shown(RunProvider) == RUNS
+    assert shown(JobProvider) == JOBS
 
 
 def test_a_memory_store_shows_its_capabilities_and_how_to_go_below_a_prefix() -> None:

@@ -1,0 +1,195 @@
+"""What happened in scopes and in what they use, and who is told about it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from types import CoroutineType
+
+from gogoscope.events.kinds import (
+    CacheLoaded,
+    CacheStaleGiven,
+    CacheStoreFailed,
+    CacheStoreRecovered,
+    CircuitCallRejected,
+    CircuitEvent,
+    CircuitProbeEnded,
+    CircuitProbeStarted,
+    CircuitStateChanged,
+    CircuitStoreFailed,
+    CircuitStoreRecovered,
+    ErrorUnseen,
+    Event,
+    JobEnded,
+    JobSaved,
+    JobStarted,
+    LeaseLost,
+    LockAcquired,
+    LockReleased,
+    RetryScheduled,
+    RunCompleted,
+    RunFound,
+    RunStarted,
+    ScopeCancelled,
+    ScopeEnded,
+    ScopeStarted,
+    TaskFailed,
+    TaskStarted,
+    TaskStopped,
+    TaskSucceeded,
+    TaskTimedOut,
+)
+from gogoscope.events.log import description, log_error, log_info, log_warning
+from gogoscope.exceptions import CircuitOpenError
+
+__all__ = [
+    "CacheLoaded",
+    "CacheStaleGiven",
+    "CacheStoreFailed",
+    "CacheStoreRecovered",
+    "CircuitCallRejected",
+    "CircuitEvent",
+    "CircuitProbeEnded",
+    "CircuitProbeStarted",
+    "CircuitStateChanged",
+    "CircuitStoreFailed",
+    "CircuitStoreRecovered",
+    "ErrorUnseen",
+    "Event",
+    "JobEnded",
+    "JobSaved",
+    "JobStarted",
+    "LeaseLost",
+    "LockAcquired",
+    "LockReleased",
+    "OnError",
+    "OnEvent",
+    "RetryScheduled",
+    "RunCompleted",
+    "RunFound",
+    "RunStarted",
+    "ScopeCancelled",
+    "ScopeEnded",
+    "ScopeStarted",
+    "TaskFailed",
+    "TaskStarted",
+    "TaskStopped",
+    "TaskSucceeded",
+    "TaskTimedOut",
+    "description",
+    "log_error",
+    "log_events",
+    "log_info",
+    "log_warning",
+    "notify",
+    "subscribe",
+    "subscribers",
+]
+
+subscribers: list[Callable[[Event], object]] = []
+
+
+OnEvent = Callable[[Event], object]
+OnError = Callable[[Exception], object]
+
+
+def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
+    """Send the events of every scope in this process to an observer.
+
+    The observer is called where the event happens, so it must be fast. Its exceptions are logged.
+
+    :returns: a function that ends the subscription
+    :raises TypeError: if it is no function, or async
+    """
+    if not callable(observer) or inspect.iscoroutinefunction(observer):
+        raise TypeError(
+            f"observer must be a function of an event that is not async, got {observer!r} "
+            f"of type {type(observer).__name__}"
+        )
+    subscribers.append(observer)
+
+    def unsubscribe() -> None:
+        if observer in subscribers:
+            subscribers.remove(observer)
+
+    return unsubscribe
+
+
+class _Log:
+    """Writes events to a logger, each at the level of what it tells.
+
+    A failure is a warning. A circuit that opens is one, too, and so is the end of what was told as
+    a warning: who reads only warnings learns that it is over. Between these two lines there is no
+    other: a rejected call is told at the level ``DEBUG``, whatever the level of normal events is.
+    """
+
+    failures = (
+        TaskFailed,
+        TaskTimedOut,
+        LeaseLost,
+        CircuitStoreFailed,
+        CircuitStoreRecovered,
+        CacheStoreFailed,
+        CacheStoreRecovered,
+    )
+
+    def __init__(self, logger: logging.Logger, level: int) -> None:
+        self.logger = logger
+        self.normal = level
+        self.failure = max(level, logging.WARNING)
+        self.rejection = min(level, logging.DEBUG)
+
+    def __call__(self, event: Event) -> None:
+        level = self._level(event)
+        if self.logger.isEnabledFor(level):
+            text = " ".join(
+                f"{name}={description(getattr(event, name))}" for name in event.__match_args__
+            )
+            self.logger.log(level, "%s %s", type(event).__name__, text, extra={"event": event})
+
+    def _level(self, event: Event) -> int:
+        match event:
+            case CircuitCallRejected():
+                return self.rejection
+            case TaskFailed() if issubclass(type(event.error), CircuitOpenError):
+                return self.rejection
+            case CircuitStateChanged(old="closed") | CircuitStateChanged(new="closed"):
+                return self.failure
+            case _:
+                return self.failure if isinstance(event, self.failures) else self.normal
+
+
+def log_events(
+    logger: str | logging.Logger = "gogoscope.events", level: int = logging.DEBUG
+) -> Callable[[], None]:
+    """Log the events of every scope in this process with the standard ``logging`` module.
+
+    :param logger: a logger or its name
+    :param level: the level of normal events. Failures are logged at least as warnings, and so is
+        a circuit that opens, an outage of a store, and the end of both. Each call that a circuit
+        rejects is logged at the level ``DEBUG``.
+    :returns: a function that ends the logging
+    """
+    target = logging.getLogger(logger) if isinstance(logger, str) else logger
+    return subscribe(_Log(target, level))
+
+
+def notify(observer: Callable[..., object] | None, *arguments: object) -> bool:
+    """Call an observer; if it raises, the exception is logged and goes no further.
+
+    :returns: whether there is an observer, and it did not fail
+    """
+    if observer is None:
+        return False
+    try:
+        answer = observer(*arguments)
+    except Exception as error:  # noqa: BLE001 - logged; the code that is observed goes on
+        given = ", ".join(map(description, arguments))
+        log_error("an observer failed on %s", given, error=error)
+        return False
+    if type(answer) is CoroutineType:
+        answer.close()
+        log_error("an observer is called, not awaited; %s is async", description(observer))
+        return False
+    return True

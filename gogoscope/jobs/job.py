@@ -1,0 +1,79 @@
+"""What the code inside the block of a job sees of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gogoscope.jobs.claims import JobLeases
+    from gogoscope.jobs.options import JobOptions
+    from gogoscope.persistence.lock_handle import LockHandle
+
+
+class JobPart:
+    """The part of a job's block that is no scope; the block is both."""
+
+    # _options: what was asked for.
+    # _handle: the lease of the job.
+    # _leases: writes what is saved with the next renewal.
+    # _state: the newest saved state; the one to begin with before the first save.
+    # _finished: whether an earlier holder left its block without an error.
+
+    _options_of_job: JobOptions
+    _handle: LockHandle
+    _leases: JobLeases
+    _state: Any
+    _finished: bool
+
+    @property
+    def key(self) -> str:
+        """The job."""
+        return self._options_of_job.key
+
+    @property
+    def state(self) -> Any:
+        """The state that was saved last, by whichever process."""
+        return self._state
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier holder left its block without an error."""
+        return self._finished
+
+    @property
+    def fencing_token(self) -> int:
+        """A number that is higher than that of every earlier holder of this job."""
+        return self._handle.fencing_token
+
+    async def save(self, state: Any, *, done: int | None = None, total: int | None = None) -> None:
+        """Save a state, from which whoever comes next goes on; it renews the lease as well.
+
+        One write. Cancelled, or if the store does not answer, the state may be saved or not.
+
+        :param state: JSON-shaped, unless the store has a codec of its own
+        :param done: how many parts of the work are done, for the event
+        :param total: how many there are
+        :raises LeaseLostError: if somebody else has the job by now; nothing is saved then
+        :raises TypeError: if the state cannot be stored faithfully
+        :raises ValueError: likewise
+        :raises PersistenceError: if the store fails
+        """
+        handle, leases = self._handle, self._leases
+        text = leases.provider.job_text(state)
+        leases.to_save = wanted = (text,)
+        try:
+            kept = await handle.extend()
+        finally:
+            if leases.to_save is wanted:
+                leases.to_save = None
+        if not kept:
+            raise handle._lease_lost()
+        self._state = leases.provider.job_state(self.key, text)
+        leases.tell_saved(done, total)
+
+    def ensure(self) -> None:
+        """Raise if the lease is over; makes no request. Call it before each outside write.
+
+        :raises LeaseLostError: if somebody else may have the job by now
+        """
+        self._handle.ensure()

@@ -1,0 +1,244 @@
+"""``s.job``: work that survives its process, and goes on from the state that was saved last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from gogoscope import (
+    JobVersionError,
+    LeaseLostError,
+    LockTimeoutError,
+    StoreTimeoutError,
+    TaskCancelled,
+    scope,
+)
+from gogoscope.events import Event, JobEnded, JobSaved, JobStarted
+from gogoscope.persistence.lock_records import LockClaim
+from gogoscope.stores import MemoryStore
+from gogoscope.testing.conformance import ManualClock
+
+pytestmark = pytest.mark.anyio
+
+
+class JobStore(MemoryStore):
+    """Loses the answers to saves as often as it is told to."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        super().__init__(clock=self.clock)
+        self.lost_answers = 0
+        self.saves = 0
+
+    async def save_job(self, *args: Any) -> Any:
+        self.saves += 1
+        answer = await super().save_job(*args)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise StoreTimeoutError("the answer was lost")
+        return answer
+
+    async def take_over(self, key: str) -> None:
+        """Let the lease of a job be over, and another process have it."""
+        self.clock.now += 3600
+        claim = LockClaim(nonce="next", owner="next", lease_ms=60_000)
+        assert (await super().claim_job(key, claim, 1)).granted
+
+
+def another_process(store: JobStore) -> JobStore:
+    other = JobStore()
+    other.clock = store.clock
+    other._records = store._records
+    return other
+
+
+@pytest.fixture
+def store() -> JobStore:
+    return JobStore()
+
+
+async def test_after_an_error_the_next_holder_goes_on_from_the_saved_state(store: JobStore) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(OSError, match="broken"):
+            async with s.job("import", {"after": 0}) as job:
+                assert (job.state, job.finished) == ({"after": 0}, False)
+                await job.save({"after": 1})
+                await job.save({"after": 2})
+                assert job.state == {"after": 2}
+                raise OSError("broken")
+        async with s.job("import", {"after": 0}) as again:
+            assert (again.state, again.finished) == ({"after": 2}, False)
+            assert again.fencing_token > job.fencing_token
+
+
+async def test_a_job_whose_block_ended_without_an_error_has_finished(store: JobStore) -> None:
+    async with scope(persistence=store) as s:
+        async with s.job("import", 0, keep=60) as job:
+            await job.save(7)
+        async with s.job("import", 0, keep=60) as job:
+            assert (job.state, job.finished) == (7, True)
+        async with s.job("import", 0, restart=True, keep=60) as job:
+            assert (job.state, job.finished) == (0, False)
+        store.clock.now += 61
+        async with s.job("import", 5) as job:
+            assert (job.state, job.finished) == (5, False)
+
+
+async def test_a_job_that_has_not_finished_is_never_forgotten(store: JobStore) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(OSError, match="broken"):
+            async with s.job("import", keep=60) as job:
+                await job.save("half")
+                raise OSError("broken")
+        store.clock.now += 10 * 365 * 86_400
+        async with s.job("import") as job:
+            assert job.state == "half"
+
+
+async def test_one_process_at_a_time_has_the_job(store: JobStore) -> None:
+    elsewhere = another_process(store)
+    async with scope(persistence=store) as s, scope(persistence=elsewhere) as t:
+        async with s.job("import") as job:
+            for u in (s, t):
+                for wait in (0, 0.05):
+                    with pytest.raises(LockTimeoutError, match="job 'import' was not free"):
+                        async with u.job("import", wait=wait):
+                            pytest.fail("two have it")
+            await job.save("mine")
+
+        async def wait_for_it() -> Any:
+            async with t.job("import", wait=5) as later:
+                return later.state
+
+        assert await t.call(wait_for_it) == "mine"
+
+
+async def test_a_save_renews_the_lease(store: JobStore) -> None:
+    async with scope(persistence=store) as s, s.job("import", lease=30) as job:
+        store.clock.now += 20
+        await job.save("half")
+        store.clock.now += 20
+        job.ensure()
+        found = (await store.jobs())["import"]
+        assert (found.state, found.saves) == ("running", 1)
+
+
+async def test_whoever_was_taken_over_saves_nothing_any_more(store: JobStore) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(LeaseLostError):
+            async with s.job("import", 0) as job:
+                await job.save(1)
+                await store.take_over("import")
+                with pytest.raises(LeaseLostError):
+                    await job.save(2)
+                await anyio.sleep_forever()
+        record = await store.read_job("import")
+        assert record is not None
+        assert store.job_state("import", record.state) == 1
+        assert record.lease.nonce == "next"
+
+
+async def test_whoever_was_taken_over_has_not_finished(store: JobStore) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(LeaseLostError):
+            async with s.job("import", 0):
+                await store.take_over("import")
+        record = await store.read_job("import")
+        assert record is not None
+        assert record.finished_ms is None
+
+
+async def test_a_save_whose_answer_is_lost_may_be_saved_and_the_next_one_is(
+    store: JobStore,
+) -> None:
+    async with scope(persistence=store) as s, s.job("import", 0) as job:
+        store.lost_answers = 1
+        with pytest.raises(StoreTimeoutError):
+            await job.save(1)
+        await job.save(2)
+        assert job.state == 2
+        record = await store.read_job("import")
+        assert record is not None
+        assert store.job_state("import", record.state) == 2
+
+
+async def test_a_state_of_an_older_version_is_migrated_or_refused(store: JobStore) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(OSError, match="broken"):
+            async with s.job("import", 0) as job:
+                await job.save(7)
+                raise OSError("broken")
+        with pytest.raises(JobVersionError, match="pass migrate="):
+            async with s.job("import", version=2):
+                pytest.fail("it has another form")
+        with pytest.raises(OSError, match="broken"):
+            async with s.job(
+                "import", version=2, migrate=lambda state, version: {"after": state, "was": version}
+            ) as job:
+                assert job.state == {"after": 7, "was": 1}
+                await job.save({"after": 8})
+                raise OSError("broken")
+        with pytest.raises(JobVersionError, match="newer"):
+            async with s.job("import"):
+                pytest.fail("it has another form")
+        async with s.job("import", "anew", restart=True) as job:
+            assert job.state == "anew"
+
+
+async def test_a_state_that_cannot_be_kept_is_refused_and_changes_nothing(store: JobStore) -> None:
+    async with scope(persistence=store) as s, s.job("import", 0) as job:
+        with pytest.raises(TypeError, match="tuple"):
+            await job.save((1, 2))
+        assert job.state == 0
+        await job.save(1)
+
+
+async def test_a_cancelled_job_is_free_at_once(store: JobStore) -> None:
+    async def work() -> None:
+        async with s.job("import") as job:
+            await job.save("half")
+            began.set()
+            await anyio.sleep_forever()
+
+    began = anyio.Event()
+    async with scope(persistence=store) as s:
+        task = s.task(work)
+        await began.wait()
+        task.cancel()
+        assert isinstance((await task).error, TaskCancelled)
+        async with s.job("import", wait=0) as job:
+            assert (job.state, job.finished) == ("half", False)
+
+
+async def test_events_tell_of_a_job(store: JobStore) -> None:
+    events: list[Event] = []
+    async with scope(persistence=store, on_event=events.append) as s, s.job("import") as job:
+        await job.save(1, done=1, total=3)
+    told = [event for event in events if isinstance(event, JobStarted | JobSaved | JobEnded)]
+    assert told == [
+        JobStarted(s.name, "import", job.fencing_token, resumed=False),
+        JobSaved(s.name, "import", 1, 3),
+        JobEnded(s.name, "import", finished=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"key": ""}, ValueError, "key must not be empty"),
+        ({"version": 0}, ValueError, "version must be"),
+        ({"lease": 0}, ValueError, "lease must be more than 0"),
+        ({"wait": -1}, ValueError, "wait must be 0 or more"),
+        ({"keep": 0}, ValueError, "keep must be more than 0"),
+        ({"restart": 1}, TypeError, "restart must be"),
+        ({"migrate": 1}, TypeError, "migrate must be a function"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_at_once(
+    store: JobStore, options: Any, error: Any, text: str
+) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(error, match=text):
+            s.job(**{"key": "import", **options})
