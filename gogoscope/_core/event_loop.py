@@ -161,7 +161,8 @@ class Asyncio:
 
     def reaches(self, scope: object) -> bool:
         """Return whether cancelling a scope reaches the current code."""
-        task = self._current_task()
+        current_task = self._current_task
+        task = current_task()
         state = self._host_state if task is self._host else self._states.get(task)
         if state is None:
             return False  # a task that anyio does not know

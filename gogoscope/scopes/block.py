@@ -14,7 +14,6 @@ scope does not reach this one; ``_outer`` is the frame in which this one was ope
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from contextvars import copy_context
 from functools import partial
@@ -30,6 +29,7 @@ from gogoscope._core.cancellation import (
     says_cancelled,
 )
 from gogoscope._core.context import Frame
+from gogoscope._core.event_loop import EventLoop
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, ScopeCancelled
@@ -104,7 +104,7 @@ class Block:
         self._apart = False
 
     _runner: Runner
-    _is_here: Callable[[], bool]
+    _loop: EventLoop
     _bounded_by: Slots | None = None
 
     def __repr__(self) -> str:
@@ -194,13 +194,13 @@ class Block:
         task._queued = True
         runner = self._runner
         runner.queue.append(task)
-        self._works.add(task)
+        self._works.running.add(task)
         if not runner.served:
             try:
                 runner.serve(task)
             except BaseException:
                 runner.queue.pop()
-                self._works.discard(task)
+                self._works.running.discard(task)
                 if task._guard is not None:
                     task._guard.never_run()
                 raise

@@ -98,7 +98,7 @@ class Lifecycle(Block):
         self._cancel_scope.__enter__()
         group = loop.open_group(self._note_lost)
         self._group = await group.__aenter__()
-        self._is_here = loop.is_here
+        self._loop = loop
         self._runner = Runner(group, loop, inline=self._inline)
         home.start(group, loop)
         self._began = time.monotonic()
@@ -110,7 +110,7 @@ class Lifecycle(Block):
             self._depth = outer._depth
         current.set(self)
         if around is not None:
-            around._works.add(self)
+            around._works.running.add(self)
             around._blocks.add(self)
             self._apart = not around._runner.reaches()
             if around._cancelling:

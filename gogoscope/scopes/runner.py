@@ -266,7 +266,6 @@ class Worker:
         queue = runner.queue if self.own is None else deque((self.own,))
         cancellations, left = runner.counter(), TURN
         stage = runner.stage()
-        send = stage.send
         self.own = task = None
         try:
             while queue or await runner.park():
@@ -275,7 +274,7 @@ class Worker:
                 task._queued = False
                 task._handle = handle
                 assert task._context is not None
-                awaited = task._context.run(send, task)
+                awaited = task._context.run(stage.send, task)
                 if awaited is not ENDED:
                     if runner.queue:
                         runner.spread(2)  # which doubles the workers in each turn of the loop
@@ -293,7 +292,7 @@ class Worker:
         finally:
             if runner.queue:
                 runner.spread(1)
-            del self, runner, queue, cancellations, handle, task, stage, send
+            del self, runner, queue, cancellations, handle, task, stage
 
 
 def _goes_on(raised: BaseException) -> bool:

@@ -170,7 +170,7 @@ class Running(Outcome[T_co]):
         if self._ended is not None:
             self._ended.set()
         works = parent._works
-        works.discard(self)
+        works.running.discard(self)
         if works.awaited:
             works.wake_if_idle()
 

@@ -122,7 +122,7 @@ class Scope(Combinators):
         :raises ScopeClosedError: outside the scope's block
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
-        if self._group is None or not self._is_here():
+        if self._group is None or not self._loop.is_here():
             self._check_open()
         if type(fn) is not FunctionType or not fn.__code__.co_flags & CO_COROUTINE:
             fn = async_function(fn, "s.task({}, *args)")
@@ -171,17 +171,23 @@ class Scope(Combinators):
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
         fn = async_function(fn, "s.call({}, *args)")
-        result = await self.task(
-            fn,
-            *args,
-            name=name,
-            timeout=timeout,
-            retry=retry,
-            circuit_breaker=circuit_breaker,
-            priority=priority,
-            dedupe=dedupe,
-            once=once,
-            on_error=on_error,
+        no_nets = timeout is retry is circuit_breaker is None and priority == 0
+        # No variable refers to the task, so that it may run in here.
+        result = await (
+            self.task(fn, *args)
+            if no_nets and name is dedupe is once is None and on_error is None
+            else self.task(
+                fn,
+                *args,
+                name=name,
+                timeout=timeout,
+                retry=retry,
+                circuit_breaker=circuit_breaker,
+                priority=priority,
+                dedupe=dedupe,
+                once=once,
+                on_error=on_error,
+            )
         )
         if isinstance(result, Err):
             if is_a(result._unread, TaskCancelled):

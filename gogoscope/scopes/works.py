@@ -1,11 +1,10 @@
 """What runs in a block: tasks, the workers of maps, and the blocks of scopes inside.
 
-``_all`` is all that runs. ``_offers`` is work whose results somebody has yet to take: it may have
-ended by itself, or may end only when they are taken; ``_maps`` are those that run, wanted or not.
-``_stopping`` is the work in which somebody stops the block, and which cannot end before that does.
-``_idle`` wakes those who wait until nothing else runs: the block's end, and who stops it;
-``awaited`` tells that somebody may wait. ``add`` and ``discard`` note the beginning and the end of
-work: methods of the set itself, since they are called for each task.
+``running`` is all that runs. ``_offers`` is work whose results somebody has yet to take: it may
+have ended by itself, or may end only when they are taken; ``_maps`` are those that run, wanted or
+not. ``_stopping`` is the work in which somebody stops the block, and which cannot end before that
+does. ``_idle`` wakes those who wait until nothing else runs: the block's end, and who stops it;
+``awaited`` tells that somebody may wait.
 """
 
 from __future__ import annotations
@@ -39,12 +38,10 @@ class Offer(Work, Launches, Protocol):
 class Works:
     """All work of one block."""
 
-    __slots__ = ("_all", "_idle", "_maps", "_offers", "_stopping", "add", "awaited", "discard")
+    __slots__ = ("_idle", "_maps", "_offers", "_stopping", "awaited", "running")
 
     def __init__(self) -> None:
-        self._all: set[Work] = set()
-        self.add = self._all.add
-        self.discard = self._all.discard
+        self.running: set[Work] = set()
         self._maps: set[Offer] = set()
         self._offers: set[Offer] = set()
         self._stopping: Counter[Work] = Counter()
@@ -52,14 +49,14 @@ class Works:
         self.awaited = False
 
     def __iter__(self) -> Iterator[Work]:
-        return iter(self._all)
+        return iter(self.running)
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self.running)
 
     def offer(self, offer: Offer) -> None:
         """Note that work has begun whose results somebody has to take."""
-        self._all.add(offer)
+        self.running.add(offer)
         self._maps.add(offer)
         self._offers.add(offer)
 
@@ -74,13 +71,13 @@ class Works:
 
     def ended(self, work: Work) -> None:
         """Note that nothing of some work runs any more."""
-        self.discard(work)
+        self.running.discard(work)
         if self.awaited:
             self.wake_if_idle()
 
     def stop(self) -> None:
         """Cancel everything."""
-        for work in list(self._all):
+        for work in list(self.running):
             work._stop()
 
     def unbegun(self, *others: Launches) -> list[Launched]:
@@ -92,10 +89,10 @@ class Works:
 
         :returns: whether nothing runs any more
         """
-        if self._all <= self._offers:
+        if self.running <= self._offers:
             for offer in list(self._offers):
                 offer._close()
-            return not self._all
+            return not self.running
         return False
 
     @contextmanager
@@ -111,7 +108,7 @@ class Works:
 
     def is_idle(self) -> bool:
         """Return whether nothing runs that could take from an offer, or end."""
-        return self._all - self._stopping.keys() <= self._offers
+        return self.running - self._stopping.keys() <= self._offers
 
     def idle(self) -> anyio.Event:
         """Return an event that is set when nothing runs that could take from an offer, or end."""
@@ -123,7 +120,7 @@ class Works:
     def wake_if_idle(self) -> None:
         """Wake those who wait until nothing runs, if that is so."""
         # At the end of each task: the sets are not touched while more runs than they hold.
-        if len(self._all) > len(self._offers) + len(self._stopping):
+        if len(self.running) > len(self._offers) + len(self._stopping):
             return
         if self._idle is not None and self.is_idle():
             self._idle.set()
