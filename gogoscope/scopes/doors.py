@@ -6,7 +6,7 @@ Besides the faces of the packages, only here does a function import anything of 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -166,7 +166,7 @@ def run_block(
 
 def runner(
     home: Home, open_run: OpenRun[R], once: Once
-) -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
+) -> Callable[[Callable[[], Awaitable[Any]]], Coroutine[Any, Any, Any]]:
     """Return what calls a function once.
 
     :raises TypeError: if ``once`` says nothing of that

@@ -142,4 +142,4 @@ class TaskOptions:
         circuit = doors.circuit(home, breaker) if breaker else None
         if (timeout, scope.slots, retry or None, circuit, around) == (None,) * 5:
             return None
-        return SafetyNets(timeout, scope.slots, self.priority, retry or None, circuit, around)
+        return SafetyNets(timeout, scope.slots, self.priority, around, retry or None, circuit)

@@ -97,11 +97,13 @@ class Running(Outcome[T_co]):
             self._children = set()
         return self._children
 
-    def _call(self) -> Awaitable[T_co]:
+    def _call(self) -> Coroutine[Any, Any, T_co]:
         """Call the function once."""
         assert self._fn is not None
-        call = self._fn(*self._args)
-        return interruptible(call) if self._parent._runner.takes_interrupts else call
+        call: Any = self._fn(*self._args)
+        plain = isinstance(call, types.CoroutineType) and not self._parent._runner.takes_interrupts
+        found: Coroutine[Any, Any, T_co] = call if plain else interruptible(call)
+        return found
 
     def _judge(self, raised: BaseException, host: types.FrameType) -> BaseException | None:
         """Make the result of what the function raised; return what goes on to its host."""

@@ -131,7 +131,7 @@ class Scope(Combinators):
         else:
             nets = self._safety_nets(TaskOptions(timeout, retry, circuit_breaker, priority), once)
         if name is None and on_error is None and dedupe is None:  # as most tasks are
-            guard = None if nets is None or self._cancelling else nets()
+            guard = None if nets is None or self._cancelling else nets.guard()
             return self._start(Task(self, fn, args, None, guard, None))
         if name is not None:
             check_name(name)
@@ -142,7 +142,7 @@ class Scope(Combinators):
             if joined is not None:
                 return joined
         # Only now does it stand in line for a slot.
-        guard = None if nets is None or self._cancelling else nets()
+        guard = None if nets is None or self._cancelling else nets.guard()
         task = self._start(Task(self, fn, args, name, guard, on_error))
         return task if dedupe is None else self._dedupe.share(dedupe, task, name, on_error)
 

@@ -36,10 +36,12 @@ Stage: TypeAlias = "Generator[Any, Any, None]"
 class Guard(Protocol):
     """What surrounds one run of a task: its safety nets."""
 
-    runs_inside: bool
-    """Whether a task that it surrounds may run inside its awaiter."""
+    @property
+    def runs_inside(self) -> bool:
+        """Whether a task that it surrounds may run inside its awaiter."""
+        ...
 
-    async def __call__(self, task: Any, /) -> Any:
+    def __call__(self, task: Any, /) -> Coroutine[Any, Any, Any]:
         """Run the function of a task and return its value, or raise its error."""
         ...
 

@@ -380,7 +380,7 @@ class Workers(Generic[Item, T]):
 
     def _begin(self, item: Item) -> tuple[Task[T], int]:
         """Return what runs the function on an item, and the place of its result."""
-        guard = None if self._nets is None else self._nets()
+        guard = None if self._nets is None else self._nets.guard()
         task: Task[T] = Task(self._block, self._fn, (item,), self.name, guard, None)
         task._attach()
         task._context = self._context.copy()
