@@ -17,6 +17,11 @@ Invariants:
   true of an exception that a change raises.
 - ``_seen`` holds guesses. A wrong one costs a request, and nothing else. While a write of ours is
   under way, what its key has is unknown; it stays unknown if the write fails or is cancelled.
+- A write whose fate is unknown, since it was cancelled or never answered, may still be under way.
+  The next change of its key by this process writes even if it changes nothing (it seals the entry),
+  so that the one under way is refused when it lands. So what a caller finds out after it was
+  cancelled, such as that it did not get a lock, stays true. ``_unsettled`` holds the keys of such
+  writes, and is bounded.
 - A record that is removed, or whose purge time is over, is an entry like any other, which is
   shown to a change as ``None``.
 """
@@ -25,10 +30,11 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import anyio
+from attrs import evolve
 
 from gogoscope._core.jitter import uniform
 from gogoscope.exceptions import StoreTimeoutError
@@ -42,9 +48,12 @@ MOST_CHARACTERS_SEEN = 4_000_000
 FIRST_PAUSE = 0.008
 LONGEST_PAUSE = 0.2
 NUMBERS_PER_MS = 1000
-"""The first number of an entry is its time, multiplied by this, so that no number comes again."""
+"""The number of an entry is its time, multiplied by this, or the next one if that is not more."""
 _NOTHING = "-"
 """Stands, in place of an id, before the first writer of an entry that did not exist before."""
+
+
+T = TypeVar("T")
 
 
 class CompareAndSwapRecords(Records):
@@ -56,6 +65,7 @@ class CompareAndSwapRecords(Records):
     def __init__(self, place: CompareAndSwap) -> None:
         self._place = place
         self._seen = _Seen()
+        self._unsettled: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def now_ms(self) -> int:
         """Return the place's clock in milliseconds since the Unix epoch."""
@@ -88,7 +98,7 @@ class CompareAndSwapRecords(Records):
         refusals = 0
         while True:
             try:
-                new, answer = self._apply(kind, key, change, seen, writer)
+                new, answer = self._apply(kind, key, change, seen, known, writer)
             except Exception:
                 if known:
                     raise
@@ -100,14 +110,15 @@ class CompareAndSwapRecords(Records):
                 seen, known = await self._load(kind, key), True
                 continue
             self._seen.forget(kind, key)
-            outcome = await self._place.swap(kind.name, key, seen, new)
+            outcome = await self._settling(kind, key, self._place.swap(kind.name, key, seen, new))
             if outcome.swapped:
-                self._seen.put(kind, key, new)
+                self._written(kind, key, new)
                 return answer
             found = outcome.found
-            self._seen.put(kind, key, found)
             if found is not None and writer in found.writers:
+                self._written(kind, key, found)
                 return answer
+            self._seen.put(kind, key, found)
             if outcome.in_doubt and (found is None or _writers(seen)[-1] not in found.writers):
                 raise StoreTimeoutError(
                     f"a change of the {kind.name} {key!r} may have been applied: its answer was "
@@ -158,6 +169,7 @@ class CompareAndSwapRecords(Records):
         key: str,
         change: Change[Record, Answer],
         seen: Entry | None,
+        known: bool,
         writer: str,
     ) -> tuple[Entry | None, Answer]:
         """Return what a change makes of an entry, ``None`` if it writes nothing, and its answer."""
@@ -165,10 +177,34 @@ class CompareAndSwapRecords(Records):
         record = self._record(kind, key, seen, now_ms)
         changed, answer = change(record, now_ms)
         if changed is record:
-            return None, answer
-        number = now_ms * NUMBERS_PER_MS if seen is None else seen.number + 1
+            unsettled = known and (kind.name, key) in self._unsettled
+            return self._sealed(seen, writer) if unsettled else None, answer
         writers = (*_writers(seen), writer)[-MOST_WRITERS:]
-        return _entry(kind, changed, now_ms, number, writers), answer
+        return _entry(kind, changed, now_ms, _number(seen, now_ms), writers), answer
+
+    def _sealed(self, seen: Entry | None, writer: str) -> Entry:
+        """Return the same entry as if it had been written once more."""
+        now_ms = self.now_ms()
+        number, writers = _number(seen, now_ms), (*_writers(seen), writer)[-MOST_WRITERS:]
+        if seen is None:
+            return Entry("", now_ms, number, writers)
+        return evolve(seen, number=number, writers=writers)
+
+    async def _settling(self, kind: Kind[Any], key: str, write: Awaitable[T]) -> T:
+        """Await a write, and note its key if it may still be under way afterwards."""
+        try:
+            return await write
+        except BaseException as error:
+            if getattr(error, "in_doubt", True):
+                self._unsettled[kind.name, key] = None
+                if len(self._unsettled) > MOST_SEEN:
+                    self._unsettled.popitem(last=False)
+            raise
+
+    def _written(self, kind: Kind[Any], key: str, entry: Entry | None) -> None:
+        """Note what a key has after a write of ours, which ends the conditions of all before."""
+        self._unsettled.pop((kind.name, key), None)
+        self._seen.put(kind, key, entry)
 
     async def _load(self, kind: Kind[Any], key: str) -> Entry | None:
         entry = await self._place.load(kind.name, key)
@@ -178,8 +214,8 @@ class CompareAndSwapRecords(Records):
     async def _put(self, kind: Kind[Record], key: str, record: Record | None, now_ms: int) -> None:
         new = _entry(kind, record, now_ms, now_ms * NUMBERS_PER_MS, (secrets.token_hex(6),))
         self._seen.forget(kind, key)
-        await self._place.put(kind.name, key, new)
-        self._seen.put(kind, key, new)
+        await self._settling(kind, key, self._place.put(kind.name, key, new))
+        self._written(kind, key, new)
 
     def _record(
         self, kind: Kind[Record], key: str, entry: Entry | None, now_ms: int
@@ -229,6 +265,12 @@ def _entry(
     if record is None:
         return Entry("", now_ms, number, writers)
     return Entry(kind.dump(record), kind.purge_at_ms(record, now_ms), number, writers)
+
+
+def _number(seen: Entry | None, now_ms: int) -> int:
+    """Return a number above that of an entry, and above those of writes of other values before."""
+    number = now_ms * NUMBERS_PER_MS
+    return number if seen is None else max(number, seen.number + 1)
 
 
 def _writers(seen: Entry | None) -> tuple[str, ...]:

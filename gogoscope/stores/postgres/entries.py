@@ -129,10 +129,6 @@ class PostgresEntries(CompareAndSwap):
                 return
             after = last.decode()
 
-    async def ping(self) -> None:
-        """Ask the server for something that needs the table."""
-        await self._client.run(self._statements.load, "", "")
-
     async def _write(self, statement: bytes, kind: str, key: str, new: Entry, *more: str) -> Reply:
         _check_key(key)
         if "\0" in new.text:

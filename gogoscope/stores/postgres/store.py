@@ -124,13 +124,6 @@ class PostgresStore(RecordStore):
         """
         self._client.close()
 
-    async def ping(self) -> None:
-        """Ask the database for something that needs the table.
-
-        :raises PersistenceError: if it does not answer, or refuses
-        """
-        await self._entries.ping()
-
 
 def from_url(url: PersistenceURL) -> PostgresStore:
     """Return the store of a URL like ``postgresql://user:password@host:5432/database?create=true``.

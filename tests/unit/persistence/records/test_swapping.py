@@ -10,7 +10,13 @@ import pytest
 from attrs import evolve, frozen
 
 from gogoscope.exceptions import CorruptRecordError, StoreTimeoutError
-from gogoscope.persistence import CompareAndSwap, CompareAndSwapRecords, Entry, Swapped
+from gogoscope.persistence import (
+    CompareAndSwap,
+    CompareAndSwapRecords,
+    Entry,
+    RecordStore,
+    Swapped,
+)
 from gogoscope.persistence.records import swapping
 from gogoscope.persistence.records.place import json_kind
 from tests.support.clocks import MillisecondClock
@@ -396,3 +402,53 @@ async def test_the_hint_that_a_place_inherits_waits_as_long_as_it_is_told(
 ) -> None:
     with anyio.fail_after(5):
         await place.wait("count", "k", None, 0.01)
+
+
+class SlowPlace(DictPlace):
+    """Carries the next swap out when ``land`` is called, though nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holds = False
+        self._under_way: tuple[str, str, Entry | None, Entry] | None = None
+
+    async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
+        if not self.holds:
+            return await super().swap(kind, key, seen, new)
+        self.holds, self._under_way = False, (kind, key, seen, new)
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def land(self) -> Swapped:
+        assert self._under_way is not None
+        return await super().swap(*self._under_way)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_what_was_found_out_after_a_cancelled_write_stays_true_when_that_lands(
+    before: int,
+) -> None:
+    place = SlowPlace()
+    records = CompareAndSwapRecords(place)
+    for _ in range(before):
+        await records.transact(COUNT, "k", add)
+    place.holds = True
+    with anyio.move_on_after(0.01):
+        await records.transact(COUNT, "k", add)
+    found = await records.transact(COUNT, "k", look)
+    assert found == (Count(before) if before else None)
+    assert not (await place.land()).swapped
+    assert await CompareAndSwapRecords(place).read(COUNT, "k") == found
+    place.requests = 0
+    await records.transact(COUNT, "k", look)
+    assert place.requests == 1
+
+
+async def test_a_lock_whose_claim_was_cancelled_is_not_held_when_the_claim_lands() -> None:
+    place = SlowPlace()
+    store = RecordStore(CompareAndSwapRecords(place))
+    place.holds = True
+    with anyio.move_on_after(0.01):
+        await store.acquire("k", 30)
+    assert not (await place.land()).swapped
+    assert await store.holder("k") is None
