@@ -57,7 +57,6 @@ def timeline_of(clock: Clock) -> str:
     return str(getattr(clock, "timeline", "unnamed"))
 
 
-@functools.cache
 def _boot() -> str:
     """Name the boot of this machine, and the namespace of its clock, if the system names them."""
     found = ["boot"]
@@ -81,7 +80,7 @@ class _SystemClock:
     wall = staticmethod(time.time)
     elapsed = staticmethod(_steady())
 
-    @property
+    @functools.cached_property
     def timeline(self) -> str:
         return _boot()
 
@@ -113,6 +112,11 @@ clock_here = clock_in_context.get
 
 current_clock: Clock = _CurrentClock()
 """The clock of the context in which it is read; the default of every store."""
+
+
+def resolved(clock: Clock) -> Clock:
+    """Return the clock that a clock stands for here, to read it more than once."""
+    return clock_here() if clock is current_clock else clock
 
 
 STEP_SECONDS = 1.5

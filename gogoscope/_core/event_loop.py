@@ -37,6 +37,10 @@ class EventLoop(Protocol):
         """Return whether this loop runs the calling code."""
         ...
 
+    def may_be_cancelled(self) -> bool:
+        """Return whether a checkpoint may raise here; telling that is cheaper than a checkpoint."""
+        ...
+
     def call_soon(self, call: Callable[[], object]) -> bool:
         """Call a function in the next turn of the loop, which is cheaper than starting a task.
 
@@ -133,6 +137,16 @@ class Asyncio:
             return True
         return self._running() is self._loop
 
+    def may_be_cancelled(self) -> bool:
+        """Return whether a cancel scope that reaches this code is cancelled, as anyio has it."""
+        try:
+            scope = self._states[self._current_task()].cancel_scope
+            while scope is not None and not scope._shield and not scope._cancel_called:
+                scope = scope._parent_scope
+        except (AttributeError, KeyError, TypeError):
+            return True  # it keeps them in another way
+        return scope is not None and bool(scope._cancel_called)
+
     def call_soon(self, call: Callable[[], object]) -> bool:
         """Call a function in the next turn of the loop."""
         self._loop.call_soon(call, context=self._context)
@@ -213,6 +227,10 @@ class Trio:
             return self._current_token() is self._token
         except RuntimeError:  # nothing runs here
             return False
+
+    def may_be_cancelled(self) -> bool:
+        """Return ``True``: asking trio is a checkpoint."""
+        return True
 
     def call_soon(self, call: Callable[[], object]) -> bool:
         """Return ``False``: trio has only what other threads use, which costs more than a task."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gogoscope._core.arguments import check_count
     from gogoscope._core.clock import Clock, ClockSteps, check_clock, current_clock, monotonic
     from gogoscope._core.durations import seconds
+    from gogoscope._core.event_loop import EventLoop, running
     from gogoscope._core.forks import after_fork, lock_across_forks, process_name
     from gogoscope._core.jitter import jittered, uniform
     from gogoscope.persistence.bundle import Persistence
@@ -104,6 +105,7 @@ __all__ = [
     "CompareAndSwap",
     "CompareAndSwapRecords",
     "Entry",
+    "EventLoop",
     "FailureReport",
     "JSONCodec",
     "Kind",
@@ -159,6 +161,7 @@ __all__ = [
     "open_persistence",
     "over_records",
     "process_name",
+    "running",
     "seconds",
     "side_by_side",
     "uniform",
@@ -177,6 +180,7 @@ if not TYPE_CHECKING:
                 "monotonic",
             ),
             "gogoscope._core.durations": ("seconds",),
+            "gogoscope._core.event_loop": ("EventLoop", "running"),
             "gogoscope._core.forks": ("after_fork", "lock_across_forks", "process_name"),
             "gogoscope._core.jitter": ("jittered", "uniform"),
             "gogoscope.persistence.bundle": ("Persistence",),

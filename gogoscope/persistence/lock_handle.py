@@ -21,6 +21,7 @@ import anyio
 
 from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
+from gogoscope._core.one_at_a_time import OneAtATime
 from gogoscope.events import log_warning
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
 from gogoscope.persistence.asking import ask
@@ -109,7 +110,7 @@ class LockHandle:
         self._deadline = sent + lease
         self._lost: str | None = None
         self._loss: LeaseLostError | None = None
-        self._guard = anyio.Lock(fast_acquire=True)
+        self._guard = OneAtATime()
         self._shortened: anyio.Event | None = None
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from attrs import field, frozen
 
-from gogoscope._core.clock import Clock, timeline_of
+from gogoscope._core.clock import Clock, resolved, timeline_of
 from gogoscope.persistence.stored import check_fields, checks_of
 from gogoscope.persistence.validation import TOLD_BY_EVERY_LOCK
 
@@ -25,6 +25,7 @@ class Steady:
     @classmethod
     def of(cls, clock: Clock) -> Self:
         """Return what a clock shows."""
+        clock = resolved(clock)
         return cls(timeline_of(clock), round(clock.elapsed() * 1000))
 
 

@@ -16,8 +16,7 @@ and tries again. Invariants:
   process that opened it. A fork waits until the thread is outside of SQLite (``_inside``), whose
   own locks it would inherit otherwise.
 - Whoever removes or replaces a file that is open makes two stores of it, and two holders of each
-  lock. ``_identities`` are those of the database, its write-ahead log and its shared memory when
-  they were opened; every use compares them, and a write once more when it is done.
+  lock. So every use, when it is done, compares the files with those that were opened.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -40,6 +38,7 @@ from gogoscope.exceptions import (
     StoreTimeoutError,
 )
 from gogoscope.persistence import Life, jittered, lock_across_forks, monotonic
+from gogoscope.stores.sqlite.identity import OpenFiles
 from gogoscope.stores.sqlite.thread import ThreadGoneError, WorkerThread
 
 FIRST_PAUSE = 0.001
@@ -65,8 +64,7 @@ class SQLiteFile:
         self._busy_timeout = busy_timeout
         self._set_up = set_up
         self._connection: sqlite3.Connection | None = None
-        self._paths: tuple[str, ...] = ()
-        self._identities: tuple[_Identity | None, ...] = ()
+        self._files: OpenFiles | None = None
         self._inside = lock_across_forks()
         self.life = Life(f"the SQLite store {path!r}")
 
@@ -76,7 +74,7 @@ class SQLiteFile:
         self._poller = anyio.Lock()
         self._thread = WorkerThread(f"gogoscope SQLite {self.path}")
         try:
-            await self._poll(self._connect)
+            await self._try_until_free(self._connect)
         except BaseException:
             await self.close()
             raise
@@ -93,8 +91,6 @@ class SQLiteFile:
                 await self._thread.run(self._disconnect)
         except ThreadGoneError:  # it is closed, or the event loop that opened it has ended
             pass
-        except sqlite3.Error as error:
-            raise _translated(error, self.path) from error
         finally:
             # It is still open after asyncio's own cancellation, which knows no shield.
             connection, self._connection = self._connection, None
@@ -111,75 +107,64 @@ class SQLiteFile:
         :raises PersistenceError: if it failed, or no try succeeded within the busy timeout
         """
         self.life.check()
-        return await self._poll(functools.partial(self._use, work), urgent=urgent)
-
-    async def _poll(self, attempt: Callable[[], Result], *, urgent: bool = False) -> Result:
+        attempt = functools.partial(self._use, work)
         try:
-            return await self._in_thread(attempt, urgent)
+            return await self._thread.run(attempt, urgent=urgent)
         except _BusyError:
-            deadline = monotonic() + self._busy_timeout
+            return await self._try_until_free(attempt, urgent=urgent)
+        except ThreadGoneError:
+            raise self._closed() from None
+
+    async def _try_until_free(
+        self, attempt: Callable[[], Result], *, urgent: bool = False
+    ) -> Result:
+        deadline = monotonic() + self._busy_timeout
         pause = FIRST_PAUSE
         async with self._poller:
             while True:
                 try:
-                    return await self._in_thread(attempt, urgent)
+                    return await self._thread.run(attempt, urgent=urgent)
                 except _BusyError as error:
                     if monotonic() >= deadline:
-                        late = StoreTimeoutError(
-                            f"other processes kept the SQLite store {self.path!r} busy for "
-                            f"{self._busy_timeout:g} s; nothing was done"
-                        )
-                        late.in_doubt = False
-                        raise late from error.__cause__
+                        raise _too_busy(self.path, self._busy_timeout) from error.__cause__
+                except ThreadGoneError:
+                    raise self._closed() from None
                 await anyio.sleep(jittered(pause))
                 pause = min(2 * pause, LONGEST_PAUSE)
-
-    async def _in_thread(self, attempt: Callable[[], Result], urgent: bool) -> Result:
-        try:
-            return await self._thread.run(attempt, urgent=urgent)
-        except sqlite3.Error as error:
-            raise _translated(error, self.path) from error
-        except ThreadGoneError:
-            raise self._closed() from None
 
     def _closed(self) -> PersistenceError:
         return PersistenceError(f"the SQLite store {self.path!r} is not open: it has been closed")
 
     def _use(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         with self._inside:
-            connection = self._connection
-            if connection is None:
+            connection, files = self._connection, self._files
+            if connection is None or files is None:
                 raise self._closed()
-            self._check_files()
-            written = connection.total_changes
             try:
-                result = work(connection)
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-            if connection.total_changes != written:
-                self._check_files()
-            return result
-
-    def _check_files(self) -> None:
-        if tuple(map(_identity, self._paths)) != self._identities:
-            raise PersistenceError(
-                f"a file of the SQLite store {self.path!r} was removed or replaced while it was "
-                "open, so that others may hold the same locks; close the store and open it again"
-            )
+                try:
+                    return work(connection)
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise _translated(error, self.path) from error
+            finally:
+                files.check()
 
     def _connect(self) -> None:
         with self._inside:
             _make_private(self.path)
-            connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
             try:
-                self._set_up(connection, self.path)
-                self._paths = _paths(self.path)
-                self._identities = tuple(map(_identity, self._paths))
-            except BaseException:
-                connection.close()
-                raise
+                connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+                try:
+                    self._set_up(connection, self.path)
+                    self._files = OpenFiles(self.path)
+                except BaseException:
+                    connection.close()
+                    raise
+            except sqlite3.Error as error:
+                raise _translated(error, self.path) from error
             self._connection = connection
 
     def _disconnect(self) -> None:
@@ -189,25 +174,10 @@ class SQLiteFile:
 
     def _shut(self, connection: sqlite3.Connection) -> None:
         with self._inside:
-            connection.close()
-
-
-_Identity = tuple[int, int]
-"""The device and the inode of a file."""
-
-
-def _paths(path: str) -> tuple[str, str, str]:
-    """Return where the three files are, whatever becomes of the current folder."""
-    beside = os.path.realpath(path)
-    return str(Path(path).absolute()), f"{beside}-wal", f"{beside}-shm"
-
-
-def _identity(path: str) -> _Identity | None:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - at each use, so the fast way
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+            try:
+                connection.close()
+            except sqlite3.Error as error:
+                raise _translated(error, self.path) from error
 
 
 def _make_private(path: str) -> None:
@@ -225,6 +195,14 @@ _making: threading.Lock = lock_across_forks()
 
 class _BusyError(PersistenceError):
     """Another process is writing to the file."""
+
+
+def _too_busy(path: str, timeout: float) -> StoreTimeoutError:
+    error = StoreTimeoutError(
+        f"other processes kept the SQLite store {path!r} busy for {timeout:g} s; nothing was done"
+    )
+    error.in_doubt = False
+    return error
 
 
 def _translated(error: sqlite3.Error, path: str) -> PersistenceError:

@@ -8,15 +8,16 @@ call and makes the caller yield twice on the way. How it works:
 - A call is taken exactly once: by the thread, which then makes it, or by its caller when that is
   cancelled before, so that it is never made (``_Call.take``). Once the thread has taken it, the
   caller waits for its end, shielded: nobody is left in doubt whether a write happened.
-- ``ended`` belongs to the event loop of the caller. The thread sets it by asking the loop to.
+- ``ended`` and ``waiter`` belong to the event loop of the caller. The thread asks the loop to set
+  the one and to wake the other.
 - The thread holds no reference to its ``WorkerThread``: when nobody has that any more, a
   finalizer ends the thread.
 """
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
+import functools
 import queue
 import threading
 import weakref
@@ -25,8 +26,9 @@ from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled, current_token
-from attrs import define, field
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from gogoscope.persistence import EventLoop, running
 
 Result = TypeVar("Result")
 
@@ -47,12 +49,9 @@ class WorkerThread:
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[_Next] = queue.SimpleQueue()
         self._urgent: deque[_Call[Any]] = deque()
-        # asyncio's loop or trio's token: both take a call from any thread.
-        native: Any = current_token().native_token
-        call_soon = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
-        self._loop = native
+        self._loop = running()
         threading.Thread(
-            target=_serve, args=(self._calls, self._urgent, call_soon), name=name, daemon=True
+            target=_serve, args=(self._calls, self._urgent, self._loop), name=name, daemon=True
         ).start()
         self._end = weakref.finalize(self, self._calls.put, None)
 
@@ -71,21 +70,28 @@ class WorkerThread:
 
         :raises ThreadGoneError: if the thread is to end, or belongs to another event loop
         """
-        await checkpoint_if_cancelled()
-        if not self._end.alive or current_token().native_token is not self._loop:
+        loop = self._loop
+        if not loop.is_here():
+            raise ThreadGoneError
+        if loop.may_be_cancelled():
+            await checkpoint_if_cancelled()
+        if not self._end.alive:
             raise ThreadGoneError
         call = _Call(fn)
+        call.waiter = loop.waiter()
         if urgent:
             self._urgent.append(call)
             self._calls.put("urgent")
         else:
             self._calls.put(call)
         try:
-            await call.ended.wait()
+            await call.waiter
         except BaseException:
             if not call.take():
                 with anyio.CancelScope(shield=True):
-                    await call.ended.wait()
+                    while not call.ended:
+                        call.waiter = loop.waiter()
+                        await call.waiter
             raise
         if call.error is not None:
             try:
@@ -95,14 +101,17 @@ class WorkerThread:
         return cast("Result", call.result)
 
 
-@define(eq=False)
 class _Call(Generic[Result]):
-    fn: Callable[[], Result]
-    context: contextvars.Context = field(factory=contextvars.copy_context)
-    ended: anyio.Event = field(factory=anyio.Event)
-    result: Result | None = None
-    error: BaseException | None = None
-    _taken: threading.Lock = field(factory=threading.Lock)
+    __slots__ = ("_context", "_fn", "_taken", "ended", "error", "result", "waiter")
+
+    def __init__(self, fn: Callable[[], Result]) -> None:
+        self._fn = fn
+        self._context = contextvars.copy_context()
+        self._taken = threading.Lock()
+        self.result: Result | None = None
+        self.error: BaseException | None = None
+        self.waiter: Any = None
+        self.ended = False
 
     def take(self) -> bool:
         """Return whether this is the first one to take the call: the thread, or its caller."""
@@ -110,44 +119,44 @@ class _Call(Generic[Result]):
 
     def make(self) -> None:
         try:
-            self.result = self.context.run(self.fn)
+            self.result = self._context.run(self._fn)
         except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
             self.error = error
         finally:
             del self  # or the error, whose traceback has this frame, would refer to itself
+
+    def end(self, loop: EventLoop) -> None:
+        """Wake the caller; for the event loop to call."""
+        self.ended = True
+        if self.waiter is not None:
+            loop.wake(self.waiter)
 
 
 _Next = _Call[Any] | Literal["urgent"] | None
 """What the thread is to do: make a call, make the urgent ones that still wait, or end."""
 
 
-def _serve(
-    calls: queue.SimpleQueue[_Next],
-    urgent: deque[_Call[Any]],
-    call_soon: Callable[[Callable[[], None]], object],
-) -> None:
-    while _serve_next(calls, urgent, call_soon):
+def _serve(calls: queue.SimpleQueue[_Next], urgent: deque[_Call[Any]], loop: EventLoop) -> None:
+    while _serve_next(calls, urgent, loop):
         pass
 
 
 def _serve_next(
-    calls: queue.SimpleQueue[_Next],
-    urgent: deque[_Call[Any]],
-    call_soon: Callable[[Callable[[], None]], object],
+    calls: queue.SimpleQueue[_Next], urgent: deque[_Call[Any]], loop: EventLoop
 ) -> bool:
     call = calls.get()
     while urgent:
-        _make(urgent.popleft(), call_soon)
+        _make(urgent.popleft(), loop)
     if call is None:
         return False
     if call != "urgent":
-        _make(call, call_soon)
+        _make(call, loop)
     del call  # as above
     return True
 
 
-def _make(call: _Call[Any], call_soon: Callable[[Callable[[], None]], object]) -> None:
+def _make(call: _Call[Any], loop: EventLoop) -> None:
     if call.take():
         call.make()
-    with contextlib.suppress(RuntimeError):  # The event loop has ended: nobody waits any more.
-        call_soon(call.ended.set)
+    # If the event loop has ended, nobody waits any more.
+    loop.call_from_anywhere(functools.partial(call.end, loop))

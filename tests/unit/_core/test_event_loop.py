@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 import trio
 
 from gogoscope import Ok, scope
+from gogoscope._core.event_loop import running
 
 uvloop: Any = pytest.importorskip("uvloop")
 
@@ -51,3 +54,21 @@ def test_tasks_run_in_a_program_that_anyio_did_not_start(
 
 def test_tasks_run_in_a_program_that_trio_started() -> None:
     trio.run(side_by_side)
+
+
+@pytest.mark.anyio
+async def test_a_checkpoint_raises_only_where_the_loop_says_that_it_may(
+    anyio_backend_name: str,
+) -> None:
+    loop = running()
+    asks_trio = anyio_backend_name == "trio"
+    with anyio.CancelScope() as outer:
+        assert loop.may_be_cancelled() is asks_trio
+        with anyio.CancelScope(shield=True), anyio.CancelScope():
+            outer.cancel()
+            assert loop.may_be_cancelled() is asks_trio
+        with anyio.CancelScope():
+            assert loop.may_be_cancelled()
+        assert loop.may_be_cancelled()
+        await anyio.lowlevel.checkpoint()
+    assert outer.cancelled_caught
