@@ -48,6 +48,7 @@ from gogoscope._core.callables import NotAwaitableError
 from gogoscope._core.cancellation import is_cancellation_of_caller
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import slots_lent
+from gogoscope._core.groups import Companion
 from gogoscope._core.jitter import jittered
 from gogoscope.cache.layers import Layers
 from gogoscope.cache.outages import Answer, state_of
@@ -229,15 +230,17 @@ class Loading:
         outcome: Any = None
         failure: BaseException | None = None
         self._held = handle
+        renewal = Renewal(handle)
+        # Without renewals the load goes on: it is not kept if the lease is over by its end.
+        renewing = Companion(partial(_renew, renewal), f"gogoscope load of {self._key}", int)
         try:
-            async with anyio.create_task_group() as group:
-                renewal = Renewal(handle)
-                group.start_soon(_renew, renewal)
-                try:
-                    outcome = await self._load_alone()
-                except BaseException as raised:  # noqa: BLE001 - raised below, outside the group
-                    failure = raised
-                renewal.stop()
+            await renewing.begin()
+            try:
+                outcome = await self._load_alone()
+            except BaseException as raised:  # noqa: BLE001 - raised below, outside the group
+                failure = raised
+            renewal.stop()
+            await renewing.end()
         finally:
             await release(handle)
         if failure is not None:

@@ -19,14 +19,13 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
-import anyio
-
 from gogoscope._core.arguments import encodable
 from gogoscope._core.background import Home, ProcessObserver, run_nothing
 from gogoscope._core.callables import stable_name
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import current
 from gogoscope._core.forks import after_fork
+from gogoscope._core.groups import run_all
 from gogoscope._core.per_store import PerStore
 from gogoscope.circuit_breakers.circuit import Circuit, SharedCircuit
 from gogoscope.circuit_breakers.policy import CircuitPolicy
@@ -95,12 +94,7 @@ class Circuits:
             self.begin_end()
         to_finish = self._to_finish or []
         self._term.ends = monotonic() + SETTLE_SECONDS
-        if len(to_finish) == 1:
-            await to_finish[0].finish()
-        elif to_finish:
-            async with anyio.create_task_group() as group:
-                for circuit in to_finish:
-                    group.start_soon(circuit.finish)
+        await run_all([circuit.finish for circuit in to_finish])
 
 
 class _CircuitsOfThread(threading.local):

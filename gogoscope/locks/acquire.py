@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-
-import anyio
+from functools import partial
 
 from gogoscope._core.arguments import printable
 from gogoscope._core.background import Home
 from gogoscope._core.context import slots_lent
 from gogoscope._core.durations import seconds
+from gogoscope._core.groups import run_all
 from gogoscope.events import LockAcquired, LockReleased
 from gogoscope.exceptions import LockTimeoutError
 from gogoscope.locks.polling import Wanted
@@ -64,10 +64,7 @@ class Locks:
         """Release the locks, all at once, so that they share one bound."""
         for handle in [handle for handle in self._held if handle.lost is not None]:
             handle._abandon()
-        if self._held:
-            async with anyio.create_task_group() as group:
-                for handle in self._held:
-                    group.start_soon(release, handle)
+        await run_all([partial(release, handle) for handle in self._held])
 
 
 async def acquire(

@@ -17,13 +17,11 @@ from functools import partial
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
-import anyio
-from anyio.abc import TaskGroup
-
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import is_cancellation, unwrapped
 from gogoscope._core.errors import cause_of, first_of, lead_to
 from gogoscope._core.event_loop import EventLoop, running
+from gogoscope._core.groups import Companion
 from gogoscope.events import LeaseLost, description
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
 from gogoscope.persistence.lease import Renewal
@@ -70,7 +68,7 @@ class LeaseBlock(Generic[B]):
     :param key: what the lease is for
     """
 
-    # Set on entering: _handle, _locked (what runs in the block), _renewal, _group (its task's),
+    # Set on entering: _handle, _locked (what runs in the block), _renewal, _renewing (its task),
     # _interrupt (what ended the renewals and ends the program).
 
     def __init__(self, home: Home, open_block: Callable[[LockHandle], B], key: str) -> None:
@@ -103,15 +101,15 @@ class LeaseBlock(Generic[B]):
         self._handle = answer
         self._renewal = Renewal(answer)
         self._interrupt: BaseException | None = None
-        self._group: TaskGroup = anyio.create_task_group()
+        name = f"gogoscope lease of {self.key}"
+        self._renewing = Companion(self._renew, name, self._note_never_renewed)
         try:
             self._locked = self._open_block(answer)
-            await self._group.__aenter__()
+            await self._renewing.begin()
         except BaseException:
             await release(answer)
             raise
         try:
-            self._group.create_task(self._renew(), name=f"gogoscope lease of {self.key}")
             await self._locked.__aenter__()
         except BaseException as raised:  # noqa: BLE001 - raised again when the lease is given up
             leaving = await self._let_go(raised)
@@ -141,7 +139,7 @@ class LeaseBlock(Generic[B]):
     async def _let_go(self, leaving: BaseException | None) -> BaseException | None:
         """Stop the renewals, then give the lease up; return what leaves the block."""
         self._renewal.stop()
-        stopped = await _raised_by(partial(self._group.__aexit__, None, None, None))
+        stopped = await _raised_by(self._renewing.end)
         leaving = _first_out(leaving, stopped)
         leaving = _first_out(leaving, await _raised_by(partial(self._give_up, leaving)))
         return _first_out(leaving, self._interrupt)
@@ -157,6 +155,10 @@ class LeaseBlock(Generic[B]):
                 self._interrupt = raised
             reason = f"its renewal ended with {description(raised)}"
             self._locked._lease_lost(LeaseLostError(self.key, reason))
+
+    def _note_never_renewed(self) -> None:
+        reason = "its renewal was cancelled before it began, by asyncio's own Task.cancel()"
+        self._locked._lease_lost(LeaseLostError(self.key, reason))
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from gogoscope._core.background import Home, ProcessObserver, Service
 from gogoscope._core.detached import Detached
 from gogoscope._core.event_loop import EventLoop, running
 from gogoscope._core.forks import after_fork
+from gogoscope._core.groups import run_all
 from gogoscope.events import OnEvent
 from gogoscope.exceptions import ConfigurationError
 from gogoscope.persistence.bundle import Persistence
@@ -90,9 +91,7 @@ class DefaultHome(ProcessObserver):
             services = list(self._attached.values())
             bounds = [service.begin_end() for service in services]
             await self._detached.end(min([BRIEF_SECONDS, *bounds]))
-            async with anyio.create_task_group() as group:
-                for service in services:
-                    group.start_soon(service.settle)
+            await run_all([service.settle for service in services])
 
 
 class DefaultStore(AbstractAsyncContextManager[Store]):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
+
+from gogoscope.exceptions import TaskCancelled
 
 IN_FLIGHT = 16
 
@@ -18,13 +22,18 @@ async def side_by_side(limit: int = IN_FLIGHT) -> AsyncIterator[Start]:
 
     The block gets the function that starts a piece, which waits until fewer than ``limit`` pieces
     run. The block is left when all pieces have ended.
+
+    :raises TaskCancelled: if asyncio's own cancellation hit a piece, which then ends the others
     """
     errors: list[Exception] = []
     free = anyio.Semaphore(limit)
+    unfinished: dict[int, Coroutine[Any, Any, None]] = {}
+    numbers = itertools.count()
 
-    async def run(piece: Callable[[], Awaitable[object]]) -> None:
+    async def run(number: int, piece: Callable[[], Awaitable[object]]) -> None:
         try:
             await piece()
+            del unfinished[number]
         except Exception as error:  # noqa: BLE001 - raised below
             errors.append(error)
             group.cancel_scope.cancel()
@@ -33,7 +42,9 @@ async def side_by_side(limit: int = IN_FLIGHT) -> AsyncIterator[Start]:
 
     async def start(piece: Callable[[], Awaitable[object]]) -> None:
         await free.acquire()
-        group.start_soon(run, piece)
+        number = next(numbers)
+        unfinished[number] = running = run(number, piece)
+        group.create_task(running)
 
     async with anyio.create_task_group() as group:
         try:
@@ -41,5 +52,9 @@ async def side_by_side(limit: int = IN_FLIGHT) -> AsyncIterator[Start]:
         except Exception as error:  # noqa: BLE001 - likewise
             errors.append(error)
             group.cancel_scope.cancel()
+    for running in unfinished.values():
+        running.close()  # asyncio may have cancelled it before its first step
     if errors:
         raise errors[0]
+    if unfinished:
+        raise TaskCancelled("part of it was cancelled by asyncio's own Task.cancel()")

@@ -24,6 +24,7 @@ import anyio
 from gogoscope._core.background import Home, Service, tell_subscribers
 from gogoscope._core.cancellation import Launched, cancelled_by_scope, says_cancelled
 from gogoscope._core.event_loop import EventLoop
+from gogoscope._core.groups import run_all
 from gogoscope.events import Event, OnEvent, notify, subscribers
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.scopes import doors
@@ -190,7 +191,7 @@ class Services:
             for handle in self._work:
                 handle.cancel()
             self._group = None
-            await _settle_all(list(self._attached.values()))
+            await run_all([service.settle for service in self._attached.values()])
 
     async def close(self) -> None:
         """Close the store, if this scope opened it."""
@@ -207,12 +208,3 @@ class Services:
         self._work = {
             handle: begun for handle, begun in self._work.items() if handle.status.name == "PENDING"
         }
-
-
-async def _settle_all(services: list[Service]) -> None:
-    if len(services) == 1:
-        await services[0].settle()
-    elif services:
-        async with anyio.create_task_group() as group:
-            for service in services:
-                group.start_soon(service.settle)

@@ -508,3 +508,23 @@ def test_an_error_that_many_callers_share_has_a_few_notes(run: Run) -> None:
         assert len(getattr(errors[0], "__notes__", [])) in (1, 2)
 
     run(program)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_load_goes_on_whose_renewals_asyncio_itself_cancels(begun: bool) -> None:
+    async def program() -> None:
+        store = MemoryStore()
+
+        async def load() -> str:
+            if begun:
+                await anyio.sleep(0.01)
+            for task in asyncio.all_tasks():
+                if task.get_name().startswith("gogoscope load of"):
+                    task.cancel()
+            await anyio.sleep(0.01)
+            return "value"
+
+        assert await Cache(store).get_or_set("k", load, 60) == "value"
+        assert await Cache(store).get("k") == "value"
+
+    asyncio.run(program())

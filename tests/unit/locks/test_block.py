@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import suppress
 from typing import Any
@@ -22,6 +23,7 @@ from gogoscope.events import Event, LeaseLost
 from gogoscope.locks.acquire import timeout_error
 from gogoscope.persistence import LockRecord
 from gogoscope.testing import VirtualClock
+from tests.conftest import EVENT_LOOPS
 from tests.unit.locks.faulty_store import Backend, FaultyStore
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +61,23 @@ async def test_rule_14_the_lock_is_released_after_the_last_task_of_its_block(
     async with scope(persistence=store) as s, s.lock("order", ttl=0.15) as locked:
         locked.task(work)
     assert held == [True]
+
+
+@pytest.mark.parametrize("anyio_backend", [loop for loop in EVENT_LOOPS if loop.id != "trio"])
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_renewal_that_asyncio_itself_cancels_loses_the_lease_and_never_cuts_in_silence(
+    store: FaultyStore, begun: bool
+) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(LeaseLostError, match="its renewal"):
+            async with s.lock("order", ttl=30):
+                if begun:
+                    await anyio.sleep(0.01)
+                for task in asyncio.all_tasks():
+                    if task.get_name() == "gogoscope lease of order":
+                        task.cancel()
+                await anyio.sleep(5)
+        assert await s.acquire_lock("order", ttl=1, wait=5) is not None
 
 
 async def test_rule_14_a_lost_lease_cancels_the_block_and_its_tasks(store: FaultyStore) -> None:

@@ -1,0 +1,78 @@
+"""Task groups that asyncio's own ``Task.cancel()`` of one of their tasks does not cut.
+
+It knows no task groups: whoever cancels all tasks of a program, say, cancels those of a library,
+too, even before their first step. Then anyio cancels the rest of the group, and says so to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gogoscope._core.cancellation import end_what_never_began
+from gogoscope._core.event_loop import running
+
+if TYPE_CHECKING:
+    from anyio import TaskHandle
+
+
+async def run_all(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Run functions side by side, each to its end.
+
+    :param calls: what raises nothing; if there is only one, it is called here
+    """
+    left = list(calls)
+
+    async def run(call: Callable[[], Awaitable[object]]) -> None:
+        left.remove(call)
+        await call()
+
+    if len(left) > 1:
+        async with running().open_group(_do_nothing) as group:
+            handles = [group.create_task(run(call)) for call in list(left)]
+        end_what_never_began([(handle, _do_nothing) for handle in handles])
+    for call in left:  # and what asyncio itself cancelled before its first step: that comes once
+        await call()
+
+
+class Companion:
+    """Runs a function beside some code, in a task of its own that ends before the code goes on.
+
+    :param work: raises nothing, and ends when it is told so
+    :param name: the name of the task
+    :param never_begun: called if asyncio itself cancelled the task before its first step
+    """
+
+    # Set on beginning: _handle (of its task).
+
+    def __init__(
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        name: str,
+        never_begun: Callable[[], object],
+    ) -> None:
+        self._work = work
+        self._name = name
+        self._never_begun = never_begun
+        self._loop = running()
+        self._group = self._loop.open_group(self._look_for_it)
+        self._handle: TaskHandle[None] | None = None
+
+    async def begin(self) -> None:
+        """Start it, in the task in which it is to :meth:`end`."""
+        await self._group.__aenter__()
+        self._handle = self._group.create_task(self._work(), name=self._name)
+
+    async def end(self) -> None:
+        """Wait for its end."""
+        await self._group.__aexit__(None, None, None)
+
+    def _look_for_it(self) -> None:
+        if self._handle is not None:
+            launched = [(self._handle, self._never_begun)]
+            self._loop.call_soon(partial(end_what_never_began, launched))
+
+
+def _do_nothing() -> None:
+    """Do nothing: it is found afterwards."""
