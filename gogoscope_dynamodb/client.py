@@ -151,6 +151,10 @@ class Renewals:
         self._failures = 0
         self._failure: Exception | None = None
 
+    def due(self) -> bool:
+        """Return whether the credentials are to be renewed, or are being renewed."""
+        return self._due is not None and bool(self._due())
+
     async def ready(self) -> float:
         """Wait until the credentials can sign a request; return the seconds it took.
 

@@ -106,14 +106,12 @@ class Table:
             raise PersistenceError(f"the store on table {self.name!r} is being opened or closed")
         return self._client
 
-    async def credentials_ready(self) -> float:
-        """Wait until the client's credentials can sign a request; return the seconds it took.
-
-        :raises RenewalError: if they cannot be renewed
-        """
+    @property
+    def renewals(self) -> Renewals:
+        """What renews the client's credentials."""
         if self._renewals is None:
             self._renewals = Renewals(self._client)
-        return await self._renewals.ready()
+        return self._renewals
 
     def opened(self, client: DynamoDBClient | None) -> None:
         """Use this client from now on, or none."""
@@ -322,8 +320,9 @@ class _Request:
             failure, cause = UNANSWERED, None
             try:
                 method = getattr(self._table.client, self._operation)
-                renewal = await self._table.credentials_ready()
-                called, deadline = called + renewal, deadline + renewal
+                if (renewals := self._table.renewals).due():
+                    renewal = await renewals.ready()
+                    called, deadline = called + renewal, deadline + renewal
                 async with room.place(budget if deadline == math.inf else deadline - monotonic()):
                     now = monotonic()
                     if not self._tried:

@@ -16,7 +16,6 @@ from collections import deque
 from typing import NoReturn
 
 import anyio
-from attrs import frozen
 
 from gogoscope._core.clock import monotonic
 
@@ -44,15 +43,19 @@ class Room:
         """
         return Place(self, patience)
 
-    async def enter(self, patience: float) -> None:
-        """Wait for a place; :meth:`leave` returns it.
+    def take(self) -> bool:
+        """Take a place, which :meth:`leave` returns, if there is one now."""
+        if self._free > 0 and not self._queue:
+            self._free -= 1
+            return True
+        return False
+
+    async def wait(self, patience: float) -> None:
+        """Wait in the queue for a place, which :meth:`leave` returns.
 
         :param patience: as in :meth:`place`
         :raises NoRoomError: if the store was silent for longer
         """
-        if self._free > 0 and not self._queue:
-            self._free -= 1
-            return
         called = monotonic()
         turn = anyio.Event()
         self._queue.append(turn)
@@ -78,7 +81,6 @@ class Room:
             self._free += 1
 
 
-@frozen(eq=False)
 class Place:
     """A place in a room for the length of a block; each request needs one, so it is no generator.
 
@@ -86,11 +88,15 @@ class Place:
     :param patience: as in :meth:`Room.place`
     """
 
-    _room: Room
-    _patience: float
+    __slots__ = ("_patience", "_room")
+
+    def __init__(self, room: Room, patience: float) -> None:
+        self._room = room
+        self._patience = patience
 
     async def __aenter__(self) -> None:
-        await self._room.enter(self._patience)
+        if not self._room.take():
+            await self._room.wait(self._patience)
 
     async def __aexit__(self, *raised: object) -> None:
         self._room.leave()
