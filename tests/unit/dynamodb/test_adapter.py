@@ -26,6 +26,7 @@ from gogoscope.persistence import (
     LockProvider,
     PersistenceURL,
 )
+from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.runs import RunProvider
 from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
 from tests.support.dynamodb_faults import FaultyClient, answer
@@ -62,7 +63,7 @@ def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
     cache = {"get", "get_entry", "set", "touch", "delete", "has", "clear", "keys", "iterate_keys"}
     many = {"get_many", "set_many", "delete_many"}
     every_store = {"aclose", "capability", "ping"}
-    runs = {name for name in dir(RunProvider) if name[0] != "_"}
+    kept = {name for kind in (RunProvider, JobProvider) for name in dir(kind) if name[0] != "_"}
     assert shown == {
         *locks,
         *leases,
@@ -73,7 +74,7 @@ def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
         *cache,
         *many,
         *every_store,
-        *runs,
+        *kept,
     }
 
 
