@@ -1,23 +1,18 @@
-"""Work for many items: several requests in flight, and reads in batches.
+"""Reads of many items in batches.
 
 DynamoDB reads a batch item by item, and may leave a part of it unprocessed when the table is
 throttled. That part is read again. The request counts as fruitless only when no item of it was
 read, and is given up after as many fruitless tries in a row as a single request gets.
-
-A few requests run at a time. The first error ends the others, and is raised as it is, not in a
-group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import anyio
 
 from gogoscope.exceptions import ThrottledError
-from gogoscope.persistence import side_by_side
 from gogoscope_dynamodb.requests import MOST_TRIES, Table, backoff
 from gogoscope_dynamodb.schema import Item
 
@@ -31,18 +26,6 @@ def chunks(elements: Sequence[Element], size: int) -> Iterator[Sequence[Element]
     """Cut a sequence into parts of at most ``size`` elements."""
     for start in range(0, len(elements), size):
         yield elements[start : start + size]
-
-
-async def for_each(
-    work: Callable[[Element], Awaitable[object]], elements: Sequence[Element]
-) -> None:
-    """Do some work for each element, side by side; for one alone, right here."""
-    if len(elements) == 1:
-        await work(elements[0])
-        return
-    async with side_by_side() as start:
-        for element in elements:
-            await start(partial(work, element))
 
 
 async def read_batch(

@@ -16,11 +16,12 @@ from gogoscope.persistence import (
     check_mapping,
     check_stale,
     check_ttl,
+    for_each,
     leave_out,
     side_by_side,
 )
 from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.batches import READ_BATCH, chunks, for_each, read_batch
+from gogoscope_dynamodb.batches import READ_BATCH, chunks, read_batch
 from gogoscope_dynamodb.capability import Capability, Settings
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.scan import SEGMENTS, Found, Scan

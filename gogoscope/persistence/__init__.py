@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gogoscope._core.forks import after_fork, lock_across_forks, process_name
     from gogoscope._core.jitter import jittered, uniform
     from gogoscope.persistence.bundle import Persistence
+    from gogoscope.persistence.in_flight import for_each, side_by_side
     from gogoscope.persistence.life import Life
     from gogoscope.persistence.lock_claims import acquire_once
     from gogoscope.persistence.lock_handle import LockHandle
@@ -70,7 +71,6 @@ if TYPE_CHECKING:
     from gogoscope.persistence.rules import locks as lock_rules
     from gogoscope.persistence.server_clock import ServerClock
     from gogoscope.persistence.sharing import open_persistence
-    from gogoscope.persistence.side_by_side import side_by_side
     from gogoscope.persistence.stored import corrupt_record, leave_out
     from gogoscope.persistence.url import PersistenceURL
     from gogoscope.persistence.validation import (
@@ -150,6 +150,7 @@ __all__ = [
     "current_clock",
     "describe_holder",
     "describe_holders",
+    "for_each",
     "glob_matcher",
     "jittered",
     "json_kind",
@@ -241,7 +242,7 @@ if not TYPE_CHECKING:
             "gogoscope.persistence.sharing": ("open_persistence",),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),
-            "gogoscope.persistence.side_by_side": ("side_by_side",),
+            "gogoscope.persistence.in_flight": ("for_each", "side_by_side"),
             "gogoscope.persistence.stored": ("corrupt_record", "leave_out"),
             "gogoscope.persistence.validation": (
                 "check_circuit_state",

@@ -38,6 +38,7 @@ from attrs import evolve
 
 from gogoscope._core.jitter import uniform
 from gogoscope.exceptions import StoreTimeoutError
+from gogoscope.persistence.in_flight import for_each
 from gogoscope.persistence.records.compare_and_swap import CompareAndSwap, Entry
 from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
 
@@ -129,6 +130,18 @@ class CompareAndSwapRecords(Records):
             if refusals > 1:
                 await anyio.sleep(uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**refusals)))
 
+    async def read_many(self, kind: Kind[Record], keys: Sequence[str]) -> dict[str, Record]:
+        """Return the records of those keys that have one; some requests are in flight at a time."""
+        found: dict[str, Record] = {}
+
+        async def read(key: str) -> None:
+            record = await self.read(kind, key)
+            if record is not None:
+                found[key] = record
+
+        await for_each(read, keys)
+        return found
+
     async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
         """Replace a record, whatever it was, by what ``make`` returns for the time."""
         now_ms = self.now_ms()
@@ -138,9 +151,12 @@ class CompareAndSwapRecords(Records):
         self, kind: Kind[Record], keys: Sequence[str], make: Callable[[str, int], Record | None]
     ) -> None:
         """Replace records by what ``make`` returns for key and time; ``None`` removes one."""
-        for key in keys:
+
+        async def write(key: str) -> None:
             now_ms = self.now_ms()
             await self._put(kind, key, make(key, now_ms), now_ms)
+
+        await for_each(write, keys)
 
     async def keys(self, kind: Kind[Any], prefix: str) -> list[str]:
         """List the keys of a kind that start with ``prefix``."""

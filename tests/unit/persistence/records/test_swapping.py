@@ -178,6 +178,45 @@ async def test_many_are_written_and_removed(
     assert await records.read_many(COUNT, ["a", "b", "cc", "d"]) == {"a": Count(1), "cc": Count(2)}
 
 
+class Together(DictPlace):
+    """Counts how many requests are in flight at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_flight = self.most = 0
+
+    async def _request(self) -> None:
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        await anyio.wait_all_tasks_blocked()
+        await super()._request()
+        self.in_flight -= 1
+
+
+async def test_many_are_read_and_written_side_by_side_and_not_all_at_once() -> None:
+    place = Together()
+    records = CompareAndSwapRecords(place)
+    keys = [f"k{n}" for n in range(40)]
+    for many in (
+        lambda: records.write_many(COUNT, keys, lambda key, now_ms: Count(int(key[1:]))),
+        lambda: records.read_many(COUNT, keys),
+    ):
+        place.most = 0
+        await many()
+        assert 4 <= place.most <= 16
+    assert await records.read_many(COUNT, keys) == {key: Count(int(key[1:])) for key in keys}
+    assert await records.read_many(COUNT, []) == {}
+
+
+async def test_the_first_error_of_many_is_raised_as_it_is() -> None:
+    place = DictPlace()
+    records = CompareAndSwapRecords(place)
+    await records.write_many(COUNT, ["a", "b", "c"], lambda key, now_ms: Count(1))
+    place.entries["count", "b"] = Entry("no JSON", None, 1, ("x",))
+    with pytest.raises(CorruptRecordError, match="'b'"):
+        await records.read_many(COUNT, ["a", "b", "c"])
+
+
 async def test_keys_are_listed_once_and_page_by_page() -> None:
     place = DictPlace(page=3)
     records = CompareAndSwapRecords(place)

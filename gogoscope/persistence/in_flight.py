@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 
@@ -13,6 +14,7 @@ from gogoscope.exceptions import TaskCancelled
 
 IN_FLIGHT = 16
 
+Element = TypeVar("Element")
 Start = Callable[[Callable[[], Awaitable[object]]], Awaitable[None]]
 
 
@@ -58,3 +60,15 @@ async def side_by_side(limit: int = IN_FLIGHT) -> AsyncIterator[Start]:
         raise errors[0]
     if unfinished:
         raise TaskCancelled("part of it was cancelled by asyncio's own Task.cancel()")
+
+
+async def for_each(
+    work: Callable[[Element], Awaitable[object]], elements: Sequence[Element]
+) -> None:
+    """Do some work for each element, side by side; for one alone, right here."""
+    if len(elements) == 1:
+        await work(elements[0])
+        return
+    async with side_by_side() as start:
+        for element in elements:
+            await start(partial(work, element))
