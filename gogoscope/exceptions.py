@@ -37,6 +37,8 @@ own exception. It is never wrapped and never a result.
 
 from __future__ import annotations
 
+from enum import Enum
+
 
 class GogoscopeError(Exception):
     """The base of every error that gogoscope defines."""
@@ -217,15 +219,26 @@ class KeptError(RunError):
         self.reason = f"it raised {error_type}: {message}"
 
 
+class Effect(Enum):
+    """What a request to a store that failed has done."""
+
+    NOT_SENT = "not sent"
+    """Nothing: the store never saw it."""
+    FAILED = "failed"
+    """Nothing: the store refused it, or it only reads."""
+    MAYBE_APPLIED = "maybe applied"
+    """Nobody knows: it may have been carried out, or may be at any time from now on."""
+
+
 class PersistenceError(GogoscopeError):
     """A store failed; ``retryable`` tells whether the same request may succeed later.
 
-    ``in_doubt`` tells whether the request may have been carried out all the same. That is so unless
-    a store knows better: then it sets it to ``False`` on the error.
+    ``effect`` tells what the request has done. It is ``Effect.MAYBE_APPLIED`` unless a store knows
+    better: then it sets another one on the error.
     """
 
     retryable = False
-    in_doubt = True
+    effect = Effect.MAYBE_APPLIED
 
 
 class StoreConnectionError(PersistenceError):
@@ -235,7 +248,7 @@ class StoreConnectionError(PersistenceError):
 
 
 class StoreTimeoutError(PersistenceError):
-    """The store did not answer in time; the request may have been carried out or not."""
+    """The store did not answer in time; ``effect`` tells whether it may have been carried out."""
 
     retryable = True
 
@@ -244,19 +257,19 @@ class ThrottledError(PersistenceError):
     """The store refused the request because of load."""
 
     retryable = True
-    in_doubt = False
+    effect = Effect.FAILED
 
 
 class CorruptRecordError(PersistenceError):
     """A stored record cannot be decoded."""
 
-    in_doubt = False
+    effect = Effect.FAILED
 
 
 class RecordTooLargeError(PersistenceError):
-    """A value is larger than the store accepts; nothing was sent."""
+    """A value is larger than the store accepts."""
 
-    in_doubt = False
+    effect = Effect.FAILED
 
 
 class UnexpectedStoreError(PersistenceError):

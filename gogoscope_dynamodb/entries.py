@@ -68,16 +68,8 @@ class Entries(CompareAndSwap):
         if seen is not None:
             values = {":version": number(seen.number), ":by": text(seen.writer)}
             condition = {**_IS_SEEN, "ExpressionAttributeValues": values}
-        answer = await self._table.send(
-            "put_item",
-            {
-                "TableName": self._table.name,
-                "Item": _encoded(kind, key, new),
-                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-                **condition,
-            },
-            size=len(new.text),
-        )
+        item = _encoded(kind, key, new)
+        answer = await self._table.put(item, size=len(new.text), **condition)
         if answer.granted:
             return Swapped(swapped=True)
         return Swapped(
@@ -90,17 +82,12 @@ class Entries(CompareAndSwap):
         Each has a condition that its own effect breaks, so that none undoes what came after it.
         """
         item = _encoded(kind, key, new)
-        answer = await self._table.send(
-            "put_item",
-            {
-                "TableName": self._table.name,
-                "Item": item,
-                "ConditionExpression": "attribute_not_exists(pk) OR #version < :version",
-                "ExpressionAttributeNames": {"#version": "version"},
-                "ExpressionAttributeValues": {":version": number(new.number)},
-                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-            },
+        answer = await self._table.put(
+            item,
             size=len(new.text),
+            ConditionExpression="attribute_not_exists(pk) OR #version < :version",
+            ExpressionAttributeNames={"#version": "version"},
+            ExpressionAttributeValues={":version": number(new.number)},
         )
         while not answer.granted:
             found = answer.item or {}

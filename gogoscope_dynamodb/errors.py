@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any
 
 from attrs import frozen
 
 from gogoscope.exceptions import (
     ConfigurationError,
+    Effect,
     GogoscopeError,
     PersistenceError,
     RecordTooLargeError,
@@ -39,14 +39,6 @@ _PARTS = {
     "describe_time_to_live": "TimeToLiveDescription",
 }
 """The part without which an answer is none."""
-
-
-class Effect(Enum):
-    """What a failed request has done."""
-
-    NOT_SENT = "not sent"
-    MAYBE_APPLIED = "maybe applied"
-    FAILED = "failed"
 
 
 @frozen(eq=False)

@@ -15,20 +15,18 @@ Invariants:
 - Renewing credentials is no part of a request: it comes before a try, and costs none of the budget.
 - A write that may have been applied and was not answered raises ``StoreTimeoutError``, whatever
   its last try came to. A read has no effect, so it is never in doubt.
-- Nothing but this project's exceptions leaves a request, each with its cause.
+- Nothing but this project's exceptions leaves a request, each with its cause and its effect.
 - What was answered with 200, but not by DynamoDB, is a broken connection.
 - Renewals and releases of locks are ``urgent``: other requests leave some connections of the
   client's pool free for them, so that no lease is lost because many values are written.
 
-Mutable state of a :class:`Table`: the client, which is there while the store is open; the process
-and event loop that opened it (``life``); the room for requests that are not urgent, made with the
-first of them; the bytes that are being sent; and whether the table's keys were checked.
+Methods of :class:`Table` that only make parameters are no coroutines: they return that of the
+request, so that little stands between a method of the store and the client.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import anyio
@@ -36,6 +34,7 @@ from attrs import define
 
 from gogoscope.exceptions import (
     ConfigurationError,
+    Effect,
     GogoscopeError,
     PersistenceError,
     StoreTimeoutError,
@@ -51,7 +50,6 @@ from gogoscope_dynamodb.errors import (
     INVALID_REQUEST,
     TABLE_MISSING,
     UNANSWERED,
-    Effect,
     Failure,
     check_answer,
     classify,
@@ -84,16 +82,25 @@ class Table:
     :param timeout: how long one try of a request may take, in seconds
     """
 
+    # life: the process and the event loop that opened the client.
+    # room: the connections for what is not urgent, which wait for them in a queue.
+    # renewals: of the client's credentials.
+    # bytes_in_flight: what large requests are sending.
+    # _keys_checked: whether the table is known to have the right keys.
+
     def __init__(self, name: str, client: DynamoDBClient | None, timeout: float) -> None:
         self.name = name
         self.timeout = timeout
-        self._client = client
         self.life = Life(f"the store on table {name!r}", ready=client is not None)
-        self._room: Room | None = None
-        self._urgent_room = Room()
-        self._bytes = 0
-        self._renewals: Renewals | None = None
+        self.bytes_in_flight = 0
         self._keys_checked = False
+        self.opened(client)
+
+    def opened(self, client: DynamoDBClient | None) -> None:
+        """Use this client from now on, or none."""
+        self._client = client
+        self.room = _room(client)
+        self.renewals = Renewals(client)
 
     @property
     def client(self) -> DynamoDBClient:
@@ -103,30 +110,19 @@ class Table:
         """
         self.life.check()
         if self._client is None:
-            raise PersistenceError(f"the store on table {self.name!r} is being opened or closed")
+            error = PersistenceError(f"the store on table {self.name!r} is being opened or closed")
+            error.effect = Effect.NOT_SENT
+            raise error
         return self._client
-
-    @property
-    def renewals(self) -> Renewals:
-        """What renews the client's credentials."""
-        if self._renewals is None:
-            self._renewals = Renewals(self._client)
-        return self._renewals
-
-    def opened(self, client: DynamoDBClient | None) -> None:
-        """Use this client from now on, or none."""
-        self._client = client
-        self._room = self._renewals = None
 
     async def read(self, key: Item, *, consistent: bool, **more: Any) -> Item | None:
         """Return an item, or ``None`` if there is none."""
-        answer = await self.send(
-            "get_item", {"TableName": self.name, "Key": key, "ConsistentRead": consistent, **more}
-        )
+        parameters = {"TableName": self.name, "Key": key, "ConsistentRead": consistent, **more}
+        answer = await _Request(self, "get_item", parameters, self.timeout).answer()
         found: Item | None = answer.response.get("Item")
         return found
 
-    async def update(
+    def update(
         self,
         key: Item,
         update: Update,
@@ -135,7 +131,7 @@ class Table:
         aliases: Mapping[str, str] | None = None,
         timeout: float | None = None,
         urgent: bool = False,
-    ) -> Answer:
+    ) -> Coroutine[Any, Any, Answer]:
         """Send an UpdateItem; a refusal comes with the item that it found.
 
         :param values: the values of the expressions; those that are not used are left out
@@ -155,84 +151,65 @@ class Table:
             "ReturnValues": update.returns,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-        return await self.send("update_item", parameters, timeout=timeout, urgent=urgent)
+        if timeout is None:
+            timeout = self.timeout
+        return _Request(self, "update_item", parameters, timeout, urgent=urgent).answer()
 
-    async def put(self, item: Item, **condition: Any) -> Answer:
+    def put(self, item: Item, *, size: int = 0, **condition: Any) -> Coroutine[Any, Any, Answer]:
         """Send a PutItem; a refusal comes with the item that it found.
 
+        :param size: how many bytes it sends, about, if they are many
         :param condition: the parameters of the condition, if there is one
         """
         parameters = {"TableName": self.name, "Item": item, **condition}
         if condition:
             parameters["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
-        return await self.send("put_item", parameters)
+        return _Request(self, "put_item", parameters, self.timeout, size=size).answer()
 
-    async def replace(self, found: Item, item: Item) -> Answer:
+    def replace(self, found: Item, item: Item) -> Coroutine[Any, Any, Answer]:
         """Send a PutItem for an item that cannot be understood, if it is still as it was found."""
-        parts = [name for name in ("version", "data", "owner") if name in found]
-        gone = [name for name in ("version", "data", "owner") if name not in found]
-        return await self.put(
+        parts = {f"#{name}": name for name in ("version", "data", "owner")}
+        values = {f":{name}": found[name] for name in parts.values() if name in found}
+        condition: dict[str, Any] = {"ExpressionAttributeValues": values} if values else {}
+        return self.put(
             item,
             ConditionExpression=" AND ".join(
-                [f"#{name} = :{name}" for name in parts]
-                + [f"attribute_not_exists(#{name})" for name in gone]
+                f"{alias} = :{name}" if name in found else f"attribute_not_exists({alias})"
+                for alias, name in parts.items()
             ),
-            ExpressionAttributeNames={f"#{name}": name for name in parts + gone},
-            **(
-                {"ExpressionAttributeValues": {f":{name}": found[name] for name in parts}}
-                if parts
-                else {}
-            ),
+            ExpressionAttributeNames=parts,
+            **condition,
         )
 
-    async def delete(self, key: Item, **condition: Any) -> Answer:
+    def delete(self, key: Item, **condition: Any) -> Coroutine[Any, Any, Answer]:
         """Send a DeleteItem; the answer comes with the item that it found.
 
-        :param condition: as in :meth:`put`
+        :param condition: the parameters of the condition
         """
         parameters = {"TableName": self.name, "Key": key, "ReturnValues": "ALL_OLD", **condition}
-        if condition:
-            parameters["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
-        return await self.send("delete_item", parameters)
+        parameters["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+        return _Request(self, "delete_item", parameters, self.timeout).answer()
 
-    async def send(
+    def send(
         self,
         operation: str,
         parameters: Mapping[str, Any],
         *,
         timeout: float | None = None,
         refusals: frozenset[str] = _CONDITION,
-        urgent: bool = False,
-        size: int = 0,
-    ) -> Answer:
+    ) -> Coroutine[Any, Any, Answer]:
         """Send a request until it is answered, or until sending it again cannot help.
 
         Cancelling it sends nothing more; the request may have been applied.
 
         :param timeout: how long one try may take, in seconds; the table's if left out
         :param refusals: codes of errors to return as answers
-        :param urgent: whether it may use the connections that are kept free
-        :param size: how many bytes it sends, about, if they are many
-        :raises PersistenceError: if it failed; ``StoreTimeoutError`` if it may have been applied
+        :raises PersistenceError: if it failed; its ``effect`` says whether it may have been applied
         :raises ConfigurationError: if the table is missing or access to it is not granted
         """
-        request = _Request(self, operation, parameters, refusals)
-        self._bytes += size
-        try:
-            seconds = self._bytes / SLOWEST_LINK if size else 0.0
-            return await request.run(
-                (self.timeout if timeout is None else timeout) + seconds, self._room_for(urgent)
-            )
-        finally:
-            self._bytes -= size
-
-    async def explain(
-        self, operation: str, failure: Failure, tried: int, in_doubt: bool, cause: Exception | None
-    ) -> Exception:
-        """Return the error of a request that failed."""
-        if failure is INVALID and not in_doubt and (wrong := await self._wrong_keys()):
-            return wrong
-        return self._error(operation, failure, tried, in_doubt, cause)
+        if timeout is None:
+            timeout = self.timeout
+        return _Request(self, operation, parameters, timeout, refusals).answer()
 
     async def found_nothing(self) -> None:
         """Make sure that the table has the right keys; called when a scan has found nothing.
@@ -247,18 +224,15 @@ class Table:
             await self.send("get_item", key, refusals=frozenset({ACCESS_DENIED}))
             self._keys_checked = True
 
-    def _room_for(self, urgent: bool) -> Room:
-        """Return where a request waits: so many connections are kept free for the urgent."""
-        if self._room is None:
-            connections = pool_size(self._client)
-            if connections is None:
-                self._room = Room()
-            else:
-                kept_free = max(1, connections // CONNECTIONS_PER_URGENT_ONE)
-                self._room = Room(max(1, connections - kept_free))
-        return self._urgent_room if urgent else self._room
+    def missing(self) -> ConfigurationError:
+        """Return the error for a table that does not exist."""
+        return ConfigurationError(
+            f"there is no table {self.name!r} in region {region_of(self._client)}; create it "
+            f"with: await gogoscope_dynamodb.create_table(client, {self.name!r}), "
+            "or open it with the option create=true in its URL"
+        )
 
-    async def _wrong_keys(self) -> ConfigurationError | None:
+    async def wrong_keys(self) -> ConfigurationError | None:
         """Return the error if a request was invalid because the table has other keys."""
         try:
             answer = await self.send(
@@ -275,97 +249,148 @@ class Table:
             return error
         return None
 
-    def _error(
-        self, operation: str, failure: Failure, tried: int, in_doubt: bool, cause: Exception | None
-    ) -> Exception:
-        doubtful = in_doubt and operation not in _READS
-        if error_code(cause) == TABLE_MISSING and not doubtful:
-            return ConfigurationError(
-                f"there is no table {self.name!r} in region {region_of(self._client)}; create it "
-                f"with: await gogoscope_dynamodb.create_table(client, {self.name!r}), "
-                "or open it with the option create=true in its URL"
-            )
-        kind = failure.error
-        if doubtful and kind is not UnexpectedStoreError:
-            kind = StoreTimeoutError
-        tries = "1 try" if tried == 1 else f"{tried} tries"
-        error = kind(f"{operation} on table {self.name!r} failed after {tries}: {_told(cause)}")
-        if isinstance(error, PersistenceError):
-            error.in_doubt = doubtful
-        return error
-
 
 @define
 class _Request:
-    """One request: what it may still take, and what its tries have done.
+    """One request: what it is to send, what it may still take, and what its tries have done.
 
-    ``tried`` counts its tries, and ``in_doubt`` says whether one of them may have been applied.
+    ``_start`` is when its budget began, and ``_budget`` how many seconds that is. ``_tried`` counts
+    the tries that were sent, ``_failed`` all that failed; ``_effect`` is what they may have done.
     """
 
     _table: Table
     _operation: str
     _parameters: Mapping[str, Any]
-    _refusals: frozenset[str]
+    _timeout: float
+    _refusals: frozenset[str] = _CONDITION
+    _urgent: bool = False
+    _size: int = 0
+    _start: float = 0.0
+    _budget: float = 0.0
     _tried: int = 0
-    _in_doubt: bool = False
+    _failed: int = 0
+    _effect: Effect = Effect.NOT_SENT
 
-    async def run(self, timeout: float, room: Room) -> Answer:
-        """Send it until it is answered or its budget is spent.
-
-        :param timeout: how long one try may take, in seconds
-        """
-        budget = PATIENCE_IN_TIMEOUTS * timeout
-        called, deadline, rounds = monotonic(), math.inf, 0
-        while True:
-            failure, cause = UNANSWERED, None
-            try:
-                method = getattr(self._table.client, self._operation)
-                if (renewals := self._table.renewals).due():
-                    renewal = await renewals.ready()
-                    called, deadline = called + renewal, deadline + renewal
-                async with room.place(budget if deadline == math.inf else deadline - monotonic()):
-                    now = monotonic()
-                    if not self._tried:
-                        deadline = (now if room.answered > called else called) + budget
-                    with anyio.move_on_after(min(timeout, deadline - now)):
-                        self._tried += 1
-                        response = await method(**self._parameters)
-                        room.answered = monotonic()
-                        check_answer(self._operation, self._parameters, response)
-                        self._in_doubt = self._in_doubt or retried(response)
-                        return Answer(response, in_doubt=self._in_doubt)
-            except GogoscopeError:
-                if self._in_doubt and self._operation not in _READS:
-                    failure, cause = UNANSWERED, None
+    async def answer(self) -> Answer:
+        """Send it until it is answered or its budget is spent."""
+        table = self._table
+        table.bytes_in_flight += self._size
+        if self._size:
+            self._timeout += table.bytes_in_flight / SLOWEST_LINK
+        self._budget = PATIENCE_IN_TIMEOUTS * self._timeout
+        self._start = monotonic()
+        try:
+            while True:
+                failure, cause = UNANSWERED, None
+                try:
+                    if (answer := await self._try()) is not None:
+                        return answer
+                except GogoscopeError as error:  # the store was closed, say
+                    if self._effect is not Effect.MAYBE_APPLIED:
+                        raise
+                    raise await self._error(UNANSWERED, error) from error
+                except Exception as error:  # noqa: BLE001 - classified, and raised as one of ours
+                    if (refusal := self._refused(error)) is not None:
+                        return refusal
+                    failure, cause = classify(error), error
+                self._note(failure.effect)
+                if not failure.retry or not await self._pause():
                     break
-                raise
-            except Exception as error:  # noqa: BLE001 - classified, and raised as one of ours
-                response, code = error_response(error), error_code(error)
-                if code is not None:
-                    room.answered = monotonic()
-                self._in_doubt = self._in_doubt or retried(response)
-                if code in self._refusals:
-                    return Answer(response, code, self._in_doubt)
-                failure, cause = classify(error), error
-            self._in_doubt = self._in_doubt or failure.effect is Effect.MAYBE_APPLIED
-            rounds += 1
-            delay = backoff(rounds)
-            end = min(deadline, called + budget) if not self._tried else deadline
-            if not failure.retry or self._tried == MOST_TRIES or monotonic() + delay >= end:
-                break
-            await anyio.sleep(delay)
-        raise await self._table.explain(
-            self._operation, failure, self._tried, self._in_doubt, cause
-        ) from cause
+        finally:
+            table.bytes_in_flight -= self._size
+        raise await self._error(failure, cause) from cause
+
+    async def _try(self) -> Answer | None:
+        """Wait for credentials and a connection, and send it once.
+
+        :returns: the answer, or ``None`` if there was none in time
+        :raises Exception: whatever the client raises, ``RenewalError`` or ``NoRoomError``
+        """
+        table, room = self._table, self._table.room
+        if table.renewals.due():
+            self._start += await table.renewals.ready()
+        if not self._urgent and not room.take():
+            await room.wait(self._start + self._budget - monotonic())
+            if not self._tried and room.answered > self._start:
+                self._start = monotonic()
+        try:
+            method = getattr(table.client, self._operation)
+            self._tried += 1
+            now = monotonic()
+            with anyio.move_on_after(min(self._timeout, self._start + self._budget - now)):
+                response = await method(**self._parameters)
+                room.answered = monotonic()
+                check_answer(self._operation, self._parameters, response)
+                if retried(response):
+                    self._note(Effect.MAYBE_APPLIED)
+                return Answer(response, None, self._effect is Effect.MAYBE_APPLIED)
+        finally:
+            if not self._urgent:
+                room.leave()
+        return None
+
+    def _refused(self, error: Exception) -> Answer | None:
+        """Return the answer if an error is one that was asked for."""
+        response, code = error_response(error), error_code(error)
+        if code is None:
+            return None
+        self._table.room.answered = monotonic()
+        if retried(response):
+            self._note(Effect.MAYBE_APPLIED)
+        if code not in self._refusals:
+            return None
+        return Answer(response, code, self._effect is Effect.MAYBE_APPLIED)
+
+    async def _pause(self) -> bool:
+        """Wait before the next try, unless it would come too late; return whether there is one."""
+        self._failed += 1
+        delay = backoff(self._failed)
+        if self._tried == MOST_TRIES or monotonic() + delay >= self._start + self._budget:
+            return False
+        await anyio.sleep(delay)
+        return True
+
+    def _note(self, effect: Effect) -> None:
+        """Note what a try may have done; a read does nothing."""
+        if effect is Effect.MAYBE_APPLIED and self._operation in _READS:
+            effect = Effect.FAILED
+        self._effect = max(self._effect, effect, key=_WORSE.index)
+
+    async def _error(self, failure: Failure, cause: Exception | None) -> Exception:
+        table, kind = self._table, failure.error
+        if self._effect is Effect.MAYBE_APPLIED:
+            if kind is not UnexpectedStoreError:
+                kind = StoreTimeoutError
+        elif error_code(cause) == TABLE_MISSING:
+            return table.missing()
+        elif failure is INVALID and (wrong := await table.wrong_keys()):
+            return wrong
+        tries = "1 try" if self._tried == 1 else f"{self._tried} tries"
+        told = f"{self._operation} on table {table.name!r} failed after {tries}: {_text(cause)}"
+        error = kind(told)
+        if isinstance(error, PersistenceError):
+            error.effect = self._effect
+        return error
 
 
-def _told(cause: Exception | None) -> str:
+_WORSE = (Effect.NOT_SENT, Effect.FAILED, Effect.MAYBE_APPLIED)
+
+
+def _room(client: DynamoDBClient | None) -> Room:
+    """Return where requests wait that are not urgent: some connections are kept free of them."""
+    connections = pool_size(client)
+    if connections is None:
+        return Room()
+    return Room(max(1, connections - max(1, connections // CONNECTIONS_PER_URGENT_ONE)))
+
+
+def _text(cause: Exception | None) -> str:
     if cause is None:
         return "no answer"
     return str(cause) if error_code(cause) is not None else f"{type(cause).__name__}: {cause}"
 
 
-def backoff(tried: int) -> float:
-    """Return the delay after ``tried`` tries in seconds, with full jitter."""
-    longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (tried - 1))
+def backoff(failed: int) -> float:
+    """Return the delay after ``failed`` tries in seconds, with full jitter."""
+    longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failed - 1))
     return uniform(0, longest)

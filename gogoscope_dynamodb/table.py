@@ -15,6 +15,7 @@ from gogoscope_dynamodb.schema import KEYS, TTL_ATTRIBUTE, check_keys
 ACTIVE_SECONDS = 120.0
 POLL_SECONDS = 0.5
 ADMIN_TIMEOUT = 10.0
+_USABLE = ("ACTIVE", "UPDATING")  # a table is used as before while an index is built, for hours
 
 
 async def create_table(client: DynamoDBClient, name: str) -> None:
@@ -33,7 +34,7 @@ async def create_table(client: DynamoDBClient, name: str) -> None:
     table = Table(name, client, ADMIN_TIMEOUT)
     with anyio.move_on_after(ACTIVE_SECONDS):
         description = await _describe(table) or await _create(table)
-        while description.get("TableStatus") != "ACTIVE":
+        while description.get("TableStatus") not in _USABLE:
             await anyio.sleep(POLL_SECONDS)
             description = await _describe(table) or await _create(table)
         check_keys(name, description)

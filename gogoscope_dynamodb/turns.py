@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager
 import anyio
 from attrs import define, field
 
-from gogoscope.exceptions import PersistenceError
+from gogoscope.exceptions import Effect, PersistenceError
 from gogoscope.persistence import uniform
 
 REMEMBERED = 1024
@@ -71,9 +71,9 @@ class Turns:
         try:
             async with lane.lock:
                 if lane.failure is not None and lane.failures != failures:
-                    raise type(lane.failure)(
-                        f"the write before this one failed: {lane.failure}"
-                    ) from lane.failure
+                    failed = type(lane.failure)(f"the write before this one failed: {lane.failure}")
+                    failed.effect = Effect.NOT_SENT
+                    raise failed from lane.failure
                 lane.name = max(self._now_ms(), lane.name + 1)
                 try:
                     yield lane.name

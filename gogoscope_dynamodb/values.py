@@ -158,15 +158,13 @@ class Values:
         if absent_ms is not None:
             older = f"{_OLDER} AND {_NO_VALUE}"
             values |= {":now": number(absent_ms), ":nowSeconds": number(absent_ms // 1000)}
-        parameters = {
-            "TableName": self._table.name,
-            "Item": item,
-            "ConditionExpression": f"attribute_not_exists(#pk) OR ({older})",
-            "ExpressionAttributeNames": _NAMES if absent_ms is None else _NO_VALUE_NAMES,
-            "ExpressionAttributeValues": values,
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
-        return await self._table.send("put_item", parameters, size=schema.size_of(item))
+        return await self._table.put(
+            item,
+            size=schema.size_of(item),
+            ConditionExpression=f"attribute_not_exists(#pk) OR ({older})",
+            ExpressionAttributeNames=_NAMES if absent_ms is None else _NO_VALUE_NAMES,
+            ExpressionAttributeValues=values,
+        )
 
     def _was_applied(self, found: Item | None, stamp: Stamp, *, blind: bool) -> bool:
         """Return whether an item shows that a write was applied, or may be taken to have been."""

@@ -20,7 +20,7 @@ from anyio.lowlevel import current_token
 
 from gogoscope._core.cancellation import on_asyncio
 from gogoscope._core.event_loop import EventLoop, running
-from gogoscope.exceptions import PersistenceError, UnsupportedEventLoopError
+from gogoscope.exceptions import Effect, PersistenceError, UnsupportedEventLoopError
 
 
 class Life:
@@ -60,7 +60,7 @@ class Life:
             )
         if self._loop is not None:
             where = "" if self._loop.is_here() else f" in {self._where()}"
-            raise PersistenceError(f"{self._store} is open already{where}; close it first")
+            raise _refused(f"{self._store} is open already{where}; close it first")
         self._loop = running()
         self._native = current_token().native_token
         self._process = os.getpid()
@@ -78,19 +78,19 @@ class Life:
         loop = self._loop
         if loop is None:
             if not self._ready:
-                raise PersistenceError(
+                raise _refused(
                     f"{self._store} is not open; use it inside 'async with', or open it again"
                 )
             if self._process == os.getpid():
                 self.begin()
                 return
         if self._process != os.getpid():
-            raise PersistenceError(
+            raise _refused(
                 f"{self._store} was opened by process {self._process}, of which this one is a "
                 "fork; open a store of its own here"
             )
         if loop is not None and not loop.is_here():
-            raise PersistenceError(
+            raise _refused(
                 f"{self._store} belongs to {self._where()}, and not to the one that runs here; "
                 "open a store of its own here, or call from a worker thread of that event loop "
                 "with anyio.from_thread.run"
@@ -115,6 +115,12 @@ class Life:
     def _where(self) -> str:
         ended = ", which has ended" if _has_ended(self._native) else ""
         return f"the event loop {self._native!r} of thread {self._thread!r}{ended}"
+
+
+def _refused(reason: str) -> PersistenceError:
+    error = PersistenceError(reason)
+    error.effect = Effect.NOT_SENT
+    return error
 
 
 def is_closed(store: object) -> bool:

@@ -2,7 +2,7 @@
 
 A claim that was cancelled, or failed, may have gone through all the same. It is taken back then, by
 its nonce: otherwise the lock would belong to nobody until its lease ends. Only a store that says
-that it has done nothing (``in_doubt`` of its error) is not asked again.
+that it has done nothing (``effect`` of its error) is not asked again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
 from gogoscope.exceptions import (
     ConfigurationError,
+    Effect,
     GogoscopeError,
     PersistenceError,
     StoreTimeoutError,
@@ -157,7 +158,7 @@ def new_claim(
 
 def _may_have_claimed(error: BaseException) -> bool:
     if isinstance(error, PersistenceError):
-        return error.in_doubt
+        return error.effect is Effect.MAYBE_APPLIED
     return not isinstance(error, ConfigurationError)
 
 

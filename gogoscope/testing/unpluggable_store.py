@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from gogoscope._core.durations import seconds
-from gogoscope.exceptions import StoreConnectionError
+from gogoscope.exceptions import Effect, StoreConnectionError
 from gogoscope.persistence import LockHandle, LockProvider, Persistence, acquire_once
 from gogoscope.persistence.bundle import capabilities
 
@@ -145,5 +145,5 @@ class UnpluggableStore(_AnyStore):
     def _check(self, *, asked: bool) -> None:
         if not self._plugged_in:
             error = StoreConnectionError("the store is unplugged")
-            error.in_doubt = asked
+            error.effect = Effect.MAYBE_APPLIED if asked else Effect.NOT_SENT
             raise error

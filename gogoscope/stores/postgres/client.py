@@ -27,6 +27,7 @@ import anyio
 from attrs import define, frozen
 
 from gogoscope.exceptions import (
+    Effect,
     GogoscopeError,
     PersistenceError,
     StoreTimeoutError,
@@ -159,7 +160,7 @@ class PostgresClient:
         told = "no answer" if cause is None else f"{type(cause).__name__}: {cause}".strip()
         error = kind(f"a request to PostgreSQL at {self.where!r} failed after {tries}: {told}")
         if isinstance(error, PersistenceError):
-            error.in_doubt = in_doubt
+            error.effect = Effect.MAYBE_APPLIED if in_doubt else Effect.FAILED
         return error
 
     def _make_rooms(self) -> None:

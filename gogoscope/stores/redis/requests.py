@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 from attrs import define, field, frozen
 
-from gogoscope.exceptions import PersistenceError, StoreTimeoutError, UnexpectedStoreError
+from gogoscope.exceptions import Effect, PersistenceError, StoreTimeoutError, UnexpectedStoreError
 from gogoscope.persistence import ServerClock, jittered, monotonic
 from gogoscope.stores.redis.connections import Argument, Lane, Progress
 from gogoscope.stores.redis.errors import (
@@ -176,5 +176,6 @@ class Request:
         told = "no answer" if cause is None else f"{type(cause).__name__}: {cause}"
         error = kind(f"{self.server.address} failed after {tries}: {told}")
         if isinstance(error, PersistenceError):
-            error.in_doubt = self._in_doubt and self.writes
+            doubtful = self._in_doubt and self.writes
+            error.effect = Effect.MAYBE_APPLIED if doubtful else Effect.FAILED
         return error

@@ -32,6 +32,7 @@ import anyio
 
 from gogoscope.exceptions import (
     CorruptRecordError,
+    Effect,
     PersistenceError,
     RecordTooLargeError,
     StoreConnectionError,
@@ -201,7 +202,7 @@ def _too_busy(path: str, timeout: float) -> StoreTimeoutError:
     error = StoreTimeoutError(
         f"other processes kept the SQLite store {path!r} busy for {timeout:g} s; nothing was done"
     )
-    error.in_doubt = False
+    error.effect = Effect.FAILED
     return error
 
 

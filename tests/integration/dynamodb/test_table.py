@@ -14,6 +14,7 @@ from gogoscope.exceptions import ConfigurationError, PersistenceError
 from gogoscope.persistence import CircuitBreakerState, open_persistence
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import DynamoDBClient, open_client
+from gogoscope_dynamodb.schema import KEYS
 from tests.support.dynamodb_faults import FaultyClient, answer, refuse
 from tests.support.engines import Engine, new_table_name
 
@@ -63,16 +64,7 @@ async def test_a_table_may_be_made_by_many_at_once(
 
 
 async def test_making_a_table_waits_until_it_is_active() -> None:
-    keys: dict[str, Any] = {
-        "KeySchema": [
-            {"AttributeName": "pk", "KeyType": "HASH"},
-            {"AttributeName": "sk", "KeyType": "RANGE"},
-        ],
-        "AttributeDefinitions": [
-            {"AttributeName": "pk", "AttributeType": "S"},
-            {"AttributeName": "sk", "AttributeType": "S"},
-        ],
-    }
+    keys = KEYS
     disabled = {"TimeToLiveDescription": {"TimeToLiveStatus": "DISABLED"}}
     enabling = {
         "TimeToLiveDescription": {
@@ -92,6 +84,24 @@ async def test_making_a_table_waits_until_it_is_active() -> None:
     ]
     with anyio.fail_after(10):
         await create_table(client, "t")
+    assert not client.faults
+
+
+async def test_a_table_that_is_being_updated_is_used() -> None:
+    client = FaultyClient()
+    client.faults += [
+        answer({"Table": {"TableStatus": "UPDATING", **KEYS}}),
+        answer(
+            {
+                "TimeToLiveDescription": {
+                    "TimeToLiveStatus": "ENABLED",
+                    "AttributeName": "expiresAt",
+                }
+            }
+        ),
+    ]
+    with anyio.fail_after(0.4):
+        await create_table(client, "table")
     assert not client.faults
 
 

@@ -229,9 +229,10 @@ class Signer:
         self._credentials = credentials
 
 
-def give(client: FaultyClient, credentials: Credentials) -> Credentials:
+def give(table: Table, client: FaultyClient, credentials: Credentials) -> Credentials:
     client._request_signer = Signer(credentials)  # type: ignore[attr-defined]
     client.constant_faults["put_item"] = answer({})
+    table.opened(client)
     return credentials
 
 
@@ -242,7 +243,7 @@ def test_renewing_credentials_takes_nothing_from_a_request_and_happens_once(
     virtual_clock: VirtualClock,
     backend: Literal["asyncio", "trio"],
 ) -> None:
-    credentials = give(client, Credentials(3.0))
+    credentials = give(table, client, Credentials(3.0))
 
     async def main() -> None:
         async with anyio.create_task_group() as group:
@@ -255,7 +256,9 @@ def test_renewing_credentials_takes_nothing_from_a_request_and_happens_once(
 
 
 async def test_a_failed_renewal_is_tried_again(client: FaultyClient, table: Table) -> None:
-    credentials = give(client, Credentials(KeyError("AccessKeyId"), OSError("no route"), 0.0))
+    credentials = give(
+        table, client, Credentials(KeyError("AccessKeyId"), OSError("no route"), 0.0)
+    )
     await table.put(KEY)
     assert credentials.renewed == 3
 
@@ -264,7 +267,7 @@ async def test_credentials_that_cannot_be_renewed_are_no_connection_and_nothing_
     client: FaultyClient, table: Table
 ) -> None:
     own = KeyError("AccessKeyId")
-    give(client, Credentials(*[own] * 1000))
+    give(table, client, Credentials(*[own] * 1000))
     with pytest.raises(StoreConnectionError, match="AccessKeyId") as caught:
         await table.put(KEY)
     assert caught.value.__cause__ is not None
@@ -274,7 +277,7 @@ async def test_credentials_that_cannot_be_renewed_are_no_connection_and_nothing_
 async def test_a_caller_that_is_cancelled_while_it_renews_leaves_that_to_the_next(
     client: FaultyClient, table: Table
 ) -> None:
-    credentials = give(client, Credentials(60.0, 0.0))
+    credentials = give(table, client, Credentials(60.0, 0.0))
     async with anyio.create_task_group() as group:
         limit = anyio.CancelScope()
 

@@ -12,13 +12,14 @@ from botocore import exceptions as aws
 
 from gogoscope.exceptions import (
     ConfigurationError,
+    Effect,
     PersistenceError,
     StoreConnectionError,
     StoreTimeoutError,
     ThrottledError,
     UnexpectedStoreError,
 )
-from gogoscope_dynamodb.errors import Effect, classify, error_code
+from gogoscope_dynamodb.errors import classify, error_code
 from tests.support.dynamodb_faults import client_error
 
 URL = "http://somewhere"

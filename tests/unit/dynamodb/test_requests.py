@@ -10,6 +10,7 @@ import pytest
 
 from gogoscope.exceptions import (
     ConfigurationError,
+    Effect,
     PersistenceError,
     RecordTooLargeError,
     StoreConnectionError,
@@ -293,3 +294,39 @@ def test_delays_grow_to_a_limit_and_are_drawn_from_zero(monkeypatch: pytest.Monk
         *(0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0)
     ]
     assert {low for low, _ in drawn} == {0}
+
+
+@pytest.mark.parametrize(
+    ("faults", "effect"),
+    [
+        ([be_unreachable] * 20, Effect.NOT_SENT),
+        ([throttle] * 20, Effect.FAILED),
+        ([be_unreachable, throttle, *[be_unreachable] * 20], Effect.FAILED),
+        ([lose_request, *[throttle] * 20], Effect.MAYBE_APPLIED),
+        ([refuse("ValidationException", "no")] * 20, Effect.FAILED),
+        ([lose_request, refuse("ValidationException", "no")], Effect.MAYBE_APPLIED),
+    ],
+)
+async def test_an_error_carries_what_all_tries_together_may_have_done(
+    client: FaultyClient, table: Table, faults: list[Any], effect: Effect
+) -> None:
+    client.constant_faults["put_item"] = answer({})
+    client.faults += faults
+    with pytest.raises(PersistenceError) as caught:
+        await table.update(KEY, WRITE, VALUES)
+    assert caught.value.effect is effect
+
+
+async def test_an_error_of_a_read_never_says_that_it_may_have_been_applied(
+    client: FaultyClient, table: Table
+) -> None:
+    client.faults += [lose_request] * 20
+    with pytest.raises(PersistenceError) as caught:
+        await table.read(KEY, consistent=True)
+    assert caught.value.effect is Effect.FAILED
+
+
+async def test_a_store_that_is_closed_sends_nothing_and_says_so() -> None:
+    with pytest.raises(PersistenceError) as caught:
+        await Table("t", None, 0.05).read(KEY, consistent=True)
+    assert caught.value.effect is Effect.NOT_SENT

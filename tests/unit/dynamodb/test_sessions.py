@@ -9,9 +9,10 @@ from typing import Any
 import anyio
 import pytest
 
+from gogoscope.exceptions import Effect
 from gogoscope_dynamodb import sessions
 from gogoscope_dynamodb.client import open_client
-from gogoscope_dynamodb.errors import Effect, classify
+from gogoscope_dynamodb.errors import classify
 from gogoscope_dynamodb.sessions import kept_session
 from tests.support.engines import DUMMY_CREDENTIALS
 from tests.support.http_answers import AnsweringServer, Reply

@@ -25,8 +25,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
 
+from gogoscope.exceptions import Effect
 from gogoscope_dynamodb import short_cut
-from gogoscope_dynamodb.errors import Effect, classify
+from gogoscope_dynamodb.errors import classify
 from gogoscope_dynamodb.short_cut import Signer, take_short_cut
 from tests.support.http_answers import AnsweringServer, Got, Reply
 

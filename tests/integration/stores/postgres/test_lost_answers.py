@@ -11,7 +11,7 @@ import anyio
 import pytest
 from attrs import frozen
 
-from gogoscope.exceptions import PersistenceError, StoreConnectionError, StoreTimeoutError
+from gogoscope.exceptions import Effect, PersistenceError, StoreConnectionError, StoreTimeoutError
 from gogoscope.persistence import CompareAndSwapRecords, Entry
 from gogoscope.persistence.records.place import json_kind
 from gogoscope.stores.postgres.store import PostgresStore
@@ -109,7 +109,7 @@ async def test_a_write_that_is_never_answered_is_told_to_be_in_doubt(
     with pytest.raises(StoreTimeoutError) as caught:
         await store.set("k", 1)
     assert caught.value.__cause__ is not None
-    assert caught.value.in_doubt
+    assert caught.value.effect is Effect.MAYBE_APPLIED
 
 
 async def test_a_write_that_was_never_sent_is_not_in_doubt(
@@ -121,7 +121,7 @@ async def test_a_write_that_was_never_sent_is_not_in_doubt(
         with pytest.raises(StoreConnectionError) as caught:
             await store.set("k", 1)
         assert caught.value.__cause__ is not None
-        assert not caught.value.in_doubt
+        assert caught.value.effect is not Effect.MAYBE_APPLIED
 
 
 async def test_an_answer_that_comes_twice_is_not_that_to_the_next_request(
