@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence import Pages, glob_matcher, leave_out, literal_start, side_by_side
+from gogoscope_dynamodb.batches import READ_TIMEOUT
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import Item, key_of, text
 
 SEGMENTS = 4
-SCAN_TIMEOUT = 20.0
 
 Record = TypeVar("Record")
 Found = list[tuple[str, Item]]
@@ -77,7 +77,9 @@ class Scan:
         parameters = {**self._parameters, "Segment": segment}
         if after is not None:
             parameters["ExclusiveStartKey"] = after
-        answer = await self._table.send("scan", parameters, timeout=SCAN_TIMEOUT)
+        answer = await self._table.send(
+            "scan", parameters, timeout=max(self._table.timeout, READ_TIMEOUT)
+        )
         items: list[Item] = answer.response["Items"]
         following: Item | None = answer.response.get("LastEvaluatedKey")
         self._found_any = self._found_any or bool(items)

@@ -24,7 +24,10 @@ FAULTS = {
     "requests that landed late": 0.02,
     "requests that landed twice": 0.02,
 }
-_GONE = (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, OSError)
+GONE = (
+    *(anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError),
+    *(anyio.ClosedResourceError, OSError),
+)
 
 
 class FaultyProxy:
@@ -34,7 +37,7 @@ class FaultyProxy:
     """
 
     def __init__(self, chance: random.Random, faults: Mapping[str, float] = FAULTS) -> None:
-        self._chance = chance
+        self.chance = chance
         self._faults = faults
         self.faulty = False
         self.done: Counter[str] = Counter()
@@ -57,7 +60,7 @@ class FaultyProxy:
                 requests, answers = BufferedByteReceiveStream(near), BufferedByteReceiveStream(far)
                 while await self._pass_one(requests, far, answers, near):
                     pass
-        except _GONE:
+        except GONE:
             return
 
     async def _pass_one(
@@ -70,13 +73,13 @@ class FaultyProxy:
         """Pass one request and its answer; tell whether the connection goes on."""
         request = await _message(requests)
         await self.received(request)
-        fault = self._fault()
+        fault = self.fault()
         if fault in ("requests that landed late", "requests that landed twice"):
             self._tasks.start_soon(self._land, request)
         if fault in ("requests dropped", "requests that landed late"):
             return False
         if fault == "requests delayed":
-            await anyio.sleep(self._chance.uniform(0, LONGEST_DELAY))
+            await anyio.sleep(self.chance.uniform(0, LONGEST_DELAY))
         if fault in ("status 500 without a write", "throttled"):
             await near.send(_THROTTLED if fault == "throttled" else _BROKEN)
             return True
@@ -85,14 +88,14 @@ class FaultyProxy:
         if fault == "answers dropped after the write":
             return False
         if fault == "answers delayed":
-            await anyio.sleep(self._chance.uniform(0, LONGEST_DELAY))
+            await anyio.sleep(self.chance.uniform(0, LONGEST_DELAY))
         await near.send(_BROKEN if fault == "status 500 after the write" else answer)
         return True
 
     async def _land(self, request: bytes) -> None:
         """Deliver a request after a while, when nobody waits for its answer any more."""
-        await anyio.sleep(self._chance.uniform(0, LONGEST_DELAY))
-        with suppress(*_GONE):
+        await anyio.sleep(self.chance.uniform(0, LONGEST_DELAY))
+        with suppress(*GONE):
             async with await anyio.connect_tcp(self._host, self._port) as far:
                 await far.send(request)
                 answer = await _message(BufferedByteReceiveStream(far))
@@ -102,10 +105,10 @@ class FaultyProxy:
     async def received(self, request: bytes) -> None:
         """Do something before a request is passed on; for subclasses."""
 
-    def _fault(self) -> str | None:
+    def fault(self) -> str | None:
         if not self.faulty:
             return None
-        (fault,) = self._chance.choices(
+        (fault,) = self.chance.choices(
             [*self._faults, None], [*self._faults.values(), 1 - sum(self._faults.values())]
         )
         if fault is not None:

@@ -1,9 +1,9 @@
 """A process of a history: asks a store, for some seconds a key, and writes down what it was told.
 
-    history_worker.py URL PROCESS CLOCK_ERROR FOLDER KEYS SECONDS
+    history_worker.py URL PROCESS CLOCK_ERROR FOLDER KEYS SECONDS LEASE
 
 It begins when there is a file ``begin`` in the folder, which says when, and comes to a new key
-every so many seconds. A lease lasts a tenth of that. Its wall clock is wrong by the error.
+every so many seconds. Its wall clock is wrong by the error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gogoscope import PersistenceError, open_persistence
 from gogoscope._core.clock import clock_in_context
 
 CACHE_TASKS = LOCK_TASKS = 2
-LEASE_SHARE = 0.1
+LONGEST_PAUSE = 0.1
 CHANCES = {
     "get": 30,
     "set": 15,
@@ -122,7 +122,7 @@ class Asking:
             return
         token = handle.fencing_token
         while self.chance.random() < 0.5:
-            await anyio.sleep(self.chance.uniform(0, self.lease / 2))
+            await anyio.sleep(self.chance.uniform(0, min(self.lease / 2, LONGEST_PAUSE)))
             if self.chance.random() < 0.5:
                 await self.ask(key, "is_valid", token, handle.is_valid)
             else:
@@ -134,7 +134,9 @@ class Asking:
             await anyio.sleep(self.lease)
 
 
-async def main(url: str, process: str, error: str, folder: str, keys: str, seconds: str) -> None:
+async def main(
+    url: str, process: str, error: str, folder: str, keys: str, seconds: str, lease: str
+) -> None:
     clock_in_context.set(WrongClock(float(error)))
     begin = Path(folder, "begin")
     with Path(folder, f"history-{process}").open("w", buffering=1) as log:
@@ -143,23 +145,22 @@ async def main(url: str, process: str, error: str, folder: str, keys: str, secon
             Path(folder, f"ready-{process}").touch()
             while not begin.exists():
                 await anyio.sleep(0.02)
-            lease = float(seconds) * LEASE_SHARE
             start = float(begin.read_text())
 
             async def keep_asking(asking: Asking, kind: str, use: Any) -> None:
                 for number in range(int(keys)):
                     while time.monotonic() < start + (number + 1) * float(seconds):
-                        await use(f"{kind}-{number}")
+                        await use(f"{kind}-{Path(folder).name}-{number}")
                         await anyio.sleep(asking.chance.uniform(0, 0.01))
 
             for number in range(CACHE_TASKS):
-                asking = Asking(store, f"{process}c{number}", log, lease)
+                asking = Asking(store, f"{process}c{number}", log, float(lease))
                 group.start_soon(keep_asking, asking, "cache", asking.use_cache)
             for number in range(LOCK_TASKS):
-                asking = Asking(store, f"{process}l{number}", log, lease)
+                asking = Asking(store, f"{process}l{number}", log, float(lease))
                 group.start_soon(keep_asking, asking, "lock", asking.use_lock)
 
 
 if __name__ == "__main__":
-    url, process, error, folder, keys, seconds = sys.argv[1:]
-    anyio.run(main, url, process, error, folder, keys, seconds)
+    url, process, error, folder, keys, seconds, lease = sys.argv[1:]
+    anyio.run(main, url, process, error, folder, keys, seconds, lease)
