@@ -22,8 +22,8 @@ from gogoscope.persistence import (
     side_by_side,
 )
 from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.batches import READ_TIMEOUT
 from gogoscope_dynamodb.requests import Table
-from gogoscope_dynamodb.scan import SCAN_TIMEOUT
 from gogoscope_dynamodb.schema import Item, number, text
 
 FORMAT = 1
@@ -114,7 +114,7 @@ class Entries(CompareAndSwap):
             while True:
                 items, after = await self._page(kind, prefix, after)
                 for item in items:
-                    await start(partial(self._remove, _position(item["pk"]["S"])))
+                    await start(partial(self._remove, item))
                 if after is None:
                     return
 
@@ -125,18 +125,34 @@ class Entries(CompareAndSwap):
             "TableName": self._table.name,
             "ConsistentRead": True,
             "FilterExpression": "begins_with(#pk, :start)",
-            "ProjectionExpression": "#pk, #data.#until",
-            "ExpressionAttributeNames": {"#pk": "pk", "#data": "data", "#until": "until"},
+            "ProjectionExpression": "#pk, #version, #data.#until",
+            "ExpressionAttributeNames": {
+                f"#{name}": name for name in ("pk", "version", "data", "until")
+            },
             "ExpressionAttributeValues": {":start": text(_kind(kind) + prefix)},
         }
         if after is not None:
             parameters["ExclusiveStartKey"] = _position(after)
-        answer = await self._table.send("scan", parameters, timeout=SCAN_TIMEOUT)
+        timeout = max(self._table.timeout, READ_TIMEOUT)
+        answer = await self._table.send("scan", parameters, timeout=timeout)
         following = answer.response.get("LastEvaluatedKey")
         return answer.response["Items"], None if following is None else following["pk"]["S"]
 
-    async def _remove(self, key: Item) -> None:
-        await self._table.delete(key)
+    async def _remove(self, item: Item) -> None:
+        """Remove an item, unless it was written since: the request may land late."""
+        names = {"ExpressionAttributeNames": {"#version": "version"}}
+        key = schema.primary_key(item)
+        if "version" not in item:
+            unversioned = "attribute_exists(pk) AND attribute_not_exists(#version)"
+            await self._table.delete(key, ConditionExpression=unversioned, **names)
+            return
+        values = {":version": item["version"]}
+        await self._table.delete(
+            key,
+            ConditionExpression="#version = :version",
+            ExpressionAttributeValues=values,
+            **names,
+        )
 
 
 def _kind(kind: str) -> str:

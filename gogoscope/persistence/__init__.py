@@ -65,7 +65,7 @@ if TYPE_CHECKING:
         json_kind,
     )
     from gogoscope.persistence.records.store import BaseStore, RecordStore, over_records
-    from gogoscope.persistence.records.swapping import CompareAndSwapRecords
+    from gogoscope.persistence.records.swapping import NUMBERS_PER_MS, CompareAndSwapRecords
     from gogoscope.persistence.room import NoRoomError, Room
     from gogoscope.persistence.rules import circuit_breakers as circuit_rules
     from gogoscope.persistence.rules import locks as lock_rules
@@ -91,6 +91,7 @@ __all__ = [
     "DEFAULT_OPEN_MS",
     "KEEP_MS",
     "KEYS_PER_PAGE",
+    "NUMBERS_PER_MS",
     "Answer",
     "BaseStore",
     "CacheEntry",
@@ -236,7 +237,7 @@ if not TYPE_CHECKING:
                 "RecordStore",
                 "over_records",
             ),
-            "gogoscope.persistence.records.swapping": ("CompareAndSwapRecords",),
+            "gogoscope.persistence.records.swapping": ("NUMBERS_PER_MS", "CompareAndSwapRecords"),
             "gogoscope.persistence.room": ("NoRoomError", "Room"),
             "gogoscope.persistence.server_clock": ("ServerClock",),
             "gogoscope.persistence.sharing": ("open_persistence",),

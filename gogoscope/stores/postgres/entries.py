@@ -21,10 +21,11 @@ import random
 
 from attrs import evolve
 
-from gogoscope.exceptions import PersistenceError, RecordTooLargeError
+from gogoscope.exceptions import PersistenceError, RecordTooLargeError, StoreTimeoutError
 from gogoscope.persistence import (
     KEEP_MS,
     KEYS_PER_PAGE,
+    NUMBERS_PER_MS,
     Clock,
     ClockSteps,
     CompareAndSwap,
@@ -94,16 +95,33 @@ class PostgresEntries(CompareAndSwap):
         return swapped
 
     async def put(self, kind: str, key: str, new: Entry) -> None:
-        """Write ``new``, whatever is there; in one statement, unless that has a later number."""
-        # What lands late has a lower number than what was written since, and is refused.
-        put = _swapped(kind, key, await self._write(self._statements.put, kind, key, new))
-        while not put.swapped:
-            if put.found is not None and new.writer in put.found.writers:
+        """Write ``new``, whatever is there; in one statement, unless that has a later number.
+
+        Whatever is written has a higher number than what was there. So what is refused, and finds a
+        lower number than its own, was not written, and is refused when it lands late.
+        """
+        swapped = _swapped(kind, key, await self._write(self._statements.put, kind, key, new))
+        in_doubt = False
+        while not swapped.swapped:
+            found, in_doubt = swapped.found, in_doubt or swapped.in_doubt
+            if found is not None and new.writer in found.writers:
                 break
-            if put.found is not None and put.found.number >= new.number:
-                new = evolve(new, number=put.found.number + 1)
-            put = await self.swap(kind, key, put.found, new)
+            if in_doubt and (found is None or found.number > new.number):
+                if found is not None and self._was_put_later(found, new):
+                    break  # It was replaced since, as far as anybody can see.
+                raise StoreTimeoutError(
+                    f"the {kind} {key!r} may have been written: the answer was lost, and others "
+                    "have written since"
+                )
+            if found is not None and found.number >= new.number:
+                new = evolve(new, number=found.number + 1)
+            swapped = await self.swap(kind, key, found, new)
         await self._sweep()
+
+    def _was_put_later(self, found: Entry, new: Entry) -> bool:
+        """Return whether an entry was certainly put, and not only changed, after ``new`` began."""
+        error = 2 * self.clock_error_ms() * NUMBERS_PER_MS
+        return len(found.writers) == 1 and found.number > new.number + error
 
     async def keys(self, kind: str, prefix: str, after: str | None) -> tuple[list[str], str | None]:
         """Return a page of the keys that start with ``prefix``, and the last one of it."""

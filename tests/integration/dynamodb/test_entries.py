@@ -163,3 +163,18 @@ async def test_counters_are_exact_though_most_answers_are_lost(
     assert lost > 170
     assert confirmed <= counted.n <= confirmed + doubtful
     assert doubtful <= 20
+
+
+async def test_a_clear_that_lands_late_removes_nothing_newer(
+    entries: Entries, faulty_client: FaultyClient
+) -> None:
+    await entries.put("run", "k", Entry("old", None, 7, ("a",)))
+    await entries.clear("run", "")
+    name, late = faulty_client.calls[-1]
+    assert name == "delete_item"
+    await entries.put("run", "k", Entry("new", None, 8, ("b",)))
+    with pytest.raises(Exception, match="conditional"):
+        await faulty_client.delete_item(**late)
+    found = await entries.load("run", "k")
+    assert found is not None
+    assert found.text == "new"

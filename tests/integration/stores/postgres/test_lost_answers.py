@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from attrs import frozen
 from gogoscope.exceptions import Effect, PersistenceError, StoreConnectionError, StoreTimeoutError
 from gogoscope.persistence import CompareAndSwapRecords, Entry
 from gogoscope.persistence.records.place import json_kind
+from gogoscope.stores.postgres.client import Reply
 from gogoscope.stores.postgres.store import PostgresStore
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.postgres_server import PostgresTable
@@ -181,6 +182,47 @@ async def test_a_write_that_lands_late_overwrites_nothing(
     ):
         await entries._write(statement, "cache", "k", late, *more)
         assert (await entries.load("cache", "k")).text == "newer"
+
+
+def lose_the_first_answer(
+    entries: Any, monkeypatch: pytest.MonkeyPatch, since: Callable[[], Awaitable[Any]]
+) -> None:
+    """Let the next write be sent twice, and others write in between."""
+    run = entries._client.run
+
+    async def run_twice(*arguments: Any, **options: Any) -> Reply:
+        monkeypatch.setattr(entries._client, "run", run)
+        await run(*arguments, **options)
+        await since()
+        return Reply((await run(*arguments, **options)).rows, in_doubt=True)
+
+    monkeypatch.setattr(entries._client, "run", run_twice)
+
+
+async def test_a_value_that_was_replaced_after_its_answer_was_lost_is_not_set_again(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def replace() -> None:
+        await anyio.sleep(0.002 + 2 * store._entries.clock_error_ms() / 1000)
+        await store.set("k", "theirs")
+
+    lose_the_first_answer(store._entries, monkeypatch, replace)
+    await store.set("k", "mine")
+    assert await store.get("k") == "theirs"
+
+
+async def test_a_value_that_was_changed_after_its_answer_was_lost_is_in_doubt(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def delete_and_add() -> None:
+        await store.delete("k")
+        await store.set("k", "theirs")
+        await store.touch("k", 60)
+
+    lose_the_first_answer(store._entries, monkeypatch, delete_and_add)
+    with pytest.raises(StoreTimeoutError):
+        await store.set("k", "mine")
+    assert await store.get("k") == "theirs"
 
 
 async def test_a_value_is_set_although_the_clock_went_back(store: Any) -> None:
