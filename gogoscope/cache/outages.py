@@ -54,11 +54,13 @@ class Outage:
 
     ``failed`` is true from the first request that fails to the next that succeeds. ``ask_at`` is
     when the store may be asked again, on the clock of ``monotonic()``. An error that is not
-    retryable does not move it: every call asks then, since such an answer takes no time.
+    retryable does not move it: every call asks then, since such an answer takes no time. ``silent``
+    is true if the last request got no answer.
     """
 
     effect: str
     failed: bool = False
+    silent: bool = False
     ask_at: float = -math.inf
 
     def lasts(self) -> bool:
@@ -95,12 +97,14 @@ class StoreState:
         """
         if self.reads.lasts() or outage.lasts():
             return None
+        if outage is self.writes and self.locks.silent and self.locks.lasts():
+            return None  # To lock is to write: that has just taken its time in vain.
         error: GogoscopeError
         try:
             with anyio.move_on_after(STORE_SECONDS):
                 answer = Answer(await ask(request))
                 if outage.failed:
-                    outage.failed = False
+                    outage.failed = outage.silent = False
                     on_change(None)
                 return answer
             error = StoreTimeoutError(
@@ -111,6 +115,7 @@ class StoreState:
             return None
         except GogoscopeError as raised:
             error = raised
+        outage.silent = isinstance(error, StoreTimeoutError)
         if isinstance(error, PersistenceError) and error.retryable:
             outage.ask_at = monotonic() + OUTAGE_SECONDS
         if not outage.failed:

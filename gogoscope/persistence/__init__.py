@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gogoscope._core.event_loop import EventLoop, running
     from gogoscope._core.forks import after_fork, lock_across_forks, process_name
     from gogoscope._core.jitter import jittered, uniform
+    from gogoscope.persistence.asking import nothing_done
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.in_flight import for_each, side_by_side
     from gogoscope.persistence.life import Life
@@ -160,6 +161,7 @@ __all__ = [
     "lock_across_forks",
     "lock_rules",
     "monotonic",
+    "nothing_done",
     "open_persistence",
     "over_records",
     "process_name",
@@ -185,6 +187,7 @@ if not TYPE_CHECKING:
             "gogoscope._core.event_loop": ("EventLoop", "running"),
             "gogoscope._core.forks": ("after_fork", "lock_across_forks", "process_name"),
             "gogoscope._core.jitter": ("jittered", "uniform"),
+            "gogoscope.persistence.asking": ("nothing_done",),
             "gogoscope.persistence.bundle": ("Persistence",),
             "gogoscope.persistence.life": ("Life",),
             "gogoscope.persistence.lock_claims": ("acquire_once",),

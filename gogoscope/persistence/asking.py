@@ -11,11 +11,13 @@ capability asks its store through :func:`ask`, and then has three cases to think
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from gogoscope._core.cancellation import cancellation_requested, split_cancellation
 from gogoscope.events import description
-from gogoscope.exceptions import GogoscopeError, UnexpectedStoreError
+from gogoscope.exceptions import Effect, GogoscopeError, UnexpectedStoreError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +40,29 @@ async def ask(method: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwar
         if cancelled is not None and cancellation_requested():
             raise _one_of(cancelled) from own
         raise UnexpectedStoreError(f"the store failed with {description(raised)}") from raised
+
+
+class _NothingDone:
+    """Says of every exception that leaves its block, cancellations included, what a store knows.
+
+    That is: nothing was done of what it was asked for.
+    """
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is not None:
+            with suppress(Exception):
+                exc.effect = Effect.NOT_SENT  # type: ignore[attr-defined]
+
+
+nothing_done = _NothingDone()
 
 
 def _one_of(cancelled: BaseException) -> BaseException:

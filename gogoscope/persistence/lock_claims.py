@@ -2,7 +2,8 @@
 
 A claim that was cancelled, or failed, may have gone through all the same. It is taken back then, by
 its nonce: otherwise the lock would belong to nobody until its lease ends. Only a store that says
-that it has done nothing (``effect`` of its error) is not asked again.
+that it has done nothing (``effect`` of its error, or of the cancellation that comes out of it) is
+not asked again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from gogoscope.exceptions import (
     ConfigurationError,
     Effect,
     GogoscopeError,
-    PersistenceError,
     StoreTimeoutError,
 )
 from gogoscope.persistence.asking import ask
@@ -157,9 +157,10 @@ def new_claim(
 
 
 def _may_have_claimed(error: BaseException) -> bool:
-    if isinstance(error, PersistenceError):
-        return error.effect is Effect.MAYBE_APPLIED
-    return not isinstance(error, ConfigurationError)
+    try:
+        return error.effect is Effect.MAYBE_APPLIED  # type: ignore[attr-defined]
+    except Exception:  # noqa: BLE001 - of another error, or of one that cannot be looked at
+        return not isinstance(error, ConfigurationError)
 
 
 async def take_back(

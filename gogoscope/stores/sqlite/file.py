@@ -38,7 +38,7 @@ from gogoscope.exceptions import (
     StoreConnectionError,
     StoreTimeoutError,
 )
-from gogoscope.persistence import Life, jittered, lock_across_forks, monotonic
+from gogoscope.persistence import Life, jittered, lock_across_forks, monotonic, nothing_done
 from gogoscope.stores.sqlite.identity import OpenFiles
 from gogoscope.stores.sqlite.thread import ThreadGoneError, WorkerThread
 
@@ -121,7 +121,9 @@ class SQLiteFile:
     ) -> Result:
         deadline = monotonic() + self._busy_timeout
         pause = FIRST_PAUSE
-        async with self._poller:
+        with nothing_done:
+            await self._poller.acquire()
+        try:
             while True:
                 try:
                     return await self._thread.run(attempt, urgent=urgent)
@@ -130,8 +132,11 @@ class SQLiteFile:
                         raise _too_busy(self.path, self._busy_timeout) from error.__cause__
                 except ThreadGoneError:
                     raise self._closed() from None
-                await anyio.sleep(jittered(pause))
+                with nothing_done:
+                    await anyio.sleep(jittered(pause))
                 pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            self._poller.release()
 
     def _closed(self) -> PersistenceError:
         return PersistenceError(f"the SQLite store {self.path!r} is not open: it has been closed")

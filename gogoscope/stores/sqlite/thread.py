@@ -28,7 +28,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from gogoscope.persistence import EventLoop, running
+from gogoscope.persistence import EventLoop, nothing_done, running
 
 Result = TypeVar("Result")
 
@@ -66,7 +66,8 @@ class WorkerThread:
         """Call a function in the thread; return its result, or raise its error.
 
         The function sees the context variables of the caller. If the caller is cancelled before the
-        function's turn, it is not called; after that the caller waits for its end.
+        function's turn, it is not called; after that the caller waits for its end. A function that
+        raises has done nothing.
 
         :raises ThreadGoneError: if the thread is to end, or belongs to another event loop
         """
@@ -74,7 +75,8 @@ class WorkerThread:
         if not loop.is_here():
             raise ThreadGoneError
         if loop.may_be_cancelled():
-            await checkpoint_if_cancelled()
+            with nothing_done:
+                await checkpoint_if_cancelled()
         if not self._end.alive:
             raise ThreadGoneError
         call = _Call(fn)
@@ -92,7 +94,10 @@ class WorkerThread:
                     while not call.ended:
                         call.waiter = loop.waiter()
                         await call.waiter
-            raise
+                if call.error is None:
+                    raise
+            with nothing_done:
+                raise
         if call.error is not None:
             try:
                 raise call.error

@@ -13,6 +13,8 @@ import anyio.to_thread
 import psutil
 import pytest
 
+from gogoscope import Cache
+from gogoscope.cache import outages
 from gogoscope.exceptions import StoreTimeoutError
 from gogoscope.stores.sqlite.store import SQLiteStore
 
@@ -137,3 +139,51 @@ async def test_tasks_of_one_process_share_the_waiting(path: Path) -> None:
                     await anyio.sleep(0.02)
                     other.execute("COMMIT")
         assert sorted(counts) == list(range(1, 51))
+
+
+async def build() -> int:
+    return 42
+
+
+async def test_a_cold_value_waits_for_another_process_once_and_is_cancelled_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "STORE_SECONDS", 0.1)
+    async with SQLiteStore(path) as store:
+        cache = Cache(store)
+        with another_writer(path) as other:
+            with anyio.fail_after(1):  # and not for taking back what was never claimed
+                assert await cache.get_or_set("a", build, 60) == 42
+            with anyio.fail_after(1):
+                assert await cache.get_or_set("b", build, 60) == 42
+            outages.state_of(store).locks.failed = False
+            with anyio.fail_after(1), anyio.move_on_after(0.01) as waiting:
+                await cache.get_or_set("c", build, 60)
+            assert waiting.cancelled_caught
+            other.execute("COMMIT")
+        outages.state_of(store).locks.failed = False
+        assert await cache.get_or_set("d", build, 60) == 42
+        assert await store.get_many(list("abcd")) == {"d": 42}
+
+
+async def test_a_claim_that_waited_for_another_process_is_not_taken_back(path: Path) -> None:
+    class Counting(SQLiteStore):
+        releases = 0
+
+        async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
+            self.releases += 1
+            return await super().release_lock(key, nonce, in_time=in_time)
+
+    async with Counting(path, busy_timeout=0.2) as store:
+        with another_writer(path):
+            with anyio.move_on_after(0.05) as waiting:
+                await store.acquire("k", 60)
+            assert waiting.cancelled_caught
+            with pytest.raises(StoreTimeoutError):
+                await store.acquire("k", 60)
+        with anyio.CancelScope() as cancelled:
+            cancelled.cancel()
+            await store.acquire("k", 60)
+        assert cancelled.cancelled_caught
+        assert store.releases == 0
+        assert await store.holder("k") is None
