@@ -29,8 +29,9 @@ async def run_all(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
         await call()
 
     if len(left) > 1:
+        handles: list[TaskHandle[None]] = []
         async with running().open_group(_do_nothing) as group:
-            handles = [group.create_task(run(call)) for call in list(left)]
+            handles += [group.create_task(run(call)) for call in list(left)]
         end_what_never_began([(handle, _do_nothing) for handle in handles])
     for call in left:  # and what asyncio itself cancelled before its first step: that comes once
         await call()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.run_records import AfterCrash
     from gogoscope.persistence.sharing import SharedStore
+    from gogoscope.retry import Retry
     from gogoscope.runs.block import InRun, OpenRun, RunBlock
     from gogoscope.runs.once import KeptErrors, Once
 
@@ -62,6 +63,17 @@ def shared_store(url: str) -> SharedStore:
     from gogoscope.persistence.sharing import SharedStore
 
     return SharedStore(url)
+
+
+def retry(option: Retry | int) -> Retry:
+    """Return the policy of an option ``retry=``.
+
+    :raises TypeError: if it is neither a policy nor a number of attempts
+    :raises ValueError: if the number is less than 1
+    """
+    from gogoscope.retry import Retry
+
+    return Retry.of(option)
 
 
 def circuit(home: Home, policy: CircuitBreaker) -> Circuit:

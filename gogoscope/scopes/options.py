@@ -24,14 +24,14 @@ from gogoscope._core.background import Home
 from gogoscope._core.durations import seconds
 from gogoscope._core.slots import Slots
 from gogoscope.events import OnError, OnEvent
-from gogoscope.retry import Retry
 from gogoscope.scopes import doors
 from gogoscope.scopes.pipeline import Around, SafetyNets
 
 if TYPE_CHECKING:
     from gogoscope.circuit_breakers.breaker import CircuitBreaker
+    from gogoscope.retry import Retry
 
-RetryOption: TypeAlias = Retry | int | None
+RetryOption: TypeAlias = "Retry | int | None"
 CircuitOption: TypeAlias = "CircuitBreaker | Literal[False] | None"
 
 Off: TypeAlias = Literal[False]
@@ -42,7 +42,7 @@ def _timeout(option: float | timedelta | None) -> float | None:
 
 
 def _retry(option: RetryOption) -> Retry | Off | None:
-    return option if option is None or option is False else Retry.of(option)
+    return option if option is None or option is False else doors.retry(option)
 
 
 def _circuit_breaker(option: CircuitOption) -> CircuitBreaker | Off | None:
@@ -55,7 +55,7 @@ def _slots(concurrency: int | Slots | None) -> Slots | None:
     return Slots(check_count("concurrency", concurrency))
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False, repr=False)
 class ScopeOptions:
     """The options of :func:`gogoscope.scope`, which explains them, checked."""
 
@@ -114,7 +114,7 @@ class ScopeOptions:
         )
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class TaskOptions:
     """The options of a task that are inherited from its scope, checked."""
 

@@ -12,13 +12,13 @@ from attrs import field, frozen
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.slots import Slot, Slots
 from gogoscope.events import RetryScheduled, TaskTimedOut
-from gogoscope.retry import Retry
 from gogoscope.scopes.stage import Guard
 from gogoscope.scopes.task import Task
 
 if TYPE_CHECKING:
     from gogoscope.circuit_breakers.circuit import Circuit
     from gogoscope.circuit_breakers.snapshot import Permit
+    from gogoscope.retry import Retry
 
 Running: TypeAlias = "Coroutine[Any, Any, Any]"
 
@@ -26,7 +26,7 @@ Around = Callable[[Callable[[], Awaitable[Any]]], Running]
 """Runs all attempts of a task, or returns what came of them before."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class SafetyNets:
     """What surrounds the functions of tasks, outermost first as the attributes stand.
 
@@ -101,7 +101,7 @@ class SafetyNets:
         return retry._repeat(tell, attempt, *arguments)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class _InLine:
     """What surrounds a task that stands in line for a slot, or holds it."""
 
