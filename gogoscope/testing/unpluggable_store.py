@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -44,14 +45,12 @@ class UnpluggableStore(_AnyStore):
         self._store = store
         self._plugged_in = True
         self._delay = 0.0
-        names = {name for capability in capabilities().values() for name in dir(capability)}
-        for name in {"ping", *names}:
-            request = None if name.startswith("_") else getattr(store, name, None)
-            if request is None:
-                continue
-            ask = self._paging if name == "iterate_keys" else self._asking
-            no_request = name == "lease_left_ms"
-            vars(self)[name] = request if no_request else ask(name, request)
+        for protocol in capabilities().values():
+            for name in (name for name in dir(protocol) if not name.startswith("_")):
+                if (request := getattr(store, name, None)) is not None:
+                    vars(self)[name] = self._standing_for(getattr(protocol, name), request)
+        if hasattr(store, "ping"):
+            vars(self)["ping"] = self._asking("ping", store.ping)
         if isinstance(store, LockProvider):
             vars(self)["acquire"] = self._acquire  # its handles renew and release here, too
 
@@ -110,6 +109,14 @@ class UnpluggableStore(_AnyStore):
         self, key: str, ttl: float | timedelta, owner: str | None = None
     ) -> LockHandle | None:
         return await acquire_once(self, key, ttl, owner)
+
+    def _standing_for(self, declared: Any, request: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what takes the place of a request, or the method itself if it makes none."""
+        if inspect.iscoroutinefunction(declared):
+            return self._asking(declared.__name__, request)
+        if str(declared.__annotations__["return"]).startswith("AsyncIterator"):
+            return self._paging(declared.__name__, request)
+        return request
 
     def _asking(self, name: str, request: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from datetime import timedelta
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from gogoscope.persistence import (
     LockProvider,
     Store,
 )
+from gogoscope.persistence.bundle import capabilities
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope.testing import UnpluggableStore, VirtualClock
@@ -193,6 +195,30 @@ async def test_it_can_what_its_store_can() -> None:
         with pytest.raises(CapabilityNotSupportedError, match="UnpluggableStore"):
             await s.acquire_lock("key", 30)
     assert not hasattr(part, "get")
+
+
+@pytest.mark.anyio
+async def test_every_method_that_makes_requests_fails_while_it_is_unplugged_and_no_other() -> None:
+    store: Any = UnpluggableStore(MemoryStore())
+    await store.acquire("k", 5)
+    store.unplug()
+    for protocol in capabilities().values():
+        for name in (name for name in dir(protocol) if not name.startswith("_")):
+            method = getattr(store, name)
+            if inspect.iscoroutinefunction(method):
+                with pytest.raises(StoreConnectionError):
+                    await (method("k", 5) if name == "acquire" else method())
+            elif inspect.isasyncgenfunction(method):
+                with pytest.raises(StoreConnectionError):
+                    await anext(method())
+            else:
+                assert not inspect.iscoroutinefunction(getattr(MemoryStore, name))
+    with pytest.raises(StoreConnectionError):
+        await store.ping()
+    store.plug_in()
+    assert [key async for key in store.iterate_keys()] == []
+    assert await store.ping() is None
+    assert list(await store.locks()) == ["k"]
 
 
 @pytest.mark.anyio
