@@ -50,6 +50,8 @@ FIRST_PAUSE = 0.008
 LONGEST_PAUSE = 0.2
 NUMBERS_PER_MS = 1000
 """The number of an entry is its time, multiplied by this, or the next one if that is not more."""
+REMOVED_AGO_MS = 60_000
+"""How long ago the purge time of a removed entry is, so that it is over by everybody's clock."""
 _NOTHING = "-"
 """Stands, in place of an id, before the first writer of an entry that did not exist before."""
 
@@ -203,7 +205,7 @@ class CompareAndSwapRecords(Records):
         now_ms = self.now_ms()
         number, writers = _number(seen, now_ms), (*_writers(seen), writer)[-MOST_WRITERS:]
         if seen is None:
-            return Entry("", now_ms, number, writers)
+            return Entry("", now_ms - REMOVED_AGO_MS, number, writers)
         return evolve(seen, number=number, writers=writers)
 
     async def _settling(self, kind: Kind[Any], key: str, write: Awaitable[T]) -> T:
@@ -279,7 +281,7 @@ def _entry(
     kind: Kind[Record], record: Record | None, now_ms: int, number: int, writers: tuple[str, ...]
 ) -> Entry:
     if record is None:
-        return Entry("", now_ms, number, writers)
+        return Entry("", now_ms - REMOVED_AGO_MS, number, writers)
     return Entry(kind.dump(record), kind.purge_at_ms(record, now_ms), number, writers)
 
 

@@ -86,13 +86,10 @@ def client(ca_file: str | None) -> Connect:
     return make
 
 
-class Progress:
+class Progress(Protocol):
     """How far a request has come: ``sent`` says whether a part of it may have been sent."""
 
-    __slots__ = ("sent",)
-
-    def __init__(self) -> None:
-        self.sent = False
+    sent: bool
 
 
 class Lane:

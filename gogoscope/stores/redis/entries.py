@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from gogoscope.exceptions import RecordTooLargeError, StoreTimeoutError
 from gogoscope.persistence import (
@@ -12,15 +12,13 @@ from gogoscope.persistence import (
     ClockSteps,
     CompareAndSwap,
     Entry,
-    ServerClock,
     Swapped,
     corrupt_record,
     leave_out,
-    monotonic,
 )
 from gogoscope.stores.redis import scripts
 from gogoscope.stores.redis.connections import Argument
-from gogoscope.stores.redis.requests import Reply, Request, Try
+from gogoscope.stores.redis.requests import Reply, Request
 from gogoscope.stores.redis.scripts import NONE
 from gogoscope.stores.redis.server import Server
 
@@ -39,7 +37,7 @@ class RedisEntries(CompareAndSwap):
     def __init__(self, server: Server, clock: Clock | None) -> None:
         self._server = server
         self._clock = clock
-        self._steps = ClockSteps(_ServerTime(server.clock) if clock is None else clock)
+        self._steps = None if clock is None else ClockSteps(clock)
         self.is_cluster = False
 
     def now_ms(self) -> int:
@@ -50,7 +48,7 @@ class RedisEntries(CompareAndSwap):
 
     def clock_was_set(self) -> bool:
         """Return whether that clock was set since the store was opened."""
-        return self._steps.stepped()
+        return self._server.clock.was_set() if self._steps is None else self._steps.stepped()
 
     def clock_error_ms(self) -> int:
         """Return by how much the server's time may be another than it is thought to be."""
@@ -58,18 +56,18 @@ class RedisEntries(CompareAndSwap):
 
     def opened(self) -> None:
         """Begin to notice whether the clock is set."""
-        self._steps.stepped()
+        self.clock_was_set()
 
     async def load(self, kind: str, key: str) -> Entry | None:
         """Return an entry as the newest completed write left it, ``None`` if there is none."""
-        reply = await self._run(scripts.LOAD, kind, key, ())
+        reply = await self._run(scripts.LOAD, kind, key, lambda attempt: (), writes=False)
         return _entry(kind, key, reply.parts[0])
 
     async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
         """Write ``new`` if the last writer is still that of ``seen``, in one atomic step."""
         last = NONE if seen is None else seen.writer
         arguments = (last, *self._written(new))
-        reply = await self._run(scripts.SWAP, kind, key, arguments, writes=True)
+        reply = await self._run(scripts.SWAP, kind, key, lambda attempt: arguments)
         if reply.status == scripts.DONE:
             return Swapped(swapped=True)
         return Swapped(
@@ -80,13 +78,11 @@ class RedisEntries(CompareAndSwap):
         """Write ``new``, whatever is there."""
         written = self._written(new)
 
-        def arguments(attempt: Try) -> Sequence[Argument]:
+        def arguments(attempt: Request) -> Sequence[Argument]:
             return attempt.latest_ms(), new.writer, int(attempt.in_doubt), *written
 
-        request = Request(
-            self._server, scripts.PUT, arguments, _name(kind, key), None, kind == URGENT, True
-        )
-        if (await request.run()).status == scripts.IN_DOUBT:
+        reply = await self._run(scripts.PUT, kind, key, arguments)
+        if reply.status == scripts.IN_DOUBT:
             raise StoreTimeoutError(
                 f"the {kind} {key!r} may have been written: the answer was lost, and too many "
                 "others have written since"
@@ -125,20 +121,19 @@ class RedisEntries(CompareAndSwap):
             writes=True,
         ).run()
 
-    async def _run(
+    def _run(
         self,
         script: scripts.Script,
         kind: str,
         key: str,
-        arguments: Sequence[Argument],
+        arguments: Callable[[Request], Sequence[Argument]],
         *,
-        writes: bool = False,
-    ) -> Reply:
+        writes: bool = True,
+    ) -> Awaitable[Reply]:
         name = _name(kind, key)
-        request = Request(
-            self._server, script, lambda attempt: arguments, name, None, kind == URGENT, writes
-        )
-        return await request.run()
+        return Request(
+            self._server, script, arguments, name, urgent=kind == URGENT, writes=writes
+        ).run()
 
     def _written(self, new: Entry) -> tuple[bytes, Argument, bytes]:
         """Return the head, for how many milliseconds an entry is kept, and its text."""
@@ -183,19 +178,6 @@ class RedisEntries(CompareAndSwap):
             for _, _, (host, port, *_), *_ in (slots if isinstance(slots, list) else [])
         }
         return [*sorted(found)] or [None]
-
-
-class _ServerTime:
-    """The server's time as a clock, which nobody here can set."""
-
-    def __init__(self, clock: ServerClock) -> None:
-        self._clock = clock
-
-    def wall(self) -> float:
-        return self._clock.now_ms() / 1000
-
-    def elapsed(self) -> float:
-        return monotonic()
 
 
 def _name(kind: str, key: str) -> bytes:

@@ -21,8 +21,8 @@ import anyio
 from attrs import define, field, frozen
 
 from gogoscope.exceptions import Effect, PersistenceError, StoreTimeoutError, UnexpectedStoreError
-from gogoscope.persistence import ServerClock, jittered, monotonic
-from gogoscope.stores.redis.connections import Argument, Lane, Progress
+from gogoscope.persistence import jittered, monotonic
+from gogoscope.stores.redis.connections import Argument, Lane
 from gogoscope.stores.redis.errors import (
     CAME_LATE,
     UNANSWERED,
@@ -51,26 +51,12 @@ class Reply:
     in_doubt: bool
 
 
-@frozen(eq=False)
-class Try:
-    """What a script may want to know of a try.
-
-    ``in_doubt`` says whether an earlier try may have been carried out, and ``patience`` after how
-    many seconds this one is given up.
-    """
-
-    in_doubt: bool
-    patience: float
-    _clock: ServerClock
-
-    def latest_ms(self) -> int:
-        """Return the server's time after which this try is given up, in milliseconds."""
-        return self._clock.now_ms() + self._clock.error_ms() + math.ceil(self.patience * 1000)
-
-
 @define(eq=False)
 class Request:
     """A script to run, and what its tries have done.
+
+    ``in_doubt`` says whether an earlier try may have been carried out, and ``sent`` whether a part
+    of this one may have been sent.
 
     :param server: where
     :param script: which
@@ -83,16 +69,17 @@ class Request:
 
     server: Server
     script: Script
-    arguments: Callable[[Try], Sequence[Argument]]
+    arguments: Callable[[Request], Sequence[Argument]]
     key: bytes | None = None
     place: str | None = None
     urgent: bool = False
     writes: bool = False
-    _tried: int = 0
-    _in_doubt: bool = False
-    _redirections: int = 0
-    _asking: str | None = None
-    _progress: Progress = field(factory=Progress)
+    in_doubt: bool = field(default=False, init=False)
+    sent: bool = field(default=False, init=False)
+    _patience: float = field(default=0.0, init=False)
+    _tried: int = field(default=0, init=False)
+    _redirections: int = field(default=0, init=False)
+    _asking: str | None = field(default=None, init=False)
 
     async def run(self) -> Reply:
         """Send it until it is answered or its budget is spent.
@@ -100,60 +87,65 @@ class Request:
         :raises PersistenceError: if it failed
         :raises ConfigurationError: if the server does not let this user do it
         """
-        called = monotonic()
-        pause, deadline = FIRST_DELAY, called + PATIENCE_IN_TIMEOUTS * self.server.timeout
+        budget = PATIENCE_IN_TIMEOUTS * self.server.timeout
+        called = now = monotonic()
+        pause, deadline = FIRST_DELAY, called + budget
         while True:
             place = self._asking or self.place or self.server.place_of(self.key)
             lane = self.server.lane(place, urgent=self.urgent)
             cause: Exception | None = None
             try:
-                async with lane.room.place(max(0.0, deadline - monotonic())):
+                if not lane.room.take():
+                    await lane.room.wait(max(0.0, deadline - now))
+                try:
+                    now = monotonic()
                     if not self._tried and lane.room.answered > called:
-                        deadline = monotonic() + PATIENCE_IN_TIMEOUTS * self.server.timeout
-                    outcome = await self._attempt(lane, deadline - monotonic())
+                        deadline = now + budget
+                    outcome = await self._attempt(lane, now, deadline - now)
+                finally:
+                    lane.room.leave()
             except Exception as error:  # noqa: BLE001 - classified, and raised as one of ours
                 if answered_by_server(error):
                     lane.room.answered = monotonic()
                 if self._redirected(error):
                     continue
-                outcome, cause = classify(error, sent=self._progress.sent), error
+                outcome, cause = classify(error, sent=self.sent), error
             if isinstance(outcome, Reply):
                 return outcome
-            self._in_doubt = self._in_doubt or outcome.maybe_applied
-            if outcome.retry and self._tried < MOST_TRIES and monotonic() + pause < deadline:
-                if outcome.other_server:
-                    await lane.drop_idle()
-                    self.server.unreachable(place)
-                await anyio.sleep(jittered(pause))
-                pause = min(2 * pause, LONGEST_DELAY)
-            else:
+            now = monotonic()
+            self.in_doubt = self.in_doubt or outcome.maybe_applied
+            if not outcome.retry or self._tried == MOST_TRIES or now + pause >= deadline:
                 raise self._error(outcome, cause) from cause
+            if outcome.other_server:
+                await lane.drop_idle()
+                self.server.unreachable(place)
+            await anyio.sleep(jittered(pause))
+            pause = min(2 * pause, LONGEST_DELAY)
 
-    async def _attempt(self, lane: Lane, left: float) -> Reply | Failure:
+    def latest_ms(self) -> int:
+        """Return the server's time after which this try is given up, in milliseconds."""
+        clock = self.server.clock
+        return clock.now_ms() + clock.error_ms() + math.ceil(self._patience * 1000)
+
+    async def _attempt(self, lane: Lane, now: float, left: float) -> Reply | Failure:
         self._tried += 1
-        self._progress = Progress()
-        patience = min(self.server.timeout, left)
-        with anyio.move_on_after(patience):
-            reply = await self._ask(lane, Try(self._in_doubt, patience, self.server.clock))
-            return CAME_LATE if reply.status == LATE else reply
-        return UNANSWERED if self._progress.sent else UNREACHABLE
-
-    async def _ask(self, lane: Lane, attempt: Try) -> Reply:
+        self.sent = False
+        self._patience = min(self.server.timeout, left)
         tag = self.server.next_tag()
-        keys = () if self.key is None else (self.key,)
-        rest = (len(keys), *keys, tag, *self.arguments(attempt))
-        first = [] if self._asking is None else [("ASKING",)]
-        progress, begun = self._progress, monotonic()
-        try:
-            answer = await lane.ask([*first, ("EVALSHA", self.script.sha, *rest)], progress, tag)
-        except Exception as error:
-            if not is_called(error, "NoScriptError"):
-                raise
-            begun = monotonic()
-            answer = await lane.ask([*first, ("EVAL", self.script.text, *rest)], progress, tag)
-        lane.room.answered = received = monotonic()
-        self.server.clock.learn(int(answer[1]) * 1000 + int(answer[2]) // 1000, begun, received)
-        return Reply(answer[3], answer[4:], self._in_doubt)
+        keys = (0,) if self.key is None else (1, self.key)
+        rest = (*keys, tag, *self.arguments(self))
+        first = () if self._asking is None else (("ASKING",),)
+        with anyio.move_on_after(self._patience):
+            try:
+                answer = await lane.ask((*first, ("EVALSHA", self.script.sha, *rest)), self, tag)
+            except Exception as error:
+                if not is_called(error, "NoScriptError"):
+                    raise
+                answer = await lane.ask((*first, ("EVAL", self.script.text, *rest)), self, tag)
+            lane.room.answered = received = monotonic()
+            self.server.clock.learn(int(answer[1]) * 1000 + int(answer[2]) // 1000, now, received)
+            return CAME_LATE if answer[3] == LATE else Reply(answer[3], answer[4:], self.in_doubt)
+        return UNANSWERED if self.sent else UNREACHABLE
 
     def _redirected(self, error: Any) -> bool:
         """Go where a server of a cluster says that the key is."""
@@ -170,12 +162,12 @@ class Request:
 
     def _error(self, failure: Failure, cause: Exception | None) -> Exception:
         kind = failure.error
-        if self._in_doubt and self.writes and kind is not UnexpectedStoreError:
+        if self.in_doubt and self.writes and kind is not UnexpectedStoreError:
             kind = StoreTimeoutError
         tries = "1 try" if self._tried == 1 else f"{self._tried} tries"
         told = "no answer" if cause is None else f"{type(cause).__name__}: {cause}"
         error = kind(f"{self.server.address} failed after {tries}: {told}")
         if isinstance(error, PersistenceError):
-            doubtful = self._in_doubt and self.writes
+            doubtful = self.in_doubt and self.writes
             error.effect = Effect.MAYBE_APPLIED if doubtful else Effect.FAILED
         return error

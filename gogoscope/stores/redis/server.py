@@ -15,12 +15,12 @@ import binascii
 import itertools
 
 import anyio
-from attrs import frozen
+from attrs import define, frozen
 
 from gogoscope.exceptions import PersistenceError, StoreConnectionError, StoreTimeoutError
 from gogoscope.persistence import Life, ServerClock
 from gogoscope.stores.redis.address import Address
-from gogoscope.stores.redis.connections import Argument, Connect, Lane, Progress, client
+from gogoscope.stores.redis.connections import Argument, Connect, Lane, client
 from gogoscope.stores.redis.errors import answered_by_server
 
 CLOSE_SECONDS = 5.0
@@ -117,7 +117,7 @@ class Server:
         """
         try:
             with anyio.fail_after(self.timeout):
-                answer: object = await self.lane(self._home).ask([command], Progress())
+                answer: object = await self.lane(self._home).ask([command], _Look())
         except TimeoutError as error:
             raise StoreTimeoutError(f"{self.address} did not answer") from error
         except PersistenceError:
@@ -127,6 +127,11 @@ class Server:
                 return None
             raise StoreConnectionError(f"{self.address} failed: {error}") from error
         return answer
+
+
+@define
+class _Look:
+    sent: bool = False
 
 
 def _slot(key: bytes) -> int:
