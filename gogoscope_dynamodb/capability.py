@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from gogoscope.persistence import Clock, ClockSteps, Codec
+from gogoscope.persistence import Clock, Codec
 from gogoscope_dynamodb import schema
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import Item
+from gogoscope_dynamodb.trust import Trust
 
 
 @frozen
@@ -36,7 +37,7 @@ class Capability:
     def __init__(self, table: Table, settings: Settings) -> None:
         self._table = table
         self._settings = settings
-        self._clock_steps = ClockSteps(settings.clock)
+        self._trust = Trust(settings.clock)
         self._last_stamp = 0
 
     def _now_ms(self) -> int:

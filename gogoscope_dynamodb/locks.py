@@ -166,11 +166,10 @@ class Locks(Capability):
     ) -> LockReply:
         """Take a lock in one write, or return from the refusal who holds it.
 
-        One more is sent when the answer is in doubt, or a clock is behind that of the last holder.
+        One more is sent when the answer is in doubt, when a clock is behind that of the last
+        holder, and when only the answer shows that the clock may be trusted.
         """
         now_ms = self._now_ms()
-        # A clock that was set says nothing of the leases of others: then only watching them does.
-        dead_ms = 0 if self._clock_steps.stepped() else now_ms - self._allowed_skew_ms()
         if seen is not None and seen.nonce is not None:
             update = lock_updates.TAKE_OVER
             more = {":seenNonce": text(seen.nonce), ":seenVersion": number(seen.version)}
@@ -182,8 +181,8 @@ class Locks(Capability):
             }
         else:
             update = lock_updates.ACQUIRE
-            more = {":dead": number(dead_ms)}
-        record = await self._claim(key, update, claim, more, now_ms, dead_ms)
+            more = {}
+        record = await self._claim(key, update, claim, more, now_ms)
         if record is not None and record.nonce == claim.nonce:
             return LockReply(granted=True, record=record)
         return self._reply(record, now_ms, granted=False)
@@ -203,20 +202,21 @@ class Locks(Capability):
         claim: LockClaim,
         more: dict[str, Any],
         now_ms: int,
-        dead_ms: int | None = None,
         *,
         urgent: bool = False,
     ) -> LockRecord | None:
-        """Send a claim with a stamp above the barrier, and return the lock after that.
+        """Send a claim with a stamp above that of the lock, and return the lock after that.
 
         :param more: what the condition compares besides
-        :param dead_ms: a lease that ended before is over
         """
         item_key = self._key(LOCK, key)
         stamp = self._stamp(now_ms)
         values = {**_taking(claim, now_ms), **more}
         for _ in range(MOST_ROUNDS):
-            values[":stamp"] = number(stamp)
+            # A clock that is wrong says nothing of the leases of others: only watching them does.
+            trusted = self._trust.given()
+            dead_ms = now_ms - self._allowed_skew_ms() if trusted else 0
+            values |= {":stamp": number(stamp), ":dead": number(dead_ms)}
             answer = await self._table.update(
                 item_key,
                 update,
@@ -229,16 +229,18 @@ class Locks(Capability):
             record = schema.decode_lock(found)
             if answer.granted or record.nonce == claim.nonce:
                 return record
-            if (highest := schema.stamp_of(found)) < stamp:
+            self._trust.compare(answer.response)
+            highest = schema.stamp_of(found)
+            outdated = highest >= stamp
+            if update is lock_updates.ACQUIRE and record.owner is not None:
+                outdated = self._is_over(record, now_ms) and (outdated or not trusted)
+            if outdated:
+                stamp = max(stamp, highest + 1)
+            elif answer.in_doubt and highest < stamp:
                 # Another holds the lock, and a try that lands late must not take it after that.
-                return await self._bar(key, stamp, found) if answer.in_doubt else record
-            if (
-                dead_ms is not None
-                and record.owner is not None
-                and record.lease_until_ms >= dead_ms
-            ):
+                return await self._bar(key, stamp, found)
+            else:
                 return record
-            stamp = highest + 1
         raise _overtaken(key)
 
     async def reserve_lock(self, key: str, turn: str, duration_ms: int) -> LockReply:
@@ -350,6 +352,9 @@ class Locks(Capability):
             return LockReply(granted=granted, record=record)
         dead_in_ms = max(0, record.lease_until_ms + self._allowed_skew_ms() + 1 - now_ms)
         return LockReply(granted=granted, record=record, dead_in_ms=dead_in_ms)
+
+    def _is_over(self, record: LockRecord, now_ms: int) -> bool:
+        return self._trust.given() and record.lease_until_ms < now_ms - self._allowed_skew_ms()
 
     def _lease_timeout(self, lease_ms: int) -> float:
         """Return how long one try may take: a quarter of the lease, so that three fit into it."""

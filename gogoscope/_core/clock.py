@@ -20,7 +20,11 @@ from gogoscope._core.arguments import shown
 
 
 class Clock(Protocol):
-    """The clock of a store; any thread may read it."""
+    """The clock of a store; any thread may read it.
+
+    One of a test that shows another time than that of the world has an attribute ``simulated`` that
+    is true: no server's time is compared with it.
+    """
 
     def wall(self) -> float:
         """Return the seconds since the Unix epoch; the clock may be set forward or back."""
@@ -91,6 +95,10 @@ class _SystemClock:
 
 
 class _CurrentClock:
+    @property
+    def simulated(self) -> bool:
+        return bool(getattr(clock_here(), "simulated", False))
+
     def __repr__(self) -> str:
         return f"<the current clock, now {clock_here()!r}>"
 

@@ -130,6 +130,8 @@ class VirtualClock:
 class _VirtualTime:
     """The clock that stores read; nobody sets a virtual wall clock."""
 
+    simulated = True
+
     def __init__(self, clock: VirtualClock) -> None:
         self.wall = clock.time
         self.elapsed = clock._total

@@ -26,6 +26,8 @@ CLOSING_SECONDS = 30.0
 class ManualClock:
     """A clock that stands still until a test moves it: adding to ``now`` lets time pass."""
 
+    simulated = True
+
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
         self._begin = now
