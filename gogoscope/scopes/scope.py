@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
-from functools import partial
+from functools import partial, wraps
 from inspect import CO_COROUTINE
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
-from gogoscope._core.arguments import check_name, check_observer
+from gogoscope._core.arguments import check_flag, check_name, check_observer
 from gogoscope._core.callables import (
     async_function,
     call_in_thread,
@@ -20,6 +20,7 @@ from gogoscope._core.callables import (
 )
 from gogoscope._core.cancellation import checkpoint_if_cancelled
 from gogoscope._core.context import current
+from gogoscope._core.durations import seconds
 from gogoscope._core.errors import is_a
 from gogoscope._core.hints import as_one_class, explains
 from gogoscope._core.stopping import Stopping
@@ -30,9 +31,11 @@ from gogoscope.runs.run import RunPart
 from gogoscope.scopes import doors
 from gogoscope.scopes.combinators import Combinators
 from gogoscope.scopes.dedupe import Dedupe
+from gogoscope.scopes.mapping import Completed
 from gogoscope.scopes.options import CircuitOption, RetryOption, ScopeOptions, TaskOptions
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err
+from gogoscope.scopes.resuming import Resumed, Resuming
 from gogoscope.scopes.services import Services
 from gogoscope.scopes.signals import stop_on_signals
 from gogoscope.scopes.stopping import stop
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from gogoscope.runs.once import KeptErrors, Once
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Ts = TypeVarTuple("Ts")
 
 
@@ -524,6 +528,68 @@ class Scope(Combinators):
             keep,
             migrate,
         )
+
+    def resume(
+        self,
+        key: str,
+        fn: Callable[[Item], Awaitable[T]],
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        limit: int | None = None,
+        save_every: float | timedelta = 1.0,
+        retry_failed: bool = False,
+        restart: bool = False,
+        lease: float | timedelta = 30,
+        wait: float | timedelta | None = None,
+        keep: float | timedelta | None = 604_800,
+        timeout: float | timedelta | None = None,
+        retry: RetryOption = None,
+        circuit_breaker: CircuitOption = None,
+    ) -> Resumed[Item, T]:
+        """Run a function on each item that is not done yet: ``async for item, result in``.
+
+        It is :meth:`as_completed` in a :meth:`job`: after a crash, whoever calls it next goes on
+        where the last one stopped. An item is done when the loop comes back for the next one; a
+        failed one only if its error was read. At most ``limit`` items, and those of the last
+        ``save_every`` seconds, run once more after a crash; ``once=`` is for what must not.
+
+        :param key: the job
+        :param fn: an async function of an item
+        :param items: any iterable or async iterable, in the same order each time; the items are
+            known by their position
+        :param limit: how many items may run, or wait to be delivered, at a time; 100 if left out
+        :param save_every: seconds between two saves, at least
+        :param retry_failed: whether the items that failed before run once more
+        :param restart: whether it begins anew, whatever was saved
+        :param lease: how long a dead process blocks the job, in seconds
+        :param wait: seconds to wait for the job; ``None`` waits for ever
+        :param keep: how long it is remembered that all is done, in seconds; ``None`` for ever
+        """
+        fn = async_function(fn, "s.resume(key, {}, items)")
+        if not isinstance(items, Iterable | AsyncIterable):
+            raise TypeError(f"items must be iterable, got {items!r} of type {type(items).__name__}")
+        check_flag("retry_failed", retry_failed)
+
+        async def call(placed: tuple[int, Item]) -> T:
+            return await fn(placed[1])
+
+        def start(
+            job: JobScope,
+            remaining: Iterable[tuple[int, Item]] | AsyncIterable[tuple[int, Item]],
+        ) -> Completed[tuple[int, Item], T]:
+            return job.as_completed(
+                wraps(fn)(call),
+                remaining,
+                limit,
+                timeout=timeout,
+                retry=retry,
+                circuit_breaker=circuit_breaker,
+            )
+
+        block = self.job(key, lease=lease, wait=wait, restart=restart, keep=keep)
+        every = seconds("save_every", save_every, zero=True)
+        run = partial(self.task, name=f"resume {key}")
+        return Resumed(run, Resuming(block, start, items, every, retry_failed=retry_failed))
 
 
 class LockedScope(Scope):

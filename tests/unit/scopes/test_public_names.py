@@ -29,6 +29,7 @@ OF_A_SCOPE = [
     "map",
     "name",
     "race",
+    "resume",
     "stop",
     "stop_on_signals",
     "stopping",

@@ -1,0 +1,193 @@
+"""``s.resume``: each item is run until it is done, whichever process dies meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gogoscope import CorruptRecordError, LockTimeoutError, scope
+from gogoscope.jobs.positions import Positions
+from gogoscope.stores import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class Loads:
+    """Loads rows, and counts how often each was loaded; those in ``broken`` fail."""
+
+    def __init__(self, *broken: int) -> None:
+        self.calls: Counter[int] = Counter()
+        self.broken = set(broken)
+
+    async def __call__(self, row: int) -> int:
+        self.calls[row] += 1
+        await anyio.sleep(0)
+        if row in self.broken:
+            raise OSError(f"row {row}")
+        return row * 10
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+async def rows(count: int) -> AsyncIterator[int]:
+    for row in range(count):
+        yield row
+
+
+async def test_every_item_is_run_once_and_a_finished_job_yields_nothing(store: MemoryStore) -> None:
+    load = Loads()
+    async with scope(persistence=store) as s:
+        seen = [(row, result.unwrap()) async for row, result in s.resume("r", load, rows(50))]
+        assert sorted(seen) == [(row, row * 10) for row in range(50)]
+        assert [row async for row in s.resume("r", load, rows(50))] == []
+        again = [row async for row, _ in s.resume("r", load, range(5), restart=True)]
+        assert sorted(again) == [0, 1, 2, 3, 4]
+    assert load.calls.total() == 55
+
+
+async def test_a_loop_that_is_left_goes_on_where_it_stopped(store: MemoryStore) -> None:
+    load = Loads()
+    done: list[int] = []
+
+    async def some(how_many: int) -> None:
+        async with scope(persistence=store) as s:
+            left = how_many
+            async for row, result in s.resume("r", load, range(30), limit=4):
+                result.unwrap()
+                done.append(row)
+                left -= 1
+                if not left:
+                    break
+
+    for _ in range(4):
+        await some(10)
+    assert set(done) == set(range(30))
+    # What was in flight, and what the loop was left with, ran once more.
+    assert load.calls.total() <= 30 + 3 * (4 + 1)
+
+
+async def test_after_an_error_in_the_loop_its_item_comes_again(store: MemoryStore) -> None:
+    load = Loads()
+    with pytest.raises(KeyError, match="of the loop"):
+        async with scope(persistence=store) as s:
+            async for row, result in s.resume("r", load, range(10), limit=1):
+                result.unwrap()
+                if row == 5:
+                    raise KeyError("of the loop")
+    async with scope(persistence=store) as s:
+        rest = [row async for row, _ in s.resume("r", load, range(10), limit=1)]
+    assert rest == [5, 6, 7, 8, 9]
+
+
+async def test_a_failed_item_is_done_once_its_error_was_read(store: MemoryStore) -> None:
+    load = Loads(3, 4)
+    found: list[int] = []
+
+    async def run(*unread: int, **options: Any) -> list[int]:
+        found.clear()
+        async with scope(persistence=store) as s:
+            async for row, result in s.resume("r", load, range(6), limit=1, **options):
+                found.append(row)
+                if row not in unread:
+                    result.error  # noqa: B018 - reads it
+        return found
+
+    with pytest.raises(ExceptionGroup, match="unhandled"):
+        await run(4)
+    assert found == [0, 1, 2, 3, 4, 5]
+    assert await run() == [4]
+    assert await run() == []
+    load.broken.remove(4)
+    assert await run(retry_failed=True) == [3, 4]
+    assert await run(retry_failed=True) == [3]
+
+
+async def test_two_processes_do_one_job_one_at_a_time(store: MemoryStore) -> None:
+    load = Loads()
+    async with scope(persistence=store) as s:
+        async for _, result in s.resume("r", load, range(3)):
+            result.unwrap()
+            with pytest.raises(LockTimeoutError):
+                async for _ in s.resume("r", load, range(3), wait=0):
+                    pytest.fail("two have it")
+    assert load.calls.total() == 3
+
+
+async def test_what_is_left_of_a_limit_of_tasks_is_enough(store: MemoryStore) -> None:
+    load = Loads()
+    with anyio.fail_after(5):
+        async with scope(persistence=store, concurrency=1) as s:
+
+            async def work() -> int:
+                return len([row async for row in s.resume("r", load, range(20), limit=5)])
+
+            assert await s.call(work) == 20
+
+
+async def test_it_saves_no_more_often_than_it_may(store: MemoryStore) -> None:
+    saves: list[Any] = []
+    save_job = store.save_job
+
+    async def counted(*args: Any) -> Any:
+        saves.append(args)
+        return await save_job(*args)
+
+    store.save_job = counted  # type: ignore[method-assign,assignment]
+    async with scope(persistence=store) as s:
+        async for _, result in s.resume("r", Loads(), range(500), save_every=60):
+            result.unwrap()
+    assert len(saves) == 1
+
+
+async def test_a_loop_can_be_taken_once(store: MemoryStore) -> None:
+    async with scope(persistence=store) as s:
+        resumed = s.resume("r", Loads(), range(2))
+        assert "not started" in repr(resumed)
+        assert len([row async for row in resumed]) == 2
+        with pytest.raises(RuntimeError, match="looped over before"):
+            aiter(resumed)
+
+
+async def test_what_makes_no_sense_is_refused_at_once(store: MemoryStore) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(TypeError, match="items must be iterable"):
+            s.resume("r", Loads(), 7)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="retry_failed"):
+            s.resume("r", Loads(), [], retry_failed=1)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="save_every"):
+            s.resume("r", Loads(), [], save_every=-1)
+
+
+async def test_the_state_of_another_job_is_refused(store: MemoryStore) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(OSError, match="broken"):
+            async with s.job("r") as job:
+                await job.save(["not", "ours"])
+                raise OSError("broken")
+        with pytest.raises(CorruptRecordError, match=r"not of s\.resume"):
+            async for _ in s.resume("r", Loads(), range(2)):
+                pytest.fail("it runs")
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.booleans())), st.booleans())
+def test_positions_are_what_was_added_however_often_they_are_saved(
+    added: list[tuple[int, bool]], retry_failed: bool
+) -> None:
+    positions, last = Positions(), dict[int, bool]()
+    for position, failed in added:
+        positions.add(position, failed=failed)
+        positions = Positions(positions.state())
+        last[position] = failed
+    loaded = Positions(positions.state(), retry_failed=retry_failed)
+    done = {position for position, failed in last.items() if not (failed and retry_failed)}
+    assert {position for position in range(50) if position in loaded} == done
+    assert loaded.count == len(done)
