@@ -17,14 +17,17 @@ import anyio.lowlevel
 import pytest
 from attrs import evolve
 
-from gogoscope._core.clock import Clock, current_clock
+from gogoscope._core.clock import Clock, ClockSteps, current_clock
 from gogoscope._core.durations import seconds
 from gogoscope.exceptions import PersistenceError
+from gogoscope.persistence.life import Life
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
-from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
+from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, ProbeReply
 from gogoscope.persistence.records.cache import CACHE
 from gogoscope.persistence.records.locks import LOCKS, RecordLocks
+from gogoscope.persistence.records.store import BaseStore
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
+from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing.conformance import (
     CacheConformance,
@@ -308,6 +311,185 @@ class TestVersionsStandStill(BrokenStore):
             return state and evolve(state, version=1)
 
 
+class ByWallClock(MemoryStore):
+    """A store whose leases count by a wall clock, with nothing wrong in it."""
+
+    def __init__(self, *, clock: Clock = current_clock) -> None:
+        super().__init__(clock=clock)
+        records: Any = self._records
+        records.steady = lambda: None
+        records.clock_was_set = ClockSteps(clock).stepped
+        records.clock_was_set()
+
+
+class TestByWallClock(BrokenStore):
+    store_type: ClassVar = ByWallClock
+
+
+class TestRenewalsTrustTheFirstClock(BrokenStore):
+    class store_type(ByWallClock):  # noqa: N801
+        async def renew_lock(
+            self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
+        ) -> LockReply:
+            def renew(
+                record: LockRecord | None, now_ms: int
+            ) -> tuple[LockRecord | None, LockReply]:
+                renewed, reply = lock_rules.renew(
+                    record, now_ms, nonce, version, lease_ms, until_ms
+                )
+                if renewed is None or not reply.granted:
+                    return renewed, reply
+                renewed = evolve(renewed, lease_until_ms=until_ms)
+                return renewed, evolve(reply, record=renewed)
+
+            return await self._records.transact(LOCKS, self._full_key(key), renew)
+
+
+class TestAHolderKnowsNoClock(BrokenStore):
+    class store_type(ByWallClock):  # noqa: N801
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            records: Any = self._records
+            records.clock_was_set = lambda: False
+
+        def lease_left_ms(self, record: LockRecord) -> int:
+            return record.lease_ms
+
+
+class TestAClockThatWasSetIsTrusted(BrokenStore):
+    class store_type(ByWallClock):  # noqa: N801
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            records: Any = self._records
+            records.clock_was_set = lambda: False
+
+
+class TestWhatWasSeenOfACircuitIsIgnored(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_probe(
+            self, key: str, nonce: str, lease_ms: int, limit: int, seen: Any = None
+        ) -> Any:
+            return await super().claim_probe(key, nonce, lease_ms, limit)
+
+
+class TestAProbeIsNotRenewed(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_probe(
+            self, key: str, nonce: str, lease_ms: int, limit: int, seen: Any = None
+        ) -> Any:
+            state = await self.get_state(key)
+            if state is not None and nonce in state.probes:
+                return ProbeReply(granted=True, state=state)
+            return await super().claim_probe(key, nonce, lease_ms, limit, seen)
+
+
+class TestALostProbeComesBack(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_probe(
+            self, key: str, nonce: str, lease_ms: int, limit: int, seen: Any = None
+        ) -> Any:
+            return await super().claim_probe(key, nonce, lease_ms, limit or 2, seen)
+
+
+class TestAClockThatIsSetBackKeepsACircuitOpen(BrokenStore):
+    class store_type(ByWallClock):  # noqa: N801
+        async def claim_probe(
+            self, key: str, nonce: str, lease_ms: int, limit: int, seen: Any = None
+        ) -> Any:
+            state = await self.get_state(key)
+            if state is not None and (state.open_until_ms or 0) > self._records.now_ms():
+                return ProbeReply(granted=False, state=state)
+            return await super().claim_probe(key, nonce, lease_ms, limit, seen)
+
+
+class WithALife(MemoryStore):
+    """A store that must be open, with nothing wrong in it."""
+
+    def __init__(self, *, clock: Clock = current_clock) -> None:
+        super().__init__(clock=clock)
+        self._life = Life("a store")
+
+    def with_prefix(self, key_prefix: str) -> Any:
+        store: Any = super().with_prefix(key_prefix)
+        store._life = Life("a store")
+        return store
+
+    async def __aenter__(self) -> Any:
+        self._life.begin()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        if self._life.may_close():
+            self._life.end()
+
+    async def ping(self) -> None:
+        self._life.check()
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        self._life.check()
+        return await super().get(key, default)
+
+    async def get_state(self, key: str) -> CircuitBreakerState | None:
+        self._life.check()
+        return await super().get_state(key)
+
+    async def read_lock(self, key: str) -> LockRecord | None:
+        self._life.check()
+        return await super().read_lock(key)
+
+
+class BrokenLife(BrokenStore):
+    works_after_close: ClassVar = False
+    store_type: ClassVar = WithALife
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        stores: list[Any] = []
+
+        def open_store(key_prefix: str = "", clock: Clock = current_clock) -> Any:
+            if not stores:
+                stores.append(self.store_type(clock=clock))
+            return stores[0].with_prefix(key_prefix)
+
+        return open_store
+
+
+class TestWithALife(BrokenLife):
+    pass
+
+
+class TestClosingTwiceFails(BrokenLife):
+    class store_type(WithALife):  # noqa: N801
+        async def aclose(self) -> None:
+            self._life.check()
+            self._life.end()
+
+
+class TestEveryEventLoopMayUseIt(BrokenLife):
+    class store_type(WithALife):  # noqa: N801
+        async def get(self, key: str, default: Any = None) -> Any:
+            if not self._life.open:
+                self._life.check()
+            return await MemoryStore.get(self, key, default)
+
+
+class TestClosesItsNeighbours(BrokenLife):
+    class store_type(WithALife):  # noqa: N801
+        opened: ClassVar[list[Any]] = []
+
+        async def __aenter__(self) -> Any:
+            self.opened.append(self)
+            return await super().__aenter__()
+
+        async def aclose(self) -> None:
+            for store in self.opened:
+                store._life.end()
+            self.opened.clear()
+
+
 class TestUseAfterCloseIsAnAccident(BrokenStore):
     works_after_close: ClassVar = False
 
@@ -341,14 +523,18 @@ class TestLocksAreDeclaredButNotTested(Broken, CacheConformance):
     capabilities: ClassVar = frozenset({"cache", "locks"})
 
 
-class OnlyLocks(RecordLocks):
+class LocksAlone(RecordLocks, BaseStore):
     """Part of a store, with nothing wrong in it."""
+
+
+class OnlyLocks(LocksAlone):
+    """The same, made of a clock."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(MemoryStore(**options)._records)
 
-    def with_prefix(self, key_prefix: str) -> RecordLocks:
-        return RecordLocks(self._records, key_prefix=key_prefix)
+    def with_prefix(self, key_prefix: str) -> LocksAlone:
+        return LocksAlone(self._records, key_prefix=key_prefix)
 
 
 class TestLocksAlone(Broken, LockConformance):

@@ -50,6 +50,24 @@ RULES = {
     "TestLateSuccessCloses": "test_a_late_success_does_not_close_an_open_circuit",
     "TestSettingWhatIsAbsentIsNotAtomic": "test_one_of_many_callers_sets_an_absent_key",
     "TestVersionsStandStill": "test_every_change_raises_the_version",
+    "TestRenewalsTrustTheFirstClock": (
+        "test_a_lock_that_is_renewed_stays_held_though_the_clock_was_set"
+    ),
+    "TestAHolderKnowsNoClock": ("test_a_holder_counts_on_its_lock_as_long_as_no_other_can_take_it"),
+    "TestAClockThatWasSetIsTrusted": (
+        "test_a_process_whose_clock_was_set_takes_over_only_what_it_has_watched"
+    ),
+    "TestWhatWasSeenOfACircuitIsIgnored": (
+        "test_an_open_time_that_the_caller_has_waited_for_is_over"
+    ),
+    "TestAProbeIsNotRenewed": "test_a_probe_that_is_claimed_again_is_renewed",
+    "TestALostProbeComesBack": "test_a_probe_that_has_lost_its_place_is_not_renewed",
+    "TestAClockThatIsSetBackKeepsACircuitOpen": (
+        "test_a_clock_that_is_set_far_back_keeps_no_circuit_open"
+    ),
+    "TestClosingTwiceFails": "test_a_closed_store_can_be_opened_again",
+    "TestEveryEventLoopMayUseIt": ("test_another_event_loop_is_told_to_which_one_a_store_belongs"),
+    "TestClosesItsNeighbours": ("test_closing_one_store_leaves_another_on_the_same_data_open"),
     "TestUseAfterCloseIsAnAccident": "test_a_closed_store_says_so_and_never_hangs",
     "TestOnlyItsOpenerMayCloseIt": "test_a_store_may_be_closed_by_another_task_than_opened_it",
     "TestLocksAreLackingThoughDeclared": (
@@ -83,7 +101,7 @@ RULES_OF_PLACES = {
     "TestWaitsForEver": "test_a_wait_ends_in_time",
     "TestCancelledHalfWay": "test_a_cancelled_write_is_whole_or_not_there",
 }
-WELL = ("TestNothingWrong", "TestLocksAlone")
+WELL = ("TestNothingWrong", "TestByWallClock", "TestWithALife", "TestLocksAlone")
 
 
 def judge(folder: Path, *tests: str) -> dict[str, tuple[int, set[str]]]:
