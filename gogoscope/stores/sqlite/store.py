@@ -225,7 +225,10 @@ class _SQLiteRecords(Records):
 
     async def clear(self, kind: Kind[Any], prefix: str) -> None:
         await self._file.run(
-            lambda connection: connection.execute(_CLEAR, (kind.name, prefix, _end(prefix)))
+            lambda connection: connection.execute(
+                _CLEAR if prefix else _CLEAR_ALL,
+                {"kind": kind.name, "begin": prefix, "end": _end(prefix), "bytes": prefix.encode()},
+            )
         )
 
     def _find(
@@ -303,7 +306,12 @@ WHERE kind = ? AND key >= CAST(? AS TEXT) AND key < CAST(? AS TEXT)
 AND (purge_at IS NULL OR purge_at > ?)
 ORDER BY key LIMIT ?
 """
-_CLEAR = "DELETE FROM records WHERE kind = ? AND key >= ? AND key < CAST(? AS TEXT)"
+# What is no text, and so no key, is removed, too, if it is below the prefix.
+_CLEAR_ALL = "DELETE FROM records WHERE kind = :kind"
+_CLEAR = """
+DELETE FROM records WHERE kind = :kind AND ((key >= :begin AND key < CAST(:end AS TEXT))
+OR (key >= x'' AND substr(key, 1, length(:bytes)) = :bytes))
+"""
 _SWEEP_END = """
 SELECT kind, key FROM records WHERE (kind, key) > (CAST(? AS TEXT), CAST(? AS TEXT))
 ORDER BY kind, key LIMIT 1 OFFSET ?

@@ -239,3 +239,44 @@ async def test_a_page_of_keys_that_are_no_text_hides_none_behind_it(path: Path) 
             )
         assert await store.keys() == ["z"]
         assert [key async for key in store.iterate_keys()] == ["z"]
+
+
+async def test_clear_removes_what_is_no_key_too_within_its_prefix(path: Path) -> None:
+    async def kept() -> list[bytes]:
+        rows = await store._file.run(
+            lambda connection: connection.execute(
+                "SELECT CAST(key AS BLOB) FROM records"
+            ).fetchall()
+        )
+        return sorted(key for (key,) in rows)
+
+    async with SQLiteStore(path) as store, SQLiteStore(path, key_prefix="a:") as below:
+        for key in (
+            "x'613a67'",
+            "x'ff'",
+            "x''",
+            "CAST(x'613a67ff' AS TEXT)",
+            "CAST(x'ff' AS TEXT)",
+        ):
+            execute(path, f"INSERT INTO records VALUES ('cache', {key}, NULL, '1')")
+        await below.set("mine", 1)
+        await store.set("other", 1)
+        await below.clear()
+        assert await kept() == [b"", b"other", b"\xff", b"\xff"]
+        await store.record_failure("c", 9)
+        await store.clear()
+        assert await kept() == [b"c"]
+
+
+async def test_a_key_whose_value_is_corrupt_is_listed_so_that_it_can_be_found_and_removed(
+    path: Path,
+) -> None:
+    async with SQLiteStore(path) as store:
+        await store.set("k", 1)
+        execute(path, "UPDATE records SET content = x'ff'")
+        assert await store.keys() == ["k"]
+        assert [key async for key in store.iterate_keys("k*")] == ["k"]
+        with pytest.raises(CorruptRecordError, match="'k'"):
+            await store.get("k")
+        assert await store.delete("k") is True
+        assert await store.keys() == []
