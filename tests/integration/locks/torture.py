@@ -46,6 +46,7 @@ from tests.support.postgres_server import running_postgres
 START_SECONDS = 60.0
 CALM_SECONDS = 3.0
 MOST_STOPPED = 3
+FEWEST_AT_WORK = 4
 STORES = ("sqlite", "dynamodb", "postgresql")
 
 
@@ -82,8 +83,10 @@ class Fleet:
         for number, until in list(self.stopped.items()):
             if until <= now:
                 self.resume(number)
-        running = sorted(self.processes.keys() - self.stopped.keys())
-        number = self.chance.choice(running)
+        at_work = sorted(filter(self.has_begun, self.processes.keys() - self.stopped.keys()))
+        if len(at_work) < FEWEST_AT_WORK:
+            return  # It takes a loaded machine its time to start the others.
+        number = self.chance.choice(at_work)
         if self.chance.random() < 0.4:
             self.processes[number].send_signal(signal.SIGUSR1)
         elif self.chance.random() < 0.4:
@@ -97,6 +100,11 @@ class Fleet:
             self.ends.append((time.monotonic(), number))
             self.stopped[number] = now + self.chance.uniform(0.5, LONGEST_LEASE + 0.5)
             self.done["stopped and continued"] += 1
+
+    def has_begun(self, number: int) -> bool:
+        """Return whether a process has opened the store and waits for locks."""
+        log = self.folder / f"log-{number}"
+        return log.exists() and log.stat().st_size > 0
 
     def resume(self, number: int) -> None:
         self.processes[number].send_signal(signal.SIGCONT)
@@ -208,7 +216,10 @@ async def torture(persistence: str, seconds: float, seed: int) -> Verdict:
                 proxy.faulty = False
                 for number in list(fleet.stopped):
                     fleet.resume(number)
-                stuck = await _unfinished(fleet, end + 2 * LONGEST_LEASE + 10)
+                await _all_at_work(fleet)
+                stuck = await _unfinished(
+                    fleet, max(end, time.monotonic()) + 2 * LONGEST_LEASE + 10
+                )
             finally:
                 fleet.kill_all()
             left = await _locks_left(where.arguments)
@@ -227,6 +238,14 @@ async def _all_ready(folder: Path) -> None:
     with anyio.fail_after(START_SECONDS):
         while sum(path.stat().st_size > 0 for path in folder.glob("log-*")) < PROCESSES:
             await anyio.sleep(0.05)
+
+
+async def _all_at_work(fleet: Fleet) -> None:
+    """Wait for those that are still being started, so that they may end, too."""
+    with anyio.fail_after(START_SECONDS):
+        for number, process in fleet.processes.items():
+            while not (fleet.has_begun(number) or process.poll() is not None):
+                await anyio.sleep(0.1)
 
 
 async def _unfinished(fleet: Fleet, give_up_at: float) -> list[int]:
