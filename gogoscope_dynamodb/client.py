@@ -101,7 +101,8 @@ async def open_client(
     except RuntimeError:
         raise UnsupportedEventLoopError(
             "aioboto3 runs on asyncio only; run the program with anyio.run(main) on its asyncio "
-            "backend, or pass DynamoDBAdapter a client that works on this event loop"
+            "backend, or pass DynamoDBAdapter a client that runs on this event loop, as one of "
+            "aiobotocore 3 with its HttpxSession does"
         ) from None
     try:
         session = await kept_session(region, endpoint_url)

@@ -96,7 +96,8 @@ _BY_CODE = {
 }
 
 _BY_CLASS = {
-    "ClientConnectorError": _UNREACHABLE,
+    "ClientConnectorError": _UNREACHABLE,  # of aiohttp
+    "ConnectError": _UNREACHABLE,  # of httpx
     "NewConnectionError": _UNREACHABLE,
     "gaierror": _UNREACHABLE,
     "ConnectionRefusedError": _UNREACHABLE,

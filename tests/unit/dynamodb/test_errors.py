@@ -38,6 +38,7 @@ def connector_error() -> aiohttp.ClientConnectorError:
     [
         aws.SSLError(endpoint_url=URL, error=ssl.SSLError("no")),
         endpoint_error(connector_error()),
+        endpoint_error(type("ConnectError", (Exception,), {})("that of httpx")),
         endpoint_error(socket.gaierror("no such host")),
         endpoint_error(ConnectionRefusedError()),
         aws.ConnectTimeoutError(endpoint_url=URL),
