@@ -22,6 +22,7 @@ Invariants:
   so that the one under way is refused when it lands. So what a caller finds out after it was
   cancelled, such as that it did not get a lock, stays true. ``_unsettled`` holds the keys of such
   writes, and is bounded.
+- Of two writes of whole records, the later one has the higher number: ``_number`` is the last one.
 - A record that is removed, or whose purge time is over, is an entry like any other, which is
   shown to a change as ``None``.
 """
@@ -69,6 +70,7 @@ class CompareAndSwapRecords(Records):
         self._place = place
         self._seen = _Seen()
         self._unsettled: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._number = 0
 
     def now_ms(self) -> int:
         """Return the place's clock in milliseconds since the Unix epoch."""
@@ -230,7 +232,8 @@ class CompareAndSwapRecords(Records):
         return entry
 
     async def _put(self, kind: Kind[Record], key: str, record: Record | None, now_ms: int) -> None:
-        new = _entry(kind, record, now_ms, now_ms * NUMBERS_PER_MS, (secrets.token_hex(6),))
+        self._number = max(now_ms * NUMBERS_PER_MS, self._number + 1)
+        new = _entry(kind, record, now_ms, self._number, (secrets.token_hex(6),))
         self._seen.forget(kind, key)
         await self._settling(kind, key, self._place.put(kind.name, key, new))
         self._written(kind, key, new)

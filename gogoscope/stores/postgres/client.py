@@ -20,7 +20,7 @@ rooms in which requests wait, made anew with each opening; and the server's cloc
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -34,7 +34,7 @@ from gogoscope.exceptions import (
     UnexpectedStoreError,
 )
 from gogoscope.persistence import Life, Room, ServerClock, monotonic, uniform
-from gogoscope.stores.postgres.connection import Connection, Row, parse
+from gogoscope.stores.postgres.connection import Connection, Row, milliseconds, parse
 from gogoscope.stores.postgres.errors import NOT_SENT, UNANSWERED, Failure, classify
 
 MOST_TRIES = 6
@@ -44,7 +44,7 @@ LONGEST_DELAY = 1.0
 CONNECTIONS_PER_URGENT_ONE = 5
 SLOWEST_LINK = 1_000_000  # bytes a second
 
-Value = bytes | str | int | None
+Value = str | int | None
 
 
 @frozen
@@ -112,18 +112,16 @@ class PostgresClient:
         request = _Request(self, statement, encoded, urgent, writes)
         return await request.run(self.timeout + size / SLOWEST_LINK)
 
-    @asynccontextmanager
-    async def place(self, patience: float, *, urgent: bool) -> AsyncIterator[Room]:
+    def place(self, patience: float, *, urgent: bool) -> AbstractAsyncContextManager[None]:
         """Wait until there may be one more request, and let it be for the length of a block."""
-        room = self._room
-        if urgent:
-            async with room.place(patience):
-                yield room
-            return
+        return self.room.place(patience) if urgent else self._place_of_other(patience)
+
+    @asynccontextmanager
+    async def _place_of_other(self, patience: float) -> AsyncIterator[None]:
         others = self._room_of_others
-        async with others.place(patience), room.place(patience):
-            yield room
-            others.answered = room.answered
+        others.answered = self.room.answered
+        async with others.place(patience), self.room.place(patience):
+            yield
 
     async def connection(self) -> Connection:
         """Return a connection that nobody uses."""
@@ -147,7 +145,7 @@ class PostgresClient:
     @property
     def era(self) -> object:
         """What is another object after each opening."""
-        return self._room
+        return self.room
 
     def failed(
         self, failure: Failure, tried: int, *, in_doubt: bool, cause: Exception | None
@@ -165,7 +163,7 @@ class PostgresClient:
 
     def _make_rooms(self) -> None:
         kept_free = max(1, self._connections // CONNECTIONS_PER_URGENT_ONE)
-        self._room = Room(self._connections)
+        self.room = Room(self._connections)
         self._room_of_others = Room(max(1, self._connections - kept_free))
 
     def _drop_idle(self) -> None:
@@ -205,7 +203,8 @@ class _Request:
             try:
                 self._client.life.check()
                 patience = max(0.0, deadline - monotonic())
-                async with self._client.place(patience, urgent=self._urgent) as room:
+                room = self._client.room
+                async with self._client.place(patience, urgent=self._urgent):
                     now = monotonic()
                     if not self._tried and room.answered > called:
                         deadline = now + budget
@@ -243,14 +242,12 @@ class _Request:
             received = monotonic()
             client.take_back(connection, era)
         if rows and (shown := rows[0][0]) is not None:
-            client.clock.learn(int(shown), sent, received)
+            client.clock.learn(milliseconds(shown), sent, received)
         return [row[1:] for row in rows]
 
 
 def _encoded(value: Value) -> bytes | None:
-    if value is None or isinstance(value, bytes):
-        return value
-    return str(value).encode()
+    return None if value is None else str(value).encode()
 
 
 def _where(parts: dict[str, Any]) -> str:

@@ -16,8 +16,9 @@ This is the only module that imports the client.
 
 from __future__ import annotations
 
+import functools
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -36,6 +37,7 @@ TAG = b"%TAG"
 # Of libpq's ConnStatusType and ExecStatusType.
 _CONNECTION_OK = 0
 _COMMAND_OK, _TUPLES_OK = 1, 2
+_BINARY = 1
 
 
 def client() -> Any:
@@ -82,11 +84,12 @@ class Connection:
     """An open connection."""
 
     # _asked counts the statements; the next one names its first column by that number.
-    __slots__ = ("_asked", "_libpq", "_opened")
+    __slots__ = ("_asked", "_has_data", "_libpq", "_opened")
 
     def __init__(self, opened: AsyncConnection[Any]) -> None:
         self._opened = opened
         self._libpq = opened.pgconn
+        self._has_data = _look_at(self._libpq.socket)
         self._asked = 0
 
     @classmethod
@@ -114,7 +117,7 @@ class Connection:
 
         What has something to say was closed by the server, as a rule.
         """
-        return self.is_open and not _has_data(self._libpq.socket)
+        return self.is_open and not self._has_data()
 
     async def ask(self, statement: bytes, values: Sequence[bytes | None]) -> list[Row]:
         """Send a statement, and return the rows of its answer.
@@ -135,7 +138,7 @@ class Connection:
     async def _exchange(self, statement: bytes, values: Sequence[bytes | None]) -> PGresult:
         libpq = self._libpq
         socket = libpq.socket
-        libpq.send_query_params(statement, values)
+        libpq.send_query_params(statement, values, result_format=_BINARY)
         while libpq.flush():
             await anyio.wait_writable(socket)
         last = None
@@ -155,7 +158,10 @@ class Connection:
 
 
 def _rows(result: PGresult, tag: bytes) -> list[Row]:
-    """Return the rows of an answer whose first column must have the name ``tag``."""
+    """Return the rows of an answer whose first column must have the name ``tag``.
+
+    They are in the server's binary format, in which a text is its UTF-8.
+    """
     if result.status == _COMMAND_OK:
         return []
     if result.status != _TUPLES_OK:
@@ -167,9 +173,19 @@ def _rows(result: PGresult, tag: bytes) -> list[Row]:
     return [[result.get_value(row, column) for column in columns] for row in range(result.ntuples)]
 
 
-def _has_data(descriptor: int) -> bool:
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([descriptor], [], [], 0)[0])
+def _look_at(descriptor: int) -> Callable[[], object]:
+    """Return what tells whether there is something to read, the end included, without waiting."""
+    if not hasattr(select, "poll"):
+        return lambda: select.select([descriptor], [], [], 0)[0]
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return functools.partial(poll.poll, 0)
+
+
+def milliseconds(timestamp: bytes) -> int:
+    """Return a time in the server's binary format as milliseconds since the Unix epoch."""
+    return _EPOCH_MS + int.from_bytes(timestamp, "big", signed=True) // 1000
+
+
+_EPOCH_MS = 946_684_800_000
+"""Of the year 2000, from which the server counts microseconds."""

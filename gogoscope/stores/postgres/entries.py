@@ -17,6 +17,7 @@ months, and several of them are rarely in each other's way.
 
 from __future__ import annotations
 
+import json
 import random
 
 from attrs import evolve
@@ -34,7 +35,6 @@ from gogoscope.persistence import (
     corrupt_record,
 )
 from gogoscope.stores.postgres.client import PostgresClient, Reply
-from gogoscope.stores.postgres.connection import Row
 from gogoscope.stores.postgres.schema import FORMAT
 from gogoscope.stores.postgres.statements import Statements
 
@@ -81,7 +81,7 @@ class PostgresEntries(CompareAndSwap):
         """Return an entry as the newest completed write left it, ``None`` if there is none."""
         _check_key(key)
         reply = await self._client.run(self._statements.load, kind, key, urgent=kind in URGENT)
-        return _entry(kind, key, reply.rows[0]) if reply.rows else None
+        return _entry(kind, key, reply.rows[0][0]) if reply.rows else None
 
     async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
         """Write ``new`` if the last writer is still that of ``seen``, in one statement."""
@@ -187,26 +187,25 @@ class PostgresEntries(CompareAndSwap):
 def _swapped(kind: str, key: str, reply: Reply) -> Swapped:
     if not reply.rows:
         return Swapped(swapped=False, found=None, in_doubt=reply.in_doubt)
-    ((written, *found),) = reply.rows
-    if written == b"t":
+    ((row,),) = reply.rows
+    if row is None:
         return Swapped(swapped=True)
-    return Swapped(swapped=False, found=_entry(kind, key, found), in_doubt=reply.in_doubt)
+    return Swapped(swapped=False, found=_entry(kind, key, row), in_doubt=reply.in_doubt)
 
 
-def _entry(kind: str, key: str, row: Row) -> Entry:
-    """Return the entry of a row: its format, content, purge time, number and writers."""
-    # The columns have types and, but for one, a value.
-    format_, content, purge_at, number, writers = (
-        None if value is None else value.decode() for value in row
-    )
-    if format_ != str(FORMAT):
-        unknown = ValueError(f"its format is {format_}, and this gogoscope knows {FORMAT}")
+def _entry(kind: str, key: str, row: bytes | None) -> Entry:
+    """Return the entry of a row in JSON."""
+    columns = json.loads(row or b"{}")
+    if columns.get("format") != FORMAT:
+        unknown = ValueError(
+            f"its format is {columns.get('format')}, and this gogoscope knows {FORMAT}"
+        )
         raise corrupt_record(kind, key, unknown)
     return Entry(
-        content or "",
-        None if purge_at is None else int(purge_at),
-        int(number or 0),
-        tuple((writers or "").split(" ")),
+        columns["content"],
+        columns["purge_at"],
+        columns["number"],
+        tuple(columns["writers"].split(" ")),
     )
 
 

@@ -23,8 +23,8 @@ FORMAT = 1
 COLUMNS = ("format", "content", "purge_at", "number", "writer", "writers")
 """The columns of a row besides those of its key."""
 
-NOW = f"floor(date_part('epoch', clock_timestamp()) * 1000)::bigint AS \"{TAG.decode()}\""
-"""The first column of every answer: the server's time in milliseconds since the Unix epoch."""
+NOW = f'clock_timestamp() AS "{TAG.decode()}"'
+"""The first column of every answer: the server's time."""
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"
 _TABLE = re.compile(rf"(?:({_NAME})\.)?({_NAME})")

@@ -1,7 +1,9 @@
 """The statements of a store, in the words of PostgreSQL.
 
 The parameters of those that write are the kind, the key, and the columns in their order; ``$7`` is
-the writer, ``$9`` the one that was seen.
+the writer, ``$9`` the one that was seen. They answer with the row as JSON where the writer is
+another: where it was not written, or others have written since. (To plan a statement takes longer
+than to run it, so those with few expressions are the fast ones.)
 """
 # ruff: noqa: S608 - the name of the table was checked and quoted
 
@@ -16,11 +18,7 @@ class Statements:
     """The statements for a table, given by its quoted name; every row begins with the time."""
 
     def __init__(self, table: str) -> None:
-        kept = "format, content, purge_at, number, writers"
-        shown = _listing(
-            f"CASE WHEN r.writer = $7 THEN NULL ELSE r.{column} END" for column in kept.split(", ")
-        )
-        answer = f"RETURNING {NOW}, r.writer = $7, {shown}"
+        answer = f"RETURNING {NOW}, CASE WHEN r.writer = $7 THEN NULL ELSE row_to_json(r) END"
         brought = {column: f"${n}" for n, column in enumerate(COLUMNS, start=3)}
         excluded = {column: f"excluded.{column}" for column in COLUMNS}
         insert = (
@@ -31,7 +29,9 @@ class Statements:
             f"FROM {table} WHERE kind = $1 AND key >= $2 AND ($3::text IS NULL OR key < $3) "
             "AND ($4::text IS NULL OR key > $4)"
         )
-        self.load = f"SELECT {NOW}, {kept} FROM {table} WHERE kind = $1 AND key = $2".encode()
+        self.load = (
+            f"SELECT {NOW}, row_to_json(r) FROM {table} AS r WHERE kind = $1 AND key = $2"
+        ).encode()
         self.insert = f"{insert} writer = r.writer {answer}".encode()
         self.put = f"{insert} {_if('r.number < excluded.number', excluded)} {answer}".encode()
         self.update = (
@@ -50,7 +50,8 @@ class Statements:
         self.sweep = (
             f"WITH gone AS (DELETE FROM {table} "
             "WHERE ctid >= $1::tid AND ctid < $2::tid AND purge_at <= $3) "
-            f"SELECT {NOW}, pg_relation_size('{table}') / current_setting('block_size')::bigint"
+            f"SELECT {NOW}, (pg_relation_size('{table}') / "
+            "current_setting('block_size')::bigint)::text"
         ).encode()
 
 
