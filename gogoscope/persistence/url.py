@@ -48,6 +48,14 @@ class PersistenceURL:
     location: str
     options: Mapping[str, str] = field(factory=dict)
 
+    @property
+    def netloc(self) -> str:
+        """The part between ``//`` and the next slash as it was written, with escapes and secrets.
+
+        In it a ``%40`` or ``%2F`` of a password can be told from what separates it.
+        """
+        return urlsplit(self.url).netloc
+
     def __str__(self) -> str:
         """Return the URL without its secrets, for messages."""
         return redacted(self.url)

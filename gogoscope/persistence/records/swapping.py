@@ -38,7 +38,7 @@ import anyio
 from attrs import evolve
 
 from gogoscope._core.jitter import uniform
-from gogoscope.exceptions import StoreTimeoutError
+from gogoscope.exceptions import Effect, StoreTimeoutError
 from gogoscope.persistence.in_flight import for_each
 from gogoscope.persistence.records.compare_and_swap import CompareAndSwap, Entry
 from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
@@ -215,7 +215,7 @@ class CompareAndSwapRecords(Records):
         try:
             return await write
         except BaseException as error:
-            if getattr(error, "in_doubt", True):
+            if getattr(error, "effect", Effect.MAYBE_APPLIED) is Effect.MAYBE_APPLIED:
                 self._unsettled[kind.name, key] = None
                 if len(self._unsettled) > MOST_SEEN:
                     self._unsettled.popitem(last=False)

@@ -20,6 +20,7 @@ import functools
 import select
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -63,11 +64,19 @@ def parse(conninfo: str) -> dict[str, Any]:
     psycopg = client()
     try:
         parts: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(conninfo)
-    except psycopg.Error:  # it may quote a password
+        ports = str(parts.get("port", "")).split(",")
+        # With a slash in it, as it is, a password would be taken for a port and a database.
+        is_odd = any(port and not port.isdecimal() for port in ports) or (
+            conninfo.startswith(("postgresql:", "postgres:")) and "@" in urlsplit(conninfo).path
+        )
+    except (psycopg.Error, ValueError):  # it may quote a password
+        is_odd = True
+    if is_odd:
         raise InvalidURLError(
             "the connection string is malformed; write for example "
-            "'postgresql://user:password@host:5432/database', with %40 for an @ in the password"
-        ) from None
+            "'postgresql://user:password@host:5432/database', with %40 for an @ and %2F for a / "
+            "in the password"
+        )
     return parts
 
 

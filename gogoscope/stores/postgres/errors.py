@@ -6,6 +6,8 @@ written, unless the error is about the connection: those may come after the comm
 
 from __future__ import annotations
 
+import re
+
 from attrs import frozen
 
 from gogoscope.exceptions import (
@@ -68,6 +70,12 @@ _BY_CLASS_OF_STATE = {
     "58": _BROKEN,
 }
 
+_MISCONFIGURED_IN_WORDS = re.compile(
+    "authentication failed|does not exist|no pg_hba.conf entry|no password supplied|"
+    "permission denied|no such (user|database)|does not support SSL|certificate verify failed"
+)
+"""What a server, or a pooler, says that lets nobody in; the client gets no code for that."""
+
 
 def classify(error: Exception, *, sent: bool) -> Failure:
     """Return what an error of a statement means.
@@ -83,6 +91,8 @@ def classify(error: Exception, *, sent: bool) -> Failure:
         names = {kind.__name__ for kind in type(error).__mro__}
         if "InterfaceError" in names and not sent:
             known = _NO_LOOP
+        elif not sent and _MISCONFIGURED_IN_WORDS.search(str(error)):
+            known = _MISCONFIGURED
         elif names & {"OperationalError", "InterfaceError", "ForeignAnswerError", "OSError"}:
             known = _BROKEN
         else:

@@ -153,7 +153,7 @@ def from_url(url: PersistenceURL) -> PostgresStore:
 def _conninfo(url: PersistenceURL, own: object) -> str:
     """Return the URL for libpq: without our own options, and with escapes for user and password."""
     parts = urlsplit(url.url)
-    login, at, servers = parts.netloc.rpartition("@")
+    login, at, servers = url.netloc.rpartition("@")
     user, colon, password = login.partition(":")
     escaped = quote(unquote(user), safe="") + colon + quote(unquote(password), safe="")
     query = "&".join(

@@ -73,6 +73,12 @@ def test_an_unknown_option_is_refused_with_those_that_are_known() -> None:
         PersistenceURL.parse("x:?ttl=1").convert_options()
 
 
+def test_the_netloc_is_kept_as_it_was_written() -> None:
+    url = PersistenceURL.parse("redis://ann:p%40ss%2Fword@Host:6379/0?key_prefix=a:")
+    assert url.netloc == "ann:p%40ss%2Fword@Host:6379"
+    assert PersistenceURL.parse("memory:").netloc == ""
+
+
 def test_a_bad_value_of_an_option_is_refused_with_the_reason() -> None:
     with pytest.raises(InvalidURLError, match=r"option 'timeout' in .* has the value 'soon'"):
         PersistenceURL.parse("x:?timeout=soon").convert_options(timeout=float)
