@@ -46,7 +46,7 @@ class Renewal:
         """
         handle = self._handle
         with self._stopped:
-            due = monotonic() + handle._lease / RENEWALS_PER_LEASE
+            due = handle._deadline - handle._lease * (1 - 1 / RENEWALS_PER_LEASE)
             while (reason := handle.lost) is None:
                 pause = min(due, handle._deadline) - monotonic()
                 part = min(pause, LOOK_AT_CLOCK_SECONDS)
@@ -54,8 +54,10 @@ class Renewal:
                     now = monotonic()
                     due = now + (handle._deadline - now) / RENEWALS_PER_LEASE
                 elif part == pause or handle._in_doubt():
-                    pause = await self._renew()
-                    due = monotonic() + pause
+                    # One that took long is followed by the next one sooner: leases, too, count
+                    # from when they were asked for.
+                    due = monotonic()
+                    due += await self._renew()
             if self._failure is not None:
                 reason = f"{reason}; the store failed with {self._failure!r}"
             elif self._unanswered:

@@ -49,6 +49,25 @@ def test_a_renewal_keeps_the_lock_until_it_is_stopped(
     virtual_clock.run(program, backend=backend)
 
 
+def test_a_lock_survives_a_claim_that_took_most_of_its_lease(
+    virtual_clock: VirtualClock, backend: Backend
+) -> None:
+    async def program() -> None:
+        store = UnpluggableStore(MemoryStore())
+        store.slow_down(25)
+        handle = await held(store, 30)
+        store.slow_down(0)
+        renewal = Renewal(handle)
+        async with anyio.create_task_group() as group:
+            task = group.create_task(renewal.run())
+            await anyio.sleep(20)
+            handle.ensure()
+            renewal.stop()
+            assert await task is None
+
+    virtual_clock.run(program, backend=backend)
+
+
 def test_a_renewal_that_is_stopped_before_it_began_renews_nothing(
     virtual_clock: VirtualClock, backend: Backend
 ) -> None:
