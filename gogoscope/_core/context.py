@@ -6,11 +6,13 @@ its scope, the body of a scope in the task (or the body) that opened the scope's
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
 from gogoscope._core.background import Home
+from gogoscope._core.forks import after_fork
 from gogoscope._core.slots import Lent, Slot, Slots
 
 
@@ -49,6 +51,9 @@ class Frame(Protocol):
 current: ContextVar[Frame | None] = ContextVar("current", default=None)
 
 get_current, set_current = current.get, current.set  # quicker for what is called for each task
+
+# A forked process goes on in the context of what forked it, but in no scope of its parent.
+after_fork(functools.partial(current.set, None))
 
 
 def slots_around() -> list[Slot]:

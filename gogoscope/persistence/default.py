@@ -9,6 +9,8 @@ for which it also runs what goes on in the background. Invariants:
 - Its background works in the event loop that opened it, and so do circuit breakers and ``cached``
   functions. Scopes of other event loops use it, too, and are refused by the store, unless it is in
   memory: if they fell back to memory instead, their locks would exclude nobody.
+- A process that is forked meanwhile finds the store of its parent (``_inherited``), which refuses
+  it, until it has a default store of its own: memory instead would again exclude nobody.
 - The background belongs to no task, so the block may be left in another task than entered it. At
   its end, work that is brief has a moment to finish; then everything is cancelled, and every
   capability settles, before the store is closed.
@@ -16,6 +18,7 @@ for which it also runs what goes on in the background. Invariants:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -42,18 +45,19 @@ BRIEF_SECONDS = 1.0
 class DefaultHome(ProcessObserver):
     """The :class:`~gogoscope._core.background.Home` of what is used outside of scopes."""
 
-    __slots__ = ("_attached", "_bundle", "_detached", "_loop", "on_event")
+    __slots__ = ("_attached", "_bundle", "_detached", "_loop", "_process", "on_event")
 
     def __init__(self, store: object) -> None:
         self.on_event: OnEvent | None = None
         self._bundle = Persistence.of(store)
         self._loop: EventLoop = running()
+        self._process = os.getpid()
         self._attached: dict[type[Service], Service] = {}
         self._detached = Detached()
 
     def is_here(self) -> bool:
         """Return whether the event loop that opened the store runs the caller."""
-        return self._loop.is_here()
+        return self._process == os.getpid() and self._loop.is_here()
 
     def check_open(self) -> None:
         """Do nothing: it is open as long as it can be found."""
@@ -63,7 +67,7 @@ class DefaultHome(ProcessObserver):
 
         :raises RuntimeError: in another thread or event loop
         """
-        if not self._loop.is_here():
+        if not self.is_here():
             raise RuntimeError("the default store belongs to another event loop")
 
     def store(self) -> Persistence:
@@ -83,7 +87,7 @@ class DefaultHome(ProcessObserver):
         :param brief: whether the end of the block waits a moment for it to finish by itself
         :returns: ``False`` if nothing is run: in another event loop, or after the block
         """
-        return self._loop.is_here() and self._detached.start(work, brief)
+        return self.is_here() and self._detached.start(work, brief)
 
     async def end(self) -> None:
         """Let the store know everything; bounded and shielded."""
@@ -149,12 +153,17 @@ class DefaultStore(AbstractAsyncContextManager[Store]):
 
 
 _open: list[DefaultStore] = []
+_inherited: list[DefaultStore] = []
 _changed: list[Callable[[], object]] = []
 
 
 def default_home() -> DefaultHome | None:
-    """Return the open default store of this process, whichever event loop opened it."""
-    return _open[0].home if _open else None
+    """Return the open default store of this process, whichever event loop opened it.
+
+    In a forked process without one it is that of its parent, which refuses to be used.
+    """
+    stores = _open or _inherited
+    return stores[0].home if stores else None
 
 
 def default_home_here() -> DefaultHome | None:
@@ -181,6 +190,7 @@ def _claim(store: DefaultStore) -> None:
         raise ConfigurationError(
             f"this process has {first!r} already; open others without default=True"
         )
+    _inherited.clear()
 
 
 def _release(store: DefaultStore) -> None:
@@ -193,4 +203,10 @@ def _tell() -> None:
         call()
 
 
-after_fork(_open.clear)
+def _inherit() -> None:
+    if _open:
+        _inherited[:] = _open
+        _open.clear()
+
+
+after_fork(_inherit)

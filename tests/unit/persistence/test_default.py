@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import uuid
 from pathlib import Path
@@ -210,3 +213,58 @@ async def test_another_event_loop_is_refused_by_the_default_store(url: str) -> N
     async with open_persistence(url, default=True):
         await anyio.to_thread.run_sync(anyio.run, elsewhere)
     assert threads
+
+
+FORKED = """if True:
+    import multiprocessing, os, sys
+    import anyio, anyio.to_thread
+    from gogoscope import CircuitBreaker, PersistenceError, cached, open_persistence, scope
+
+    url, backend = sys.argv[1:]
+    breaker = CircuitBreaker("payments")
+
+    async def answer():
+        return 42
+
+    async def use():
+        refused = 0
+        async with scope() as s:
+            for work in (lambda: s.acquire_lock("job", 60), lambda: s.cache.set("k", 2)):
+                try:
+                    await work()
+                except PersistenceError as error:
+                    refused += f"process {os.getppid()}, of which this one is a fork" in str(error)
+            assert await s.task(answer) == (None, 42)
+            assert await s.cache.get_or_set("k", answer, 60) == 42
+        assert await breaker.call(answer) == 42
+        assert refused == 2, refused
+        async with open_persistence(url, default=True) as own, scope() as s:
+            assert await s.acquire_lock("of the fork", 60)
+            await own.set("k", 3)
+
+    def in_the_fork():
+        anyio.run(use, backend=backend)
+
+    async def main():
+        async with open_persistence(url, default=True) as store:
+            assert await breaker.call(answer) == 42
+            async with scope() as s, s.lock("job"):
+                child = multiprocessing.get_context("fork").Process(target=in_the_fork)
+                await anyio.to_thread.run_sync(child.start)
+                await anyio.to_thread.run_sync(child.join, 30)
+                assert child.exitcode == 0, child.exitcode
+                assert await s.acquire_lock("of the parent", 60)
+            assert await store.holder("job") is None
+
+    anyio.run(main, backend=backend)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("memory", [False, True], ids=["sqlite", "memory"])
+def test_a_forked_process_is_refused_by_the_default_store_until_it_has_its_own(
+    backend: str, memory: bool, tmp_path: Path
+) -> None:
+    url = "memory:" if memory else f"sqlite:///{tmp_path}/store.db"
+    subprocess.run([sys.executable, "-c", FORKED, url, backend], check=True, timeout=60)
