@@ -68,7 +68,7 @@ class PostgresProxy:
         try:
             async with near, await anyio.connect_tcp(self._host, self._server_port) as far:
                 requests, answers = BufferedByteReceiveStream(near), BufferedByteReceiveStream(far)
-                await _log_in(requests, far, answers, near)
+                await self._begin(requests, far, answers, near)
                 while await self._pass_one(requests, far, answers, near):
                     pass
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, OSError):
@@ -82,7 +82,7 @@ class PostgresProxy:
         near: SocketStream,
     ) -> bool:
         """Pass one request and its answer; return whether the connection goes on."""
-        request = await _messages(requests, b"SQX")
+        request = await self._request(requests)
         if request.startswith(b"X"):
             return False
         self.requests.append(request)
@@ -92,7 +92,7 @@ class PostgresProxy:
         if fault == "requests delayed":
             await anyio.sleep(self._chance.uniform(0, LONGEST_DELAY))
         await far.send(request)
-        answer = await _messages(answers, b"Z")
+        answer = await self._answer(answers)
         if fault == "answers dropped after the write":
             return False
         if fault == "answers swallowed":
@@ -101,6 +101,21 @@ class PostgresProxy:
             await anyio.sleep(self._chance.uniform(0, LONGEST_DELAY))
         await near.send(answer * (2 if fault == "answers doubled" else 1))
         return True
+
+    async def _begin(
+        self,
+        requests: BufferedByteReceiveStream,
+        far: SocketStream,
+        answers: BufferedByteReceiveStream,
+        near: SocketStream,
+    ) -> None:
+        await _log_in(requests, far, answers, near)
+
+    async def _request(self, stream: BufferedByteReceiveStream) -> bytes:
+        return await _messages(stream, b"SQX")
+
+    async def _answer(self, stream: BufferedByteReceiveStream) -> bytes:
+        return await _messages(stream, b"Z")
 
     def _fault(self) -> str | None:
         if self.faults:

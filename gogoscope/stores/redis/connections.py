@@ -15,6 +15,7 @@ taken first, and whether the store was closed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, Protocol
 
 from gogoscope.exceptions import BackendUnavailableError
@@ -64,12 +65,21 @@ def client(ca_file: str | None) -> Connect:
     """
     try:
         # Imported here, since the client is optional and slow to import.
-        from redis.asyncio import Connection as Plain  # noqa: PLC0415
-        from redis.asyncio import SSLConnection  # noqa: PLC0415
+        from redis.asyncio.connection import (  # noqa: PLC0415
+            AbstractConnection,
+            SSLConnection,
+        )
+        from redis.asyncio.connection import Connection as Plain  # noqa: PLC0415
     except ImportError as error:
         raise BackendUnavailableError(
             "Redis needs redis-py; install it with: pip install 'gogoscope[redis]'"
         ) from error
+
+    # It tells the server its name when it connects, and not every server understands that.
+    if "driver_info" in signature(AbstractConnection.__init__).parameters:
+        nameless: dict[str, Any] = {"driver_info": None}
+    else:  # before version 7
+        nameless = {"lib_name": None, "lib_version": None}
 
     def make(address: Address) -> Any:
         # The time limit is that of the whole request, so the client's own limits are off.
@@ -78,6 +88,7 @@ def client(ca_file: str | None) -> Connect:
             "socket_timeout": None,
             "socket_connect_timeout": None,
             "protocol": 2,
+            **nameless,
         }
         if address.tls:
             return SSLConnection(**settings, ssl_ca_certs=ca_file, ssl_check_hostname=True)

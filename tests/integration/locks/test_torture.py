@@ -11,10 +11,11 @@ from tests.integration.locks.torture import torture
 from tests.integration.locks.torture_parts.judge import Log, Verdict, judge
 from tests.support.engines import DYNAMODB
 from tests.support.postgres_server import POSTGRES
+from tests.support.redis_server import REDIS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("persistence", ["sqlite", DYNAMODB, POSTGRES])
+@pytest.mark.parametrize("persistence", ["sqlite", DYNAMODB, POSTGRES, REDIS])
 def test_locks_hold_under_torture(persistence: str, request: pytest.FixtureRequest) -> None:
     if persistence == "dynamodb":
         request.getfixturevalue("atomic_dynamodb")
@@ -24,7 +25,7 @@ def test_locks_hold_under_torture(persistence: str, request: pytest.FixtureReque
     assert verdict.faults["stopped and continued"] > 0
     assert verdict.faults["clock set forward"] + verdict.faults["clock set back"] > 0
     assert verdict.happened["writes accepted"] > 10
-    if persistence == "postgresql":
+    if persistence in ("postgresql", "redis"):
         assert verdict.faults["crashes of the server"] == 1
     if persistence != "sqlite":
         assert verdict.faults["answers dropped after the write"] > 0

@@ -1,7 +1,7 @@
 """Torture of locks: processes that are killed, stopped and lied to, on a store that misbehaves.
 
     python -m tests.integration.locks.torture [--seconds 60] [--seed 1]
-        [--persistence sqlite|dynamodb|postgresql]
+        [--persistence sqlite|dynamodb|postgresql|redis]
 
 Eight processes, with clocks that are wrong by up to 5 s, pass three locks around. Some are killed,
 some are stopped for longer than their lease and continued, and of some the wall clock is set by up
@@ -42,12 +42,14 @@ from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_eng
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.postgres_server import running_postgres
+from tests.support.redis_proxy import RedisProxy
+from tests.support.redis_server import running_redis
 
 START_SECONDS = 60.0
 CALM_SECONDS = 3.0
 MOST_STOPPED = 3
 FEWEST_AT_WORK = 4
-STORES = ("sqlite", "dynamodb", "postgresql")
+STORES = ("sqlite", "dynamodb", "postgresql", "redis")
 
 
 @define
@@ -151,6 +153,9 @@ async def store_for(persistence: str, folder: Path, chance: random.Random) -> As
     elif persistence == "postgresql":
         async with _postgres(PostgresProxy(chance)) as where:
             yield where
+    elif persistence == "redis":
+        async with _redis(RedisProxy(chance)) as where:
+            yield where
     else:
         async with _dynamodb(FaultyProxy(chance)) as where:
             yield where
@@ -170,6 +175,18 @@ async def _postgres(proxy: PostgresProxy) -> AsyncIterator[Where]:
             yield Where(["url", f"{proxy.url(server.url)}&create=true"], proxy, crash)
     finally:
         await anyio.to_thread.run_sync(running.__exit__, None, None, None)
+
+
+@asynccontextmanager
+async def _redis(proxy: RedisProxy) -> AsyncIterator[Where]:
+    with running_redis(persistent=True) as server:
+
+        def crash() -> None:
+            server.kill()
+            server.start()
+
+        async with proxy.running(server.url):
+            yield Where(["url", proxy.url(server.url)], proxy, crash)
 
 
 @asynccontextmanager
