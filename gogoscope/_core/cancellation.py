@@ -118,12 +118,12 @@ async def checkpoint_if_cancelled() -> None:
     await anyio.lowlevel.checkpoint_if_cancelled()
 
 
-async def pending_cancellation() -> BaseException | None:
-    """Return the pending cancellation of the current code, or ``None``."""
+async def pending_exception() -> BaseException | None:
+    """Return the cancellation, or the Ctrl-C, that waits for a checkpoint, if there is one."""
     try:
         await checkpoint_if_cancelled()
-    except anyio.get_cancelled_exc_class() as cancelled:
-        return cancelled
+    except BaseException as raised:  # noqa: BLE001 - it is returned
+        return raised
     return None
 
 

@@ -22,6 +22,7 @@ import anyio
 import anyio.lowlevel
 
 from gogoscope._core.cancellation import on_asyncio
+from gogoscope._core.interrupts import noted
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -31,7 +32,7 @@ class EventLoop(Protocol):
     """The event loop that a block was opened in."""
 
     takes_interrupts: bool
-    """Whether :meth:`protect` has an effect."""
+    """Whether a Ctrl-C may come in the middle of its code (:mod:`gogoscope._core.interrupts`)."""
 
     def is_here(self) -> bool:
         """Return whether this loop runs the calling code."""
@@ -83,13 +84,6 @@ class EventLoop(Protocol):
         """Return a task group that goes on when a task ends as cancelled, with nobody cancelling.
 
         :param on_lost: called then: asyncio's own cancellation may end a task before its first step
-        """
-        ...
-
-    def protect(self, function: Any, *, protected: bool) -> None:
-        """Note whether a Ctrl-C may raise ``KeyboardInterrupt`` in the middle of a function.
-
-        It holds for what the function calls, too, unless that was noted otherwise.
         """
         ...
 
@@ -205,9 +199,6 @@ class Asyncio:
             group.cancel_scope = _forgiving(kind)(exceptions, on_lost)
         return group
 
-    def protect(self, function: Any, *, protected: bool) -> None:
-        """Do nothing: asyncio itself turns a Ctrl-C into a cancellation of the main task."""
-
 
 class Trio:
     """A run of trio."""
@@ -220,6 +211,10 @@ class Trio:
         self._current_task: Callable[[], Any] = lowlevel.current_task
         self._current_token: Callable[[], Any] = lowlevel.current_trio_token
         self._token = self._current_token()
+        while noted:
+            function, protected = noted.pop()
+            mark = lowlevel.enable_ki_protection if protected else lowlevel.disable_ki_protection
+            mark(function)
 
     def is_here(self) -> bool:
         """Return whether this run of trio runs the calling code."""
@@ -269,14 +264,6 @@ class Trio:
     def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
         """Return a task group: trio cancels by cancel scopes only."""
         return anyio.create_task_group()
-
-    def protect(self, function: Any, *, protected: bool) -> None:
-        """Note it with trio, which then raises at the next checkpoint of its main task."""
-        lowlevel = sys.modules["trio"].lowlevel
-        if protected:
-            lowlevel.enable_ki_protection(function)
-        else:
-            lowlevel.disable_ki_protection(function)
 
 
 class _Event:

@@ -6,32 +6,31 @@ too, even before their first step. Then anyio cancels the rest of the group, and
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
-from gogoscope._core.cancellation import end_what_never_began
+from gogoscope._core.cancellation import end_what_never_began, unwrapped
 from gogoscope._core.event_loop import running
+from gogoscope._core.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
 
 
-async def run_all(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
+Call: TypeAlias = Callable[[], Awaitable[object]]
+
+
+async def run_all(calls: Iterable[Call]) -> None:
     """Run functions side by side, each to its end.
 
     :param calls: what raises nothing; if there is only one, it is called here
     """
     left = list(calls)
-
-    async def run(call: Callable[[], Awaitable[object]]) -> None:
-        left.remove(call)
-        await call()
-
     if len(left) > 1:
         handles: list[TaskHandle[None]] = []
         async with running().open_group(_do_nothing) as group:
-            handles += [group.create_task(run(call)) for call in list(left)]
+            handles += [group.create_task(_run(call, left)) for call in list(left)]
         end_what_never_began([(handle, _do_nothing) for handle in handles])
     for call in left:  # and what asyncio itself cancelled before its first step: that comes once
         await call()
@@ -49,7 +48,7 @@ class Companion:
 
     def __init__(
         self,
-        work: Callable[[], Coroutine[Any, Any, None]],
+        work: Call,
         name: str,
         never_begun: Callable[[], object],
     ) -> None:
@@ -63,16 +62,32 @@ class Companion:
     async def begin(self) -> None:
         """Start it, in the task in which it is to :meth:`end`."""
         await self._group.__aenter__()
-        self._handle = self._group.create_task(self._work(), name=self._name)
+        self._handle = self._group.create_task(self._run(), name=self._name)
 
     async def end(self) -> None:
-        """Wait for its end."""
-        await self._group.__aexit__(None, None, None)
+        """Wait for its end.
+
+        :raises BaseException: a cancellation from outside, or an interrupt
+        """
+        try:
+            await self._group.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            raise unwrapped(group) from None
+
+    @uninterrupted
+    async def _run(self) -> None:
+        await self._work()
 
     def _look_for_it(self) -> None:
         if self._handle is not None:
             launched = [(self._handle, self._never_begun)]
             self._loop.call_soon(partial(end_what_never_began, launched))
+
+
+@uninterrupted
+async def _run(call: Call, left: list[Call]) -> None:
+    left.remove(call)
+    await call()
 
 
 def _do_nothing() -> None:

@@ -12,6 +12,7 @@ from attrs import evolve
 
 from gogoscope._core.background import Home
 from gogoscope._core.callables import async_function
+from gogoscope._core.interrupts import uninterrupted_methods
 from gogoscope.cache.layers import Layers
 from gogoscope.cache.loading import Context, Loading
 from gogoscope.cache.local import LocalCache
@@ -27,6 +28,7 @@ REFRESH_SECONDS = 1.0
 """How long the end of a scope waits for refreshes."""
 
 
+@uninterrupted_methods
 class Cache:
     """A cache on a store; ``s.cache`` is that of a scope, and it works outside of scopes, too.
 

@@ -49,6 +49,7 @@ from gogoscope._core.cancellation import is_cancellation_of_caller
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import slots_lent
 from gogoscope._core.groups import Companion
+from gogoscope._core.interrupts import interruptible
 from gogoscope._core.jitter import jittered
 from gogoscope.cache.layers import Layers
 from gogoscope.cache.outages import Answer, state_of
@@ -254,7 +255,7 @@ class Loading:
             return found.value
         began = time.monotonic()
         self._called = True
-        value = await self._call()
+        value = await interruptible(self._call())
         self._context.tell(CacheLoaded, self._key, time.monotonic() - began)
         if (found is not None or self._policy.stores(value)) and not self._is_too_late():
             keep = partial(self._keep, value)

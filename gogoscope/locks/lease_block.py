@@ -10,7 +10,6 @@ same. The renewing task raises nothing: what ends it is kept, and raised at the 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -20,8 +19,8 @@ from typing import Generic, Protocol, TypeVar
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import is_cancellation, unwrapped
 from gogoscope._core.errors import cause_of, first_of, lead_to
-from gogoscope._core.event_loop import EventLoop, running
 from gogoscope._core.groups import Companion
+from gogoscope._core.interrupts import uninterrupted_methods
 from gogoscope.events import LeaseLost, description
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
 from gogoscope.persistence.lease import Renewal
@@ -60,6 +59,7 @@ class Held(Protocol):
 B = TypeVar("B", bound=Held)
 
 
+@uninterrupted_methods
 class LeaseBlock(Generic[B]):
     """Takes a lease, keeps it while its block runs, and gives it up.
 
@@ -75,6 +75,10 @@ class LeaseBlock(Generic[B]):
         self._home = home
         self._open_block = open_block
         self.key = key
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        uninterrupted_methods(cls)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} key={self.key!r}>"
@@ -96,7 +100,6 @@ class LeaseBlock(Generic[B]):
 
     async def __aenter__(self) -> B:
         self._home.check_open()
-        _protect(type(running()), type(self).__mro__)
         answer = await self._take()
         self._handle = answer
         self._renewal = Renewal(answer)
@@ -159,16 +162,6 @@ class LeaseBlock(Generic[B]):
     def _note_never_renewed(self) -> None:
         reason = "its renewal was cancelled before it began, by asyncio's own Task.cancel()"
         self._locked._lease_lost(LeaseLostError(self.key, reason))
-
-
-@functools.cache
-def _protect(kind: Callable[[], EventLoop], classes: tuple[type, ...]) -> None:
-    """Let no Ctrl-C tear the beginning or the end of a block in the middle."""
-    loop = kind()
-    for part in classes:
-        for name in ("__aenter__", "__aexit__", "_renew"):
-            if name in vars(part):
-                loop.protect(vars(part)[name], protected=True)
 
 
 async def _release_if_possible(handle: LockHandle) -> None:

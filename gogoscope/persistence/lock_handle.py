@@ -21,6 +21,7 @@ import anyio
 
 from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
+from gogoscope._core.interrupts import uninterrupted_methods
 from gogoscope._core.one_at_a_time import OneAtATime
 from gogoscope.events import log_warning
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
@@ -57,6 +58,7 @@ class Releaser(Protocol):
         ...
 
 
+@uninterrupted_methods
 class LockHandle:
     """A lock that is held, until it is released or its lease ends.
 

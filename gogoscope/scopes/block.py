@@ -30,6 +30,7 @@ from gogoscope._core.cancellation import (
 )
 from gogoscope._core.context import Frame
 from gogoscope._core.event_loop import EventLoop
+from gogoscope._core.interrupts import uninterrupted_methods
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, ScopeCancelled
@@ -49,6 +50,7 @@ T = TypeVar("T")
 FROM_OUTSIDE = "cancelled from outside its scope"
 
 
+@uninterrupted_methods
 class Block:
     """What a scope is besides its methods: a block, and the work that ends with it.
 
@@ -105,6 +107,11 @@ class Block:
 
     _runner: Runner
     _loop: EventLoop
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        uninterrupted_methods(cls)
+
     _bounded_by: Slots | None = None
 
     def __repr__(self) -> str:

@@ -20,11 +20,9 @@ from __future__ import annotations
 import functools
 import math
 import time
-import types
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import anyio
 
@@ -35,22 +33,17 @@ from gogoscope._core.cancellation import (
     end_what_never_began,
     is_cancellation,
     left_by,
-    pending_cancellation,
+    pending_exception,
     says_cancelled,
 )
 from gogoscope._core.context import current, slots_lent
 from gogoscope._core.errors import cause_of, first_of, is_a, lead_to, traceback_of
-from gogoscope._core.event_loop import EventLoop, running
+from gogoscope._core.event_loop import running
 from gogoscope.events import ScopeEnded, ScopeStarted
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.scopes.block import FROM_OUTSIDE, Block
 from gogoscope.scopes.leaving import Leaving, verdict
-from gogoscope.scopes.outcome import Outcome
-from gogoscope.scopes.runner import Runner, Worker
-from gogoscope.scopes.stage import interruptible, stage, steps
-from gogoscope.scopes.task import Task
-from gogoscope.scopes.ticking import Ticker
-from gogoscope.scopes.workers import Workers
+from gogoscope.scopes.runner import Runner
 
 T = TypeVar("T")
 
@@ -91,8 +84,6 @@ class Lifecycle(Block):
         home = self._home
         await home.open()
         loop = running()
-        kind: Any = type(self)
-        _protect(type(loop), kind)
         deadline = math.inf if self._timeout is None else anyio.current_time() + self._timeout
         self._cancel_scope = anyio.CancelScope(deadline=deadline)
         self._cancel_scope.__enter__()
@@ -184,7 +175,7 @@ class Lifecycle(Block):
         if leaving.interrupt is not None and leaving.exception is not None and cancelled_natively():
             leaving.interrupt = None  # asyncio let it out of its event loop, and cancels all tasks
         if leaving.interrupt is None and leaving.exception is None:
-            leaving.exception = await pending_cancellation()
+            leaving.note(await pending_exception())
         await leaving.take(self._home.close)
         if self._around is not None:
             self._around._blocks.discard(self)
@@ -282,38 +273,3 @@ class Lifecycle(Block):
             if mere is not None and swallowed:
                 leaving.exception = None
         end_what_never_began(self._unbegun())
-
-
-@functools.cache
-def _protect(kind: Callable[[], EventLoop], scopes: type[Lifecycle]) -> None:
-    """Let no Ctrl-C tear what runs tasks and ends blocks in the middle, where that can be told.
-
-    It then comes at the next checkpoint. The functions of tasks are interrupted as ever.
-    """
-    loop = kind()
-    methods = [
-        method
-        for cls in scopes.__mro__
-        for name, method in vars(cls).items()
-        if isinstance(method, types.FunctionType) and not name.startswith("_")
-    ]
-    for function in (
-        *methods,
-        Lifecycle.__aenter__,
-        Lifecycle.__aexit__,
-        Outcome.wait,
-        Task.__await__,
-        Task.cancel,
-        stage,
-        steps,
-        Worker.run,
-        Workers.start,
-        Workers.next,
-        Workers.take_all,
-        Workers.give_up,
-        Workers._step,
-        Workers._work,
-        Ticker.run,
-    ):
-        loop.protect(function, protected=True)
-    loop.protect(interruptible, protected=False)

@@ -21,6 +21,7 @@ from gogoscope._core.callables import NotAwaitableError
 from gogoscope._core.cancellation import checkpoint
 from gogoscope._core.context import Frame, slots_around, slots_lent
 from gogoscope._core.errors import is_a
+from gogoscope._core.interrupts import uninterrupted
 from gogoscope._core.slots import Slots
 from gogoscope.events import OnError
 from gogoscope.exceptions import TaskCancelled
@@ -119,6 +120,7 @@ class Outcome(Generic[T_co]):
         """Cancel what the result would come from."""
         raise NotImplementedError
 
+    @uninterrupted
     async def wait(self) -> None:
         """Wait until there is a result.
 

@@ -37,6 +37,7 @@ from gogoscope._core.cancellation import (
 )
 from gogoscope._core.context import get_current
 from gogoscope._core.event_loop import EventLoop, mark
+from gogoscope._core.interrupts import uninterrupted
 from gogoscope.scopes.stage import ENDED, Performed, Stage, stage, steps
 
 if TYPE_CHECKING:
@@ -259,6 +260,7 @@ class Worker:
         self.own = own
         self.handle: TaskHandle[None] | None = None
 
+    @uninterrupted
     async def run(self) -> None:
         """Run tasks from the queue."""
         runner, handle = self._runner, self.handle

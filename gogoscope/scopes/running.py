@@ -27,6 +27,7 @@ from gogoscope._core.cancellation import (
 )
 from gogoscope._core.context import Frame
 from gogoscope._core.errors import annotate, forget_own_frames, is_a, leads_to
+from gogoscope._core.interrupts import interruptible
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import REASON
 from gogoscope.events import TaskFailed, TaskStarted, TaskStopped, TaskSucceeded, subscribers
@@ -34,7 +35,7 @@ from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.outcome import Outcome
 from gogoscope.scopes.results import Err, Ok, tuple_new
 from gogoscope.scopes.runner import NATIVELY
-from gogoscope.scopes.stage import Guard, interruptible
+from gogoscope.scopes.stage import Guard
 
 if TYPE_CHECKING:
     from anyio import TaskHandle

@@ -17,13 +17,12 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from time import monotonic
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias
 
 from gogoscope._core.background import Home
 from gogoscope._core.context import Frame, set_current
+from gogoscope._core.interrupts import interruptible, uninterrupted
 from gogoscope.events import subscribers
-
-T = TypeVar("T")
 
 ENDED: object = types.SimpleNamespace()
 """What a stage yields when a task has ended."""
@@ -102,6 +101,7 @@ class Performed(Frame, Protocol):
         ...
 
 
+@uninterrupted
 @types.coroutine
 def stage(*, takes_interrupts: bool) -> Stage:
     """Run the functions of the tasks that are sent, one after the other, each to its result.
@@ -144,6 +144,7 @@ def stage(*, takes_interrupts: bool) -> Stage:
                 del task, call, goes_on, parent
 
 
+@uninterrupted
 @types.coroutine
 def steps(
     stage: Stage, task: Performed, awaited: object, counted: Callable[[], int] | None = None
@@ -178,8 +179,3 @@ def steps(
     finally:
         step = value = None  # errors may keep this frame
         del stage, task, context, awaited, counted
-
-
-async def interruptible(awaitable: Awaitable[T]) -> T:
-    """Await what a user wrote, in which a Ctrl-C may come at any time."""
-    return await awaitable

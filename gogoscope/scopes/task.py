@@ -13,6 +13,7 @@ from gogoscope._core.arguments import check_reason
 from gogoscope._core.callables import callable_name
 from gogoscope._core.context import current
 from gogoscope._core.hints import as_one_class, explains
+from gogoscope._core.interrupts import uninterrupted
 from gogoscope.events import OnError
 from gogoscope.scopes.outcome import Outcome, Parent
 from gogoscope.scopes.results import Err, Ok
@@ -87,6 +88,7 @@ class Task(Running[T_co]):
         """The scope that the task runs in."""
         return self._parent
 
+    @uninterrupted
     def cancel(self, reason: str | None = None) -> None:
         """Cancel the task: its result is ``Err(TaskCancelled(reason))`` when it has ended.
 
@@ -117,6 +119,7 @@ class Task(Running[T_co]):
         elif self._handle is not None:
             self._handle.cancel()
 
+    @uninterrupted
     def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
         # The references are counted here, where the limit was measured.
         if not (

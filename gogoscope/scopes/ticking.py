@@ -17,6 +17,7 @@ import anyio
 from gogoscope._core.callables import callable_name
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import current
+from gogoscope._core.interrupts import uninterrupted
 from gogoscope._core.stopping import REASON, Stopping
 from gogoscope.events import OnError, notify
 from gogoscope.scopes.results import Err
@@ -63,6 +64,7 @@ class Ticker:
         self._tick: Task[Any] | None = None
         self._in_tick = False
 
+    @uninterrupted
     async def run(self) -> None:
         """Tick until the scope is stopping, or until a tick fails and nothing takes its error."""
         stopping = self._scope.stopping

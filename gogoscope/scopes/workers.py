@@ -38,6 +38,7 @@ from gogoscope._core.cancellation import (
 from gogoscope._core.context import current
 from gogoscope._core.errors import is_a
 from gogoscope._core.event_loop import EventLoop, running
+from gogoscope._core.interrupts import uninterrupted, uninterrupted_methods
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.block import Block
 from gogoscope.scopes.delivery import Delivery
@@ -59,6 +60,7 @@ ITEMS_PER_CHECKPOINT = 64
 MOST_COMING = 2
 
 
+@uninterrupted_methods
 class Workers(Generic[Item, T]):
     """The workers that run a function on items, for one consumer.
 
@@ -262,6 +264,7 @@ class Workers(Generic[Item, T]):
             raise
         self._handles[handle] = ended
 
+    @uninterrupted
     async def _step(self, source: Stepped[Item]) -> None:
         """Step the source to its end: what its own task of the event loop runs."""
         current.set(self.frame)
@@ -306,6 +309,7 @@ class Workers(Generic[Item, T]):
         self._stepping = False
         self._ended()
 
+    @uninterrupted
     async def _work(self) -> None:
         """Run items, one after the other: what a worker's task of the event loop runs."""
         self._coming -= 1
