@@ -109,7 +109,6 @@ async def test_a_write_that_is_never_answered_is_told_to_be_in_doubt(
     proxy.faults.extend([LOST_ANSWER] * 10)
     with pytest.raises(StoreTimeoutError) as caught:
         await store.set("k", 1)
-    assert caught.value.__cause__ is not None
     assert caught.value.effect is Effect.MAYBE_APPLIED
 
 

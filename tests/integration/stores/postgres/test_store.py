@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -96,6 +97,24 @@ async def test_a_table_that_is_missing_is_named_with_the_option_that_makes_it(
         pass
     async with open_persistence(url) as store:
         await store.ping()
+
+
+async def test_the_table_may_be_made_as_the_documentation_shows(
+    postgres_table: PostgresTable,
+) -> None:
+    page = (Path(__file__).parents[4] / "docs/pages/stores.md").read_text(encoding="utf-8")
+    shown = page.partition("```sql")[2].partition("```")[0]
+    postgres_table.execute(shown.replace("TABLE gogoscope", f"TABLE {postgres_table.name}"))
+    async with open_persistence(postgres_table.url.replace("&create=true", "")) as store:
+        await store.set("k", 1)
+    columns = "SELECT column_name, data_type, collation_name, is_nullable FROM information_schema"
+    made = postgres_table.execute(f"{columns}.columns WHERE table_name = '{postgres_table.name}'")
+    postgres_table.drop()
+    async with open_persistence(postgres_table.url) as store:
+        await store.set("k", 1)
+    assert made == postgres_table.execute(
+        f"{columns}.columns WHERE table_name = '{postgres_table.name}'"
+    )
 
 
 async def test_many_may_make_one_table_at_once(postgres_table: PostgresTable) -> None:
