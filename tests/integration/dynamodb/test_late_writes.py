@@ -55,12 +55,30 @@ class World:
                     raise
 
 
+class Ahead:
+    """A clock that is some milliseconds ahead of another."""
+
+    simulated = True
+
+    def __init__(self, clock: MillisecondClock, ms: int) -> None:
+        self._ahead = ms / 1000
+        self._clock = clock
+
+    def wall(self) -> float:
+        return self._clock.wall() + self._ahead
+
+    def elapsed(self) -> float:
+        return self._clock.elapsed()
+
+
 @pytest.fixture
-async def world(faulty_client: FaultyClient, dynamodb_table: str, clock: MillisecondClock) -> World:
+async def world(
+    faulty_client: FaultyClient, dynamodb_table: str, clock: MillisecondClock, ahead_ms: int
+) -> World:
     client: Any = faulty_client.client
     return World(
         DynamoDBAdapter(faulty_client, dynamodb_table, clock=clock, request_timeout=5),
-        DynamoDBAdapter(client, dynamodb_table, clock=clock, request_timeout=5),
+        DynamoDBAdapter(client, dynamodb_table, clock=Ahead(clock, ahead_ms), request_timeout=5),
         clock,
         faulty_client,
     )
@@ -289,7 +307,11 @@ BEHIND: dict[str, tuple[Step, Step, Step]] = {
 """What a process with a clock that is behind writes has a lower version than the late write."""
 
 
-@pytest.mark.parametrize("name", [*LOCKS, *CIRCUITS, *VALUES, *BEHIND])
+@pytest.mark.parametrize(
+    ("name", "ahead_ms"),
+    [(name, 0) for name in [*LOCKS, *CIRCUITS, *VALUES, *BEHIND]]
+    + [(name, ahead_ms) for name in [*LOCKS, *CIRCUITS] for ahead_ms in (-40, 40)],
+)
 async def test_a_try_that_lands_late_changes_nothing(world: World, name: str) -> None:
     before, write, since = (LOCKS | CIRCUITS | VALUES | BEHIND)[name]
     await before(world)
