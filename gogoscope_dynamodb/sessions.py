@@ -12,6 +12,8 @@ This is the only module that imports the SDK to open a client, and says how our 
 - Parameters are not validated, since only checked ones are sent.
 - It waits for answers without a limit of its own: the store bounds each request.
 - The name of the client is fixed. The SDK would build its own anew for each request.
+- Two handlers of the SDK are taken away. They look at every request, but concern only operations
+  that are not used here.
 
 Mutable state: ``_kept`` are the last sessions that were made, each under the settings of the
 environment that it was made with: whoever changes those gets a new one. A forked process makes its
@@ -24,7 +26,9 @@ import asyncio
 import functools
 import os
 import sys
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -37,6 +41,11 @@ from gogoscope.persistence import after_fork
 MOST_KEPT = 8
 POOL_SIZE = 50
 
+_UNUSED_HANDLERS = {
+    "before-parameter-build": "generate_idempotent_uuid",  # for transactions and exports
+    "before-call": "inject_api_version_header_if_needed",  # for DescribeEndpoints
+}
+
 _Settings = tuple[tuple[str, str], ...]
 
 
@@ -47,14 +56,18 @@ class Session:
     _session: Any
     _config: Any
 
-    def client(
+    @asynccontextmanager
+    async def client(
         self, region: str | None = None, endpoint_url: str | None = None
-    ) -> AbstractAsyncContextManager[Any]:
-        """Return a DynamoDB client, which is open for the length of a block."""
-        client: AbstractAsyncContextManager[Any] = self._session.client(
+    ) -> AsyncIterator[Any]:
+        """Open a DynamoDB client for the length of a block."""
+        handlers = import_module("botocore.handlers")
+        async with self._session.client(
             "dynamodb", region_name=region, endpoint_url=endpoint_url, config=self._config
-        )
-        return client
+        ) as client:
+            for event, name in _UNUSED_HANDLERS.items():
+                client.meta.events.unregister(event, getattr(handlers, name, None))
+            yield client
 
 
 _kept: dict[_Settings, Session] = {}

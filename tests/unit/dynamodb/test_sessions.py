@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Any
 
+import aioboto3  # type: ignore[import-untyped]
 import anyio
 import pytest
 
@@ -95,6 +96,31 @@ async def test_the_name_of_a_client_tells_the_package_the_sdk_and_the_app(
     assert name.startswith(f"gogoscope/{version('gogoscope')} aiobotocore/")
     assert name.count(" botocore/") == 1
     assert (" app/orders" in name) is (app_id is not None)
+
+
+async def test_own_clients_send_what_others_send(server: AnsweringServer) -> None:
+    """But for their name, and for what is of the moment."""
+    key = {"pk": {"S": "k"}, "sk": {"S": "METADATA"}}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("get_item", GET),
+        ("put_item", {"TableName": "table", "Item": {**key, "n": {"N": "1"}}}),
+        ("update_item", {"TableName": "table", "Key": key, "UpdateExpression": "REMOVE n"}),
+        ("delete_item", {"TableName": "table", "Key": key}),
+        ("scan", {"TableName": "table"}),
+        ("batch_get_item", {"RequestItems": {"table": {"Keys": [key]}}}),
+        ("describe_table", {"TableName": "table"}),
+    ]
+    other = aioboto3.Session().client("dynamodb", endpoint_url=server.url)
+    async with open_client(endpoint_url=server.url) as own, other as plain:
+        for operation, parameters in requests:
+            for client in (own, plain):
+                await getattr(client, operation)(**parameters)
+            first, second = server.got[-2:]
+            assert (first.line, first.body) == (second.line, second.body)
+            assert first.headers.keys() == second.headers.keys()
+            changing = ("user-agent", "amz-sdk-", "x-amz-date", "authorization")
+            for name in first.headers:
+                assert name.startswith(changing) or first.headers[name] == second.headers[name]
 
 
 async def test_parameters_are_not_validated_again(server: AnsweringServer) -> None:
