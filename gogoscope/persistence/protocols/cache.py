@@ -29,9 +29,9 @@ class CacheProvider(Protocol):
     """Keeps JSON-shaped values under keys, for ever or for a time.
 
     Methods of many keys check all arguments before they change anything. Each key is changed
-    atomically. Whether all keys together are depends on the store: in memory and on SQLite they are
-    one transaction, except for reads of more than a thousand keys. On DynamoDB they are not: others
-    may see some of the changes, and only some may be made if the method fails or is cancelled.
+    atomically. Whether all keys together are depends on the store: in memory they are, and on
+    SQLite a thousand at a time. Elsewhere others may see some of the changes, and only some may be
+    made if the method fails or is cancelled.
     """
 
     async def get(self, key: str, default: Any = None) -> Any:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from gogoscope._core.arguments import shown
+from gogoscope._core.cancellation import checkpoint
 from gogoscope.persistence.paging import KEYS_PER_PAGE, Pages
 from gogoscope.persistence.protocols.cache import CacheEntry
 from gogoscope.persistence.records.place import Kind, RecordCapability
@@ -133,10 +134,11 @@ class RecordCache(RecordCapability):
         :raises TypeError: if a value cannot be stored faithfully; nothing is set then
         :raises ValueError: likewise, or if ``ttl`` is out of range
         """
-        contents = {
-            self._full_key(key): self._codec.dumps(value)
-            for key, value in check_mapping(values).items()
-        }
+        contents: dict[str, str] = {}
+        for key, value in list(check_mapping(values).items()):
+            contents[self._full_key(key)] = self._codec.dumps(value)
+            if len(contents) % KEYS_PER_PAGE == 0:
+                await checkpoint()  # since making text of values takes the event loop's time
         ttl_ms = _milliseconds(ttl)
         await self._records.write_many(
             CACHE,

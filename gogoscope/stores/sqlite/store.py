@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -44,10 +45,10 @@ class SQLiteStore(RecordStore):
     It is open inside ``async with``, and must be used by the event loop and the process that
     entered it; then it may be opened again. Every operation is a checkpoint and one visit to a
     worker thread. Cancelled before the visit, it has done nothing; cancelled later, it is
-    completed. A read of many keys is one visit, and one transaction, for each thousand of them, so
-    that others get their turn. Operations on locks go before others that wait. A write survives a
-    crash of the program; just before a loss of power it may be lost, but only as a whole. The file
-    must not be on a network drive.
+    completed. Reads and writes of many keys are one visit, and one transaction, for each thousand,
+    so that others get their turn. Operations on locks go before others that wait. A write survives
+    a crash of the program; just before a loss of power it may be lost, but only as a whole. The
+    file must not be on a network drive.
 
     :param path: the file; it is made if missing, its folder is not
     :param key_prefix: stands before every key; ends with one of ``: / . | #``
@@ -188,11 +189,11 @@ class _SQLiteRecords(Records):
     async def write_many(
         self, kind: Kind[Record], keys: Sequence[str], make: Callable[[str, int], Record | None]
     ) -> None:
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: sqlite3.Connection, page: Sequence[str]) -> None:
             connection.execute("BEGIN IMMEDIATE")
             now_ms = self.now_ms()
             self._sweep(connection, now_ms)
-            for key in keys:
+            for key in page:
                 record = make(key, now_ms)
                 if record is None:
                     connection.execute(_DELETE, (kind.name, key))
@@ -200,7 +201,9 @@ class _SQLiteRecords(Records):
                     self._put(connection, kind, key, record, now_ms)
             connection.execute("COMMIT")
 
-        await self._file.run(work)
+        # Page by page, so that others, who may have a lease to renew, get their turn in between.
+        for begin in range(0, len(keys) or 1, KEYS_PER_PAGE):
+            await self._file.run(partial(work, page=keys[begin : begin + KEYS_PER_PAGE]))
 
     async def keys_after(
         self, kind: Kind[Any], prefix: str, after: str | None

@@ -19,6 +19,7 @@ import pytest
 
 from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence.lock_records import LockClaim
+from gogoscope.stores.sqlite import store as store_module
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope.testing.conformance import ManualClock
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
@@ -488,3 +489,28 @@ async def test_a_fork_waits_until_no_thread_is_inside_sqlite(path: Path) -> None
             os._exit(0 if clock.go_on.is_set() and not store._file._inside.locked() else 1)
         _, code = await anyio.to_thread.run_sync(os.waitpid, pid, 0)
         assert os.waitstatus_to_exitcode(code) == 0
+
+
+async def test_a_lock_is_renewed_while_very_many_keys_are_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "KEYS_PER_PAGE", 10)
+    order: list[str] = []
+    async with SQLiteStore(path) as store, anyio.create_task_group() as group:
+        handle = await store.acquire("job", 60)
+        assert handle is not None
+
+        async def write() -> None:
+            await store.set_many({f"k{number:04}": number for number in range(1000)})
+            order.append("written")
+
+        async def renew() -> None:
+            assert await handle.extend()
+            order.append("renewed")
+
+        group.start_soon(write)
+        await anyio.sleep(0)
+        group.start_soon(renew)
+    assert order == ["renewed", "written"]
+    async with SQLiteStore(path) as store:
+        assert len(await store.keys()) == 1000
