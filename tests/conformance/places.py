@@ -72,7 +72,7 @@ class DynamoDBPlace:
 
     def __init__(self, url: str) -> None:
         parsed = PersistenceURL.parse(url)
-        self._table_name = parsed.location
+        self.table_name = parsed.location
         self._region = parsed.options.get("region")
         self._endpoint_url = parsed.options.get("endpoint_url")
         self._own_prefix = f"{uuid.uuid4().hex}:"
@@ -83,7 +83,7 @@ class DynamoDBPlace:
     ) -> AbstractAsyncContextManager[Any]:
         return DynamoDBAdapter(
             None,
-            self._table_name,
+            self.table_name,
             key_prefix=self._own_prefix + key_prefix,
             max_clock_skew=0,
             clock=clock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any, ClassVar
@@ -14,7 +15,6 @@ from gogoscope.persistence import (
     CompareAndSwapRecords,
     Entry,
     RecordStore,
-    open_persistence,
 )
 from gogoscope.testing.conformance import (
     CacheConformance,
@@ -25,10 +25,12 @@ from gogoscope.testing.conformance import (
     OpenPlace,
     OpenStore,
 )
-from gogoscope_dynamodb.entries import Entries
-from gogoscope_dynamodb.requests import Table
+from gogoscope_dynamodb import DynamoDBAdapter
+from gogoscope_dynamodb.client import DynamoDBClient
+from tests.conformance.places import DynamoDBPlace, Place, PostgresPlace, RedisPlace
 from tests.support.dynamodb_faults import FaultyClient, losing
-from tests.support.entries import DictPlace, LossyPlace
+from tests.support.entries import Below, DictPlace, LossyPlace
+from tests.support.postgres_server import PostgresTable
 
 
 class TestDictPlace(CompareAndSwapConformance):
@@ -57,28 +59,58 @@ class EntriesStore(RecordStore):
         """Do nothing: there is nothing to close."""
 
 
-class TestDynamoDBEntries(CompareAndSwapConformance):
+class OnAServer(CompareAndSwapConformance):
+    """The place of a store that is opened; its client runs on asyncio only."""
+
     @pytest.fixture(params=["asyncio", "uvloop"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
-        """Leave trio out, on which aioboto3 does not run."""
         return "asyncio", {"use_uvloop": request.param == "uvloop"}
 
     @pytest.fixture
-    def open_place(self, atomic_dynamodb_url: str) -> OpenPlace:
+    def server_place(self) -> Place:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def own_prefix(self) -> str:
+        return f"{uuid.uuid4().hex}:"
+
+    @pytest.fixture
+    def open_place(self, server_place: Place, own_prefix: str) -> OpenPlace:
         @asynccontextmanager
         async def open_place() -> AsyncIterator[CompareAndSwap]:
-            async with open_persistence(atomic_dynamodb_url) as opened:
-                store: Any = opened
-                yield Entries(store._table, current_clock)
+            async with server_place.open() as store:
+                yield Below(store._records._place, own_prefix)
 
         return open_place
 
+
+class TestRedisEntries(OnAServer):
     @pytest.fixture
-    def open_lossy_place(self, faulty_client: FaultyClient, dynamodb_table: str) -> OpenLossyPlace:
+    def server_place(self, redis_engine: str) -> RedisPlace:
+        return RedisPlace(redis_engine)
+
+
+class TestPostgresEntries(OnAServer):
+    @pytest.fixture
+    def server_place(self, common_postgres_table: PostgresTable) -> PostgresPlace:
+        return PostgresPlace(common_postgres_table)
+
+
+class TestDynamoDBEntries(OnAServer):
+    @pytest.fixture
+    def server_place(self, atomic_dynamodb: object, common_table_url: str) -> DynamoDBPlace:
+        return DynamoDBPlace(common_table_url)
+
+    @pytest.fixture
+    def open_lossy_place(
+        self, server_place: DynamoDBPlace, dynamodb_client: DynamoDBClient, own_prefix: str
+    ) -> OpenLossyPlace:
         @asynccontextmanager
         async def open_place(lose: Callable[[], bool]) -> AsyncIterator[CompareAndSwap]:
-            faulty_client.constant_faults["put_item"] = losing(lose)
-            yield Entries(Table(dynamodb_table, faulty_client, 5), current_clock)
+            client = FaultyClient(dynamodb_client)
+            client.constant_faults["put_item"] = losing(lose)
+            store: Any = DynamoDBAdapter(client, server_place.table_name)
+            yield Below(store._records._place, own_prefix)
 
         return open_place
 

@@ -96,3 +96,43 @@ class LossyPlace(DictPlace):
             again = await super().swap(kind, key, seen, new)
             answer = evolve(again, in_doubt=not again.swapped)
         return answer
+
+
+class Below(CompareAndSwap):
+    """A part of a place that others use, too: all keys below a prefix.
+
+    :param place: the place
+    :param prefix: stands before every key
+    """
+
+    def __init__(self, place: CompareAndSwap, prefix: str) -> None:
+        self._place = place
+        self._prefix = prefix
+
+    def now_ms(self) -> int:
+        return self._place.now_ms()
+
+    def clock_was_set(self) -> bool:
+        return self._place.clock_was_set()
+
+    def clock_error_ms(self) -> int:
+        return self._place.clock_error_ms()
+
+    async def load(self, kind: str, key: str) -> Entry | None:
+        return await self._place.load(kind, self._prefix + key)
+
+    async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
+        return await self._place.swap(kind, self._prefix + key, seen, new)
+
+    async def put(self, kind: str, key: str, new: Entry) -> None:
+        await self._place.put(kind, self._prefix + key, new)
+
+    async def keys(self, kind: str, prefix: str, after: str | None) -> tuple[list[str], str | None]:
+        page, following = await self._place.keys(kind, self._prefix + prefix, after)
+        return [key[len(self._prefix) :] for key in page], following
+
+    async def clear(self, kind: str, prefix: str) -> None:
+        await self._place.clear(kind, self._prefix + prefix)
+
+    async def wait(self, kind: str, key: str, seen: Entry | None, seconds: float) -> None:
+        await self._place.wait(kind, self._prefix + key, seen, seconds)

@@ -126,6 +126,8 @@ class CompareAndSwap(Protocol):
     async def put(self, kind: str, key: str, new: Entry) -> None:
         """Write ``new``, whatever is there; replace all of it.
 
+        A place may raise its number above that of the entry which it replaces.
+
         It is not sent again when it may have been applied, unless a condition keeps the second try
         from undoing what others have written since.
 
