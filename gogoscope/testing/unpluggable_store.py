@@ -49,8 +49,8 @@ class UnpluggableStore(_AnyStore):
             for name in (name for name in dir(protocol) if not name.startswith("_")):
                 if (request := getattr(store, name, None)) is not None:
                     vars(self)[name] = self._standing_for(getattr(protocol, name), request)
-        if hasattr(store, "ping"):
-            vars(self)["ping"] = self._asking("ping", store.ping)
+        if (ping := getattr(store, "ping", None)) is not None:
+            vars(self)["ping"] = self._asking("ping", ping)
         if isinstance(store, LockProvider):
             vars(self)["acquire"] = self._acquire  # its handles renew and release here, too
 

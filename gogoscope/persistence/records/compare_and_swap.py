@@ -6,8 +6,9 @@ author writes these few methods. :class:`CompareAndSwapRecords` makes :class:`Re
 
 - A swap is one atomic step of the server: it compares the id of the last writer and writes, or it
   does neither. It never depends on clocks, nor on whether the purge time of an entry is over.
-- What is removed is replaced by an empty entry whose purge time is over. So the ids of its writers
-  are there for those whose answers are lost, and a swap that arrives late finds that it is late.
+- What is removed is replaced by an empty entry whose purge time is over by any clock. So the ids
+  of its writers are there for those whose answers are lost, and a swap that arrives late finds
+  that it is late.
 - Only a place removes entries, :data:`KEEP_MS` after their purge time at the earliest. By then no
   request that has seen the entry is under way.
 """

@@ -40,7 +40,7 @@ from attrs import evolve
 from gogoscope._core.jitter import uniform
 from gogoscope.exceptions import Effect, StoreTimeoutError
 from gogoscope.persistence.in_flight import for_each
-from gogoscope.persistence.records.compare_and_swap import CompareAndSwap, Entry
+from gogoscope.persistence.records.compare_and_swap import KEEP_MS, CompareAndSwap, Entry
 from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
 
 MOST_WRITERS = 32
@@ -53,6 +53,8 @@ NUMBERS_PER_MS = 1000
 """The number of an entry is its time, multiplied by this, or the next one if that is not more."""
 REMOVED_AGO_MS = 60_000
 """How long ago the purge time of a removed entry is, so that it is over by everybody's clock."""
+REMOVED_BEFORE_MS = KEEP_MS // 2
+"""For how long the purge time of what is removed is over at once, for clocks that differ."""
 _NOTHING = "-"
 """Stands, in place of an id, before the first writer of an entry that did not exist before."""
 

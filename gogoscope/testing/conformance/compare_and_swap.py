@@ -12,19 +12,26 @@ override ``open_lossy_place``::
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from itertools import count
 from typing import ClassVar
 
 import anyio
 import anyio.lowlevel
 import pytest
-from attrs import evolve, frozen
+from attrs import evolve
 
 from gogoscope.exceptions import PersistenceError, StoreTimeoutError
-from gogoscope.persistence import CompareAndSwap, CompareAndSwapRecords, Entry, Swapped, json_kind
+from gogoscope.persistence import CompareAndSwap, CompareAndSwapRecords, Entry, Swapped
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
+from gogoscope.testing.conformance.entries import (
+    COUNT,
+    after,
+    all_keys,
+    an_entry,
+    increment,
+    is_put,
+)
 from gogoscope.testing.conformance.samples import ODD_KEYS
 
 OpenPlace = Callable[[], AbstractAsyncContextManager[CompareAndSwap]]
@@ -47,57 +54,6 @@ TEXTS = [
     "Ünïcødé ✓ 🎉 \U0010ffff",
     "x" * 100_000,
 ]
-
-ids = count(1)
-
-
-def an_entry(
-    text: str = "{}",
-    purge_at_ms: int | None = None,
-    number: int = 1,
-    writers: Iterable[str] | None = None,
-) -> Entry:
-    """Return an entry by a writer of its own."""
-    return Entry(text, purge_at_ms, number, tuple(writers or (f"writer-{next(ids)}",)))
-
-
-def after(seen: Entry, text: str = "{}", purge_at_ms: int | None = None) -> Entry:
-    """Return an entry that somebody writes after another one."""
-    return Entry(text, purge_at_ms, seen.number + 1, (*seen.writers, f"writer-{next(ids)}")[-32:])
-
-
-def is_put(found: Entry | None, put: Entry) -> bool:
-    """Return whether an entry is one that was put; a place may have raised its number."""
-    return (
-        found is not None and found.number >= put.number and evolve(found, number=put.number) == put
-    )
-
-
-@frozen
-class Count:
-    """What the tests of records count with."""
-
-    n: int = 0
-
-
-COUNT = json_kind("count", Count, lambda record, now_ms: None)
-
-
-def increment(record: Count | None, now_ms: int) -> tuple[Count, int]:
-    """Count one more."""
-    n = (record or Count()).n + 1
-    return Count(n), n
-
-
-async def all_keys(place: CompareAndSwap, kind: str, prefix: str) -> list[str]:
-    """Return the keys of all pages, each once."""
-    found: dict[str, None] = {}
-    after: str | None = None
-    while True:
-        page, after = await place.keys(kind, prefix, after)
-        found.update(dict.fromkeys(page))
-        if after is None:
-            return sorted(found)
 
 
 @pytest.mark.anyio
@@ -303,7 +259,7 @@ class CompareAndSwapConformance:
         await place.put(KIND, "gone", an_entry("1", now_ms - 1000))
         await place.put(KIND, "there", an_entry("1", now_ms + DAY_MS))
         await place.put(KIND, "for ever", an_entry("1"))
-        assert (await place.swap(KIND, "removed", None, an_entry("", now_ms - 1))).swapped
+        assert (await place.swap(KIND, "removed", None, an_entry("", now_ms - 1000))).swapped
         assert await all_keys(place, KIND, "") == ["for ever", "there"]
 
     async def test_many_keys_are_listed_and_cleared(self, place: CompareAndSwap) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gogoscope.exceptions import CorruptRecordError, RecordTooLargeError, StoreTimeoutError
 from gogoscope.persistence import CompareAndSwapRecords, Entry
-from gogoscope.testing.conformance.compare_and_swap import COUNT, increment
+from gogoscope.testing.conformance.entries import COUNT, increment
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import DynamoDBClient
 from gogoscope_dynamodb.entries import Entries

@@ -12,7 +12,7 @@ from gogoscope import StoreConnectionError, StoreTimeoutError
 from gogoscope.exceptions import Effect
 from gogoscope.persistence import CompareAndSwapRecords, LockClaim
 from gogoscope.stores.redis.store import RedisStore
-from gogoscope.testing.conformance.compare_and_swap import COUNT, increment
+from gogoscope.testing.conformance.entries import COUNT, increment
 from tests.support.dynamodb_faults import (
     Fault,
     Perform,

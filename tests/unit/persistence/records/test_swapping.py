@@ -139,6 +139,24 @@ async def test_a_record_is_gone_from_its_purge_time_on() -> None:
     assert await records.transact(COUNT, "k", add) == 2
 
 
+@pytest.mark.parametrize("ahead_ms", [-60_000, -1, 1, 60_000])
+async def test_what_one_process_removes_is_gone_for_one_whose_clock_differs(ahead_ms: int) -> None:
+    place, clock = DictPlace(MillisecondClock()), MillisecondClock()
+    clock.advance(ahead_ms)
+    other = DictPlace(clock)
+    other.entries = place.entries
+    here, there = CompareAndSwapRecords(place), CompareAndSwapRecords(other)
+    await here.transact(COUNT, "k", add)
+    assert await there.transact(COUNT, "k", remove) is True
+    for records in (here, there):
+        assert await records.read(COUNT, "k") is None
+        assert await records.keys(COUNT, "") == []
+    place.purge()
+    other.purge()
+    assert place.entries
+    assert await here.transact(COUNT, "k", add) == 1
+
+
 async def test_what_was_purged_meanwhile_is_made_anew() -> None:
     clock = MillisecondClock()
     place = DictPlace(clock)
