@@ -48,6 +48,8 @@ T = TypeVar("T")
 
 TURN = 128
 """How many tasks that never suspend run in one turn of the event loop."""
+SPREAD = 16
+"""How many further workers a worker asks for whose first task suspended: most others may, too."""
 NATIVELY = "asyncio's own Task.cancel() was called"
 """Why a task is cancelled whose worker is."""
 DEEPEST = 40
@@ -278,8 +280,8 @@ class Worker:
                 assert task._context is not None
                 awaited = task._context.run(stage.send, task)
                 if awaited is not ENDED:
-                    if runner.queue:
-                        runner.spread(2)  # which doubles the workers in each turn of the loop
+                    if runner.queue:  # more and more begin in each turn of the event loop
+                        runner.spread(SPREAD if left == TURN else 2)
                     await steps(stage, task, awaited)
                     return
                 if task._cancel_requested or cancellations():

@@ -104,7 +104,7 @@ async def test_failures_are_sent_together(store: ObservedStore) -> None:
         tasks = [s.task(service) for _ in range(1000)]
         for task in tasks:
             assert (await task).error is not None
-    # The tasks that suspend begin over ten turns of the event loop.
+    # The tasks that suspend begin over a few turns of the event loop.
     assert store.requests.count("count_failures") <= 30
     state = await store.get_state("payments")
     assert state is not None
