@@ -244,7 +244,7 @@ async def torture(persistence: str, seconds: float, seed: int) -> Verdict:
         verdict.faults.update(fleet.done)
         verdict.faults.update(proxy.done)
         verdict.problems += [f"process {number} did not come to its end" for number in stuck]
-        verdict.problems += [f"the lock {key!r} was left behind" for key in left]
+        verdict.problems += [f"a lock was left behind: {lock}" for lock in left]
         for path in folder.glob("errors-*"):
             if text := path.read_text().strip():
                 verdict.problems.append(f"{path.name}: {text[-1500:]}")
@@ -281,7 +281,7 @@ async def _locks_left(where: list[str]) -> list[str]:
         async with open_persistence(where[1]) as opened:
             return [key for key in KEYS if await opened.holder(key) is not None]
     async with DynamoDBAdapter(None, where[2], endpoint_url=where[1]) as table:
-        return [key for key in KEYS if await table.holder(key) is not None]
+        return [f"{key!r}: {found}" for key in KEYS if (found := await table.holder(key))]
 
 
 if __name__ == "__main__":
