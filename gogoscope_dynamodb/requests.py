@@ -65,6 +65,8 @@ FIRST_DELAY = 0.05
 LONGEST_DELAY = 1.0
 CONNECTIONS_PER_URGENT_ONE = 5
 SLOWEST_LINK = 1_000_000  # bytes a second
+MOST_COUNTED = 4_000_000
+"""The bytes in flight that a try has time for: so a silent store is given up, however many wait."""
 NO_ITEM: Item = {"pk": text(CACHE), "sk": text(SORT_KEY)}
 """The primary key of no item: a store refuses the empty key."""
 
@@ -276,7 +278,7 @@ class _Request:
         table = self._table
         table.bytes_in_flight += self._size
         if self._size:
-            self._timeout += table.bytes_in_flight / SLOWEST_LINK
+            self._timeout += min(table.bytes_in_flight, MOST_COUNTED) / SLOWEST_LINK
         self._budget = PATIENCE_IN_TIMEOUTS * self._timeout
         self._start = monotonic()
         try:

@@ -292,3 +292,28 @@ async def test_a_caller_that_is_cancelled_while_it_renews_leaves_that_to_the_nex
         limit.cancel()
     assert credentials.renewed == 2
     assert len(client.calls) == 1
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_callers_with_large_values_have_no_more_time_however_many_they_are(
+    client: FaultyClient,
+    table: Table,
+    virtual_clock: VirtualClock,
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    ends: list[float] = []
+
+    async def call() -> None:
+        with pytest.raises(StoreTimeoutError):
+            await table.put(KEY, size=390_000)
+        ends.append(virtual_clock.elapsed())
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(400):
+                group.start_soon(call)
+
+    client.constant_faults["put_item"] = be_silent
+    virtual_clock.run(main, backend=backend)
+    seconds = requests.MOST_COUNTED / requests.SLOWEST_LINK
+    assert max(ends) <= PATIENCE_IN_TIMEOUTS * (table.timeout + seconds) + 0.001
