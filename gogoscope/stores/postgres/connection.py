@@ -62,8 +62,9 @@ def parse(conninfo: str) -> dict[str, Any]:
     :raises InvalidURLError: if it is malformed; the error does not quote it
     """
     psycopg = client()
+    parts: dict[str, Any] = {}
     try:
-        parts: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(conninfo)
+        parts = psycopg.conninfo.conninfo_to_dict(conninfo)
         ports = str(parts.get("port", "")).split(",")
         # With a slash in it, as it is, a password would be taken for a port and a database.
         is_odd = any(port and not port.isdecimal() for port in ports) or (

@@ -7,7 +7,7 @@ from pathlib import Path
 from gogoscope.persistence import CacheProvider, CircuitBreakerStateProvider, LockProvider
 from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.runs import RunProvider
-from gogoscope.stores import MemoryStore, RedisStore, SQLiteStore
+from gogoscope.stores import MemoryStore, PostgresStore, RedisStore, SQLiteStore
 
 LOCKS = {
     *("acquire", "extend", "force_release", "holder", "locks"),
@@ -59,3 +59,8 @@ def test_a_sqlite_store_shows_its_capabilities(tmp_path: Path) -> None:
 def test_a_redis_store_shows_its_capabilities() -> None:
     everything = LOCKS | CIRCUIT_BREAKERS | CACHE | EVERY_STORE
     assert shown(RedisStore("redis://localhost")) == everything
+
+
+def test_a_postgres_store_shows_its_capabilities() -> None:
+    everything = LOCKS | CIRCUIT_BREAKERS | CACHE | EVERY_STORE
+    assert shown(PostgresStore("postgresql://localhost")) == everything
