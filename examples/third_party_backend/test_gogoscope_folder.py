@@ -9,16 +9,11 @@ from gogoscope_folder import FolderStore
 
 from gogoscope import InvalidURLError, PersistenceError, open_persistence
 from gogoscope.persistence import Clock, current_clock
-from gogoscope.testing.conformance import (
-    CacheConformance,
-    CircuitBreakerConformance,
-    LockConformance,
-    OpenStore,
-)
+from gogoscope.testing.conformance import OpenStore, StoreConformance
 
 
-class TestFolder(LockConformance, CircuitBreakerConformance, CacheConformance):
-    capabilities = frozenset({"locks", "circuit_breakers", "cache", "processes"})
+class TestFolder(StoreConformance):
+    capabilities = StoreConformance.capabilities | {"processes"}
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:

@@ -25,7 +25,7 @@ from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, ProbeReply
 from gogoscope.persistence.records.cache import CACHE
 from gogoscope.persistence.records.locks import LOCKS, RecordLocks
-from gogoscope.persistence.records.store import BaseStore
+from gogoscope.persistence.records.store import AnyStore
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.stores.memory import MemoryStore
@@ -35,6 +35,7 @@ from gogoscope.testing.conformance import (
     Conformance,
     LockConformance,
     OpenStore,
+    StoreConformance,
 )
 
 
@@ -66,8 +67,8 @@ class Broken(Conformance):
         return opener(self.store_type)
 
 
-class BrokenStore(Broken, LockConformance, CircuitBreakerConformance, CacheConformance):
-    capabilities: ClassVar = frozenset({"locks", "circuit_breakers", "cache"})
+class BrokenStore(Broken, StoreConformance):
+    pass
 
 
 class TestNothingWrong(BrokenStore):
@@ -440,6 +441,14 @@ class WithALife(MemoryStore):
         self._life.check()
         return await super().read_lock(key)
 
+    async def read_run(self, key: str) -> Any:
+        self._life.check()
+        return await super().read_run(key)
+
+    async def read_job(self, key: str) -> Any:
+        self._life.check()
+        return await super().read_job(key)
+
 
 class BrokenLife(BrokenStore):
     works_after_close: ClassVar = False
@@ -490,6 +499,110 @@ class TestClosesItsNeighbours(BrokenLife):
             self.opened.clear()
 
 
+class TestAZombieCompletesItsRun(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def complete_run(
+            self, key: str, nonce: str, state: Any, outcome: Any, keep: Any
+        ) -> bool:
+            record = await self.read_run(key)
+            holder = nonce if record is None else record.lease.nonce or nonce
+            return await super().complete_run(key, holder, state, outcome, keep)
+
+
+class TestAZombieAbandonsTheRunOfAnother(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def abandon_run(self, key: str, nonce: str) -> bool:
+            record = await self.read_run(key)
+            running = record is not None and record.state == "running"
+            await super().abandon_run(key, record.lease.nonce or "" if record else "")
+            return running
+
+
+class TestAnotherPayloadIsAccepted(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_run(self, key: str, claim: LockClaim, **options: Any) -> Any:
+            options["payload"] = None
+            return await super().claim_run(key, claim, **options)
+
+
+class TestACrashedRunIsRepeatedUnasked(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_run(self, key: str, claim: LockClaim, **options: Any) -> Any:
+            options["after_crash"] = "run"
+            return await super().claim_run(key, claim, **options)
+
+
+class TestVerdictsAreForgottenInWholeSeconds(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def complete_run(
+            self, key: str, nonce: str, state: Any, outcome: Any, keep: Any
+        ) -> bool:
+            kept = None if keep is None else seconds("keep", keep) + 1
+            return await super().complete_run(key, nonce, state, outcome, kept)
+
+
+class TestARunIsBegunTwice(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_run(self, key: str, claim: LockClaim, **options: Any) -> Any:
+            free = await self.read_run(key) is None
+            await anyio.lowlevel.checkpoint()
+            reply = await super().claim_run(key, claim, **options)
+            return evolve(reply, granted=reply.granted or free)
+
+
+class TestASaveOutOfSequenceIsAccepted(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def save_job(self, key: str, nonce: str, version: int, *rest: Any) -> Any:
+            record = await self.read_job(key)
+            if record is not None and record.lease.nonce == nonce:
+                version = record.lease.version
+            return await super().save_job(key, nonce, version, *rest)
+
+
+class TestASaveDoesNotRenew(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def save_job(
+            self,
+            key: str,
+            nonce: str,
+            version: int,
+            lease_ms: int,
+            until_ms: int,
+            state: Any,
+            job_version: int,
+        ) -> Any:
+            record = await self.read_job(key)
+            left = 1 if record is None else max(1, self.job_left_ms(record.lease))
+            return await super().save_job(key, nonce, version, left, 0, state, job_version)
+
+
+class TestAZombieFinishesAJob(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def finish_job(self, key: str, nonce: str, keep: Any) -> bool:
+            record = await self.read_job(key)
+            holder = nonce if record is None else record.lease.nonce or nonce
+            return await super().finish_job(key, holder, keep)
+
+
+class TestRestartKeepsTheState(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_job(self, key: str, claim: LockClaim, version: int, **options: Any) -> Any:
+            options["restart"] = False
+            return await super().claim_job(key, claim, version, **options)
+
+
+class TestANewerStateIsTaken(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_job(self, key: str, claim: LockClaim, version: int, **options: Any) -> Any:
+            return await super().claim_job(key, claim, 1_000, **options)
+
+
+class TestAnUnfinishedJobIsForgotten(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def release_job(self, key: str, nonce: str) -> bool:
+            return await super().finish_job(key, nonce, 3_600)
+
+
 class TestUseAfterCloseIsAnAccident(BrokenStore):
     works_after_close: ClassVar = False
 
@@ -523,7 +636,7 @@ class TestLocksAreDeclaredButNotTested(Broken, CacheConformance):
     capabilities: ClassVar = frozenset({"cache", "locks"})
 
 
-class LocksAlone(RecordLocks, BaseStore):
+class LocksAlone(RecordLocks, AnyStore):
     """Part of a store, with nothing wrong in it."""
 
 

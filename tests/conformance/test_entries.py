@@ -17,13 +17,11 @@ from gogoscope.persistence import (
     RecordStore,
 )
 from gogoscope.testing.conformance import (
-    CacheConformance,
-    CircuitBreakerConformance,
     CompareAndSwapConformance,
-    LockConformance,
     OpenLossyPlace,
     OpenPlace,
     OpenStore,
+    StoreConformance,
 )
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import DynamoDBClient
@@ -116,8 +114,7 @@ class TestDynamoDBEntries(OnAServer):
 
 
 @pytest.mark.slow
-class TestEntries(LockConformance, CircuitBreakerConformance, CacheConformance):
-    capabilities = frozenset({"locks", "circuit_breakers", "cache"})
+class TestEntries(StoreConformance):
     works_after_close: ClassVar = True
 
     @pytest.fixture

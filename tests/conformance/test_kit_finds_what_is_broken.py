@@ -68,6 +68,20 @@ RULES = {
     "TestClosingTwiceFails": "test_a_closed_store_can_be_opened_again",
     "TestEveryEventLoopMayUseIt": ("test_another_event_loop_is_told_to_which_one_a_store_belongs"),
     "TestClosesItsNeighbours": ("test_closing_one_store_leaves_another_on_the_same_data_open"),
+    "TestAZombieCompletesItsRun": "test_whoever_was_taken_over_changes_nothing_any_more",
+    "TestAZombieAbandonsTheRunOfAnother": "test_whoever_was_taken_over_changes_nothing_any_more",
+    "TestAnotherPayloadIsAccepted": "test_another_payload_is_refused_while_the_first_is_known",
+    "TestACrashedRunIsRepeatedUnasked": (
+        "test_a_dead_run_is_unknown_where_somebody_is_to_be_asked"
+    ),
+    "TestVerdictsAreForgottenInWholeSeconds": "test_a_verdict_is_kept_to_the_millisecond",
+    "TestARunIsBegunTwice": "test_of_many_callers_at_once_one_runs",
+    "TestASaveOutOfSequenceIsAccepted": "test_a_save_needs_nonce_and_version",
+    "TestASaveDoesNotRenew": "test_a_save_renews_the_lease",
+    "TestAZombieFinishesAJob": "test_whoever_lost_a_job_changes_nothing_any_more",
+    "TestRestartKeepsTheState": "test_a_job_may_begin_anew",
+    "TestANewerStateIsTaken": "test_a_state_of_a_newer_version_is_refused",
+    "TestAnUnfinishedJobIsForgotten": "test_a_job_that_has_not_finished_is_never_forgotten",
     "TestUseAfterCloseIsAnAccident": "test_a_closed_store_says_so_and_never_hangs",
     "TestOnlyItsOpenerMayCloseIt": "test_a_store_may_be_closed_by_another_task_than_opened_it",
     "TestLocksAreLackingThoughDeclared": (

@@ -7,12 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gogoscope.testing.conformance import (
-    CacheConformance,
-    CircuitBreakerConformance,
-    LockConformance,
-    OpenStore,
-)
+from gogoscope.testing.conformance import OpenStore, StoreConformance
 from tests.conformance.places import (
     DynamoDBPlace,
     MemoryPlace,
@@ -23,14 +18,13 @@ from tests.conformance.places import (
 from tests.support.postgres_server import PostgresTable
 
 
-class StoreConformance(LockConformance, CircuitBreakerConformance, CacheConformance):
-    """The whole kit."""
+class Shared(StoreConformance):
+    """The whole kit, with processes that share the store."""
 
-    capabilities = frozenset({"locks", "circuit_breakers", "cache", "processes"})
+    capabilities = StoreConformance.capabilities | {"processes"}
 
 
 class TestMemory(StoreConformance):
-    capabilities = StoreConformance.capabilities - {"processes"}
     works_after_close: ClassVar = True
 
     @pytest.fixture
@@ -38,7 +32,7 @@ class TestMemory(StoreConformance):
         return MemoryPlace().open
 
 
-class TestSQLite(StoreConformance):
+class TestSQLite(Shared):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
         return SQLitePlace(tmp_path).open
@@ -48,7 +42,7 @@ class TestSQLite(StoreConformance):
         return SQLitePlace(tmp_path).url
 
 
-class TestDynamoDB(StoreConformance):
+class TestDynamoDB(Shared):
     @pytest.fixture(params=["asyncio", "uvloop"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
         """Leave trio out, on which aioboto3 does not run."""
@@ -71,7 +65,7 @@ class TestDynamoDB(StoreConformance):
         return dynamodb_place.url
 
 
-class TestRedis(StoreConformance):
+class TestRedis(Shared):
     @pytest.fixture(params=["asyncio", "uvloop"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
         """Leave trio out, on which redis-py does not run."""
@@ -90,7 +84,7 @@ class TestRedis(StoreConformance):
         return redis_place.url
 
 
-class TestPostgres(StoreConformance):
+class TestPostgres(Shared):
     @pytest.fixture(params=["asyncio", "uvloop"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
         """Leave trio out, on which psycopg does not run."""

@@ -20,11 +20,8 @@ _PING = Kind[str]("ping", str, lambda text, purge_at_ms: text, lambda text, now_
 """A kind of which there is no record."""
 
 
-class BaseStore(RecordRuns, RecordJobs):
-    """What every store has, whatever its engine: what is written once, over its records.
-
-    A new capability over records is one more base of this class.
-    """
+class AnyStore(RecordCapability):
+    """What every store has, whatever it can do."""
 
     async def ping(self) -> None:
         """Make sure that the store answers, by one read: for readiness probes.
@@ -41,6 +38,13 @@ class BaseStore(RecordRuns, RecordJobs):
         :raises CapabilityNotSupportedError: if the store does not have it
         """
         return first_of([self], protocol, self)
+
+
+class BaseStore(RecordRuns, RecordJobs, AnyStore):
+    """What every store of ours has, whatever its engine: what is written once, over its records.
+
+    A new capability over records is one more base of this class.
+    """
 
 
 class RecordStore(RecordLocks, RecordCircuitBreakers, RecordCache, BaseStore):

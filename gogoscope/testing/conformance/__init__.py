@@ -36,7 +36,7 @@ pytest.register_assert_rewrite(
         f"{__name__}.{module}"
         for module in (
             *("base", "cancelling", "races"),
-            *("cache", "circuit_breakers", "compare_and_swap", "locks"),
+            *("cache", "circuit_breakers", "compare_and_swap", "jobs", "locks", "runs"),
         )
     )
 )
@@ -49,16 +49,22 @@ from gogoscope.testing.conformance.circuit_breakers.rules import CircuitBreakerC
 from gogoscope.testing.conformance.compare_and_swap import CompareAndSwapConformance  # noqa: E402
 from gogoscope.testing.conformance.compare_and_swap import OpenLossyPlace as OpenLossyPlace  # noqa: E402
 from gogoscope.testing.conformance.compare_and_swap import OpenPlace as OpenPlace  # noqa: E402
+from gogoscope.testing.conformance.jobs.rules import JobConformance  # noqa: E402
 from gogoscope.testing.conformance.locks.rules import LockConformance  # noqa: E402
+from gogoscope.testing.conformance.runs.rules import RunConformance  # noqa: E402
+from gogoscope.testing.conformance.whole import StoreConformance  # noqa: E402
 
 __all__ = [
     "CacheConformance",
     "CircuitBreakerConformance",
     "CompareAndSwapConformance",
     "Conformance",
+    "JobConformance",
     "LockConformance",
     "ManualClock",
     "OpenLossyPlace",
     "OpenPlace",
     "OpenStore",
+    "RunConformance",
+    "StoreConformance",
 ]
