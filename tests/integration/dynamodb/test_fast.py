@@ -53,7 +53,7 @@ async def test_every_capability_works_in_a_scope(store: DynamoDBAdapter) -> None
         assert await store.record_failure("c", 10) == count
 
 
-async def test_one_of_many_gets_a_lock(store: DynamoDBAdapter) -> None:
+async def test_one_of_many_gets_a_lock(atomic_dynamodb: Engine, store: DynamoDBAdapter) -> None:
     got = []
 
     async def claim() -> None:
