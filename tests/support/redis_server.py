@@ -102,8 +102,16 @@ class RedisServer:
 
     def info(self, section: str) -> str:
         """Return a section of what the server tells of itself."""
+        return self.text(f"INFO {section}")
+
+    def cluster_info(self) -> str:
+        """Return what the server tells of its cluster."""
+        return self.text("CLUSTER INFO")
+
+    def text(self, command: str) -> str:
+        """Send a command on a connection of its own; return the text that it is answered with."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(f"INFO {section}\r\n".encode())
+            connection.sendall(f"{command}\r\n".encode())
             answer = connection.makefile("rb")
             size = int(answer.readline()[1:])
             return answer.read(size).decode()

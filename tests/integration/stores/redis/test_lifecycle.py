@@ -1,0 +1,112 @@
+"""A store in Redis belongs to the event loop and the process that opened it, one of asyncio's."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from gogoscope import (
+    PersistenceError,
+    StoreConnectionError,
+    UnsupportedEventLoopError,
+    open_persistence,
+)
+from gogoscope.stores.redis.store import RedisStore
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def test_trio_is_told_that_it_cannot_be_used() -> None:
+    async def main() -> None:
+        async with open_persistence("redis://localhost"):
+            pytest.fail("it was opened")
+
+    with pytest.raises(UnsupportedEventLoopError, match="redis-py runs on asyncio only"):
+        anyio.run(main, backend="trio")
+
+
+def test_a_server_that_is_not_there_is_told_at_opening() -> None:
+    async def main() -> None:
+        async with RedisStore("redis://127.0.0.1:1", request_timeout=0.2):
+            pytest.fail("it was opened")
+
+    with pytest.raises(StoreConnectionError, match=r"redis://127\.0\.0\.1:1/0 failed") as caught:
+        anyio.run(main)
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_is_told_to_open_a_store_of_its_own(redis_url: str) -> None:
+    program = """
+import os, sys, anyio
+from gogoscope import PersistenceError, open_persistence
+
+async def main():
+    async with open_persistence(sys.argv[1]) as store:
+        await store.set("k", 1)
+        if not os.fork():
+            try:
+                await store.get("k")
+            except PersistenceError as error:
+                print(error, flush=True)
+            os._exit(0)
+        os.wait()
+        print(await store.get("k"))
+
+anyio.run(main)
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program, redis_url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+    )
+    assert finished.returncode == 0, finished.stderr
+    told, value = finished.stdout.splitlines()
+    assert "open a store of its own here" in told
+    assert value == "1"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_store_leaves_no_connection_open(redis_url: str) -> None:
+    async with open_persistence(redis_url) as opened:
+        store: Any = opened
+        async with anyio.create_task_group() as group:
+            for n in range(100):
+                group.start_soon(store.set, f"k{n}", n)
+        assert await store.get("k99") == 99
+        lanes = next(iter(store._server._lanes.values()))
+        assert 0 < len(lanes.other._idle) <= 32
+    assert not store._server._lanes
+    gc.collect()  # what was left open would be a ResourceWarning, and that an error
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_store_whose_event_loop_has_ended_can_be_closed_and_opened_again(
+    redis_url: str,
+) -> None:
+    url, _, prefix = redis_url.partition("?key_prefix=")
+    store = RedisStore(url, key_prefix=prefix)
+
+    async def leave_open() -> None:
+        await store.__aenter__()
+        await store._server.close()  # its connections, but not the store
+
+    await anyio.to_thread.run_sync(anyio.run, leave_open)
+    with pytest.raises(PersistenceError, match="has ended"):
+        await store.get("k")
+    await store.aclose()
+    async with store:
+        assert await store.get("k") is None
