@@ -19,6 +19,7 @@ from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import DynamoDBClient
 from gogoscope_dynamodb.schema import KEYS
 from tests.support.engines import Engine
+from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,6 +48,21 @@ def test_the_first_program_has_ten_lines_of_code_and_prints_a_receipt(tmp_path: 
     assert len([line for line in program.splitlines() if line]) == 10
     assert run_program(program, tmp_path) == "None receipt of A-0001\n"
     assert (tmp_path / "shop.db").exists()
+
+
+@pytest.fixture(params=SHARED_STORES[1:])
+def server_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return shared_store_url(request, tmp_path)
+
+
+def test_the_programs_run_on_any_server_by_its_url_alone(tmp_path: Path, server_url: str) -> None:
+    first, stores = blocks("python")[0], blocks("python")[2]
+    on_server = first.replace("sqlite:///shop.db", server_url)
+    assert on_server != first
+    assert run_program(on_server, tmp_path) == "None receipt of A-0001\n"
+    on_server = stores.replace("sqlite:///shop.db?key_prefix=myapp:", server_url)
+    assert on_server != stores
+    assert run_program(on_server, tmp_path) == "{'name': 'John'}\n"
 
 
 def test_the_program_about_scopes_runs(tmp_path: Path) -> None:

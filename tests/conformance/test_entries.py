@@ -26,9 +26,10 @@ from gogoscope.testing.conformance import (
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import DynamoDBClient
 from tests.conformance.places import DynamoDBPlace, Place, PostgresPlace, RedisPlace
-from tests.support.dynamodb_faults import FaultyClient, losing
+from tests.support.dynamodb_faults import FaultyClient, Perform, losing
 from tests.support.entries import Below, DictPlace, LossyPlace
 from tests.support.postgres_server import PostgresTable
+from tests.support.redis_faults import FaultyRedis
 
 
 class TestDictPlace(CompareAndSwapConformance):
@@ -86,6 +87,22 @@ class TestRedisEntries(OnAServer):
     @pytest.fixture
     def server_place(self, redis_engine: str) -> RedisPlace:
         return RedisPlace(redis_engine)
+
+    @pytest.fixture
+    def open_lossy_place(self, server_place: RedisPlace, own_prefix: str) -> OpenLossyPlace:
+        @asynccontextmanager
+        async def open_place(lose: Callable[[], bool]) -> AsyncIterator[CompareAndSwap]:
+            async def lose_some(perform: Perform) -> Any:
+                answer = await perform()
+                if lose():
+                    raise ConnectionResetError("the answer was lost")
+                return answer
+
+            async with server_place.open() as store:
+                FaultyRedis(store).constant_faults["swap"] = lose_some
+                yield Below(store._records._place, own_prefix)
+
+        return open_place
 
 
 class TestPostgresEntries(OnAServer):
