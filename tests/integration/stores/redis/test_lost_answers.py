@@ -11,6 +11,7 @@ import pytest
 from gogoscope import StoreConnectionError, StoreTimeoutError
 from gogoscope.exceptions import Effect
 from gogoscope.persistence import CompareAndSwapRecords, LockClaim
+from gogoscope.stores.redis.scripts import MOST_PUTS
 from gogoscope.stores.redis.store import RedisStore
 from gogoscope.testing.conformance.entries import COUNT, increment
 from tests.support.dynamodb_faults import (
@@ -127,7 +128,7 @@ async def test_a_value_in_doubt_is_said_to_be_if_too_many_have_written_since(
 ) -> None:
     async def lose_among_many(perform: Perform) -> Any:
         await perform()
-        for n in range(9):
+        for n in range(MOST_PUTS + 1):
             await other.set("k", n)
         raise ConnectionResetError("the answer was lost")
 
