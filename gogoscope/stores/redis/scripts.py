@@ -27,8 +27,7 @@ from attrs import frozen
 
 FORMAT = b"1"
 NONE = b"."
-MOST_PUTS = 64
-"""After more puts than that a try that lands late, but before its latest time, is carried out."""
+MOST_PUTS = 8
 KEYS_PER_PAGE = 500
 CLEARED_MS = 60_000
 """For how long a cleared key is marked: longer than any request that began before."""
