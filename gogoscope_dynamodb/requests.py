@@ -30,7 +30,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import anyio
-from attrs import define
+from attrs import define, field
 
 from gogoscope.exceptions import (
     ConfigurationError,
@@ -265,8 +265,8 @@ class _Request:
     _parameters: Mapping[str, Any]
     _timeout: float
     _refusals: frozenset[str] = _CONDITION
-    _urgent: bool = False
-    _size: int = 0
+    _urgent: bool = field(default=False, alias="urgent")
+    _size: int = field(default=0, alias="size")
     _start: float = 0.0
     _budget: float = 0.0
     _tried: int = 0

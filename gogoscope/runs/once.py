@@ -45,9 +45,10 @@ def _is_key(once: object, attribute: Attribute[str], key: str) -> None:
     check_key(key)
 
 
-def _is_after_crash(once: object, attribute: Attribute[str], choice: object) -> None:
+def _after_crash(choice: AfterCrash) -> AfterCrash:
     if choice not in ("run", "ask"):
         raise ValueError(f"after_crash must be 'run' or 'ask', got {shown(choice)}")
+    return choice
 
 
 def _are_errors(once: object, attribute: Attribute[Any], errors: object) -> None:
@@ -88,7 +89,7 @@ class Once:
     lease: float = field(default=30.0, converter=_lease, kw_only=True)
     wait: float | None = field(default=None, converter=_wait, kw_only=True)
     payload: str | None = field(default=None, converter=_hash, kw_only=True, repr=False)
-    after_crash: AfterCrash = field(default="run", validator=_is_after_crash, kw_only=True)
+    after_crash: AfterCrash = field(default="run", converter=_after_crash, kw_only=True)
     keep_errors: KeptErrors = field(default=(), validator=_are_errors, kw_only=True)
 
 

@@ -552,11 +552,13 @@ class TestARunIsBegunTwice(BrokenStore):
 
 class TestASaveOutOfSequenceIsAccepted(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
-        async def save_job(self, key: str, nonce: str, version: int, *rest: Any) -> Any:
+        async def save_job(
+            self, key: str, nonce: str, version: int, *rest: Any, **options: Any
+        ) -> Any:
             record = await self.read_job(key)
             if record is not None and record.lease.nonce == nonce:
                 version = record.lease.version
-            return await super().save_job(key, nonce, version, *rest)
+            return await super().save_job(key, nonce, version, *rest, **options)
 
 
 class TestASaveDoesNotRenew(BrokenStore):

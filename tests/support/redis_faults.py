@@ -56,11 +56,12 @@ class FaultyRedis:
         for lanes in server._lanes.values():
             for lane in (lanes.urgent, lanes.other):
                 lane._connect = self._connected
-                lane._idle = [_FaultyConnection(self, idle) for idle in lane._idle]
-                self._connections += lane._idle
+                idle: list[Any] = [_FaultyConnection(self, own) for own in lane._idle]
+                lane._idle = idle
+                self._connections += idle
 
-    def _connected(self, address: Address) -> Connection:
-        connection = _FaultyConnection(self, self._connect(address))
+    def _connected(self, address: Address) -> Any:
+        connection: Any = _FaultyConnection(self, self._connect(address))
         self._connections.append(connection)
         return connection
 

@@ -124,6 +124,7 @@ class Lane:
         :raises Exception: any that the client raises
         """
         connection = await self._ready()
+        answer: Any = None
         answered = False
         try:
             for command in commands:

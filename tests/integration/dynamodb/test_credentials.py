@@ -75,9 +75,10 @@ async def client_of(provider: Provider, engine: Engine, good_for: float) -> Asyn
         provider.new(good_for), refresh_using=provider.renew, method="a test's own"
     )
     config = Config(retries={"total_max_attempts": 1})
-    async with aioboto3.Session(botocore_session=session).client(
+    opening: Any = aioboto3.Session(botocore_session=session).client(
         "dynamodb", region_name="us-east-1", endpoint_url=engine.endpoint_url, config=config
-    ) as client:
+    )
+    async with opening as client:
         yield client
 
 

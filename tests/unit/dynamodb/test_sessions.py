@@ -47,11 +47,12 @@ async def test_a_process_keeps_one_session_for_the_same_settings(
 
 async def test_the_oldest_sessions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "MOST_KEPT", 2)
+    kept = []
     for number in range(4):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"key-{number}")
-        newest = await kept_session()
+        kept.append(await kept_session())
     assert len(sessions._kept) <= 2
-    assert newest in sessions._kept.values()
+    assert kept[-1] in sessions._kept.values()
 
 
 @pytest.mark.parametrize("mode", ["adaptive", "standard", "legacy"])
@@ -110,7 +111,7 @@ async def test_own_clients_send_what_others_send(server: AnsweringServer) -> Non
         ("batch_get_item", {"RequestItems": {"table": {"Keys": [key]}}}),
         ("describe_table", {"TableName": "table"}),
     ]
-    other = aioboto3.Session().client("dynamodb", endpoint_url=server.url)
+    other: Any = aioboto3.Session().client("dynamodb", endpoint_url=server.url)
     async with open_client(endpoint_url=server.url) as own, other as plain:
         for operation, parameters in requests:
             for client in (own, plain):

@@ -293,15 +293,17 @@ async def test_a_person_may_let_a_dead_run_be_repeated(store: RunStore) -> None:
 
 async def test_whoever_was_taken_over_returns_nothing_and_changes_nothing(store: RunStore) -> None:
     elsewhere = another_process(store)
+    tokens: list[int] = []
     async with scope(persistence=store) as s:
         with pytest.raises(LeaseLostError):
             async with s.claim("charge", 60) as run:
+                tokens.append(run.fencing_token)
                 run.complete("of the zombie")
                 await store.take_over("charge", "of its successor")
         async with scope(persistence=elsewhere) as t, t.claim("charge", 60) as later:
             assert later.done
             assert later.result == "of its successor"
-            assert later.fencing_token > run.fencing_token
+            assert later.fencing_token > tokens[0]
 
 
 async def test_a_run_whose_lease_is_lost_is_cancelled(store: RunStore) -> None:
