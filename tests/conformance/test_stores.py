@@ -24,6 +24,7 @@ class Shared(StoreConformance):
     capabilities = StoreConformance.capabilities | {"processes"}
 
 
+@pytest.mark.slow_elsewhere
 class TestMemory(StoreConformance):
     works_after_close: ClassVar = True
 
@@ -32,6 +33,7 @@ class TestMemory(StoreConformance):
         return MemoryPlace().open
 
 
+@pytest.mark.slow_elsewhere
 class TestSQLite(Shared):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:

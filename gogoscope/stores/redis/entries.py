@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 
+from attrs import evolve
+
 from gogoscope.exceptions import RecordTooLargeError, StoreTimeoutError
 from gogoscope.persistence import (
     KEEP_MS,
@@ -75,18 +77,27 @@ class RedisEntries(CompareAndSwap):
         )
 
     async def put(self, kind: str, key: str, new: Entry) -> None:
-        """Write ``new``, whatever is there."""
-        written = self._written(new)
-
-        def arguments(attempt: Request) -> Sequence[Argument]:
-            return attempt.latest_ms(), new.writer, int(attempt.in_doubt), *written
-
-        reply = await self._run(scripts.PUT, kind, key, arguments)
+        """Write ``new``, whatever is there, with a higher number than what is there has."""
+        reply = await self._put(kind, key, new)
+        in_doubt = reply.in_doubt
+        while reply.status == scripts.BEHIND:
+            new = evolve(new, number=int(reply.parts[0]) + 1)
+            reply = await self._put(kind, key, new, in_doubt=in_doubt)
+            in_doubt = in_doubt or reply.in_doubt
         if reply.status == scripts.IN_DOUBT:
             raise StoreTimeoutError(
                 f"the {kind} {key!r} may have been written: the answer was lost, and too many "
                 "others have written since"
             )
+
+    async def _put(self, kind: str, key: str, new: Entry, *, in_doubt: bool = False) -> Reply:
+        written = self._written(new)
+
+        def arguments(attempt: Request) -> Sequence[Argument]:
+            doubt = int(in_doubt or attempt.in_doubt)
+            return attempt.latest_ms(), new.writer, doubt, *written, new.number
+
+        return await self._run(scripts.PUT, kind, key, arguments)
 
     async def keys(self, kind: str, prefix: str, after: str | None) -> tuple[list[str], str | None]:
         """Return a page of the keys of a kind that start with ``prefix``."""

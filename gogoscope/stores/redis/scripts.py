@@ -12,7 +12,7 @@ A key has one string: a line of words, and the text of the record after it ::
   that a put whose answer was lost finds out whether it was carried out before others wrote.
 
 ``.`` stands for none. A writer ``.`` marks a key that was cleared; it is kept for a little while
-for the sake of its ``PUTS``.
+for the sake of its ``PUTS`` and its ``NUMBER``.
 
 Every script answers with the tag that came with it, so that an answer to another request is
 noticed; with the server's time; and with what became of it. A script that writes whatever is there
@@ -33,6 +33,7 @@ CLEARED_MS = 60_000
 """For how long a cleared key is marked: longer than any request that began before."""
 
 DONE, REFUSED, LATE, IN_DOUBT = b"done", b"refused", b"late", b"in doubt"
+BEHIND = b"behind"
 
 
 @frozen
@@ -59,8 +60,9 @@ _READ = """
 local function read(key)
   local found = redis.pcall('GET', key)
   if type(found) == 'table' then return '', nil, nil end
-  if not found then return false, '.', '.' end
-  return found, string.match(found, '^1 (%S+) %S+ %S+ %S+ (%S+)\\n')
+  if not found then return false, '.', '.', '0' end
+  local writer, number, puts = string.match(found, '^1 (%S+) %S+ (%d+) %S+ (%S+)\\n')
+  return found, writer, puts, number or '0'
 end
 """
 _WRITE = """
@@ -70,6 +72,12 @@ local function write(head, puts, left, text)
   else redis.call('SET', KEYS[1], value, 'PX', left) end
 end
 """
+_BELOW = """
+local function below(one, other)
+  return #one < #other or (#one == #other and one < other)
+end
+"""
+"""Compares numbers as they are written, since Lua's have 53 bits."""
 
 LOAD = _script(
     _TIME,
@@ -98,21 +106,24 @@ PUT = _script(
     _IN_TIME,
     _READ,
     _WRITE,
+    _BELOW,
     f"""
-local _, _, puts = read(KEYS[1])
+local _, _, puts, number = read(KEYS[1])
 local earlier = {{}}
 for put in string.gmatch(puts or '', '[^,.]+') do
   if put == ARGV[3] then return answer('done') end
   earlier[#earlier + 1] = put
 end
 if ARGV[4] == '1' and #earlier == {MOST_PUTS} then return answer('in doubt') end
+if not below(number, ARGV[8]) then return answer('behind', number) end
 puts = table.concat({{ARGV[3], unpack(earlier, 1, math.min(#earlier, {MOST_PUTS - 1}))}}, ',')
 write(ARGV[5], puts, ARGV[6], ARGV[7])
 return answer('done')
 """,
 )
 """Arguments: tag, latest time, id of this write, whether an earlier try may have been carried out,
-head, milliseconds to keep it, text."""
+head, milliseconds to keep it, text, number. The number grows with every put: so one that lands
+late, after more others than their ids are kept, is behind them."""
 
 PAGE = _script(
     _TIME,
@@ -140,9 +151,10 @@ CLEAR = _script(
     f"""
 local page = redis.call('SCAN', ARGV[3], 'MATCH', ARGV[4], 'COUNT', {KEYS_PER_PAGE})
 for _, key in ipairs(page[2]) do
-  local _, writer, puts = read(key)
+  local _, writer, puts, number = read(key)
   if writer ~= '.' then
-    redis.call('SET', key, '1 . 0 0 . ' .. (puts or '.') .. '\\n', 'PX', {CLEARED_MS})
+    local mark = '1 . 0 ' .. number .. ' . ' .. (puts or '.') .. '\\n'
+    redis.call('SET', key, mark, 'PX', {CLEARED_MS})
   end
 end
 return answer('done', page[1])

@@ -137,12 +137,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("place", SHARED_STORES, indirect=True)
 def test_what_processes_are_told_could_have_happened_one_at_a_time(
-    place: tuple[str, str], tmp_path: Path, request: pytest.FixtureRequest
+    place: tuple[str, str], tmp_path: Path
 ) -> None:
     kind, url = place
-    if kind == "redis":
-        reason = "a put whose first try lands late, after eight other puts, is carried out again"
-        request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
     for number, plan in enumerate(PLANS[kind]):
         folder = tmp_path / str(number)
         folder.mkdir()

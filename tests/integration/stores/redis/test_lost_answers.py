@@ -161,6 +161,37 @@ async def test_a_write_that_was_given_up_and_lands_late_is_refused(
     assert await other.get("k") == "newer"
 
 
+async def test_a_try_of_a_value_that_lands_after_many_others_is_behind_them(
+    store: RedisStore, other: RedisStore, faulty: FaultyRedis
+) -> None:
+    held: list[Perform] = []
+
+    async def hold_back(perform: Perform) -> Any:
+        held.append(perform)
+        raise ConnectionResetError("it is on its way")
+
+    faulty.faults.append(hold_back)
+    await store.set("k", "older")
+    for number in range(MOST_PUTS + 1):
+        await other.set("k", number)
+    assert (await held[0]())[3] == b"behind"
+    await faulty.disconnect()
+    assert await other.get("k") == MOST_PUTS
+
+
+async def test_a_process_whose_clock_is_behind_writes_all_the_same(
+    store: RedisStore, other: RedisStore
+) -> None:
+    entries = other._records._place  # type: ignore[attr-defined]
+    entries.now_ms = lambda: 1_000_000
+    await store.set("k", "older")
+    await other.set("k", "newer")
+    assert await store.get("k") == "newer"
+    await other.clear()
+    await other.set("k", "newest")
+    assert await store.get("k") == "newest"
+
+
 async def test_a_doubled_answer_is_taken_for_no_other(
     store: RedisStore, faulty: FaultyRedis
 ) -> None:
