@@ -117,8 +117,8 @@ class Asking:
             await anyio.sleep(self.chance.uniform(0, 0.05))
             if self.chance.random() < 0.2:
                 await self.ask(key, "holder", None, holder)
-            if self.chance.random() < 0.02:
-                await self.ask(key, "force_release", None, partial(store.force_release, key))
+            # Nothing is freed by force: that may free a claim whose answer was lost, and which the
+            # same call then makes once more. A call with two effects has no place in one order.
             return
         token = handle.fencing_token
         while self.chance.random() < 0.5:

@@ -38,6 +38,7 @@ from tests.integration.locks.torture_parts.plan import (
     WAITERS_PER_KEY,
 )
 
+START_SECONDS = 20.0
 _RESOURCE = """
 CREATE TABLE IF NOT EXISTS writes (
     number INTEGER PRIMARY KEY, key TEXT, token INTEGER, process INTEGER, accepted INTEGER
@@ -198,11 +199,26 @@ async def main(options: argparse.Namespace) -> None:
         async with SQLiteStore(where[0], **clocks) as store:
             await worker.run(store)
     elif kind == "url":  # of a server by whose clock everybody goes
-        async with open_persistence(where[0]) as opened:
+        opened = await open_when_up(where[0])
+        try:
             await worker.run(opened)
+        finally:
+            await opened.aclose()
     else:
         async with DynamoDBAdapter(None, where[1], endpoint_url=where[0], **clocks) as store:
             await worker.run(store)
+
+
+async def open_when_up(url: str) -> Any:
+    """Open a store; the server may be down just now, and come back."""
+    with anyio.fail_after(START_SECONDS):
+        while True:
+            try:
+                return await open_persistence(url).__aenter__()
+            except PersistenceError as error:
+                if not error.retryable:
+                    raise
+            await anyio.sleep(0.1)
 
 
 if __name__ == "__main__":
