@@ -132,7 +132,7 @@ async def load_everything(w: Witness) -> None:
 
 
 async def program(w: Witness, delay: float) -> None:
-    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+    interrupt_after(delay)
     try:
         async with scope(name="interrupted", persistence=MemoryStore()) as s:
             await s.enter(w.resource())
@@ -153,7 +153,20 @@ def rounds() -> itertools.cycle[tuple[Callable[[Witness, Scope], Awaitable[None]
     return itertools.cycle(zip(PARTS, PARTS[1:] + PARTS[:1], strict=True))
 
 
+def interrupt_after(seconds: float) -> None:
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+def send_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Send a Ctrl-C again that came in a finalizer, where Python drops whatever is raised."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        interrupt_after(0.001)
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def main(backend: str, seed: str, times: str) -> None:
+    sys.unraisablehook = send_again
     chance = random.Random(int(seed))
     warnings.simplefilter("error")
     anyio.run(load_everything, Witness(backend), backend=backend)
