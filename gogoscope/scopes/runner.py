@@ -220,6 +220,7 @@ class Runner:
             while (task := self.next()) is not None:
                 task._fail(error)
 
+    @uninterrupted
     def _add_worker(self, name: str, own: Runs | None = None) -> None:
         worker = Worker(self, own)
         coroutine = worker.run()
