@@ -96,8 +96,10 @@ def complete(
 ) -> tuple[RunRecord | None, bool]:
     """Keep the verdict of the run that ``nonce`` has; ``False`` if it has none."""
     if record is None or record.lease.nonce != nonce or record.state != "running":
+        # An earlier try landed, unless somebody else has said what came of it.
         told_before = record is not None and record.lease.released_by == nonce
-        return record, record is not None and told_before and record.state == state
+        same = record is not None and (record.state, record.outcome) == (state, outcome)
+        return record, told_before and same
     until_ms = None if keep_ms is None else now_ms + keep_ms
     return _settled(record, now_ms, state, outcome, until_ms), True
 

@@ -188,6 +188,7 @@ class RunConformance(Conformance):
         clock.now += LEASE + 1
         assert await store.resolve_run("run", result={"found": True})
         assert not await store.resolve_run("run", repeat=True)
+        assert not await done(store, "a", "of the dead")
         reply = await store.claim_run("run", a_claim("b"))
         assert store.run_value("run", reply.record.outcome) == {"found": True}
         assert not await store.resolve_run("unheard of", repeat=True)

@@ -164,6 +164,6 @@ class Jobs(RuleBasedStateMachine):
 
 
 TestRuns = Runs.TestCase
-TestRuns.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRuns.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestJobs = Jobs.TestCase
-TestJobs.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestJobs.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
