@@ -30,7 +30,7 @@ from gogoscope._core.per_store import PerStore
 from gogoscope.circuit_breakers.circuit import Circuit, SharedCircuit
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.sync import Term
-from gogoscope.persistence.bundle import Persistence, unsupported
+from gogoscope.persistence.bundle import provider_of
 from gogoscope.persistence.default import default_home, default_home_here, on_change
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
 from gogoscope.stores.memory import process_store
@@ -217,9 +217,7 @@ def _in_process_store(policy: CircuitPolicy, name: str) -> Circuit:
 
 
 def _circuit_breakers_of(store: object) -> CircuitBreakerStateProvider:
-    provider = Persistence.of(store).circuit_breakers
-    if provider is None:
-        raise unsupported("circuit_breakers", store)
+    provider: CircuitBreakerStateProvider = provider_of("circuit_breakers", store)
     return provider
 
 

@@ -7,7 +7,7 @@ from gogoscope.events import JobSaved
 from gogoscope.exceptions import JobVersionError, LockTimeoutError
 from gogoscope.jobs.options import JobOptions
 from gogoscope.locks.line import Line, Lines, Want
-from gogoscope.persistence.bundle import Persistence, unsupported
+from gogoscope.persistence.bundle import provider_of
 from gogoscope.persistence.job_records import JobRecord
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
@@ -108,8 +108,5 @@ def jobs_of(home: Home) -> JobProvider:
 
     :raises CapabilityNotSupportedError: if it has none
     """
-    store = home.store()
-    provider = Persistence.of(store).jobs
-    if provider is None:
-        raise unsupported("jobs", store)
+    provider: JobProvider = provider_of("jobs", home.store())
     return provider

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class JobPart:
     """The part of a job's block that is no scope; the block is both."""
 
-    # _options: what was asked for.
+    # _options_of_job: what was asked for.
     # _handle: the lease of the job.
     # _leases: writes what is saved with the next renewal.
     # _state: the newest saved state; the one to begin with before the first save.

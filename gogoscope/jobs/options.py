@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from gogoscope._core.arguments import check_count, check_flag, shown
-from gogoscope._core.durations import seconds
+from gogoscope.locks.acquire import check_patience
 from gogoscope.persistence.validation import check_key, check_lease, check_ttl
 
 Migrate = Callable[[Any, int], Any]
@@ -56,7 +55,7 @@ def job_options(
         state=state,
         version=check_count("version", version),
         lease=check_lease(lease, "lease"),
-        patience=math.inf if wait is None else seconds("wait", wait, zero=True, infinite=True),
+        patience=check_patience(wait),
         restart=restart,
         keep=None if keep is None else check_ttl(keep, "keep"),
         migrate=migrate,

@@ -18,7 +18,7 @@ from gogoscope.exceptions import LockTimeoutError
 from gogoscope.locks.polling import Wanted
 from gogoscope.locks.queue import LockQueue, queue_of
 from gogoscope.locks.reentry import refuse_reentry
-from gogoscope.persistence.bundle import Persistence, unsupported
+from gogoscope.persistence.bundle import provider_of
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, release
 from gogoscope.persistence.lock_records import LockRecord
 from gogoscope.persistence.protocols.locks import LockProvider
@@ -146,10 +146,7 @@ def locks_of(home: Home) -> LockProvider:
 
     :raises CapabilityNotSupportedError: if it has none
     """
-    store = home.store()
-    provider = Persistence.of(store).locks
-    if provider is None:
-        raise unsupported("locks", store)
+    provider: LockProvider = provider_of("locks", home.store())
     return provider
 
 

@@ -107,6 +107,17 @@ def first_of(stores: Iterable[object], protocol: Callable[..., P], asked: object
     raise unsupported(protocol.__name__, asked)
 
 
+def provider_of(capability: str, store: object) -> Any:
+    """Return the part of a store, or of a bundle of stores, that has a capability.
+
+    :raises CapabilityNotSupportedError: if none has
+    """
+    provider = getattr(Persistence.of(store), capability)
+    if provider is None:
+        raise unsupported(capability, store)
+    return provider
+
+
 def unsupported(capability: str, store: object) -> CapabilityNotSupportedError:
     """Return the error for a capability that a store lacks."""
     if isinstance(store, Persistence) and store._made_of is not None:

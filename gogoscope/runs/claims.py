@@ -15,7 +15,7 @@ from gogoscope.exceptions import (
     RunInProgressError,
 )
 from gogoscope.locks.line import Line, Lines, Want
-from gogoscope.persistence.bundle import Persistence, unsupported
+from gogoscope.persistence.bundle import provider_of
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.runs import RunProvider
@@ -134,8 +134,5 @@ def runs_of(home: Home) -> RunProvider:
 
     :raises CapabilityNotSupportedError: if it has none
     """
-    store = home.store()
-    provider = Persistence.of(store).runs
-    if provider is None:
-        raise unsupported("runs", store)
+    provider: RunProvider = provider_of("runs", home.store())
     return provider

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial, wraps
 from inspect import CO_COROUTINE
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
 
 from gogoscope._core.arguments import check_flag, check_name, check_observer
 from gogoscope._core.callables import (
@@ -592,19 +592,36 @@ class Scope(Combinators):
         return Resumed(run, Resuming(block, start, items, every, retry_failed=retry_failed))
 
 
-class LockedScope(Scope):
+class LeasedScope(Scope):
+    """A scope whose block and tasks end when a lease is lost.
+
+    :param parent: the scope around
+    :param doing: stands after the name of that one
+    """
+
+    _leased: ClassVar[str]
+
+    def __init__(self, parent: Scope, doing: str) -> None:
+        options = ScopeOptions.inside(
+            parent._options, parent._home.inherited, name=lambda: f"{parent.name} {doing}"
+        )
+        super().__init__(options, parent)
+
+    def _lease_lost(self, loss: LeaseLostError) -> None:
+        """Cancel the block, which then raises the loss."""
+        self._fail(loss, f"the lease of its {self._leased} was lost: {loss.reason}")
+
+
+class LockedScope(LeasedScope):
     """The block of a lock: a scope whose tasks end when the lease is lost; made by ``s.lock``.
 
     Its tasks may count on the lock until they end: it is renewed, and released after the last.
     """
 
+    _leased = "lock"
+
     def __init__(self, parent: Scope, handle: LockHandle) -> None:
-        options = ScopeOptions.inside(
-            parent._options,
-            parent._home.inherited,
-            name=lambda: f"{parent.name} holding {handle.key}",
-        )
-        super().__init__(options, parent)
+        super().__init__(parent, f"holding {handle.key}")
         self._handle = handle
 
     @property
@@ -627,10 +644,6 @@ class LockedScope(Scope):
         """When the lease ends unless renewed, in seconds since the Unix epoch."""
         return self._handle.expires_at
 
-    def _lease_lost(self, loss: LeaseLostError) -> None:
-        """Cancel the block, which then raises the loss."""
-        self._fail(loss, f"the lease of its lock was lost: {loss.reason}")
-
     def ensure(self) -> None:
         """Raise if the lease is over; makes no request. Call it before each outside write.
 
@@ -647,30 +660,25 @@ class LockedScope(Scope):
         return await self._handle.extend(ttl)
 
 
-class RunScope(RunPart, Scope):
+class RunScope(RunPart, LeasedScope):
     """The block of a run: a scope whose tasks end when the lease is lost; made by ``s.claim``."""
+
+    _leased = "run"
 
     def __init__(
         self, parent: Scope, once: Once, handle: LockHandle | None, result: Any, token: int
     ) -> None:
-        options = ScopeOptions.inside(
-            parent._options,
-            parent._home.inherited,
-            name=lambda: f"{parent.name} running {once.key}",
-        )
-        super().__init__(options, parent)
+        super().__init__(parent, f"running {once.key}")
         self._once = once
         self._handle = handle
         self._result = result
         self._token = token
 
-    def _lease_lost(self, loss: LeaseLostError) -> None:
-        """Cancel the block, which then raises the loss."""
-        self._fail(loss, f"the lease of its run was lost: {loss.reason}")
 
-
-class JobScope(JobPart, Scope):
+class JobScope(JobPart, LeasedScope):
     """The block of a job: a scope whose tasks end when the lease is lost; made by ``s.job``."""
+
+    _leased = "job"
 
     def __init__(
         self,
@@ -681,21 +689,12 @@ class JobScope(JobPart, Scope):
         state: Any,
         finished: bool,
     ) -> None:
-        inside = ScopeOptions.inside(
-            parent._options,
-            parent._home.inherited,
-            name=lambda: f"{parent.name} at job {options.key}",
-        )
-        super().__init__(inside, parent)
+        super().__init__(parent, f"at job {options.key}")
         self._options_of_job = options
         self._handle = handle
         self._leases = leases
         self._state = state
         self._finished = finished
-
-    def _lease_lost(self, loss: LeaseLostError) -> None:
-        """Cancel the block, which then raises the loss."""
-        self._fail(loss, f"the lease of its job was lost: {loss.reason}")
 
 
 def scope(
