@@ -42,7 +42,7 @@ async def test_no_call_waits_for_a_table_that_is_away_and_both_agree_afterwards(
 
         async def call(fn: Any = fine) -> Exception | None:
             # Far above what a call takes, far below what a request that is waited for takes.
-            with anyio.fail_after(0.25):
+            with anyio.fail_after(0.45):
                 return (await s.task(fn)).error
 
         assert (await s.task(fine)).error is None
@@ -82,7 +82,7 @@ async def test_no_call_of_a_busy_circuit_waits_for_a_probe_of_a_table_that_is_aw
         errors: list[Exception | None] = []
         with anyio.fail_after(20):
             while not errors or errors[-1] is not None:
-                with anyio.fail_after(0.25):
+                with anyio.fail_after(0.45):
                     errors.append((await s.task(fine)).error)
                 await anyio.sleep(0.02)
         # On a busy machine the circuit may be half open before the first of them.

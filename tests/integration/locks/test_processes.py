@@ -72,7 +72,7 @@ async def test_a_waiter_gets_the_lock_of_a_killed_process_when_its_lease_is_over
         process.kill()
         killed = time.monotonic()
         handle = (await waiting).unwrap()
-        assert time.monotonic() - killed < LEASE + 0.3
+        assert time.monotonic() - killed < LEASE + 1.5
         assert handle is not None
         assert handle.fencing_token > token
 
@@ -135,7 +135,7 @@ async def test_a_store_that_is_cut_off_ends_the_block_by_the_end_of_its_lease(
                 try:
                     await anyio.sleep_forever()
                 finally:
-                    assert anyio.current_time() <= locked._handle.deadline + 0.5
+                    assert anyio.current_time() <= locked._handle.deadline + 1.5
         proxy.dead = False
     assert re.search("the store (failed with|did not answer)", caught.value.reason)
 

@@ -218,7 +218,7 @@ async def test_a_server_that_stands_still_makes_nobody_wait_longer_than_the_budg
                 began = time.monotonic()
                 with pytest.raises(StoreTimeoutError) as caught:
                     await store.record_failure("c", 3)
-                assert time.monotonic() - began < 1.5
+                assert time.monotonic() - began < 5
                 assert caught.value.effect is Effect.MAYBE_APPLIED
             finally:
                 server.resume(process)

@@ -152,12 +152,12 @@ async def test_a_cold_value_waits_for_another_process_once_and_is_cancelled_at_o
     async with SQLiteStore(path) as store:
         cache = Cache(store)
         with another_writer(path) as other:
-            with anyio.fail_after(1):  # and not for taking back what was never claimed
+            with anyio.fail_after(3):  # and not for taking back what was never claimed
                 assert await cache.get_or_set("a", build, 60) == 42
-            with anyio.fail_after(1):
+            with anyio.fail_after(3):
                 assert await cache.get_or_set("b", build, 60) == 42
             outages.state_of(store).locks.failed = False
-            with anyio.fail_after(1), anyio.move_on_after(0.01) as waiting:
+            with anyio.fail_after(3), anyio.move_on_after(0.01) as waiting:
                 await cache.get_or_set("c", build, 60)
             assert waiting.cancelled_caught
             other.execute("COMMIT")
