@@ -48,6 +48,7 @@ from gogoscope.persistence import (
     check_lease,
     describe_holder,
     describe_holders,
+    urgently,
 )
 from gogoscope_dynamodb import lock_updates, schema
 from gogoscope_dynamodb.answers import Answer, Update
@@ -89,12 +90,13 @@ class Locks(Capability):
         values = {":owner": text(owner), ":now": number(now_ms), **_renewal(lease_ms, until_ms)}
         stamp = self._stamp(now_ms)
         for _ in range(MOST_ROUNDS):
-            answer = await self._table.update(
-                item_key,
-                lock_updates.EXTEND,
-                {**values, ":stamp": number(stamp)},
-                timeout=self._lease_timeout(lease_ms),
-                urgent=True,
+            answer = await urgently(
+                self._table.update(
+                    item_key,
+                    lock_updates.EXTEND,
+                    {**values, ":stamp": number(stamp)},
+                    timeout=self._lease_timeout(lease_ms),
+                )
             )
             found = answer.item
             if answer.granted or found is None:
@@ -191,7 +193,7 @@ class Locks(Capability):
         """Hand the lock that ``nonce`` holds over to a claim, in one write."""
         more = {":oldNonce": text(nonce)}
         now_ms = self._now_ms()
-        record = await self._claim(key, lock_updates.HAND_OVER, claim, more, now_ms, urgent=True)
+        record = await self._claim(key, lock_updates.HAND_OVER, claim, more, now_ms)
         granted = record is not None and record.nonce == claim.nonce
         return LockReply(granted=granted, record=record)
 
@@ -202,8 +204,6 @@ class Locks(Capability):
         claim: LockClaim,
         more: dict[str, Any],
         now_ms: int,
-        *,
-        urgent: bool = False,
     ) -> LockRecord | None:
         """Send a claim with a stamp above that of the lock, and return the lock after that.
 
@@ -222,7 +222,6 @@ class Locks(Capability):
                 update,
                 values,
                 timeout=self._lease_timeout(claim.lease_ms),
-                urgent=urgent,
             )
             if (found := answer.item) is None:
                 return None
@@ -278,7 +277,6 @@ class Locks(Capability):
                 **_renewal(lease_ms, until_ms),
             },
             timeout=self._lease_timeout(lease_ms),
-            urgent=True,
         )
         if (found := answer.item) is None:
             return LockReply(granted=False, record=None)
@@ -312,9 +310,7 @@ class Locks(Capability):
 
     async def _release(self, key: str, nonce: str) -> Answer:
         values = {":nonce": text(nonce), ":ttl": purge_time(self._now_ms())}
-        return await self._table.update(
-            self._key(LOCK, key), lock_updates.RELEASE, values, urgent=True
-        )
+        return await self._table.update(self._key(LOCK, key), lock_updates.RELEASE, values)
 
     async def _bar(self, key: str, stamp: int, found: Item | None, nonce: str = "") -> LockRecord:
         """Make sure that claims up to a stamp are refused, and return the lock after that.

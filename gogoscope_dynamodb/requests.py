@@ -17,8 +17,8 @@ Invariants:
   its last try came to. A read has no effect, so it is never in doubt.
 - Nothing but this project's exceptions leaves a request, each with its cause and its effect.
 - What was answered with 200, but not by DynamoDB, is a broken connection.
-- Renewals and releases of locks are ``urgent``: other requests leave some connections of the
-  client's pool free for them, so that no lease is lost because many values are written.
+- Some connections of the client's pool are kept free for what is urgent: so no lease is lost
+  because many values are written.
 
 Methods of :class:`Table` that only make parameters are no coroutines: they return that of the
 request, so that little stands between a method of the store and the client.
@@ -40,7 +40,7 @@ from gogoscope.exceptions import (
     StoreTimeoutError,
     UnexpectedStoreError,
 )
-from gogoscope.persistence import Life, Room, monotonic, uniform
+from gogoscope.persistence import Life, Room, is_urgent, monotonic, uniform
 from gogoscope_dynamodb.answers import Answer, Update, Values
 from gogoscope_dynamodb.client import DynamoDBClient, Renewals, pool_size, region_of
 from gogoscope_dynamodb.errors import (
@@ -132,13 +132,11 @@ class Table:
         *,
         aliases: Mapping[str, str] | None = None,
         timeout: float | None = None,
-        urgent: bool = False,
     ) -> Coroutine[Any, Any, Answer]:
         """Send an UpdateItem; a refusal comes with the item that it found.
 
         :param values: the values of the expressions; those that are not used are left out
         :param aliases: attributes whose ``#name`` in the expressions is another than their own
-        :param urgent: as in :meth:`send`
         """
         names = update.names
         if aliases:
@@ -155,7 +153,7 @@ class Table:
         }
         if timeout is None:
             timeout = self.timeout
-        return _Request(self, "update_item", parameters, timeout, urgent=urgent).answer()
+        return _Request(self, "update_item", parameters, timeout).answer()
 
     def put(self, item: Item, *, size: int = 0, **condition: Any) -> Coroutine[Any, Any, Answer]:
         """Send a PutItem; a refusal comes with the item that it found.
@@ -265,7 +263,6 @@ class _Request:
     _parameters: Mapping[str, Any]
     _timeout: float
     _refusals: frozenset[str] = _CONDITION
-    _urgent: bool = field(default=False, alias="urgent")
     _size: int = field(default=0, alias="size")
     _start: float = 0.0
     _budget: float = 0.0
@@ -311,7 +308,8 @@ class _Request:
         table, room = self._table, self._table.room
         if table.renewals.due():
             self._start += await table.renewals.ready()
-        if not self._urgent and not room.take():
+        urgent = is_urgent()
+        if not urgent and not room.take():
             await room.wait(self._start + self._budget - monotonic())
             if not self._tried and room.answered > self._start:
                 self._start = monotonic()
@@ -327,7 +325,7 @@ class _Request:
                     self._note(Effect.MAYBE_APPLIED)
                 return Answer(response, None, self._effect is Effect.MAYBE_APPLIED)
         finally:
-            if not self._urgent:
+            if not urgent:
                 room.leave()
         return None
 

@@ -36,6 +36,7 @@ from gogoscope.circuit_breakers.snapshot import Generation
 from gogoscope.circuit_breakers.sync import STORE_SECONDS, CircuitSync, now_ms
 from gogoscope.circuit_breakers.times import over
 from gogoscope.persistence.protocols.circuit_breakers import ProbeReply
+from gogoscope.persistence.urgency import urgently
 
 CLAIM_SECONDS = 0.49
 """How long a claim waits for its answer."""
@@ -261,7 +262,7 @@ class Probes:
         sync = self._sync
         if nonce not in sync.snapshot.learned.probes:
             return
-        request = sync.store.claim_probe(sync.name, nonce, self._lease_ms, RENEWED_ONLY)
+        request = urgently(sync.store.claim_probe(sync.name, nonce, self._lease_ms, RENEWED_ONLY))
         try:
             reply = await sync.contact.bounded(request, STORE_SECONDS)
         except Exception as error:  # noqa: BLE001 - no store error reaches a protected call

@@ -20,6 +20,7 @@ from gogoscope.locks.lease_block import Held, LeaseBlock
 from gogoscope.persistence.asking import ask
 from gogoscope.persistence.job_records import JobRecord
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.persistence.urgency import urgently
 
 J = TypeVar("J", bound=Held)
 OpenJob = Callable[[JobOptions, LockHandle, JobLeases, Any, bool], J]
@@ -88,7 +89,8 @@ class JobBlock(LeaseBlock[J]):
 
     async def _finish(self, handle: LockHandle) -> None:
         async def write() -> bool:
-            return await ask(self._provider.finish_job, self.key, handle._nonce, self._options.keep)
+            keep = self._options.keep
+            return await urgently(ask(self._provider.finish_job, self.key, handle._nonce, keep))
 
         try:
             written = await finish(write, CLEAN_UP_SECONDS)

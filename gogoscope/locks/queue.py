@@ -35,6 +35,7 @@ from gogoscope.persistence.lock_claims import claim_once, new_claim, take_back
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, release
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.locks import LockProvider
+from gogoscope.persistence.urgency import urgently
 
 MOST_IN_A_ROW = 16
 LOOKS_PER_LEASE = 3
@@ -243,7 +244,9 @@ class LockQueue:
         """Ask the store to hand over; ``None`` if nobody knows whether it did."""
         try:
             with anyio.move_on_after(deadline - FREEING_SECONDS - monotonic(), shield=True):
-                return await ask(self._provider.hand_over_lock, self._key, current._nonce, claim)
+                return await urgently(
+                    ask(self._provider.hand_over_lock, self._key, current._nonce, claim)
+                )
         except GogoscopeError:
             return None
         except BaseException:  # such as asyncio's own cancellation, which knows no shield

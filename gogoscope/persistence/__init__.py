@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.server_clock import ServerClock
     from gogoscope.persistence.sharing import open_persistence
     from gogoscope.persistence.stored import corrupt_record, leave_out
+    from gogoscope.persistence.urgency import is_urgent, urgently
     from gogoscope.persistence.url import PersistenceURL
     from gogoscope.persistence.validation import (
         check_circuit_state,
@@ -154,6 +155,7 @@ __all__ = [
     "describe_holders",
     "for_each",
     "glob_matcher",
+    "is_urgent",
     "jittered",
     "json_kind",
     "leave_out",
@@ -169,6 +171,7 @@ __all__ = [
     "seconds",
     "side_by_side",
     "uniform",
+    "urgently",
 ]
 
 if not TYPE_CHECKING:
@@ -244,6 +247,7 @@ if not TYPE_CHECKING:
             "gogoscope.persistence.room": ("NoRoomError", "Room"),
             "gogoscope.persistence.server_clock": ("ServerClock",),
             "gogoscope.persistence.sharing": ("open_persistence",),
+            "gogoscope.persistence.urgency": ("is_urgent", "urgently"),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),
             "gogoscope.persistence.in_flight": ("for_each", "side_by_side"),

@@ -38,6 +38,7 @@ from gogoscope.persistence.lock_handle import (
 )
 from gogoscope.persistence.lock_records import LeaseStore, LockClaim, LockRecord, LockReply
 from gogoscope.persistence.lock_watching import watched_of
+from gogoscope.persistence.urgency import urgently
 from gogoscope.persistence.validation import check_key, check_lease
 
 
@@ -174,7 +175,7 @@ async def take_back(
 
     async def free() -> bool:
         try:
-            return await ask(store.release_lock, key, nonce, in_time=True)
+            return await urgently(ask(store.release_lock, key, nonce, in_time=True))
         except GogoscopeError:
             return False
 

@@ -27,6 +27,7 @@ from gogoscope.events import log_warning
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
 from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_records import LeaseStore, LockRecord
+from gogoscope.persistence.urgency import urgently
 from gogoscope.persistence.validation import check_lease
 
 CLEAN_UP_SECONDS = 5.0
@@ -205,13 +206,15 @@ class LockHandle:
                 self._end_by(sent + lease)
                 lease_ms = milliseconds(lease)
                 held_ms = milliseconds(sent - self._sent)
-                reply = await ask(
-                    self._store.renew_lock,
-                    self.key,
-                    self._nonce,
-                    self._record.version,
-                    lease_ms,
-                    self._record.acquired_at_ms + held_ms + lease_ms,
+                reply = await urgently(
+                    ask(
+                        self._store.renew_lock,
+                        self.key,
+                        self._nonce,
+                        self._record.version,
+                        lease_ms,
+                        self._record.acquired_at_ms + held_ms + lease_ms,
+                    )
                 )
                 record = reply.record
                 if record is None or record.nonce != self._nonce:
@@ -267,7 +270,8 @@ class LockHandle:
 
     async def _free(self, in_time: bool) -> bool:
         """Free the lock in the store, for whoever comes first; for releasers only."""
-        return await ask(self._store.release_lock, self.key, self._nonce, in_time=in_time)
+        freeing = ask(self._store.release_lock, self.key, self._nonce, in_time=in_time)
+        return await urgently(freeing)
 
     def _abandon(self) -> None:
         """Leave a lock that is lost to whoever has it, without a request to the store."""

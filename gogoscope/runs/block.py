@@ -33,6 +33,7 @@ from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
 from gogoscope.persistence.run_records import RunRecord, Verdict
 from gogoscope.persistence.stored import corrupt_record
+from gogoscope.persistence.urgency import urgently
 from gogoscope.runs.claims import lines, runs_of
 from gogoscope.runs.once import Once, error_of_text, text_of_error
 from gogoscope.runs.run import RunPart
@@ -170,13 +171,15 @@ class RunBlock(LeaseBlock[R]):
             nonlocal failure
             while True:
                 try:
-                    return await ask(
-                        self._provider.complete_run,
-                        self.key,
-                        handle._nonce,
-                        state,
-                        outcome,
-                        once.keep,
+                    return await urgently(
+                        ask(
+                            self._provider.complete_run,
+                            self.key,
+                            handle._nonce,
+                            state,
+                            outcome,
+                            once.keep,
+                        )
                     )
                 except PersistenceError as error:
                     if not error.retryable:

@@ -14,7 +14,7 @@ from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.validation import check_ttl
 from gogoscope.persistence.values import decoded
 
-JOBS = json_kind("job", JobRecord, job_rules.purge_at_ms, urgent=True)
+JOBS = json_kind("job", JobRecord, job_rules.purge_at_ms)
 
 
 class RecordJobs(RecordCapability):

@@ -17,9 +17,10 @@ from gogoscope.persistence.lock_records import (
 )
 from gogoscope.persistence.records.place import RecordCapability, json_kind
 from gogoscope.persistence.rules import locks as lock_rules
+from gogoscope.persistence.urgency import urgently
 from gogoscope.persistence.validation import check_key, check_lease
 
-LOCKS = json_kind("lock", LockRecord, lock_rules.purge_at_ms, urgent=True)
+LOCKS = json_kind("lock", LockRecord, lock_rules.purge_at_ms)
 
 
 class RecordLocks(RecordCapability):
@@ -43,7 +44,7 @@ class RecordLocks(RecordCapability):
         """
         lease_ms = math.ceil(check_lease(ttl) * 1000)
         check_key(owner, "owner")
-        return await self._change_lease(LOCKS, key, lock_rules.extend, owner, lease_ms)
+        return await urgently(self._change_lease(LOCKS, key, lock_rules.extend, owner, lease_ms))
 
     async def force_release(self, key: str) -> bool:
         """Free a lock, whoever holds it; ``False`` if nobody did.

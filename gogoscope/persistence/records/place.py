@@ -54,14 +54,13 @@ class Kind(Generic[Record]):
 
     ``purge_at_ms(record, now_ms)`` is the time from which on nobody needs the record, ``None`` for
     never. ``load`` takes the text that ``dump`` returned, and that time; it may raise anything for
-    any other text. Where operations wait for one another, those on an ``urgent`` kind go first.
+    any other text.
     """
 
     name: str
     dump: Callable[[Record], str]
     load: Callable[[str, int | None], Record]
     purge_at_ms: Callable[[Record, int], int | None]
-    urgent: bool = False
 
     def restore(self, key: str, text: object, purge_at_ms: object) -> Record:
         """Return the record of what a place has kept, which may have been changed by anybody.
@@ -306,8 +305,6 @@ def json_kind(
     name: str,
     record_type: type[Record],
     purge_at_ms: Callable[[Record, int], int | None],
-    *,
-    urgent: bool = False,
 ) -> Kind[Record]:
     """Return the kind of an attrs class, whose fields are JSON-shaped or such classes themselves.
 
@@ -316,7 +313,6 @@ def json_kind(
     :param name: what the kind is called in a store
     :param record_type: the class
     :param purge_at_ms: as in :class:`Kind`
-    :param urgent: likewise
     """
     form = _Form(record_type)
     # The newest records by their text: who changes a record mostly finds what it wrote itself.
@@ -333,7 +329,7 @@ def json_kind(
         record = known.get(text)
         return form.load(decode_json(text)) if record is None else record
 
-    return Kind(name, dump, load, purge_at_ms, urgent)
+    return Kind(name, dump, load, purge_at_ms)
 
 
 MOST_KNOWN = 64

@@ -16,7 +16,7 @@ from gogoscope.persistence.run_records import AfterCrash, Run, RunRecord, RunRep
 from gogoscope.persistence.validation import check_ttl
 from gogoscope.persistence.values import decoded
 
-RUNS = json_kind("run", RunRecord, run_rules.purge_at_ms, urgent=True)
+RUNS = json_kind("run", RunRecord, run_rules.purge_at_ms)
 
 
 class RecordRuns(RecordCapability):

@@ -10,8 +10,8 @@ because the first one was carried out; the reply then says that it is ``in_doubt
 - A write that may have been carried out and was not answered raises ``StoreTimeoutError``, whatever
   its last try came to. A read is never in doubt.
 - Nothing but this project's exceptions leaves a request, each with its cause.
-- Requests about locks are ``urgent``: others leave some connections free for them, so that no lease
-  is lost because many values are written.
+- Some connections are kept free for what is urgent: so no lease is lost because many values are
+  written.
 
 Mutable state: the connections that nobody uses, of which the last one used is taken first; the
 rooms in which requests wait, made anew with each opening; and the server's clock.
@@ -33,7 +33,7 @@ from gogoscope.exceptions import (
     StoreTimeoutError,
     UnexpectedStoreError,
 )
-from gogoscope.persistence import Life, Room, ServerClock, monotonic, uniform
+from gogoscope.persistence import Life, Room, ServerClock, is_urgent, monotonic, uniform
 from gogoscope.stores.postgres.connection import Connection, Row, milliseconds, parse
 from gogoscope.stores.postgres.errors import NOT_SENT, UNANSWERED, Failure, classify
 
@@ -96,25 +96,23 @@ class PostgresClient:
         self,
         statement: bytes,
         *values: Value,
-        urgent: bool = False,
         writes: bool = False,
     ) -> Reply:
         """Run a statement whose rows begin with the server's time.
 
         :param values: those of its parameters
-        :param urgent: whether it may use the connections that are kept free
         :param writes: whether it may change anything
         :raises PersistenceError: if it failed
         :raises ConfigurationError: if the server lets nobody in, or the table is missing
         """
         encoded = [_encoded(value) for value in values]
         size = sum(len(value) for value in encoded if value is not None)
-        request = _Request(self, statement, encoded, urgent, writes)
+        request = _Request(self, statement, encoded, writes)
         return await request.run(self.timeout + size / SLOWEST_LINK)
 
-    def place(self, patience: float, *, urgent: bool) -> AbstractAsyncContextManager[None]:
+    def place(self, patience: float) -> AbstractAsyncContextManager[None]:
         """Wait until there may be one more request, and let it be for the length of a block."""
-        return self.room.place(patience) if urgent else self._place_of_other(patience)
+        return self.room.place(patience) if is_urgent() else self._place_of_other(patience)
 
     @asynccontextmanager
     async def _place_of_other(self, patience: float) -> AsyncIterator[None]:
@@ -183,7 +181,6 @@ class _Request:
     _client: PostgresClient
     _statement: bytes
     _values: Sequence[bytes | None]
-    _urgent: bool
     _writes: bool
     _tried: int = 0
     _in_doubt: bool = False
@@ -204,7 +201,7 @@ class _Request:
                 self._client.life.check()
                 patience = max(0.0, deadline - monotonic())
                 room = self._client.room
-                async with self._client.place(patience, urgent=self._urgent):
+                async with self._client.place(patience):
                     now = monotonic()
                     if not self._tried and room.answered > called:
                         deadline = now + budget

@@ -43,8 +43,6 @@ LARGEST_CONTENT = 256 * 1024 * 1024
 LARGEST_INTEGER = 2**63 - 1
 WRITES_PER_SWEEP = 64
 PAGES_PER_SWEEP = 16
-URGENT = frozenset({"lock"})
-"""The kinds whose requests may use the connections that are kept free."""
 
 
 class PostgresEntries(CompareAndSwap):
@@ -80,7 +78,7 @@ class PostgresEntries(CompareAndSwap):
     async def load(self, kind: str, key: str) -> Entry | None:
         """Return an entry as the newest completed write left it, ``None`` if there is none."""
         _check_key(key)
-        reply = await self._client.run(self._statements.load, kind, key, urgent=kind in URGENT)
+        reply = await self._client.run(self._statements.load, kind, key)
         return _entry(kind, key, reply.rows[0][0]) if reply.rows else None
 
     async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
@@ -164,7 +162,6 @@ class PostgresEntries(CompareAndSwap):
             *(kind, key, FORMAT, new.text, purge_at, new.number, new.writer),
             " ".join(new.writers),
             *more,
-            urgent=kind in URGENT,
             writes=True,
         )
 

@@ -50,7 +50,8 @@ class PostgresStore(RecordStore):
         has to cover that of the others, which is at most half of their round trip.
     :param request_timeout: how long one try of a request may take, in seconds; after three
         timeouts a request is given up
-    :param pool_size: how many connections it has at most; a fifth of them is kept free for locks
+    :param pool_size: how many connections it has at most; a fifth of them is kept free for
+        renewals and releases of leases
     :param create: whether to make the table if it does not exist
     :raises TypeError: if an argument is of the wrong type
     :raises ValueError: if an argument is malformed or out of range

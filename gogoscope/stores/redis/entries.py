@@ -24,7 +24,6 @@ from gogoscope.stores.redis.requests import Reply, Request
 from gogoscope.stores.redis.scripts import NONE
 from gogoscope.stores.redis.server import Server
 
-URGENT = "lock"
 LARGEST = 512 * 1024 * 1024 - 10_000
 _HEAD = re.compile(rb"1 ([\w-]+) (\d{1,19}|\.) (\d{1,19}) ([\w,-]+|\.) [\w,.-]+")
 
@@ -142,9 +141,7 @@ class RedisEntries(CompareAndSwap):
         writes: bool = True,
     ) -> Awaitable[Reply]:
         name = _name(kind, key)
-        return Request(
-            self._server, script, arguments, name, urgent=kind == URGENT, writes=writes
-        ).run()
+        return Request(self._server, script, arguments, name, writes=writes).run()
 
     def _written(self, new: Entry) -> tuple[bytes, Argument, bytes]:
         """Return the head, for how many milliseconds an entry is kept, and its text."""

@@ -21,7 +21,7 @@ import anyio
 from attrs import define, field, frozen
 
 from gogoscope.exceptions import Effect, PersistenceError, StoreTimeoutError, UnexpectedStoreError
-from gogoscope.persistence import jittered, monotonic
+from gogoscope.persistence import is_urgent, jittered, monotonic
 from gogoscope.stores.redis.connections import Argument, Lane
 from gogoscope.stores.redis.errors import (
     CAME_LATE,
@@ -63,7 +63,6 @@ class Request:
     :param arguments: makes what it takes besides the tag, for each try
     :param key: the key that it is about
     :param place: the server of a cluster that runs it, if it is about no key
-    :param urgent: whether it goes by the connections that are kept free for locks
     :param writes: whether it may change anything
     """
 
@@ -72,7 +71,6 @@ class Request:
     arguments: Callable[[Request], Sequence[Argument]]
     key: bytes | None = None
     place: str | None = None
-    urgent: bool = False
     writes: bool = False
     in_doubt: bool = field(default=False, init=False)
     sent: bool = field(default=False, init=False)
@@ -92,7 +90,7 @@ class Request:
         pause, deadline = FIRST_DELAY, called + budget
         while True:
             place = self._asking or self.place or self.server.place_of(self.key)
-            lane = self.server.lane(place, urgent=self.urgent)
+            lane = self.server.lane(place, urgent=is_urgent())
             cause: Exception | None = None
             try:
                 if not lane.room.take():

@@ -29,7 +29,7 @@ SLOTS = 16_384
 
 @frozen(eq=False)
 class _Lanes:
-    """The lane of locks, which is kept free for them, and that of all others."""
+    """The lane of requests that a lease depends on, and that of all others."""
 
     urgent: Lane
     other: Lane
@@ -82,7 +82,7 @@ class Server:
     def lane(self, place: str, *, urgent: bool = False) -> Lane:
         """Return connections to a server.
 
-        :param urgent: whether they are those that are kept free for locks
+        :param urgent: whether they are those that are kept free for what is urgent
         :raises PersistenceError: if the store is closed, or belongs to another process or loop
         """
         self.life.check()

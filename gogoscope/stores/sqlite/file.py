@@ -38,7 +38,14 @@ from gogoscope.exceptions import (
     StoreConnectionError,
     StoreTimeoutError,
 )
-from gogoscope.persistence import Life, jittered, lock_across_forks, monotonic, nothing_done
+from gogoscope.persistence import (
+    Life,
+    is_urgent,
+    jittered,
+    lock_across_forks,
+    monotonic,
+    nothing_done,
+)
 from gogoscope.stores.sqlite.identity import OpenFiles
 from gogoscope.stores.sqlite.thread import ThreadGoneError, WorkerThread
 
@@ -99,26 +106,23 @@ class SQLiteFile:
             self._thread.end(shut)
             self.life.end()
 
-    async def run(
-        self, work: Callable[[sqlite3.Connection], Result], *, urgent: bool = False
-    ) -> Result:
+    async def run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run ``work`` in the thread, and try again as long as another process has the file.
 
-        :param urgent: whether it goes before others that wait for the thread
+        What is urgent goes before others that wait for the thread.
+
         :raises PersistenceError: if it failed, or no try succeeded within the busy timeout
         """
         self.life.check()
         attempt = functools.partial(self._use, work)
         try:
-            return await self._thread.run(attempt, urgent=urgent)
+            return await self._thread.run(attempt, urgent=is_urgent())
         except _BusyError:
-            return await self._try_until_free(attempt, urgent=urgent)
+            return await self._try_until_free(attempt)
         except ThreadGoneError:
             raise self._closed() from None
 
-    async def _try_until_free(
-        self, attempt: Callable[[], Result], *, urgent: bool = False
-    ) -> Result:
+    async def _try_until_free(self, attempt: Callable[[], Result]) -> Result:
         deadline = monotonic() + self._busy_timeout
         pause = FIRST_PAUSE
         with nothing_done:
@@ -126,7 +130,7 @@ class SQLiteFile:
         try:
             while True:
                 try:
-                    return await self._thread.run(attempt, urgent=urgent)
+                    return await self._thread.run(attempt, urgent=is_urgent())
                 except _BusyError as error:
                     if monotonic() >= deadline:
                         raise _too_busy(self.path, self._busy_timeout) from error.__cause__

@@ -146,8 +146,7 @@ class _SQLiteRecords(Records):
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
         return await self._file.run(
-            lambda connection: self._find(connection, kind, key, self.now_ms()),
-            urgent=kind.urgent,
+            lambda connection: self._find(connection, kind, key, self.now_ms())
         )
 
     async def transact(
@@ -166,7 +165,7 @@ class _SQLiteRecords(Records):
             connection.execute("COMMIT")
             return answer
 
-        return await self._file.run(work, urgent=kind.urgent)
+        return await self._file.run(work)
 
     async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
         def work(connection: sqlite3.Connection) -> None:

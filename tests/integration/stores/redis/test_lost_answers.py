@@ -225,6 +225,7 @@ async def test_a_request_that_was_not_sent_is_not_in_doubt(
     def refuse(address: Any) -> Any:
         raise ConnectionRefusedError("nobody listens")
 
+    await faulty.disconnect()
     faulty._connect = refuse
     with pytest.raises(StoreConnectionError, match="nobody listens") as caught:
         await store.acquire("job", 600)
