@@ -27,7 +27,8 @@ ROOMS = (
     ("gogoscope.jobs", "gogoscope.runs"),
     ("gogoscope.scopes",),
     ("gogoscope",),
-    ("gogoscope.testing",),
+    ("gogoscope.testing", "gogoscope.cli"),
+    ("gogoscope.__main__",),
 )
 FLOORS = {room: floor for floor, line in enumerate(ROOMS) for room in line}
 

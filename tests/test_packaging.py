@@ -58,6 +58,10 @@ def test_the_extra_postgres_brings_psycopg(
     assert requirements("postgres") == {"psycopg"}
 
 
+def test_the_extra_cli_brings_cyclopts_and_rich(up_to_date: None) -> None:
+    assert requirements("cli") == {"cyclopts", "rich"}
+
+
 def test_the_extra_dev_brings_what_tests_types_lint_and_examples_need() -> None:
     assert {"pytest", "hypothesis", "mypy", "pyright", "ruff", "trio", "rich"} <= requirements(
         "dev"
@@ -69,6 +73,7 @@ def test_the_extras_are_those_of_the_readme_the_developers_and_the_benchmarks(
 ) -> None:
     assert set(distribution("gogoscope").metadata.get_all("Provides-Extra") or []) == {
         "bench",
+        "cli",
         "dynamodb",
         "dev",
         "postgres",

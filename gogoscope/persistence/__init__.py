@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         FailureReport,
         ProbeReply,
     )
+    from gogoscope.persistence.protocols.examination import Examinable, Finding
     from gogoscope.persistence.protocols.locks import LockProvider
     from gogoscope.persistence.protocols.store import Store
     from gogoscope.persistence.records.compare_and_swap import (
@@ -109,7 +110,9 @@ __all__ = [
     "CompareAndSwapRecords",
     "Entry",
     "EventLoop",
+    "Examinable",
     "FailureReport",
+    "Finding",
     "JSONCodec",
     "Kind",
     "LeaseStore",
@@ -222,6 +225,7 @@ if not TYPE_CHECKING:
                 "FailureReport",
                 "ProbeReply",
             ),
+            "gogoscope.persistence.protocols.examination": ("Examinable", "Finding"),
             "gogoscope.persistence.protocols.locks": ("LockProvider",),
             "gogoscope.persistence.records.compare_and_swap": (
                 "KEEP_MS",

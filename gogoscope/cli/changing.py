@@ -1,0 +1,94 @@
+"""Commands that change something; each shows what there is, and asks."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import gogoscope
+from gogoscope.cli.exits import EndedError, ExitCode
+from gogoscope.cli.fields import for_people
+from gogoscope.cli.listings import CIRCUITS
+from gogoscope.cli.output import described
+from gogoscope.cli.session import Session
+
+CIRCUIT_CHANGES = {
+    "open": ("force_open", "Open a circuit by hand: every call is rejected until it is closed."),
+    "close": ("force_close", "Close a circuit by hand: calls go through, and the count is 0."),
+    "reset": ("reset_circuit", "Forget what happened to a circuit, unless it was opened by hand."),
+}
+"""The method of the store for each command, and what the help says."""
+
+
+async def release(session: Session, key: str) -> None:
+    """Free a lock, whoever holds it."""
+    locks = session.part("locks")
+    holder = await locks.holder(key)
+    if holder is None:
+        raise EndedError(ExitCode.FOUND, f"nobody holds {key!r}")
+    place = f" on {holder.host} (pid {holder.pid})" if holder.host else ""
+    since = for_people("time", holder.since)
+    await session.confirm(
+        f"{key!r} is held by {holder.owner}{place} since {since}. If that process still runs, two "
+        "may work at once. Release it?"
+    )
+    if not await locks.force_release(key):
+        raise EndedError(ExitCode.FOUND, f"nobody holds {key!r} any more")
+    session.output.done(f"released {key!r}", {"key": key, "released": True})
+
+
+async def set_circuit(session: Session, name: str, command: str) -> None:
+    """Open, close or reset a circuit."""
+    circuits = session.part("circuit_breakers")
+    state = await circuits.get_state(name)
+    told = (
+        f"Nothing was ever recorded of a circuit {name!r}."
+        if state is None
+        else f"Circuit {name!r} is {state.state}, with {state.failure_count} failures."
+    )
+    await session.confirm(f"{told} {command.capitalize()} it?")
+    method, _ = CIRCUIT_CHANGES[command]
+    after = await getattr(circuits, method)(name)
+    session.output.done(f"circuit {name!r} is {after.state}", described(CIRCUITS, name, after))
+
+
+async def resolve(
+    session: Session, key: str, result: str | None, *, repeat: bool, keep: float | None
+) -> None:
+    """Say what came of a run that died.
+
+    :param result: the JSON text of what it returned
+    :param repeat: whether the next caller runs again
+    :param keep: how long the result is kept, in seconds
+    """
+    runs = session.part("runs")
+    answer: dict[str, Any] = {"repeat": True}
+    if not repeat:
+        value = _value(result or "")
+        try:
+            runs.run_outcome(value)
+        except (TypeError, ValueError) as error:
+            raise EndedError(ExitCode.WRONG_USE, f"--result cannot be kept: {error}") from error
+        answer = {"result": value, "keep": None if keep is None else timedelta(seconds=keep)}
+    what = "be repeated by its next caller" if repeat else f"count as done, with {result}"
+    await session.confirm(f"Shall the run {key!r}, if it died, {what}?")
+    try:
+        found = await runs.resolve_run(key, **answer)
+    except gogoscope.RunInProgressError as error:
+        raise EndedError(ExitCode.FOUND, str(error)) from error
+    if not found:
+        raise EndedError(ExitCode.FOUND, f"no run of {key!r} has died")
+    session.output.done(
+        f"run {key!r} is to be repeated" if repeat else f"run {key!r} is done",
+        {"key": key, "resolved": "repeat" if repeat else "done"},
+    )
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise EndedError(
+            ExitCode.WRONG_USE, f"--result must be JSON, got {text!r}: {error}"
+        ) from error

@@ -1,0 +1,92 @@
+"""What is printed: one JSON document, lines for programs, or tables for people.
+
+Nothing that comes from a store reaches a terminal as it is: what cannot be printed is escaped, and
+JSON is ASCII.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import frozen
+
+from gogoscope._core.arguments import printable
+from gogoscope.cli import terminal
+from gogoscope.cli.fields import Field, for_programs
+from gogoscope.cli.listings import Listing
+
+
+@frozen
+class Output:
+    """Where and how to print.
+
+    :param json: whether one JSON document is wanted
+    :param terminal: whether people read the standard output
+    """
+
+    json: bool
+    terminal: bool
+
+    def records(self, listing: Listing, found: Mapping[str, Any]) -> None:
+        """Print what was listed, in the order of the keys."""
+        if self.json:
+            self.document(document(listing, found))
+        elif self.terminal:
+            terminal.show(terminal.table(listing, found))
+        else:
+            for key in sorted(found):
+                self.line("\t".join([printable(key), *cells(listing.fields, found[key])]))
+
+    def record(self, listing: Listing, key: str, record: Any) -> None:
+        """Print one record, with its key."""
+        if self.json:
+            self.document(described(listing, key, record))
+        elif self.terminal:
+            terminal.show(terminal.card(listing, key, record))
+        else:
+            self.line("\t".join([printable(key), *cells(listing.fields, record)]))
+
+    def done(self, line: str, document: Mapping[str, Any]) -> None:
+        """Print what was done."""
+        if self.json:
+            self.document(document)
+        else:
+            self.line(printable(line))
+
+    def document(self, value: Any) -> None:
+        """Print a JSON document: indented for people, else on one line."""
+        self.line(json.dumps(value, indent=2 if self.terminal else None))
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        sys.stdout.write(f"{text}\n")
+
+
+def say(line: str) -> None:
+    """Print one line for people on the standard error, with escapes for what cannot be printed."""
+    sys.stdout.flush()
+    sys.stderr.write(f"{printable(' '.join(line.splitlines()))}\n")
+    sys.stderr.flush()
+
+
+def document(listing: Listing, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON document of what was listed."""
+    return {listing.name: [described(listing, key, found[key]) for key in sorted(found)]}
+
+
+def described(listing: Listing, key: str, record: Any) -> dict[str, Any]:
+    """Return the JSON object of one record."""
+    parts = {field.name: _plain(field.read(record)) for field in listing.fields}
+    return {listing.key: key, **parts}
+
+
+def cells(fields: Iterable[Field], record: Any) -> list[str]:
+    """Return the parts of a record for programs."""
+    return [for_programs(field.kind, _plain(field.read(record))) for field in fields]
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value

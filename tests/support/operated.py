@@ -1,0 +1,67 @@
+"""A store as somebody finds it who looks into it by the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from gogoscope import open_persistence
+from gogoscope.persistence import LockClaim
+
+ODD_KEYS = ("\x1b[2Jcleared", "tab\tand\nbreak", "🎉 party", "-rf", "[red]markup", "k" * 900)
+"""Keys that would control a terminal, look like options, or are long."""
+
+
+async def _fill(url: str) -> None:
+    async with open_persistence(url) as opened:
+        store: Any = opened
+        claim = LockClaim(
+            "n1", "alice", 3_600_000, {"host": "web-1", "pid": "42", "scope": "orders", "why": "x"}
+        )
+        assert (await store.claim_lock("order:1", claim)).granted
+        assert await store.acquire("order:2", 3600, "bob") is not None
+        await store.record_failure("payments", 1)
+        await store.record_failure("search", 9)
+        await store.record_success("search")
+        await store.set("greeting", {"text": "hello", "n": [1, None]})
+        await store.set("nothing", None, 3600)
+        for key in ODD_KEYS:
+            await store.set(key, key, 3600)
+        await _runs(store)
+        assert (await store.claim_job("reindex", claim, 2)).granted
+        text = store.job_text({"after": 7})
+        record = (await store.read_job("reindex")).lease
+        assert (
+            await store.save_job("reindex", "n1", record.version, 3_600_000, 0, text, 2)
+        ).granted
+
+
+async def _runs(store: Any) -> None:
+    running = LockClaim("n2", "carol", 3_600_000)
+    assert (await store.claim_run("charge:running", running)).granted
+    assert (await store.claim_run("charge:done", LockClaim("n3", "dave", 60_000))).granted
+    assert await store.complete_run("charge:done", "n3", "done", store.run_outcome(5), None)
+    for number, key in enumerate(("charge:died", "charge:dead")):
+        first = LockClaim(f"f{number}", "erin", 1)
+        assert (await store.claim_run(key, first, after_crash="ask")).granted
+        # Until its lease is over, which somebody who comes finds out.
+        with anyio.fail_after(30):
+            while (await store.read_run(key)).state != "unknown":
+                await store.claim_run(key, LockClaim(f"s{number}", "frank", 1), after_crash="ask")
+                await anyio.sleep(0.01)
+
+
+def fill(url: str) -> None:
+    """Put one of everything into a store."""
+    anyio.run(_fill, url)
+
+
+def ask(url: str, method: str, *args: Any, **options: Any) -> Any:
+    """Call a method of a store."""
+
+    async def call() -> Any:
+        async with open_persistence(url) as store:
+            return await getattr(store, method)(*args, **options)
+
+    return anyio.run(call)

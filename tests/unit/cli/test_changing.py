@@ -1,0 +1,90 @@
+"""Commands that change something: what they do, and that they do it only if it is meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.operated import ask
+from tests.unit.cli.conftest import Command
+
+CHANGES = [
+    ("release", "order:1"),
+    ("open", "search"),
+    ("close", "payments"),
+    ("reset", "payments"),
+    ("resolve", "charge:died", "--repeat"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change[0])
+def test_nothing_is_changed_without_a_terminal_or_yes(
+    command: Command, url: str, change: tuple[str, ...]
+) -> None:
+    shown = command(*change, "--store", url)
+    assert (shown.code, shown.out) == (5, "")
+    assert "pass --yes" in shown.err
+    assert ask(url, "holder", "order:1") is not None
+    assert ask(url, "get_state", "search").state == "closed"
+    assert ask(url, "get_state", "payments").state == "open"
+    assert ask(url, "read_run", "charge:died").state == "unknown"
+
+
+def test_release_frees_a_lock_whoever_holds_it(command: Command, url: str) -> None:
+    assert command("release", "order:1", "--yes", "--store", url).out == "released 'order:1'\n"
+    assert ask(url, "holder", "order:1") is None
+    assert command("release", "order:1", "--yes", "--store", url).code == 1
+
+
+def test_the_question_tells_who_holds_the_lock(command: Command, url: str) -> None:
+    told = command("release", "order:1", "--store", url).err
+    assert "'order:1' is held by alice on web-1 (pid 42) since" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "state"),
+    [("open", "search", "forced-open"), ("close", "payments", "closed")],
+)
+def test_a_circuit_is_set_by_hand(
+    command: Command, url: str, change: str, name: str, state: str
+) -> None:
+    shown = command(change, name, "--yes", "--json", "--store", url)
+    assert (shown.document["name"], shown.document["state"]) == (name, state)
+    assert ask(url, "get_state", name).state == state
+
+
+def test_reset_forgets_what_happened_to_a_circuit(command: Command, url: str) -> None:
+    assert command("reset", "payments", "-y", "--store", url).code == 0
+    assert ask(url, "get_state", "payments").failure_count == 0
+
+
+def test_a_circuit_of_which_nothing_is_known_is_told_before_it_is_opened(
+    command: Command, url: str
+) -> None:
+    told = command("open", "pyaments", "--store", url).err
+    assert "Nothing was ever recorded of a circuit 'pyaments'" in told
+
+
+def test_resolve_keeps_the_result_of_a_run_that_died(command: Command, url: str) -> None:
+    shown = command("resolve", "charge:died", "--result", "[-5]", "--yes", "--store", url)
+    assert (shown.code, shown.out) == (0, "run 'charge:died' is done\n")
+    record = ask(url, "read_run", "charge:died")
+    assert record.state == "done"
+    assert record.outcome in ("[-5]", [-5])  # memory keeps no text
+
+
+def test_a_result_may_begin_with_a_dash(command: Command, url: str) -> None:
+    shown = command("resolve", "charge:died", "--result", "-5", "--yes", "--store", url)
+    assert shown.code == 0
+
+
+def test_resolve_lets_a_run_that_died_be_repeated(command: Command, url: str) -> None:
+    shown = command("resolve", "charge:dead", "--repeat", "--yes", "--json", "--store", url)
+    assert shown.document == {"key": "charge:dead", "resolved": "repeat"}
+    assert ask(url, "read_run", "charge:dead").state == "open"
+
+
+@pytest.mark.parametrize("key", ["charge:running", "charge:done", "charge:unheard-of"])
+def test_a_run_that_did_not_die_is_not_resolved(command: Command, url: str, key: str) -> None:
+    shown = command("resolve", key, "--repeat", "--yes", "--store", url)
+    assert (shown.code, shown.out) == (1, "")
+    assert len(shown.err.splitlines()) == 1
