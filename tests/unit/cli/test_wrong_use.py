@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gogoscope.cli import program
+import gogoscope
 from gogoscope.persistence import CacheProvider
 from tests.unit.cli.conftest import Command
 
@@ -118,7 +118,7 @@ def test_what_a_store_lacks_is_said_by_name(
         async def __aexit__(self, *exc_info: object) -> None:
             return
 
-    monkeypatch.setattr(program.gogoscope, "open_persistence", lambda url: Opened())
+    monkeypatch.setattr(gogoscope, "open_persistence", lambda url: Opened())
     shown = command(*arguments, "--store", MEMORY)
     assert (shown.code, shown.out) == (4, "")
     assert shown.err == f"gogoscope: this store keeps no {what}: {MEMORY}\n"
