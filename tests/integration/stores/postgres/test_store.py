@@ -277,24 +277,6 @@ async def test_a_large_value_comes_back(store: PostgresStore) -> None:
     assert await store.get("k") == value
 
 
-async def test_locks_have_connections_that_other_requests_leave_free(
-    postgres_table: PostgresTable,
-) -> None:
-    async with PostgresStore(
-        postgres_table.database_url, table=postgres_table.name, create=True, pool_size=5
-    ) as store:
-        slow = b'SELECT clock_timestamp() AS "%TAG", pg_sleep(4)::text'
-        async with anyio.create_task_group() as group:
-            for _ in range(8):
-                group.start_soon(store._client.run, slow)
-            await anyio.sleep(0.2)
-            with anyio.fail_after(3):
-                handle = await store.acquire("k", 30)
-                assert handle is not None
-                await handle.release()
-            group.cancel_scope.cancel()
-
-
 FORKED = """
 import multiprocessing, sys
 import anyio, anyio.to_thread
