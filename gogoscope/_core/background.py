@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
+from gogoscope._core.place import placed
 from gogoscope.events import Event, OnEvent, notify, subscribers
 
 S = TypeVar("S", bound="Service")
@@ -29,7 +30,7 @@ class Observer(Protocol):
         ...
 
     def emit(self, event: Event) -> None:
-        """Send an event to those who listen."""
+        """Send an event to those who listen, with the place where it happened."""
         ...
 
 
@@ -69,6 +70,11 @@ class Home(Observer, Protocol):
 
     on_event: OnEvent | None
     """What is called with its events."""
+
+    @property
+    def id(self) -> int:
+        """Its number in events."""
+        ...
 
     @property
     def spawn(self) -> Spawn:
@@ -112,7 +118,7 @@ class ProcessObserver:
 
     def emit(self, event: Event) -> None:
         """Send an event to those who listen to the whole process."""
-        tell_subscribers(event)
+        tell_subscribers(placed(event))
 
 
 def tell_subscribers(event: Event) -> None:

@@ -11,9 +11,11 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
-from gogoscope._core.background import Home
+from gogoscope._core import place
+from gogoscope._core.background import Home, Observer, ProcessObserver
 from gogoscope._core.forks import after_fork
 from gogoscope._core.slots import Lent, Slot, Slots
+from gogoscope.events import subscribers
 
 
 class Frame(Protocol):
@@ -34,6 +36,11 @@ class Frame(Protocol):
         """The bodies of scopes whose blocks are open directly inside it."""
         ...
 
+    @property
+    def _number(self) -> int:
+        """Its number in events."""
+        ...
+
     _depth: int
     """How many tasks run inside each other here, each inside its awaiter."""
 
@@ -48,12 +55,24 @@ class Frame(Protocol):
         ...
 
 
-current: ContextVar[Frame | None] = ContextVar("current", default=None)
+current: ContextVar[Frame | None] = place.current
 
 get_current, set_current = current.get, current.set  # quicker for what is called for each task
 
 # A forked process goes on in the context of what forked it, but in no scope of its parent.
 after_fork(functools.partial(current.set, None))
+
+
+_process = ProcessObserver()
+
+
+def observer_here() -> Observer | None:
+    """Return what receives the events of the code that runs here; ``None`` if nobody listens."""
+    frame = get_current()
+    if frame is None:
+        return _process if subscribers else None
+    home = frame._home
+    return home if subscribers or home.on_event is not None else None
 
 
 def slots_around() -> list[Slot]:

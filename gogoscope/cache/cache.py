@@ -17,6 +17,8 @@ from gogoscope.cache.layers import Layers
 from gogoscope.cache.loading import Context, Loading
 from gogoscope.cache.local import LocalCache
 from gogoscope.cache.policy import CachePolicy, policy_of
+from gogoscope.events import CacheHit, CacheMissed
+from gogoscope.persistence.asking import told
 from gogoscope.persistence.bundle import Persistence, unsupported
 from gogoscope.persistence.protocols.cache import CacheEntry, CacheProvider
 from gogoscope.persistence.validation import check_key, check_keys, check_mapping
@@ -60,7 +62,7 @@ class Cache:
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, or ``default`` if it has none."""
-        if self._layers.local is None:
+        if self._layers.local is None and not self._context.observed:
             return await self._layers.store.get(key, default)
         entry = await self.get_entry(key)
         return default if entry is None else entry.value
@@ -74,16 +76,23 @@ class Cache:
             may miss the last ones
         :param stale: whether to return a value that is kept beyond its time, too
         """
-        if self._layers.local is None:
-            return await self._layers.store.get_entry(key, latest=latest, stale=stale)
         found = None if latest else self._layers.find(check_key(key))
         if found is not None:
+            self._context.tell(CacheHit, key, True)
             return found
-        return await self._layers.read(key, latest=latest, stale=stale)
+        entry = await told(self._layers.get_entry)(key, latest=latest, stale=stale)
+        self._context.tell_found(key, entry)
+        return entry
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of those keys that have one, as the store has them."""
-        return await self._layers.store.get_many(keys)
+        keys = check_keys(keys)
+        values = await told(self._layers.store.get_many)(keys)
+        if self._context.observed:
+            for key in keys:
+                event = (CacheHit, key, False) if key in values else (CacheMissed, key)
+                self._context.tell(*event)
+        return values
 
     async def set(
         self,
@@ -105,7 +114,9 @@ class Cache:
         """
         check_key(key)
         try:
-            return await self._layers.store.set(key, value, ttl, if_absent=if_absent, stale=stale)
+            return await told(self._layers.store.set)(
+                key, value, ttl, if_absent=if_absent, stale=stale
+            )
         finally:
             self._layers.forget([key])
 
@@ -119,7 +130,7 @@ class Cache:
         """
         keys = list(check_mapping(values))
         try:
-            await self._layers.store.set_many(values, ttl)
+            await told(self._layers.store.set_many)(values, ttl)
         finally:
             self._layers.forget(keys)
 
@@ -131,7 +142,7 @@ class Cache:
         """
         check_key(key)
         try:
-            return await self._layers.store.touch(key, ttl)
+            return await told(self._layers.store.touch)(key, ttl)
         finally:
             self._layers.forget([key])
 
@@ -139,7 +150,7 @@ class Cache:
         """Remove a key; ``False`` if it had no value."""
         check_key(key)
         try:
-            return await self._layers.store.delete(key)
+            return await told(self._layers.store.delete)(key)
         finally:
             self._layers.forget([key])
 
@@ -147,18 +158,18 @@ class Cache:
         """Remove many keys, whether or not they have a value."""
         keys = check_keys(keys)
         try:
-            await self._layers.store.delete_many(keys)
+            await told(self._layers.store.delete_many)(keys)
         finally:
             self._layers.forget(keys)
 
     async def has(self, key: str) -> bool:
         """Return whether a key has a value in the store, ``None`` included."""
-        return await self._layers.store.has(key)
+        return await told(self._layers.store.has)(key)
 
     async def clear(self) -> None:
         """Remove every key below the store's prefix; locks and circuit breakers stay."""
         try:
-            await self._layers.store.clear()
+            await told(self._layers.store.clear)()
         finally:
             if self._layers.local is not None:
                 self._layers.local.clear()
@@ -169,7 +180,7 @@ class Cache:
         :param pattern: which keys, as a case-sensitive glob over whole keys: ``*`` stands for any
             characters, ``?`` for any one, every other character for itself
         """
-        return await self._layers.store.keys(pattern)
+        return await told(self._layers.store.keys)(pattern)
 
     def iterate_keys(self, pattern: str | None = None) -> AsyncIterator[str]:
         """Return the keys that have a value one by one, read page by page: ``async for``.

@@ -31,7 +31,7 @@ class Layers:
         """Return the entry of a key in the local layer, or ``None`` if it has none."""
         return None if self.local is None else self.local._find(key)
 
-    def read(
+    def get_entry(
         self, key: str, *, latest: bool = False, stale: bool = False
     ) -> Awaitable[CacheEntry | None]:
         """Return the entry of a key in the store, and keep a fresh one in the local layer.
@@ -40,9 +40,9 @@ class Layers:
         """
         if self.local is None:
             return self.store.get_entry(key, latest=latest, stale=stale)
-        return self._read_for(self.local, key, latest=latest, stale=stale)
+        return self._get_entry_for(self.local, key, latest=latest, stale=stale)
 
-    async def _read_for(
+    async def _get_entry_for(
         self, local: LocalCache, key: str, *, latest: bool, stale: bool
     ) -> CacheEntry | None:
         reading, read_at = local._begin(key), monotonic()

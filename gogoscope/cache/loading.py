@@ -43,11 +43,12 @@ from typing import Any
 import anyio
 from attrs import frozen
 
-from gogoscope._core.background import Observer, Spawn
+from gogoscope._core.background import Observer, ProcessObserver, Spawn
 from gogoscope._core.callables import NotAwaitableError
 from gogoscope._core.cancellation import is_cancellation_of_caller
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import slots_lent
+from gogoscope._core.errors import is_a
 from gogoscope._core.groups import Companion
 from gogoscope._core.interrupts import interruptible
 from gogoscope._core.jitter import jittered
@@ -56,12 +57,17 @@ from gogoscope.cache.outages import Answer, state_of
 from gogoscope.cache.policy import CachePolicy
 from gogoscope.cache.single_flight import LeftToOthersError, leave_all
 from gogoscope.events import (
+    CacheHit,
     CacheLoaded,
+    CacheLoadFailed,
+    CacheLoadStarted,
+    CacheMissed,
     CacheStaleGiven,
     CacheStoreFailed,
     CacheStoreRecovered,
     Event,
     log_warning,
+    new_id,
 )
 from gogoscope.exceptions import CorruptRecordError, GogoscopeError, LeaseLostError
 from gogoscope.persistence.default import run_in_default
@@ -76,13 +82,16 @@ LONGEST_POLL_SECONDS = 0.5
 LONGEST_KEY_IN_LOCK = 256
 
 
+_process = ProcessObserver()
+
+
 @frozen(eq=False)
 class Context:
     """What all loads of a cache share.
 
     :param layers: where values are kept
     :param locks: the store of the locks; without one, every process loads for itself
-    :param observer: gets the events; the cache of no scope has none
+    :param observer: gets the events; outside of scopes it is the process
     :param spawn: runs refreshes in the background; that of the default store outside of scopes
     """
 
@@ -91,10 +100,26 @@ class Context:
     observer: Observer | None = None
     spawn: Spawn = run_in_default
 
-    def tell(self, event: type[Event], *details: object) -> None:
-        """Send an event to the observer, if there is one."""
-        if self.observer is not None and self.observer.observed:
-            self.observer.emit(event(self.observer.name, *details))
+    def tell(self, event: Callable[..., Event], *details: object, number: int = 0) -> None:
+        """Send an event to the observer, if anybody listens.
+
+        :param number: of what the event is about
+        """
+        observer = self.observer or _process
+        if observer.observed:
+            observer.emit(event(observer.name, *details, id=number))
+
+    @property
+    def observed(self) -> bool:
+        """Whether anybody listens."""
+        return (self.observer or _process).observed
+
+    def tell_found(self, key: str, entry: CacheEntry | None) -> None:
+        """Tell whether a look into the store found a fresh value."""
+        if entry is not None and entry.left > 0:
+            self.tell(CacheHit, key, False)
+        else:
+            self.tell(CacheMissed, key)
 
 
 class Loading:
@@ -133,9 +158,11 @@ class Loading:
         """
         found = self._context.layers.find(self._key)
         if found is not None:
+            self._context.tell(CacheHit, self._key, True)
             return found.value
         self._state = state_of(self._context.layers.store)
         entry = await self._read()
+        self._context.tell_found(self._key, entry)
         if entry is None:
             return await self._state.flights.run(self._key, self._load)
         if entry.left > 0:
@@ -253,15 +280,27 @@ class Loading:
         found = await self._read(latest=True)
         if found is not None and found.left > 0:
             return found.value
-        began = time.monotonic()
         self._called = True
-        value = await interruptible(self._call())
-        self._context.tell(CacheLoaded, self._key, time.monotonic() - began)
+        value = await self._call_and_tell()
         if (found is not None or self._policy.stores(value)) and not self._is_too_late():
             keep = partial(self._keep, value)
             kept = await self._state.ask(self._state.writes, keep, self._tell_store)
             if kept is not None and kept.content is not None:
                 raise kept.content
+        return value
+
+    async def _call_and_tell(self) -> Any:
+        """Call the function, and tell those who listen how it went."""
+        tell, key, began = self._context.tell, self._key, time.monotonic()
+        number = new_id() if self._context.observed else 0
+        tell(CacheLoadStarted, key, number=number)
+        try:
+            value = await interruptible(self._call())
+        except BaseException as raised:
+            error = raised if is_a(raised, Exception) else None
+            tell(CacheLoadFailed, key, time.monotonic() - began, error, number=number)
+            raise
+        tell(CacheLoaded, key, time.monotonic() - began, number=number)
         return value
 
     def _is_too_late(self) -> bool:
@@ -303,7 +342,7 @@ class Loading:
 
     async def _read(self, *, latest: bool = False) -> CacheEntry | None:
         read = partial(
-            self._context.layers.read, self._key, latest=latest, stale=self._policy.stale > 0
+            self._context.layers.get_entry, self._key, latest=latest, stale=self._policy.stale > 0
         )
         answer = await self._state.ask(self._state.reads, read, self._tell_store)
         return None if answer is None else answer.content

@@ -32,7 +32,7 @@ from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.probes import BUSY_SECONDS, ProbeClaim, ProbeClaims, Probes
 from gogoscope.circuit_breakers.snapshot import Permit, Snapshot
 from gogoscope.circuit_breakers.sync import CircuitSync, Term, now_ms
-from gogoscope.events import CircuitCallRejected, CircuitProbeEnded, CircuitProbeStarted
+from gogoscope.events import CircuitCallRejected, CircuitProbeEnded, CircuitProbeStarted, new_id
 from gogoscope.exceptions import CircuitOpenError
 from gogoscope.persistence.protocols.circuit_breakers import (
     CircuitBreakerStateProvider,
@@ -63,8 +63,9 @@ class Circuit:
     :param lasting: whether it belongs to a thread and not to a scope, and is in the memory of this
         process
 
-    As long as ``seen`` is the last of the process's ``writes``, the snapshot of a lasting circuit
-    is what the memory has.
+    ``probe_numbers`` are those of the probes that were told of, by nonce. As long as ``seen``
+    is the last of the process's ``writes``, the snapshot of a lasting circuit is what the
+    memory has.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class Circuit:
         "name",
         "plain",
         "policy",
+        "probe_numbers",
         "probes",
         "seen",
         "shared",
@@ -111,6 +113,7 @@ class Circuit:
         )
         self.probes = Probes(self.sync, shared.claims)
         self.seen: object = None
+        self.probe_numbers: dict[str, int] = {}
         self.thread = threading.get_ident()
         # Copied from the policy, since each call needs them.
         self.plain = policy._plain
@@ -252,15 +255,17 @@ class Circuit:
     def _start_probe(self, claim: ProbeClaim) -> Permit:
         host = self.sync.host
         if host.observed:
-            host.emit(CircuitProbeStarted(host.name, self.name))
+            number = self.probe_numbers[claim.nonce] = new_id()
+            host.emit(CircuitProbeStarted(host.name, self.name, id=number))
         self.probes.renew_while_running(claim)
         return self._permit(claim.nonce)
 
     def _settle(self, nonce: str, *, succeeded: bool | None) -> None:
         self.probes.ended(nonce)
         host = self.sync.host
+        number = self.probe_numbers.pop(nonce, 0)
         if host.observed:
-            host.emit(CircuitProbeEnded(host.name, self.name, succeeded))
+            host.emit(CircuitProbeEnded(host.name, self.name, succeeded, id=number))
         self.sync.note_verdict(nonce, succeeded=succeeded)
 
     def _reject_unless_probing(self) -> None:

@@ -8,7 +8,12 @@ from collections.abc import Callable
 from types import CoroutineType
 
 from gogoscope.events.kinds import (
+    NUMBERS,
+    CacheHit,
     CacheLoaded,
+    CacheLoadFailed,
+    CacheLoadStarted,
+    CacheMissed,
     CacheStaleGiven,
     CacheStoreFailed,
     CacheStoreRecovered,
@@ -27,24 +32,35 @@ from gogoscope.events.kinds import (
     LeaseLost,
     LockAcquired,
     LockReleased,
+    LockTimedOut,
+    LockWaiting,
+    LockWaitStopped,
     RetryScheduled,
+    RunAbandoned,
     RunCompleted,
     RunFound,
     RunStarted,
     ScopeCancelled,
     ScopeEnded,
     ScopeStarted,
+    StoreAsked,
     TaskFailed,
+    TaskQueued,
     TaskStarted,
     TaskStopped,
     TaskSucceeded,
     TaskTimedOut,
+    new_id,
 )
 from gogoscope.events.log import description, log_error, log_info, log_warning
 from gogoscope.exceptions import CircuitOpenError
 
 __all__ = [
+    "CacheHit",
+    "CacheLoadFailed",
+    "CacheLoadStarted",
     "CacheLoaded",
+    "CacheMissed",
     "CacheStaleGiven",
     "CacheStoreFailed",
     "CacheStoreRecovered",
@@ -63,16 +79,22 @@ __all__ = [
     "LeaseLost",
     "LockAcquired",
     "LockReleased",
+    "LockTimedOut",
+    "LockWaitStopped",
+    "LockWaiting",
     "OnError",
     "OnEvent",
     "RetryScheduled",
+    "RunAbandoned",
     "RunCompleted",
     "RunFound",
     "RunStarted",
     "ScopeCancelled",
     "ScopeEnded",
     "ScopeStarted",
+    "StoreAsked",
     "TaskFailed",
+    "TaskQueued",
     "TaskStarted",
     "TaskStopped",
     "TaskSucceeded",
@@ -82,6 +104,7 @@ __all__ = [
     "log_events",
     "log_info",
     "log_warning",
+    "new_id",
     "notify",
     "subscribe",
     "subscribers",
@@ -143,9 +166,8 @@ class _Log:
     def __call__(self, event: Event) -> None:
         level = self._level(event)
         if self.logger.isEnabledFor(level):
-            text = " ".join(
-                f"{name}={description(getattr(event, name))}" for name in event.__match_args__
-            )
+            fields = (*event.__match_args__, *(name for name in NUMBERS if getattr(event, name)))
+            text = " ".join(f"{name}={description(getattr(event, name))}" for name in fields)
             self.logger.log(level, "%s %s", type(event).__name__, text, extra={"event": event})
 
     def _level(self, event: Event) -> int:

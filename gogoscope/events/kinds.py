@@ -2,34 +2,51 @@
 
 An event is frozen, and can be compared, hashed, pickled and matched. Its class has no generated
 code, since generating it for all events would take as long as importing the rest of the package.
+
+Besides its fields, an event has two numbers, which relate it to others of its process. Whoever
+makes an event of something that lasts passes ``id``, by name; whoever sends it fills in ``parent``.
+Numbers come from :func:`new_id`, and only when somebody listens.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import Any, ClassVar, dataclass_transform
 
 from gogoscope.events.log import description
 
+new_id = itertools.count(1).__next__
+"""Return a number that nothing else in this process has had."""
 
-@dataclass_transform(frozen_default=True)
+NUMBERS = ("id", "parent")
+"""What an event has besides its fields."""
+
+
+def _number(*, default: int, kw_only: bool) -> Any:
+    """Declare a number of a class of events; it is no field."""
+    return default
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(_number,))
 class _Frozen:
-    """A record whose fields are the annotations of its class, in order."""
+    """A record whose fields are the annotations of its class that have no default, in order."""
 
     __match_args__: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        own = inspect.get_annotations(cls)
+        own = [name for name in inspect.get_annotations(cls) if name not in cls.__dict__]
         cls.__match_args__ = (*cls.__match_args__, *own)  # type: ignore[misc] # once a class
 
     def __init__(self, *values: Any, **named: Any) -> None:
         names = self.__match_args__
+        numbers = {name: named.pop(name) for name in NUMBERS if name in named}
         given = dict(zip(names, values, strict=False))
         repeated = given.keys() & named.keys()
         given.update(named)
         if len(values) > len(names) or repeated or given.keys() != set(names):
             raise TypeError(f"{type(self).__name__} takes {', '.join(names)}, each once")
-        self.__dict__.update(given)
+        self.__dict__.update(given, **numbers)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} cannot be changed")
@@ -38,9 +55,8 @@ class _Frozen:
         raise AttributeError(f"{type(self).__name__} cannot be changed")
 
     def __repr__(self) -> str:
-        fields = ", ".join(
-            f"{name}={description(getattr(self, name))}" for name in self.__match_args__
-        )
+        shown = (*self.__match_args__, *(name for name in NUMBERS if getattr(self, name, 0)))
+        fields = ", ".join(f"{name}={description(getattr(self, name))}" for name in shown)
         return f"{type(self).__name__}({fields})"
 
     def __eq__(self, other: object) -> bool:
@@ -56,9 +72,19 @@ class _Frozen:
 
 
 class Event(_Frozen):
-    """Something that happened in the scope named ``scope``."""
+    """Something that happened in the scope named ``scope``.
+
+    ``id`` is the number of what the event tells of: all events of one scope, task, lock (from the
+    wait to the release), run, job, load or probe have the same, and nothing else in the process has
+    it. It is 0 if nothing that lasts is told of. ``parent`` is the number of what that is inside
+    of: of a task, its scope; of a scope, the task, scope or lease around; of everything else, the
+    task or the body of a scope in which it happened; 0 outside of all. Both are told by name, and
+    do not count when events are compared or hashed, since they differ from run to run.
+    """
 
     scope: str
+    id: int = _number(default=0, kw_only=True)
+    parent: int = _number(default=0, kw_only=True)
 
 
 class ScopeStarted(Event):
@@ -76,6 +102,12 @@ class ScopeEnded(Event):
 
     error: BaseException | None
     seconds: float
+
+
+class TaskQueued(Event):
+    """``task`` waits for a slot, since its scope bounds how many tasks run at a time."""
+
+    task: str
 
 
 class TaskStarted(Event):
@@ -171,6 +203,34 @@ class CircuitStoreRecovered(CircuitEvent):
     """The store of a circuit breaker answers again."""
 
 
+class LockWaiting(Event):
+    """A lock is held by somebody else, and waited for.
+
+    ``holder`` is its owner, if known; ``held_by`` is the ``id`` of the lock's other events if it is
+    held in this process, else 0; ``traceparent`` is what an instrumented holder told of its trace.
+    """
+
+    key: str
+    holder: str | None
+    held_by: int
+    traceparent: str | None
+
+
+class LockTimedOut(Event):
+    """A lock was not free in time, after ``seconds`` of waiting."""
+
+    key: str
+    seconds: float
+
+
+class LockWaitStopped(Event):
+    """The wait for a lock ended with ``error``, or was cancelled if that is ``None``."""
+
+    key: str
+    seconds: float
+    error: Exception | None
+
+
 class LockAcquired(Event):
     """A lock was acquired, after ``seconds`` of waiting."""
 
@@ -208,6 +268,12 @@ class RunCompleted(Event):
     kept: bool
 
 
+class RunAbandoned(Event):
+    """A run of ``key`` ended here without a result: the next caller runs."""
+
+    key: str
+
+
 class RunFound(Event):
     """``key`` was done before: its result was returned, and nothing was called."""
 
@@ -237,6 +303,33 @@ class JobEnded(Event):
     finished: bool
 
 
+class CacheHit(Event):
+    """A fresh value of ``key`` was found; ``local`` tells if in the memory of the process."""
+
+    key: str
+    local: bool
+
+
+class CacheMissed(Event):
+    """No fresh value of ``key`` was found."""
+
+    key: str
+
+
+class CacheLoadStarted(Event):
+    """The function that loads ``key`` is about to be called."""
+
+    key: str
+
+
+class CacheLoadFailed(Event):
+    """The function that loads ``key`` raised ``error``, or was cancelled if that is ``None``."""
+
+    key: str
+    seconds: float
+    error: Exception | None
+
+
 class CacheLoaded(Event):
     """The function that loads ``key`` returned its value after ``seconds``."""
 
@@ -263,3 +356,14 @@ class CacheStoreFailed(Event):
 
 class CacheStoreRecovered(Event):
     """The store of a cache works again."""
+
+
+class StoreAsked(Event):
+    """A store was asked for ``request`` and answered after ``seconds``, or failed with ``error``.
+
+    What the store does by itself for one request, such as trying again, is not told apart.
+    """
+
+    request: str
+    seconds: float
+    error: BaseException | None

@@ -57,8 +57,14 @@ class JobBlock(LeaseBlock[J]):
         finished = record.finished_ms is not None
         job = self._open_job(self._options, handle, self._leases, self._state_of(record), finished)
         if self._home.observed:
-            token = handle.fencing_token
-            self._home.emit(JobStarted(self._home.name, self.key, token, record.saves > 0))
+            event = JobStarted(
+                self._home.name,
+                self.key,
+                handle.fencing_token,
+                record.saves > 0,
+                id=handle._number,
+            )
+            self._home.emit(event)
         return job
 
     def _state_of(self, record: JobRecord) -> Any:
@@ -85,7 +91,8 @@ class JobBlock(LeaseBlock[J]):
                 await super()._give_up(leaving)
         finally:
             if self._home.observed:
-                self._home.emit(JobEnded(self._home.name, self.key, leaving is None))
+                finished, number = leaving is None, handle._number
+                self._home.emit(JobEnded(self._home.name, self.key, finished, id=number))
 
     async def _finish(self, handle: LockHandle) -> None:
         async def write() -> bool:

@@ -26,6 +26,8 @@ class JobLeases:
 
     __slots__ = ("_home", "_options", "found", "provider", "to_save")
 
+    leased = "job"
+
     def __init__(self, home: Home, provider: JobProvider, options: JobOptions) -> None:
         self._home = home
         self.provider = provider
@@ -58,10 +60,11 @@ class JobLeases:
             self.to_save = None
         return reply
 
-    def tell_saved(self, done: int | None, total: int | None) -> None:
+    def tell_saved(self, handle: LockHandle, done: int | None, total: int | None) -> None:
         """Tell the scope's observers that a state was saved."""
-        if self._home.observed:
-            self._home.emit(JobSaved(self._home.name, self._options.key, done, total))
+        home = self._home
+        if home.observed:
+            home.emit(JobSaved(home.name, self._options.key, done, total, id=handle._number))
 
     async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
         """Free the job of ``nonce``."""

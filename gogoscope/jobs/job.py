@@ -69,7 +69,7 @@ class JobPart:
         if not kept:
             raise handle._lease_lost()
         self._state = leases.provider.job_state(self.key, text)
-        leases.tell_saved(done, total)
+        leases.tell_saved(handle, done, total)
 
     def ensure(self) -> None:
         """Raise if the lease is over; makes no request. Call it before each outside write.

@@ -12,8 +12,16 @@ from gogoscope._core.arguments import printable
 from gogoscope._core.background import Home
 from gogoscope._core.context import slots_lent
 from gogoscope._core.durations import seconds
+from gogoscope._core.errors import is_a
 from gogoscope._core.groups import run_all
-from gogoscope.events import LockAcquired, LockReleased
+from gogoscope.events import (
+    LockAcquired,
+    LockReleased,
+    LockTimedOut,
+    LockWaiting,
+    LockWaitStopped,
+    new_id,
+)
 from gogoscope.exceptions import LockTimeoutError
 from gogoscope.locks.polling import Wanted
 from gogoscope.locks.queue import LockQueue, queue_of
@@ -23,6 +31,9 @@ from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, rele
 from gogoscope.persistence.lock_records import LockRecord
 from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.persistence.validation import check_key, check_lease
+
+TRACE = "traceparent"
+"""The metadata of a lock that tells of the holder's trace, if that is observed."""
 
 
 class Locks:
@@ -85,8 +96,8 @@ async def acquire(
     """
     queue = queue_of(locks_of(home), key)
     releaser = ScopeReleaser(home, queue, held)
-    wanted = Wanted(lease, {"scope": home.name, **metadata}, home.spawn, releaser)
-    began = time.monotonic()
+    waiting = Waiting(home, key)
+    wanted = Wanted(lease, {"scope": home.name, **metadata}, home.spawn, releaser, waiting)
     answer: LockHandle | LockRecord | None = None
     try:
         if patience == 0:
@@ -97,14 +108,64 @@ async def acquire(
         if isinstance(answer, LockHandle):
             home.check_open()  # it may have ended meanwhile, if another scope's task waited here
             held.add(answer)
-            if home.observed:
-                waited = time.monotonic() - began
-                home.emit(LockAcquired(home.name, key, answer.fencing_token, waited))
-    except BaseException:
+        if home.observed:
+            waiting.ended(answer if isinstance(answer, LockHandle) else None)
+    except BaseException as raised:
+        waiting.stopped(raised)
         if isinstance(answer, LockHandle):  # cancelled while it waited to get its slot back, say
             await release(answer)
         raise
     return answer
+
+
+class Waiting:
+    """One wait for a lock, as the events of its scope tell it.
+
+    ``_number`` is that of its events, 0 while there is none: a lock that is free is not waited for.
+    """
+
+    __slots__ = ("_began", "_home", "_key", "_number")
+
+    def __init__(self, home: Home, key: str) -> None:
+        self._home = home
+        self._key = key
+        self._began = time.monotonic()
+        self._number = 0
+
+    def begins(self, holder: LockHandle | None, record: LockRecord | None) -> None:
+        """Tell that somebody has the lock.
+
+        :param holder: its handle, if it is held in this event loop
+        :param record: the lock as it was last seen
+        """
+        home = self._home
+        if self._number or not home.observed:
+            return
+        self._number = new_id()
+        owner = trace = None
+        if record is not None:
+            owner, trace = record.owner, record.metadata.get(TRACE)
+        held_by = 0 if holder is None else holder._number
+        home.emit(LockWaiting(home.name, self._key, owner, held_by, trace, id=self._number))
+
+    def ended(self, handle: LockHandle | None) -> None:
+        """Tell that the lock was had, or was not free in time."""
+        home, waited = self._home, time.monotonic() - self._began
+        if handle is None:
+            home.emit(LockTimedOut(home.name, self._key, waited, id=self._number or new_id()))
+            return
+        if self._number:
+            handle._numbered = self._number
+        token, number = handle.fencing_token, handle._number
+        home.emit(LockAcquired(home.name, self._key, token, waited, id=number))
+
+    def stopped(self, raised: BaseException) -> None:
+        """Tell that the wait ended without an answer, if there was a wait."""
+        home = self._home
+        if self._number and home.observed:
+            waited = time.monotonic() - self._began
+            error = raised if is_a(raised, Exception) else None
+            home.emit(LockWaitStopped(home.name, self._key, waited, error, id=self._number))
 
 
 class ScopeReleaser:
@@ -138,7 +199,8 @@ class ScopeReleaser:
         if handle in self._held:
             self._held.discard(handle)
             if self._home.observed:
-                self._home.emit(LockReleased(self._home.name, handle.key, freed))
+                event = LockReleased(self._home.name, handle.key, freed, id=handle._number)
+                self._home.emit(event)
 
 
 def locks_of(home: Home) -> LockProvider:

@@ -152,7 +152,8 @@ class LeaseBlock(Generic[B]):
             lost = await self._renewal.run()
             if lost is not None:
                 self._locked._lease_lost(lost)
-                self._home.emit(LeaseLost(self._home.name, self.key, lost.reason))
+                number = self._handle._number
+                self._home.emit(LeaseLost(self._home.name, self.key, lost.reason, id=number))
         except BaseException as raised:  # noqa: BLE001 - it ends the block, and is raised there
             if not is_cancellation(raised):
                 self._interrupt = raised

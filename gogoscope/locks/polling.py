@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from typing import Protocol
 
 import anyio
 from attrs import frozen
@@ -41,18 +42,27 @@ RESERVE_AFTER_SECONDS = 0.25
 END_RESERVATION_SECONDS = 0.5
 
 
+class ToldOfWait(Protocol):
+    """Is told that a lock is waited for."""
+
+    def begins(self, holder: LockHandle | None, record: LockRecord | None) -> None:
+        """Note who has the lock: a holder of this event loop, or the lock as it was last seen."""
+        ...
+
+
 @frozen
 class Wanted:
     """What is asked for: a lease in seconds, and what to tell people about the holder.
 
     ``spawn`` runs in the background what is left to do when the wait has ended. ``releaser`` is
-    what the handle asks to free the lock.
+    what the handle asks to free the lock. ``waiting`` is told if somebody has the lock.
     """
 
     lease: float
     metadata: Mapping[str, str]
     spawn: Spawn
     releaser: Releaser
+    waiting: ToldOfWait
 
 
 class Poller:

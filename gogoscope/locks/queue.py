@@ -158,6 +158,7 @@ class LockQueue:
             if left <= 0:
                 return self._record()
             pause = self._pause() if first else math.inf
+            waiter.wanted.waiting.begins(self._held_here(), self._record())
             woken = await _set_within(waiter.woken, min(left, pause))
             if waiter.handle is not None:
                 return waiter.handle

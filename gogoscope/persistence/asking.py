@@ -12,11 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from time import monotonic
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
+from gogoscope._core.background import Observer
 from gogoscope._core.cancellation import cancellation_requested, split_cancellation
-from gogoscope.events import description
+from gogoscope._core.context import observer_here
+from gogoscope.events import StoreAsked, description
 from gogoscope.exceptions import Effect, GogoscopeError, UnexpectedStoreError
 
 P = ParamSpec("P")
@@ -30,7 +34,7 @@ async def ask(method: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwar
         ``UnexpectedStoreError`` with that as its cause
     """
     try:
-        return await method(*args, **kwargs)
+        return await told(method)(*args, **kwargs)
     except GogoscopeError:
         raise
     except BaseException as raised:
@@ -40,6 +44,37 @@ async def ask(method: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwar
         if cancelled is not None and cancellation_requested():
             raise _one_of(cancelled) from own
         raise UnexpectedStoreError(f"the store failed with {description(raised)}") from raised
+
+
+def told(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Return a method of a store, with an event for each answer if anybody listens."""
+    observer = observer_here()
+    return method if observer is None else partial(_call_and_tell, observer, method)
+
+
+async def _call_and_tell(
+    observer: Observer, method: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    began = monotonic()
+    error: BaseException | None = None
+    try:
+        return await method(*args, **kwargs)
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        seconds = monotonic() - began
+        observer.emit(StoreAsked(observer.name, _request(method), seconds, error))
+        del error  # whose traceback has this frame
+
+
+def _request(method: Callable[..., object]) -> str:
+    """Return the name of a request: that of the method, which says what is leased."""
+    while isinstance(method, partial):
+        method = method.func
+    name: str = getattr(method, "__name__", type(method).__name__).strip("_")
+    leased = getattr(getattr(method, "__self__", None), "leased", "lock")
+    return name.replace("lock", leased) if isinstance(leased, str) else name
 
 
 class _NothingDone:

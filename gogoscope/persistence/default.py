@@ -45,10 +45,11 @@ BRIEF_SECONDS = 1.0
 class DefaultHome(ProcessObserver):
     """The :class:`~gogoscope._core.background.Home` of what is used outside of scopes."""
 
-    __slots__ = ("_attached", "_bundle", "_detached", "_loop", "_process", "on_event")
+    __slots__ = ("_attached", "_bundle", "_detached", "_loop", "_process", "id", "on_event")
 
     def __init__(self, store: object) -> None:
         self.on_event: OnEvent | None = None
+        self.id = 0
         self._bundle = Persistence.of(store)
         self._loop: EventLoop = running()
         self._process = os.getpid()

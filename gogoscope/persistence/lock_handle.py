@@ -23,7 +23,7 @@ from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
 from gogoscope._core.interrupts import uninterrupted_methods
 from gogoscope._core.one_at_a_time import OneAtATime
-from gogoscope.events import log_warning
+from gogoscope.events import log_warning, new_id
 from gogoscope.exceptions import GogoscopeError, LeaseLostError
 from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_records import LeaseStore, LockRecord
@@ -80,6 +80,7 @@ class LockHandle:
     # _lost: why the lock is not held any more; once it is set, the handle never has the lock again.
     # _loss: the error that says so, once somebody needs it.
     # _guard: lets one request about the lease be in flight at a time.
+    # _numbered: its number in events, once there is one.
     # _shortened: set when the deadline moves back while a renewal sleeps.
     __slots__ = (
         "_deadline",
@@ -87,6 +88,7 @@ class LockHandle:
         "_lease",
         "_loss",
         "_lost",
+        "_numbered",
         "_record",
         "_releaser",
         "_sent",
@@ -258,6 +260,15 @@ class LockHandle:
             await release(self)
         else:
             self._abandon()
+
+    @property
+    def _number(self) -> int:
+        """Its number in events, from when it is first needed."""
+        try:
+            return self._numbered
+        except AttributeError:
+            self._numbered: int = new_id()
+            return self._numbered
 
     @property
     def _nonce(self) -> str:

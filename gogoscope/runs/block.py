@@ -19,7 +19,14 @@ from gogoscope._core.cancellation import finish
 from gogoscope._core.context import current
 from gogoscope._core.hints import explains
 from gogoscope._core.jitter import jittered
-from gogoscope.events import RunCompleted, RunFound, RunStarted, log_warning
+from gogoscope.events import (
+    Event,
+    RunAbandoned,
+    RunCompleted,
+    RunFound,
+    RunStarted,
+    log_warning,
+)
 from gogoscope.exceptions import (
     LeaseLostError,
     PersistenceError,
@@ -88,7 +95,7 @@ class RunBlock(LeaseBlock[R]):
     async def __aenter__(self) -> R:
         self._home.check_open()
         self._provider = runs_of(self._home)
-        began = anyio.current_time()
+        self._arrived = anyio.current_time()
         self._refuse_itself()
         self._line = lines.of(self._provider, self.key)
         found = await self._line.begin(self._home, self._provider, self._once)
@@ -101,11 +108,7 @@ class RunBlock(LeaseBlock[R]):
                 self._home.emit(RunFound(self._home.name, self.key))
             return self._done
         self._begun = found
-        run = await super().__aenter__()
-        if self._home.observed:
-            waited = anyio.current_time() - began
-            self._home.emit(RunStarted(self._home.name, self.key, found.fencing_token, waited))
-        return run
+        return await super().__aenter__()
 
     async def __aexit__(
         self,
@@ -121,12 +124,16 @@ class RunBlock(LeaseBlock[R]):
         return self._begun
 
     def _open(self, handle: LockHandle) -> R:
+        self._tell(RunStarted, handle.fencing_token, anyio.current_time() - self._arrived)
         return self._open_run(self._once, handle, None, handle.fencing_token)
 
     async def _give_up(self, leaving: BaseException | None) -> None:
         keeps = isinstance(leaving, Exception) and isinstance(leaving, self._once.keep_errors)
         if self._handle.lost is not None or not (leaving is None or keeps):
-            await super()._give_up(leaving)
+            try:
+                await super()._give_up(leaving)
+            finally:
+                self._tell(RunAbandoned)
         elif leaving is None:
             await self._complete(*self._verdict())
         else:
@@ -160,8 +167,13 @@ class RunBlock(LeaseBlock[R]):
             self._line.settle(record)
         finally:
             handle._abandon()
-        if self._home.observed:
-            self._home.emit(RunCompleted(self._home.name, self.key, state != "unkept"))
+        self._tell(RunCompleted, state != "unkept")
+
+    def _tell(self, event: Callable[..., Event], *details: object) -> None:
+        """Tell those who listen what happened to the run."""
+        home = self._home
+        if home.observed:
+            home.emit(event(home.name, self.key, *details, id=self._begun._number))
 
     async def _write(self, state: Verdict, outcome: str | None) -> bool:
         """Write a verdict; what may have been written is written again, which changes nothing."""

@@ -31,6 +31,8 @@ class RunLeases:
 
     __slots__ = ("_once", "_provider", "found")
 
+    leased = "run"
+
     def __init__(self, provider: RunProvider, once: Once) -> None:
         self._provider = provider
         self._once = once

@@ -122,6 +122,15 @@ class Block:
         """The name given, else the module and qualified name of the function that made it."""
         return self._home.name
 
+    @property
+    def _number(self) -> int:
+        """Its number in events."""
+        return self._home.id
+
+    def _number_around(self) -> int:
+        """Return the number of what the block stands in."""
+        return 0 if self._outer is None else self._outer._number
+
     def _check_open(self) -> TaskGroup:
         """Return the task group of the open block.
 
@@ -185,7 +194,8 @@ class Block:
             self._runner.drop()
             home = self._home
             if home.observed:
-                home.emit(ScopeCancelled(home.name, why))
+                event = ScopeCancelled(home.name, why, id=home.id, parent=self._number_around())
+                home.emit(event)
 
     def _why_cancelled(self) -> str | None:
         """Return the reason for the result of a task that this scope cancelled."""

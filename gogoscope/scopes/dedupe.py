@@ -52,9 +52,8 @@ class Follower(Task[T_co]):
         """Join the task while it runs."""
         self._flight.task._attach()
         self._flight.followers[self] = None
-        home = self._home
-        if home.observed:
-            home.emit(TaskStarted(home.name, self.name))
+        if self._home.observed:
+            self._tell(TaskStarted)
 
     def _comes_from(self, task: Task[Any]) -> bool:
         return task is self._flight.task and task._runs_now()

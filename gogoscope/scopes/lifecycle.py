@@ -107,7 +107,7 @@ class Lifecycle(Block):
             if around._cancelling:
                 self._stop()
         if home.observed:
-            home.emit(ScopeStarted(home.name))
+            home.emit(ScopeStarted(home.name, id=home.id, parent=self._number_around()))
         return self
 
     async def __aexit__(
@@ -130,7 +130,11 @@ class Lifecycle(Block):
         leaving = await self._end(body)
         home = self._home
         if home.observed:
-            home.emit(ScopeEnded(home.name, leaving, time.monotonic() - self._began))
+            seconds = time.monotonic() - self._began
+            ended = ScopeEnded(
+                home.name, leaving, seconds, id=home.id, parent=self._number_around()
+            )
+            home.emit(ended)
         if leaving is None or leaving is exc:
             return leaving is None
         raise leaving from cause_of(leaving)

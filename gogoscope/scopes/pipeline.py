@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import anyio
 from attrs import field, frozen
 
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.slots import Slot, Slots
-from gogoscope.events import RetryScheduled, TaskTimedOut
+from gogoscope.events import RetryScheduled, TaskQueued, TaskStarted, TaskTimedOut
 from gogoscope.scopes.stage import Guard
 from gogoscope.scopes.task import Task
 
@@ -42,6 +43,7 @@ class SafetyNets:
     retry: Retry | None = None
     circuit: Circuit | None = None
     runs_inside: bool = field(init=False)
+    lines_up: ClassVar = False
 
     def __attrs_post_init__(self) -> None:
         # A timeout is for the function alone, not for its awaiter.
@@ -72,9 +74,8 @@ class SafetyNets:
                 timed_out = deadline.cancelled_caught
                 judge = self.circuit.failed if timed_out else self.circuit.abandoned
                 judge(unjudged.pop())
-        home = task._home
-        if home.observed:
-            home.emit(TaskTimedOut(home.name, task.name, timeout))
+        if task._home.observed:
+            task._tell(TaskTimedOut, timeout)
         raise TimeoutError(f"the task took longer than its timeout of {timeout:g} s")
 
     def _in_slot(
@@ -108,6 +109,7 @@ class _InLine:
     _nets: SafetyNets
     _slot: Slot
     runs_inside: bool = False
+    lines_up: ClassVar = True
 
     def never_run(self) -> None:
         """Leave the line."""
@@ -119,7 +121,14 @@ class _InLine:
 
 
 async def _holding(task: Task[Any], slot: Slot, run: Callable[[], Running]) -> Any:
-    await slot.hold()
+    home = task._home
+    if not slot.held:
+        if home.observed:
+            task._tell(TaskQueued)
+        await slot.hold()
+        task._began = monotonic()
+    if home.observed:
+        task._tell(TaskStarted)
     task._slot = slot
     try:
         return await run()
@@ -163,5 +172,4 @@ async def _guarded(
 
 
 def _tell_retry(task: Task[Any], attempt: int, error: Exception, delay: float) -> None:
-    home = task._home
-    home.emit(RetryScheduled(home.name, task.name, attempt, error, delay))
+    task._tell(RetryScheduled, attempt, error, delay)

@@ -30,7 +30,15 @@ from gogoscope._core.errors import annotate, forget_own_frames, is_a, leads_to
 from gogoscope._core.interrupts import interruptible
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import REASON
-from gogoscope.events import TaskFailed, TaskStarted, TaskStopped, TaskSucceeded, subscribers
+from gogoscope.events import (
+    Event,
+    TaskFailed,
+    TaskStarted,
+    TaskStopped,
+    TaskSucceeded,
+    new_id,
+    subscribers,
+)
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.outcome import Outcome
 from gogoscope.scopes.results import Err, Ok, tuple_new
@@ -63,6 +71,7 @@ class Running(Outcome[T_co]):
         "_guard",
         "_handle",
         "_natively",
+        "_numbered",
         "_slot",
     )
 
@@ -79,6 +88,7 @@ class Running(Outcome[T_co]):
     _children: set[Frame] | None
     _cancel_requested: bool
     _cancel_reason: str | None
+    _numbered: int
 
     @property
     def _outer(self) -> Frame:
@@ -87,6 +97,15 @@ class Running(Outcome[T_co]):
     @property
     def _home(self) -> Home:
         return self._parent._home
+
+    @property
+    def _number(self) -> int:
+        """Its number in events, from when it is first needed."""
+        try:
+            return self._numbered
+        except AttributeError:
+            self._numbered = new_id()
+            return self._numbered
 
     @property
     def _bounded_by(self) -> Slots | None:
@@ -224,7 +243,7 @@ class Running(Outcome[T_co]):
         self._end_cancelled(reason, error)
         home = parent._home
         if home.observed:
-            home.emit(TaskStopped(home.name, self.name, self._age(), reason))
+            self._tell(TaskStopped, self._age(), reason)
         parent._note_settled(self, None)
         if self._watcher is not None:
             self._watcher()
@@ -237,16 +256,20 @@ class Running(Outcome[T_co]):
         if self._ended is not None:
             self._ended.set()
 
-    def _tell_started(self) -> None:
+    def _tell(self, event: Callable[..., Event], *details: object) -> None:
+        """Tell those who listen what happened to the task."""
         home = self._parent._home
-        home.emit(TaskStarted(home.name, self.name))
+        home.emit(event(home.name, self.name, *details, id=self._number, parent=home.id))
+
+    def _tell_started(self) -> None:
+        if self._guard is None or not self._guard.lines_up:
+            self._tell(TaskStarted)
 
     def _tell_ended(self, error: Exception | None) -> None:
-        home = self._parent._home
         if error is None:
-            home.emit(TaskSucceeded(home.name, self.name, self._age()))
+            self._tell(TaskSucceeded, self._age())
         else:
-            home.emit(TaskFailed(home.name, self.name, self._age(), error))
+            self._tell(TaskFailed, self._age(), error)
 
     def _age(self) -> float:
         return 0.0 if self._began is None else monotonic() - self._began

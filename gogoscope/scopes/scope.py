@@ -597,15 +597,20 @@ class LeasedScope(Scope):
 
     :param parent: the scope around
     :param doing: stands after the name of that one
+    :param lease: what the block ends with
     """
 
     _leased: ClassVar[str]
 
-    def __init__(self, parent: Scope, doing: str) -> None:
+    def __init__(self, parent: Scope, doing: str, lease: LockHandle | None = None) -> None:
         options = ScopeOptions.inside(
             parent._options, parent._home.inherited, name=lambda: f"{parent.name} {doing}"
         )
         super().__init__(options, parent)
+        self._lease = lease
+
+    def _number_around(self) -> int:
+        return super()._number_around() if self._lease is None else self._lease._number
 
     def _lease_lost(self, loss: LeaseLostError) -> None:
         """Cancel the block, which then raises the loss."""
@@ -621,7 +626,7 @@ class LockedScope(LeasedScope):
     _leased = "lock"
 
     def __init__(self, parent: Scope, handle: LockHandle) -> None:
-        super().__init__(parent, f"holding {handle.key}")
+        super().__init__(parent, f"holding {handle.key}", handle)
         self._handle = handle
 
     @property
@@ -668,7 +673,7 @@ class RunScope(RunPart, LeasedScope):
     def __init__(
         self, parent: Scope, once: Once, handle: LockHandle | None, result: Any, token: int
     ) -> None:
-        super().__init__(parent, f"running {once.key}")
+        super().__init__(parent, f"running {once.key}", handle)
         self._once = once
         self._handle = handle
         self._result = result
@@ -689,7 +694,7 @@ class JobScope(JobPart, LeasedScope):
         state: Any,
         finished: bool,
     ) -> None:
-        super().__init__(parent, f"at job {options.key}")
+        super().__init__(parent, f"at job {options.key}", handle)
         self._options_of_job = options
         self._handle = handle
         self._leases = leases

@@ -25,7 +25,8 @@ from gogoscope._core.background import Home, Service, tell_subscribers
 from gogoscope._core.cancellation import Launched, cancelled_by_scope, says_cancelled
 from gogoscope._core.event_loop import EventLoop
 from gogoscope._core.groups import run_all
-from gogoscope.events import Event, OnEvent, notify, subscribers
+from gogoscope._core.place import placed
+from gogoscope.events import Event, OnEvent, new_id, notify, subscribers
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.scopes import doors
 
@@ -58,6 +59,7 @@ class Services:
         "_group",
         "_loop",
         "_name",
+        "_number",
         "_persistence",
         "_shared",
         "_work",
@@ -87,12 +89,22 @@ class Services:
         return self._name
 
     @property
+    def id(self) -> int:
+        """The number of the scope in events."""
+        try:
+            return self._number
+        except AttributeError:
+            self._number: int = new_id()
+            return self._number
+
+    @property
     def observed(self) -> bool:
         """Whether anybody wants the scope's events."""
         return self.on_event is not None or bool(subscribers)
 
     def emit(self, event: Event) -> None:
         """Send an event to the scope's observer and to those who listen to the whole process."""
+        placed(event)
         notify(self.on_event, event)
         tell_subscribers(event)
 

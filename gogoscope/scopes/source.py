@@ -248,3 +248,7 @@ class SourceFrame:
     @property
     def _home(self) -> Home:
         return self._outer._home
+
+    @property
+    def _number(self) -> int:
+        return self._outer._number

@@ -40,6 +40,11 @@ class Guard(Protocol):
         """Whether a task that it surrounds may run inside its awaiter."""
         ...
 
+    @property
+    def lines_up(self) -> bool:
+        """Whether a task waits in it for a slot, and tells itself when its function starts."""
+        ...
+
     def __call__(self, task: Any, /) -> Coroutine[Any, Any, Any]:
         """Run the function of a task and return its value, or raise its error."""
         ...
