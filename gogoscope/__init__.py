@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         UnknownBackendError,
         UnsupportedEventLoopError,
     )
+    from gogoscope.jobs.progress import JobProgress
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.sharing import open_persistence
@@ -63,6 +64,7 @@ __all__ = [
     "Err",
     "GogoscopeError",
     "InvalidURLError",
+    "JobProgress",
     "JobVersionError",
     "KeptError",
     "LeaseLostError",
@@ -141,6 +143,7 @@ if not TYPE_CHECKING:
                 "UnknownBackendError",
                 "UnsupportedEventLoopError",
             ),
+            "gogoscope.jobs.progress": ("JobProgress",),
             "gogoscope.persistence.bundle": ("Persistence",),
             "gogoscope.persistence.lock_handle": ("LockHandle",),
             "gogoscope.persistence.sharing": ("open_persistence",),

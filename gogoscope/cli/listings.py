@@ -84,6 +84,8 @@ JOBS = Listing(
     "List the jobs that survive their process, and how far they have come.",
     (
         Field("state", "state"),
+        Field("done", "count"),
+        Field("total", "count"),
         Field("saves", "count"),
         Field("version", "count"),
         Field("since", "time"),

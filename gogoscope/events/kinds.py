@@ -289,11 +289,15 @@ class JobStarted(Event):
 
 
 class JobSaved(Event):
-    """The state of the job ``key`` was saved; ``done`` of ``total`` parts are done, if known."""
+    """The state of the job ``key`` was saved.
+
+    ``done`` of ``total`` parts of the work are done, at ``rate`` parts a second, if known.
+    """
 
     key: str
     done: int | None
     total: int | None
+    rate: float | None
 
 
 class JobEnded(Event):

@@ -11,11 +11,14 @@ from typing import Any, TypeVar
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import finish
+from gogoscope._core.context import current
 from gogoscope._core.hints import explains
 from gogoscope.events import JobEnded, JobStarted
-from gogoscope.exceptions import JobVersionError, LeaseLostError, StoreTimeoutError
+from gogoscope.exceptions import JobVersionError, LeaseLostError, LockError, StoreTimeoutError
 from gogoscope.jobs.claims import JobLeases, jobs_of, take
+from gogoscope.jobs.job import JobPart
 from gogoscope.jobs.options import JobOptions
+from gogoscope.jobs.progress import Meter
 from gogoscope.locks.lease_block import Held, LeaseBlock
 from gogoscope.persistence.asking import ask
 from gogoscope.persistence.job_records import JobRecord
@@ -29,7 +32,7 @@ OpenJob = Callable[[JobOptions, LockHandle, JobLeases, Any, bool], J]
 
 @explains(
     attributes=dict.fromkeys(
-        ("ensure", "fencing_token", "finished", "save", "state", "task"),
+        ("ensure", "fencing_token", "finished", "progress", "save", "state", "task"),
         "enter it first: async with s.job(key) as job",
     )
 )
@@ -48,6 +51,7 @@ class JobBlock(LeaseBlock[J]):
 
     async def _take(self) -> LockHandle:
         self._provider = jobs_of(self._home)
+        self._refuse_itself()
         self._leases = JobLeases(self._home, self._provider, self._options)
         return await take(self._home, self._leases, self._options)
 
@@ -55,6 +59,7 @@ class JobBlock(LeaseBlock[J]):
         record = self._leases.found
         assert record is not None
         finished = record.finished_ms is not None
+        self._leases.meter = Meter(record.done, record.total)
         job = self._open_job(self._options, handle, self._leases, self._state_of(record), finished)
         if self._home.observed:
             event = JobStarted(
@@ -93,6 +98,16 @@ class JobBlock(LeaseBlock[J]):
             if self._home.observed:
                 finished, number = leaving is None, handle._number
                 self._home.emit(JobEnded(self._home.name, self.key, finished, id=number))
+
+    def _refuse_itself(self) -> None:
+        frame = current.get()
+        while frame is not None:
+            holds = isinstance(frame, JobPart) and frame.key == self.key
+            if holds and jobs_of(frame._home) is self._provider:
+                raise LockError(
+                    f"this code is part of job {self.key!r} already; waiting for it would never end"
+                )
+            frame = frame._outer
 
     async def _finish(self, handle: LockHandle) -> None:
         async def write() -> bool:

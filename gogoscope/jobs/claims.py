@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import anyio
+from attrs import frozen
+
 from gogoscope._core.background import Home
 from gogoscope.events import JobSaved
 from gogoscope.exceptions import JobVersionError, LockTimeoutError
 from gogoscope.jobs.options import JobOptions
+from gogoscope.jobs.progress import Meter
 from gogoscope.locks.line import Line, Lines, Want
 from gogoscope.persistence.bundle import provider_of
 from gogoscope.persistence.job_records import JobRecord
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.jobs import JobProvider
+from gogoscope.persistence.stored import check_integer
+
+
+@frozen(eq=False)
+class _ToSave:
+    """The text of a state, and how many parts of the work are done, of how many."""
+
+    text: str
+    done: int | None
+    total: int | None
 
 
 class JobLeases:
@@ -21,10 +37,11 @@ class JobLeases:
     each knows the version that the last one left, and no late one changes anything.
 
     ``provider`` keeps the jobs. ``found`` is the job as the last answer to a claim showed it.
-    ``to_save`` is the text of the state that the next renewal writes.
+    ``meter`` knows how far the job has come. ``_to_save`` is what the next renewal writes;
+    ``_saving`` lets one save pass at a time, so that what is saved last is what was asked for last.
     """
 
-    __slots__ = ("_home", "_options", "found", "provider", "to_save")
+    __slots__ = ("_home", "_options", "_saving", "_to_save", "found", "meter", "provider")
 
     leased = "job"
 
@@ -33,7 +50,9 @@ class JobLeases:
         self.provider = provider
         self._options = options
         self.found: JobRecord | None = None
-        self.to_save: tuple[str] | None = None
+        self.meter = Meter(None, None)
+        self._to_save: _ToSave | None = None
+        self._saving = anyio.Lock(fast_acquire=True)
 
     async def claim_lock(
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
@@ -50,21 +69,51 @@ class JobLeases:
         self, key: str, nonce: str, version: int, lease_ms: int, until_ms: int
     ) -> LockReply:
         """Let the lease of ``nonce`` last longer, and save what is to be saved."""
-        provider, wanted = self.provider, self.to_save
+        provider, wanted = self.provider, self._to_save
         if wanted is None:
             return await provider.renew_job(key, nonce, version, lease_ms, until_ms)
         reply = await provider.save_job(
-            key, nonce, version, lease_ms, until_ms, wanted[0], self._options.version
+            key,
+            nonce,
+            version,
+            lease_ms,
+            until_ms,
+            wanted.text,
+            self._options.version,
+            done=wanted.done,
+            total=wanted.total,
         )
-        if reply.granted and self.to_save is wanted:
-            self.to_save = None
+        if reply.granted and self._to_save is wanted:
+            self._to_save = None
         return reply
 
-    def tell_saved(self, handle: LockHandle, done: int | None, total: int | None) -> None:
-        """Tell the scope's observers that a state was saved."""
+    async def save(
+        self, handle: LockHandle, state: Any, done: int | None, total: int | None
+    ) -> Any:
+        """Save a state, which renews the lease; return it as whoever comes next gets it.
+
+        :param handle: that of the lease
+        :raises LeaseLostError: if somebody else has the job by now
+        """
+        key, provider, meter = self._options.key, self.provider, self.meter
+        for name, value in (("done", done), ("total", total)):
+            if value is not None:
+                check_integer(name, value)
+        wanted = _ToSave(provider.job_text(state), done, total)
+        async with self._saving:
+            self._to_save = wanted
+            try:
+                kept = await handle.extend()
+            finally:
+                self._to_save = None
+            if not kept:
+                raise handle._lease_lost()
+            meter.note(done, total)
         home = self._home
         if home.observed:
-            home.emit(JobSaved(home.name, self._options.key, done, total, id=handle._number))
+            told = JobSaved(home.name, key, meter.done, meter.total, meter.rate, id=handle._number)
+            home.emit(told)
+        return provider.job_state(key, wanted.text)
 
     async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
         """Free the job of ``nonce``."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gogoscope.jobs.claims import JobLeases
     from gogoscope.jobs.options import JobOptions
+    from gogoscope.jobs.progress import JobProgress
     from gogoscope.persistence.lock_handle import LockHandle
 
 
@@ -15,7 +16,7 @@ class JobPart:
 
     # _options_of_job: what was asked for.
     # _handle: the lease of the job.
-    # _leases: writes what is saved with the next renewal.
+    # _leases: saves, and knows how far the job has come.
     # _state: the newest saved state; the one to begin with before the first save.
     # _finished: whether an earlier holder left its block without an error.
 
@@ -41,6 +42,11 @@ class JobPart:
         return self._finished
 
     @property
+    def progress(self) -> JobProgress:
+        """How far the job has come, as the saves told, those of earlier holders included."""
+        return self._leases.meter.progress()
+
+    @property
     def fencing_token(self) -> int:
         """A number that is higher than that of every earlier holder of this job."""
         return self._handle.fencing_token
@@ -51,25 +57,15 @@ class JobPart:
         One write. Cancelled, or if the store does not answer, the state may be saved or not.
 
         :param state: JSON-shaped, unless the store has a codec of its own
-        :param done: how many parts of the work are done, for the event
-        :param total: how many there are
+        :param done: how many parts of the work are done, for :attr:`progress` and for people; if
+            left out, what was told before
+        :param total: how many there are; likewise
         :raises LeaseLostError: if somebody else has the job by now; nothing is saved then
         :raises TypeError: if the state cannot be stored faithfully
         :raises ValueError: likewise
         :raises PersistenceError: if the store fails
         """
-        handle, leases = self._handle, self._leases
-        text = leases.provider.job_text(state)
-        leases.to_save = wanted = (text,)
-        try:
-            kept = await handle.extend()
-        finally:
-            if leases.to_save is wanted:
-                leases.to_save = None
-        if not kept:
-            raise handle._lease_lost()
-        self._state = leases.provider.job_state(self.key, text)
-        leases.tell_saved(handle, done, total)
+        self._state = await self._leases.save(self._handle, state, done, total)
 
     def ensure(self) -> None:
         """Raise if the lease is over; makes no request. Call it before each outside write.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from inspect import iscoroutinefunction
 from typing import Any
 
 from attrs import frozen
@@ -46,9 +47,10 @@ def job_options(
     :raises ValueError: if one is out of range
     """
     check_flag("restart", restart)
-    if migrate is not None and not callable(migrate):
+    if migrate is not None and (not callable(migrate) or iscoroutinefunction(migrate)):
         raise TypeError(
-            f"migrate must be a function of a state and a version, got {shown(migrate)}"
+            "migrate must be a function of a state and a version that is not async, got "
+            f"{shown(migrate)}"
         )
     return JobOptions(
         key=check_key(key),

@@ -59,10 +59,13 @@ class Line:
     :param forget: lets a caller who comes later have a new line
     """
 
+    # kind: what the lease is of, for people.
     # _turn: who has it asks the store.
     # _changed: is set when what was held here has ended, or something else is worth a look.
     # _held: the handles that are held here.
     # _users: how many wait, or hold.
+
+    kind = "lease"
 
     def __init__(self, watched: Watched, key: str, forget: Callable[[], object]) -> None:
         self._watched = watched
@@ -195,11 +198,12 @@ L = TypeVar("L", bound=Line)
 class Lines(Generic[L]):
     """The lines of one kind of lease, found by store and key while anybody stands in them.
 
-    :param name: names the variables of the event loop
+    :param name: what the lease is of; names the variables of the event loop, too
     :param make: returns a line, of the arguments of :class:`Line`
     """
 
     def __init__(self, name: str, make: Callable[[Watched, str, Callable[[], object]], L]) -> None:
+        self._name = name
         self._make = make
         self._lines: PerStore[dict[str, L]] = PerStore(f"{name}_lines", dict)
         self._watches = PerStore(f"{name}_watches", Watches)
@@ -210,4 +214,5 @@ class Lines(Generic[L]):
         if key not in lines:
             watched = self._watches.of(store).of(key)
             lines[key] = self._make(watched, key, lambda: lines.pop(key, None))
+            lines[key].kind = self._name
         return lines[key]

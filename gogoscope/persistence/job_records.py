@@ -19,7 +19,8 @@ class JobRecord:
 
     ``version`` is that of the program whose form the state has. ``saves`` is how often a state was
     saved, and ``state`` the text of the newest one; without a save there is none. ``finished_ms``
-    is when a holder left its block without an error, ``until_ms`` when that is forgotten.
+    is when a holder left its block without an error, ``until_ms`` when that is forgotten. ``done``
+    and ``total`` are the parts of the work, as a save told of them last.
     """
 
     lease: LockRecord
@@ -28,6 +29,8 @@ class JobRecord:
     state: str | None = None
     finished_ms: int | None = None
     until_ms: int | None = None
+    done: int | None = None
+    total: int | None = None
 
     def is_forgotten(self, now_ms: int) -> bool:
         """Return whether the job finished so long ago that it begins anew."""
@@ -54,7 +57,8 @@ class Job:
     ``state`` is ``"running"``, ``"crashed"`` (its lease is over, and nobody has taken over yet),
     ``"waiting"`` (its holder left it unfinished) or ``"finished"``. ``since`` is when its holder
     began, ``finished_at`` when it finished, both in seconds since the Unix epoch. ``owner``,
-    ``host`` and ``pid`` are of its holder, ``None`` without one.
+    ``host`` and ``pid`` are of its holder, ``None`` without one. ``done`` of ``total`` parts of the
+    work are done, as the newest save told, ``None`` if none did.
     """
 
     state: Literal["running", "crashed", "waiting", "finished"]
@@ -66,3 +70,5 @@ class Job:
     host: str | None
     pid: int | None
     fencing_token: int
+    done: int | None = None
+    total: int | None = None

@@ -131,6 +131,10 @@ class Block:
         """Return the number of what the block stands in."""
         return 0 if self._outer is None else self._outer._number
 
+    def _told(self) -> str:
+        """Return what people are told of it in a tree besides its age."""
+        return ""
+
     def _check_open(self) -> TaskGroup:
         """Return the task group of the open block.
 

@@ -10,7 +10,7 @@ from inspect import CO_COROUTINE
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
 
-from gogoscope._core.arguments import check_flag, check_name, check_observer
+from gogoscope._core.arguments import check_count, check_flag, check_name, check_observer
 from gogoscope._core.callables import (
     async_function,
     call_in_thread,
@@ -513,6 +513,7 @@ class Scope(Combinators):
         :param migrate: returns a state of an older version in the form of this one, of the state
             and that version
         :raises LockTimeoutError: on entering, if it was not free in time
+        :raises LockError: on entering, if this code is part of the job already
         :raises JobVersionError: on entering, if the state has the form of another version
         :raises LeaseLostError: if somebody else has taken the job over
         """
@@ -536,6 +537,7 @@ class Scope(Combinators):
         items: Iterable[Item] | AsyncIterable[Item],
         *,
         limit: int | None = None,
+        total: int | None = None,
         save_every: float | timedelta = 1.0,
         retry_failed: bool = False,
         restart: bool = False,
@@ -548,16 +550,24 @@ class Scope(Combinators):
     ) -> Resumed[Item, T]:
         """Run a function on each item that is not done yet: ``async for item, result in``.
 
+        ::
+
+            rows = s.resume("import:42", load, csv.DictReader(file), limit=50)
+            async for row, result in rows:
+                print(rows.progress)
+
         It is :meth:`as_completed` in a :meth:`job`: after a crash, whoever calls it next goes on
         where the last one stopped. An item is done when the loop comes back for the next one; a
-        failed one only if its error was read. At most ``limit`` items, and those of the last
-        ``save_every`` seconds, run once more after a crash; ``once=`` is for what must not.
+        failed one only if its error was read. After a crash, at most these run once more: ``limit``
+        items, the one that the loop has, and those done in the last ``save_every`` seconds.
+        ``once=`` is for what must not.
 
         :param key: the job
         :param fn: an async function of an item
         :param items: any iterable or async iterable, in the same order each time; the items are
             known by their position
         :param limit: how many items may run, or wait to be delivered, at a time; 100 if left out
+        :param total: how many items there are, for the progress, if ``len(items)`` cannot tell
         :param save_every: seconds between two saves, at least
         :param retry_failed: whether the items that failed before run once more
         :param restart: whether it begins anew, whatever was saved
@@ -569,6 +579,8 @@ class Scope(Combinators):
         if not isinstance(items, Iterable | AsyncIterable):
             raise TypeError(f"items must be iterable, got {items!r} of type {type(items).__name__}")
         check_flag("retry_failed", retry_failed)
+        if total is not None:
+            check_count("total", total, 0)
 
         async def call(placed: tuple[int, Item]) -> T:
             return await fn(placed[1])
@@ -589,7 +601,7 @@ class Scope(Combinators):
         block = self.job(key, lease=lease, wait=wait, restart=restart, keep=keep)
         every = seconds("save_every", save_every, zero=True)
         run = partial(self.task, name=f"resume {key}")
-        return Resumed(run, Resuming(block, start, items, every, retry_failed=retry_failed))
+        return Resumed(run, Resuming(block, start, items, total, every, retry_failed=retry_failed))
 
 
 class LeasedScope(Scope):
@@ -700,6 +712,9 @@ class JobScope(JobPart, LeasedScope):
         self._leases = leases
         self._state = state
         self._finished = finished
+
+    def _told(self) -> str:
+        return "" if self._leases.meter.done is None else str(self.progress)
 
 
 def scope(

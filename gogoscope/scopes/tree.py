@@ -46,7 +46,8 @@ def _scope(scope: Block) -> Branch:
         return works + _children(scope._inside)
 
     state = "cancelling" if scope._cancelling else "open"
-    return f"scope {scope.name} [{state}, {_age(scope._began)}]", inside
+    told = scope._told()
+    return f"scope {scope.name} [{state}, {_age(scope._began)}{told and ', '}{told}]", inside
 
 
 def _children(children: set[Frame]) -> list[Branch]:
@@ -86,23 +87,28 @@ def _waits_for(coroutine: Coroutine[Any, Any, Any]) -> str:
     return own_wait or own_code or library_code
 
 
+_WAITS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "Slot.hold": lambda names: "a slot",
+    "Outcome.__await__": lambda names: f"task {names['self'].name}",
+    "Outcome._wait": lambda names: f"task {names['self'].name}",
+    "Block._end": lambda names: f"the tasks of {names['self'].name}",
+    "Circuit.admit": lambda names: f"circuit {names['self'].name!r}",
+    "Ticker.run": lambda names: "the next tick",
+    "Line.take": lambda names: f"{names['self'].kind} {names['self']._key!r}",
+    "Resuming.next": lambda names: f"the next item of {names['self'].key!r}",
+    "Resuming._hand_over": lambda names: "its loop",
+}
+"""What a function waits for, by its name, of its local variables."""
+
+
 def _known_wait(frame: FrameType, outer: FrameType | None) -> str | None:
-    names = frame.f_locals
-    match frame.f_code.co_qualname:
-        case "Slot.hold":
-            return "a slot"
-        case "acquire" if "key" in names:
-            return f"lock {names['key']!r}"
-        case "Outcome.__await__" | "Outcome._wait":
-            return f"task {names['self'].name}"
-        case "Block._end":
-            return f"the tasks of {names['self'].name}"
-        case "Circuit.admit":
-            return f"circuit {names['self'].name!r}"
-        case "Ticker.run":
-            return "the next tick"
-        case "pause" if outer is not None and "attempt" in outer.f_locals:
-            return f"try {outer.f_locals['attempt'] + 1} after {outer.f_locals['error']!r}"
+    names, function = frame.f_locals, frame.f_code.co_qualname
+    if function in _WAITS:
+        return _WAITS[function](names)
+    if function == "acquire" and "key" in names:
+        return f"lock {names['key']!r}"
+    if function == "pause" and outer is not None and "attempt" in outer.f_locals:
+        return f"try {outer.f_locals['attempt'] + 1} after {outer.f_locals['error']!r}"
     return None
 
 

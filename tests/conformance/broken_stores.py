@@ -572,10 +572,19 @@ class TestASaveDoesNotRenew(BrokenStore):
             until_ms: int,
             state: Any,
             job_version: int,
+            **options: Any,
         ) -> Any:
             record = await self.read_job(key)
             left = 1 if record is None else max(1, self.job_left_ms(record.lease))
-            return await super().save_job(key, nonce, version, left, 0, state, job_version)
+            return await super().save_job(
+                key, nonce, version, left, 0, state, job_version, **options
+            )
+
+
+class TestASaveForgetsHowFarTheJobHadCome(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def save_job(self, *args: Any, done: Any = None, total: Any = None) -> Any:
+            return await super().save_job(*args, done=done or 0, total=total)
 
 
 class TestAZombieFinishesAJob(BrokenStore):

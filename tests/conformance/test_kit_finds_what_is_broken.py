@@ -78,6 +78,9 @@ RULES = {
     "TestARunIsBegunTwice": "test_of_many_callers_at_once_one_runs",
     "TestASaveOutOfSequenceIsAccepted": "test_a_save_needs_nonce_and_version",
     "TestASaveDoesNotRenew": "test_a_save_renews_the_lease",
+    "TestASaveForgetsHowFarTheJobHadCome": (
+        "test_how_far_a_job_has_come_is_kept_until_another_save_tells"
+    ),
     "TestAZombieFinishesAJob": "test_whoever_lost_a_job_changes_nothing_any_more",
     "TestRestartKeepsTheState": "test_a_job_may_begin_anew",
     "TestANewerStateIsTaken": "test_a_state_of_a_newer_version_is_refused",

@@ -49,12 +49,17 @@ class JobProvider(Protocol):
         until_ms: int,
         state: str,
         job_version: int,
+        *,
+        done: int | None = None,
+        total: int | None = None,
     ) -> LockReply:
         """Keep a state and renew the lease, in one write; refused as ``renew_job`` is.
 
         :param version: that of the lease
         :param state: what :meth:`job_text` returned
         :param job_version: that of the program whose form the state has
+        :param done: how many parts of the work are done; ``None`` leaves what was told before
+        :param total: how many there are; likewise
         :raises RecordTooLargeError: if the state is too large
         """
         ...

@@ -59,10 +59,23 @@ class RecordJobs(RecordCapability):
         until_ms: int,
         state: str,
         job_version: int,
+        *,
+        done: int | None = None,
+        total: int | None = None,
     ) -> LockReply:
         """Keep a state and renew the lease, in one write; refused as ``renew_job`` is."""
         return await self._change_lease(
-            JOBS, key, job_rules.save, nonce, version, lease_ms, until_ms, state, job_version
+            JOBS,
+            key,
+            job_rules.save,
+            nonce,
+            version,
+            lease_ms,
+            until_ms,
+            state,
+            job_version,
+            done=done,
+            total=total,
         )
 
     async def finish_job(self, key: str, nonce: str, keep: float | timedelta | None) -> bool:
@@ -111,6 +124,8 @@ class RecordJobs(RecordCapability):
             host=None if holder is None else holder.host,
             pid=None if holder is None else holder.pid,
             fencing_token=record.lease.fencing_token,
+            done=record.done,
+            total=record.total,
         )
 
     def _job_is(self, record: JobRecord) -> Literal["running", "crashed", "waiting", "finished"]:

@@ -74,6 +74,8 @@ def save(
     state: str,
     job_version: int,
     *,
+    done: int | None = None,
+    total: int | None = None,
     at: Steady | None = None,
 ) -> tuple[JobRecord | None, LockReply]:
     """Keep a state, and let the lease last longer, in one step."""
@@ -87,6 +89,8 @@ def save(
         saves=renewed.saves + 1,
         finished_ms=None,
         until_ms=None,
+        done=renewed.done if done is None else done,
+        total=renewed.total if total is None else total,
     )
     return saved, reply
 

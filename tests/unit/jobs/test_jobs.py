@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import ANY
 
 import anyio
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from gogoscope import (
     JobVersionError,
     LeaseLostError,
+    LockError,
     LockTimeoutError,
+    Scope,
     StoreTimeoutError,
     TaskCancelled,
     scope,
@@ -103,11 +106,15 @@ async def test_one_process_at_a_time_has_the_job(store: JobStore) -> None:
     elsewhere = another_process(store)
     async with scope(persistence=store) as s, scope(persistence=elsewhere) as t:
         async with s.job("import") as job:
+
+            async def want_it(u: Scope, wait: float) -> None:
+                async with u.job("import", wait=wait):
+                    pytest.fail("two have it")
+
             for u in (s, t):
                 for wait in (0, 0.05):
                     with pytest.raises(LockTimeoutError, match="job 'import' was not free"):
-                        async with u.job("import", wait=wait):
-                            pytest.fail("two have it")
+                        await s.call(want_it, u, wait)
             await job.save("mine")
 
         async def wait_for_it() -> Any:
@@ -221,7 +228,7 @@ async def test_events_tell_of_a_job(store: JobStore) -> None:
     told = [event for event in events if isinstance(event, JobStarted | JobSaved | JobEnded)]
     assert told == [
         JobStarted(s.name, "import", job.fencing_token, resumed=False),
-        JobSaved(s.name, "import", 1, 3),
+        JobSaved(s.name, "import", 1, 3, ANY),
         JobEnded(s.name, "import", finished=True),
     ]
 
@@ -236,6 +243,7 @@ async def test_events_tell_of_a_job(store: JobStore) -> None:
         ({"keep": 0}, ValueError, "keep must be more than 0"),
         ({"restart": 1}, TypeError, "restart must be"),
         ({"migrate": 1}, TypeError, "migrate must be a function"),
+        ({"migrate": anyio.sleep}, TypeError, "that is not async"),
     ],
 )
 async def test_what_makes_no_sense_is_refused_at_once(
@@ -244,3 +252,43 @@ async def test_what_makes_no_sense_is_refused_at_once(
     async with scope(persistence=store) as s:
         with pytest.raises(error, match=text):
             s.job(**{"key": "import", **options})
+
+
+async def test_a_job_in_a_job_of_the_same_key_is_refused(store: JobStore) -> None:
+    async def inside(s: Scope) -> None:
+        async with s.job("import"):
+            pytest.fail("it would wait for itself")
+
+    async with scope(persistence=store) as s, s.job("import") as job:
+        with pytest.raises(LockError, match="part of job 'import' already"):
+            await inside(job)
+        with pytest.raises(LockError, match="part of job 'import' already"):
+            await job.call(inside, s)
+        async with job.job("export"):
+            pass
+
+
+async def test_a_migration_that_fails_leaves_the_job_to_the_next(store: JobStore) -> None:
+    def refuse(state: Any, version: int) -> Any:
+        raise KeyError(state, version)
+
+    async with scope(persistence=store) as s:
+        with pytest.raises(OSError, match="broken"):
+            async with s.job("import") as job:
+                await job.save(7, done=1, total=2)
+                raise OSError("broken")
+        with pytest.raises(KeyError):
+            async with s.job("import", version=2, migrate=refuse):
+                pytest.fail("it was not migrated")
+        async with s.job("import", wait=0) as job:
+            assert (job.state, job.progress.done) == (7, 1)
+
+
+@pytest.mark.parametrize("key", ["a b", "\u00e9\u4e2d", "%s{}/..\\'\"", "*?[x]", "k" * 200])
+async def test_a_key_may_hold_any_character(store: JobStore, key: str) -> None:
+    async with scope(persistence=store) as s:
+        async with s.job(key) as job:
+            await job.save(key)
+        assert list(await store.jobs()) == [key]
+        async with s.job(key, wait=0) as job:
+            assert (job.state, job.finished) == (key, True)

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gogoscope import CorruptRecordError, LockTimeoutError, scope
+from gogoscope import (
+    CorruptRecordError,
+    LockTimeoutError,
+    RecordTooLargeError,
+    StoreConnectionError,
+    TaskCancelled,
+    scope,
+)
+from gogoscope.events import Event, JobSaved
 from gogoscope.jobs.positions import Positions
 from gogoscope.stores import MemoryStore
 
@@ -137,11 +145,11 @@ async def test_it_saves_no_more_often_than_it_may(store: MemoryStore) -> None:
     saves: list[Any] = []
     save_job = store.save_job
 
-    async def counted(*args: Any) -> Any:
+    async def counted(*args: Any, **options: Any) -> Any:
         saves.append(args)
-        return await save_job(*args)
+        return await save_job(*args, **options)
 
-    store.save_job = counted  # type: ignore[method-assign,assignment]
+    store.save_job = counted  # type: ignore[method-assign]
     async with scope(persistence=store) as s:
         async for _, result in s.resume("r", Loads(), range(500), save_every=60):
             result.unwrap()
@@ -191,3 +199,161 @@ def test_positions_are_what_was_added_however_often_they_are_saved(
     done = {position for position, failed in last.items() if not (failed and retry_failed)}
     assert {position for position in range(50) if position in loaded} == done
     assert loaded.count == len(done)
+
+
+async def test_the_progress_counts_what_the_loop_is_done_with(store: MemoryStore) -> None:
+    load = Loads()
+    counts: list[int] = []
+    async with scope(persistence=store) as s:
+        resumed = s.resume("r", load, range(20), limit=3)
+        assert (resumed.progress.done, resumed.progress.total) == (0, 20)
+        async for _, result in resumed:
+            result.unwrap()
+            counts.append(resumed.progress.done)
+            if len(counts) == 12:
+                break
+        again = s.resume("r", load, range(20), limit=3)
+        async for _, result in again:
+            result.unwrap()
+            counts.append(again.progress.done)
+        assert (again.progress.done, again.progress.total) == (20, 20)
+        assert repr(again) == "<s.resume('r') succeeded: 20 of 20 (100 %)>" or again.progress.rate
+        done = s.resume("r", load, range(20))
+        assert [row async for row in done] == []
+        assert (done.progress.done, done.progress.total) == (20, 20)
+    assert counts == [*range(12), *range(11, 20)]
+
+
+async def test_the_number_of_items_is_known_at_the_end_or_told(store: MemoryStore) -> None:
+    async with scope(persistence=store) as s:
+        resumed = s.resume("r", Loads(), rows(7))
+        totals = [resumed.progress.total async for _ in resumed]
+        assert totals == [None] * 7
+        assert (resumed.progress.done, resumed.progress.total) == (7, 7)
+        told = s.resume("t", Loads(), rows(7), total=7)
+        assert [told.progress.total async for _ in told] == [7] * 7
+    jobs = await store.jobs()
+    assert {key: (job.done, job.total) for key, job in jobs.items()} == {"r": (7, 7), "t": (7, 7)}
+
+
+async def test_an_event_for_each_save_tells_how_far_it_has_come(store: MemoryStore) -> None:
+    saved: list[JobSaved] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, JobSaved):
+            saved.append(event)
+
+    async with scope(persistence=store, on_event=watch) as s:
+        async for row, result in s.resume("r", Loads(), range(10), limit=1, save_every=0):
+            result.unwrap()
+            if row == 6:
+                break
+    async with scope(persistence=store, on_event=watch) as s:
+        async for _, result in s.resume("r", Loads(), range(10), limit=1, save_every=0):
+            result.unwrap()
+    assert [event.done for event in saved] == [*range(1, 11)]
+    assert {event.total for event in saved} == {10}
+    assert all(event.rate is None or event.rate > 0 for event in saved)
+
+
+async def test_what_is_done_is_saved_in_time_though_no_item_comes_after_it(
+    store: MemoryStore,
+) -> None:
+    saved = anyio.Event()
+
+    def watch(event: Event) -> None:
+        if isinstance(event, JobSaved) and event.done == 2:
+            saved.set()
+
+    async def load(row: int) -> None:
+        if row == 2:
+            await saved.wait()
+
+    async with scope(persistence=store, on_event=watch) as s:
+        with anyio.fail_after(20):
+            async for _, result in s.resume("r", load, range(3), limit=1, save_every=0.05):
+                result.unwrap()
+
+
+class FailingStore(MemoryStore):
+    """Does not save as long as it is told so."""
+
+    failure: Exception | None = None
+    tries = 0
+
+    async def save_job(self, *args: Any, **options: Any) -> Any:
+        self.tries += 1
+        if self.failure is not None:
+            raise self.failure
+        return await super().save_job(*args, **options)
+
+
+async def test_a_store_that_fails_for_a_while_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, load = FailingStore(), Loads()
+    store.failure = StoreConnectionError("down")
+    async with scope(persistence=store) as s:
+        async for row, result in s.resume("r", load, range(5), limit=1, save_every=0):
+            result.unwrap()
+            if row == 4:
+                store.failure = None
+        assert (await store.jobs())["r"].done == 5
+    assert load.calls.total() == 5
+    assert "goes on, though its store failed" in caplog.text
+
+
+async def test_what_cannot_be_saved_ever_ends_the_loop() -> None:
+    store = FailingStore()
+    store.failure = RecordTooLargeError("too large")
+    async with scope(persistence=store) as s:
+        with pytest.raises(RecordTooLargeError):
+            async for _, result in s.resume("r", Loads(), range(5), save_every=0):
+                result.unwrap()
+        assert (await store.jobs())["r"].state == "waiting"
+
+
+@pytest.mark.parametrize("how", ["break", "error", "cancel"])
+async def test_a_last_save_that_fails_changes_nothing_about_how_the_loop_was_left(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FailingStore()
+
+    async def work() -> None:
+        async for row, result in s.resume("r", Loads(), range(50), limit=1):
+            result.unwrap()
+            if row == 3:
+                store.failure = StoreConnectionError("down")
+                if how == "break":
+                    break
+                if how == "error":
+                    raise KeyError("of the loop")
+                task.cancel("enough")
+                await anyio.sleep_forever()
+
+    async with scope(persistence=store) as s:
+        task = s.task(work)
+        error = (await task).error
+    expected = {"break": type(None), "error": KeyError, "cancel": TaskCancelled}
+    assert type(error) is expected[how]
+    assert store.tries == 1
+    assert "runs again" in caplog.text
+
+
+async def test_an_error_of_the_source_is_raised_and_what_came_before_it_is_done(
+    store: MemoryStore,
+) -> None:
+    async def some() -> AsyncIterator[int]:
+        for row in range(4):
+            yield row
+        raise OSError("of the source")
+
+    load = Loads()
+    for _ in range(2):
+        with pytest.raises(OSError, match="of the source"):
+            async with scope(persistence=store) as s:
+                async for _, result in s.resume("r", load, some()):
+                    result.unwrap()
+    assert load.calls == Counter(range(4))
+    job = (await store.jobs())["r"]
+    assert (job.state, job.done, job.total) == ("waiting", 4, None)

@@ -8,7 +8,8 @@ import sys
 import anyio
 import pytest
 
-from gogoscope import Retry, Scope, scope
+from gogoscope import Once, Retry, Scope, scope
+from gogoscope.stores import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -76,3 +77,54 @@ async def test_what_would_control_the_terminal_is_escaped() -> None:
     assert drawn.replace("\n", "").isprintable()
     assert len(drawn.splitlines()) == 2
     assert r"evil\x1b[2J\u202e\nscope x" in drawn
+
+
+async def test_the_tree_shows_the_runs_and_jobs_that_are_held_and_waited_for() -> None:
+    async def charge() -> None:
+        await anyio.sleep_forever()
+
+    async def reindex() -> None:
+        async with s.job("reindex") as job:
+            await job.save("half", done=3, total=6)
+            await anyio.sleep_forever()
+
+    async with scope(name="outer", persistence=MemoryStore(), on_exit="cancel") as s:
+        for name in ("charges", "duplicate"):
+            s.task(charge, once=Once("charge:1", keep=60), name=name)
+            s.task(reindex, name=f"{name} job")
+            await anyio.wait_all_tasks_blocked()
+        tree = s.tree()
+        lines = {line.split(" [")[0].strip(): line for line in tree.splitlines()}
+        assert "charge (test_tree.py:" in lines["task charges"]
+        assert lines["scope outer running charge:1"].startswith("    scope")
+        assert lines["task duplicate"].endswith("waits for run 'charge:1'")
+        assert lines["task duplicate job"].endswith("waits for job 'reindex'")
+        assert ", 3 of 6 (50 %)" in lines["scope outer at job reindex"]
+        s.cancel()
+
+
+async def test_the_tree_shows_how_far_a_resumed_loop_has_come() -> None:
+    async def load(row: int) -> None:
+        if row == 4:
+            await anyio.sleep_forever()
+
+    async def consume() -> None:
+        async for row, result in s.resume("rows", load, range(8), limit=1, save_every=0):
+            result.unwrap()
+            if row == 3:
+                at_row_3.set()
+                await go_on.wait()
+
+    at_row_3, go_on = anyio.Event(), anyio.Event()
+    async with scope(name="outer", persistence=MemoryStore(), on_exit="cancel") as s:
+        s.task(consume, name="consumer")
+        await at_row_3.wait()
+        lines = {line.split(" [")[0].strip(): line for line in s.tree().splitlines()}
+        assert lines["task resume rows"].endswith("waits for its loop")
+        assert ", 3 of 8 (37 %)" in lines["scope outer at job rows"]
+        go_on.set()
+        await anyio.wait_all_tasks_blocked()
+        lines = {line.split(" [")[0].strip(): line for line in s.tree().splitlines()}
+        assert lines["task consumer"].endswith("waits for the next item of 'rows'")
+        assert ", 4 of 8 (50 %)" in lines["scope outer at job rows"]
+        s.cancel()

@@ -163,6 +163,25 @@ class JobConformance(Conformance):
         clock.now += 3 * 365 * 86_400
         assert (await taken(store, "b")).record.saves == 1
 
+    async def test_how_far_a_job_has_come_is_kept_until_another_save_tells(
+        self, store: JobProvider
+    ) -> None:
+        lease = (await taken(store, "a")).record.lease
+        for told, kept in [((1, 9), (1, 9)), ((2, None), (2, 9)), ((None, None), (2, 9))]:
+            reply = await store.save_job(
+                "job", "a", lease.version, LEASE_MS, 0, "1", 1, done=told[0], total=told[1]
+            )
+            assert reply.record is not None
+            lease = reply.record
+            found = (await store.jobs())["job"]
+            assert (found.done, found.total) == kept
+        await store.release_job("job", "a")
+        later = (await taken(store, "b")).record
+        assert (later.done, later.total) == (2, 9)
+        await store.release_job("job", "b")
+        anew = (await taken(store, "c", restart=True)).record
+        assert (anew.done, anew.total) == (None, None)
+
     async def test_a_job_may_begin_anew(self, store: JobProvider) -> None:
         first = await taken(store, "a")
         await save(store, first.record.lease, 7)
