@@ -1,4 +1,4 @@
-"""What happens in scopes, tasks, locks, circuits, caches, runs and jobs.
+"""What happens in scopes, tasks, locks, permits, circuits, caches, runs and jobs.
 
 An event is frozen, and can be compared, hashed, pickled and matched. Its class has no generated
 code, since generating it for all events would take as long as importing the rest of the package.
@@ -332,6 +332,26 @@ class CacheLoadFailed(Event):
     key: str
     seconds: float
     error: Exception | None
+
+
+class PermitAcquired(Event):
+    """A permit of ``key`` was acquired, after ``seconds`` of waiting.
+
+    ``what`` is ``"semaphore"``, ``"read_lock"`` or ``"write_lock"``.
+    """
+
+    what: str
+    key: str
+    fencing_token: int
+    seconds: float
+
+
+class PermitReleased(Event):
+    """A permit of ``key`` was released; ``freed`` is ``False`` if it had been lost before."""
+
+    what: str
+    key: str
+    freed: bool
 
 
 class CacheLoaded(Event):

@@ -10,7 +10,7 @@ from gogoscope._core.background import Home
 from gogoscope._core.hints import explains
 from gogoscope.locks.acquire import acquire, check_patience, locks_of, timeout_error
 from gogoscope.locks.lease_block import B, LeaseBlock
-from gogoscope.locks.reentry import held, refuse_reentry
+from gogoscope.locks.reentry import Mark, held, refuse_reentry
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.validation import check_key, check_lease, check_metadata
 
@@ -18,38 +18,22 @@ WHILE_HELD = ("ensure", "extend", "fencing_token", "is_valid", "release", "task"
 """What only the block of a lock has that is held."""
 
 
-@explains(attributes=dict.fromkeys(WHILE_HELD, "enter it first: async with s.lock(key) as locked"))
-class LockBlock(LeaseBlock[B]):
-    """Takes a lock, keeps it while its block runs, and releases it; made by ``s.lock``.
+class MarkedBlock(LeaseBlock[B]):
+    """A block that its task may not enter again where it would wait for itself."""
 
-    :param home: the scope that the block stands in
-    :param open_block: returns what runs in the block of a lock that is held
-    :param key: the lock
-    :param ttl: the lease in seconds
-    :param wait: seconds to wait for it; ``None`` waits for ever
-    :param metadata: what to tell people about the holder, besides host, pid and scope
-    """
+    # Set on entering: _mark (refuses that the same task takes it again), _held_before (the marks
+    # outside).
 
-    # Set on entering: _mark (refuses that the same task takes the lock again), _held_before (the
-    # marks outside).
+    def _refuse_reentry(self) -> Mark:
+        """Return the mark for the block.
 
-    def __init__(
-        self,
-        home: Home,
-        open_block: Callable[[LockHandle], B],
-        key: str,
-        ttl: float | timedelta,
-        wait: float | timedelta | None,
-        metadata: Mapping[str, str] | None,
-    ) -> None:
-        super().__init__(home, open_block, check_key(key))
-        self._lease = check_lease(ttl)
-        self._patience = check_patience(wait)
-        self._metadata = check_metadata({} if metadata is None else metadata)
+        :raises LockError: if the task would wait for itself
+        """
+        raise NotImplementedError
 
     async def __aenter__(self) -> B:
         self._home.check_open()
-        mark = refuse_reentry(locks_of(self._home), self.key)
+        mark = self._refuse_reentry()
         locked = await super().__aenter__()
         self._mark, self._held_before = mark, held.get()
         held.set((*self._held_before, mark))
@@ -65,6 +49,36 @@ class LockBlock(LeaseBlock[B]):
         self._mark.open = False
         held.set(self._held_before)
         return await super().__aexit__(exc_type, exc, traceback)
+
+
+@explains(attributes=dict.fromkeys(WHILE_HELD, "enter it first: async with s.lock(key) as locked"))
+class LockBlock(MarkedBlock[B]):
+    """Takes a lock, keeps it while its block runs, and releases it; made by ``s.lock``.
+
+    :param home: the scope that the block stands in
+    :param open_block: returns what runs in the block of a lock that is held
+    :param key: the lock
+    :param ttl: the lease in seconds
+    :param wait: seconds to wait for it; ``None`` waits for ever
+    :param metadata: what to tell people about the holder, besides host, pid and scope
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        open_block: Callable[[LockHandle], B],
+        key: str,
+        ttl: float | timedelta,
+        wait: float | timedelta | None,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
+        super().__init__(home, open_block, check_key(key))
+        self._lease = check_lease(ttl)
+        self._patience = check_patience(wait)
+        self._metadata = check_metadata({} if metadata is None else metadata)
+
+    def _refuse_reentry(self) -> Mark:
+        return refuse_reentry(locks_of(self._home), self.key)
 
     async def _take(self) -> LockHandle:
         """Wait for the lock, and return its handle.

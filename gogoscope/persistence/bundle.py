@@ -19,6 +19,7 @@ from gogoscope.persistence.protocols.cache import CacheProvider
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
 from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.locks import LockProvider
+from gogoscope.persistence.protocols.permits import PermitProvider
 from gogoscope.persistence.protocols.runs import RunProvider
 
 P = TypeVar("P")
@@ -37,6 +38,7 @@ class Persistence:
     :param cache: keeps cached values
     :param runs: keeps what is to be run once
     :param jobs: keeps how far jobs have come
+    :param permits: keeps the holders of semaphores and read/write locks
     :param others: stores of capabilities that others have written; see :meth:`capability`
     """
 
@@ -45,6 +47,7 @@ class Persistence:
     cache: CacheProvider | None = None
     runs: RunProvider | None = None
     jobs: JobProvider | None = None
+    permits: PermitProvider | None = None
     others: tuple[object, ...] = field(default=(), converter=_tuple, kw_only=True)
     _made_of: object = field(default=None, eq=False, repr=False, kw_only=True, alias="_made_of")
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gogoscope.locks.block import LockBlock
     from gogoscope.locks.leader import Campaign, Term
     from gogoscope.locks.lease_block import Held
+    from gogoscope.permits.block import PermitBlock
+    from gogoscope.permits.wish import What, Wish
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.run_records import AfterCrash
@@ -209,3 +211,20 @@ def job_block(
 
     options = job_options(key, state, version, lease, wait, restart, keep, migrate)
     return JobBlock(home, open_job, options)
+
+
+def permit_block(
+    home: Home,
+    open_block: Callable[[Wish, LockHandle], B],
+    what: What,
+    key: str,
+    limit: int | None,
+    ttl: float | timedelta,
+    wait: float | timedelta | None,
+    metadata: Mapping[str, str] | None,
+) -> PermitBlock[B]:
+    """Return what holds a permit for a block."""
+    from gogoscope.permits.block import PermitBlock
+    from gogoscope.permits.wish import wish
+
+    return PermitBlock(home, open_block, wish(what, key, limit, ttl, wait, metadata))

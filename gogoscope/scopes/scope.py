@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial, wraps
 from inspect import CO_COROUTINE
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
 from gogoscope._core.arguments import check_count, check_flag, check_name, check_observer
 from gogoscope._core.callables import (
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from gogoscope.jobs.options import JobOptions, Migrate
     from gogoscope.locks.block import LockBlock
     from gogoscope.locks.leader import Campaign
+    from gogoscope.permits.block import PermitBlock
+    from gogoscope.permits.wish import What, Wish
     from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.run_records import AfterCrash
     from gogoscope.runs.block import RunBlock
@@ -400,6 +402,80 @@ class Scope(Combinators):
         """
         return doors.lock_block(self._home, partial(LockedScope, self), key, ttl, wait, metadata)
 
+    def semaphore(
+        self,
+        key: str,
+        limit: int,
+        ttl: float | timedelta = 30,
+        wait: float | timedelta | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> PermitBlock[PermitScope]:
+        """Hold one of ``limit`` permits for a block: ``async with s.semaphore(key, 5) as permit``.
+
+        At most ``limit`` blocks of the fleet run at a time. The permit has a lease of its own, and
+        the block is a scope, as with :meth:`lock`. Those who wait get it in the order in which they
+        came, but for a quarter of a second in which a process may keep it among its own tasks.
+
+        :param key: the semaphore; a lock of that name is something else
+        :param limit: how many permits there are, as this caller sees it: it waits until fewer are
+            held
+        :param ttl: the lease in seconds, at most 3,600, or a ``timedelta`` of at most 12
+            hours: how long a dead holder keeps its permit
+        :param wait: seconds to wait for a permit; ``None`` waits for ever
+        :param metadata: what to tell people about the holder, besides host, pid and scope
+        :raises LockTimeoutError: on entering, if no permit was free in time
+        :raises LockError: on entering, if this task holds ``limit`` permits already
+        """
+        return self._permit("semaphore", key, check_count("limit", limit), ttl, wait, metadata)
+
+    def read_lock(
+        self,
+        key: str,
+        ttl: float | timedelta = 30,
+        wait: float | timedelta | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> PermitBlock[PermitScope]:
+        """Read for a block, while nobody writes: ``async with s.read_lock(key) as reading``.
+
+        Any number of readers may hold it at a time. While a writer waits, no reader that comes
+        later is let in. The options and the block are those of :meth:`lock`.
+
+        :param key: the read/write lock; a lock or semaphore of that name is something else
+        :raises LockTimeoutError: on entering, if it was not free in time
+        :raises LockError: on entering, if this task holds it already, for reading or writing
+        """
+        return self._permit("read_lock", key, None, ttl, wait, metadata)
+
+    def write_lock(
+        self,
+        key: str,
+        ttl: float | timedelta = 30,
+        wait: float | timedelta | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> PermitBlock[PermitScope]:
+        """Write for a block, alone: ``async with s.write_lock(key) as writing``.
+
+        It waits for the readers and the writers that came before, and for no others. The options
+        and the block are those of :meth:`lock`.
+
+        :param key: the read/write lock; a lock or semaphore of that name is something else
+        :raises LockTimeoutError: on entering, if it was not free in time
+        :raises LockError: on entering, if this task holds it already, for reading or writing
+        """
+        return self._permit("write_lock", key, None, ttl, wait, metadata)
+
+    def _permit(
+        self,
+        what: What,
+        key: str,
+        limit: int | None,
+        ttl: float | timedelta,
+        wait: float | timedelta | None,
+        metadata: Mapping[str, str] | None,
+    ) -> PermitBlock[PermitScope]:
+        open_block = partial(PermitScope, self)
+        return doors.permit_block(self._home, open_block, what, key, limit, ttl, wait, metadata)
+
     def leader(
         self,
         key: str,
@@ -612,7 +688,7 @@ class LeasedScope(Scope):
     :param lease: what the block ends with
     """
 
-    _leased: ClassVar[str]
+    _leased: str
 
     def __init__(self, parent: Scope, doing: str, lease: LockHandle | None = None) -> None:
         options = ScopeOptions.inside(
@@ -629,31 +705,24 @@ class LeasedScope(Scope):
         self._fail(loss, f"the lease of its {self._leased} was lost: {loss.reason}")
 
 
-class LockedScope(LeasedScope):
-    """The block of a lock: a scope whose tasks end when the lease is lost; made by ``s.lock``.
+class HeldScope(LeasedScope):
+    """The block of what is held: a scope whose tasks end when the lease is lost.
 
-    Its tasks may count on the lock until they end: it is renewed, and released after the last.
+    Its tasks may count on it until they end: it is renewed, and released after the last.
     """
 
-    _leased = "lock"
-
-    def __init__(self, parent: Scope, handle: LockHandle) -> None:
-        super().__init__(parent, f"holding {handle.key}", handle)
+    def __init__(self, parent: Scope, doing: str, handle: LockHandle) -> None:
+        super().__init__(parent, doing, handle)
         self._handle = handle
 
     @property
     def key(self) -> str:
-        """The lock."""
+        """What is held."""
         return self._handle.key
 
     @property
-    def owner(self) -> str:
-        """The name that ``extend(key, ttl, owner)`` takes."""
-        return self._handle.owner
-
-    @property
     def fencing_token(self) -> int:
-        """A number that is higher than that of every earlier holder of this lock."""
+        """A number that is higher than that of every earlier holder."""
         return self._handle.fencing_token
 
     @property
@@ -664,17 +733,39 @@ class LockedScope(LeasedScope):
     def ensure(self) -> None:
         """Raise if the lease is over; makes no request. Call it before each outside write.
 
-        :raises LeaseLostError: if the lock is not held any more
+        :raises LeaseLostError: if it is not held any more
         """
         self._handle.ensure()
 
     async def is_valid(self) -> bool:
-        """Ask the store whether this block still holds the lock."""
+        """Ask the store whether this block still holds it."""
         return await self._handle.is_valid()
 
     async def extend(self, ttl: float | timedelta) -> bool:
         """Let the lease end ``ttl`` seconds from now, and renew it for as long from then on."""
         return await self._handle.extend(ttl)
+
+
+class LockedScope(HeldScope):
+    """The block of a lock; made by ``s.lock``."""
+
+    _leased = "lock"
+
+    def __init__(self, parent: Scope, handle: LockHandle) -> None:
+        super().__init__(parent, f"holding {handle.key}", handle)
+
+    @property
+    def owner(self) -> str:
+        """The name that ``extend(key, ttl, owner)`` takes."""
+        return self._handle.owner
+
+
+class PermitScope(HeldScope):
+    """The block of a permit; made by ``s.semaphore``, ``s.read_lock`` and ``s.write_lock``."""
+
+    def __init__(self, parent: Scope, wish: Wish, handle: LockHandle) -> None:
+        self._leased = str(wish)
+        super().__init__(parent, wish.doing, handle)
 
 
 class RunScope(RunPart, LeasedScope):

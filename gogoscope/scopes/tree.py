@@ -95,6 +95,7 @@ _WAITS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Circuit.admit": lambda names: f"circuit {names['self'].name!r}",
     "Ticker.run": lambda names: "the next tick",
     "Line.take": lambda names: f"{names['self'].kind} {names['self']._key!r}",
+    "PermitLine.take": lambda names: str(names["wanted"].wish),
     "Resuming.next": lambda names: f"the next item of {names['self'].key!r}",
     "Resuming._hand_over": lambda names: "its loop",
 }

@@ -16,9 +16,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, get_type_hints
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from attrs import Attribute, fields, frozen, has
 
@@ -306,8 +316,9 @@ def json_kind(
     record_type: type[Record],
     purge_at_ms: Callable[[Record, int], int | None],
 ) -> Kind[Record]:
-    """Return the kind of an attrs class, whose fields are JSON-shaped or such classes themselves.
+    """Return the kind of an attrs class.
 
+    Its fields are JSON-shaped, such classes themselves, or mappings of names to such classes.
     Fields at their default are left out.
 
     :param name: what the kind is called in a store
@@ -342,13 +353,14 @@ class _Form:
         self._type = record_type
         hints = get_type_hints(record_type)
         parts = fields(record_type)
-        self._inner = {name: _Form(hint) for name, hint in hints.items() if has(hint)}
+        inner = {name: _form_of(hint) for name, hint in hints.items()}
+        self._inner = {name: form for name, form in inner.items() if form is not None}
         self._checks = {
             part.name: check_of(hints[part.name]) for part in parts if part.name not in self._inner
         }
         self._defaults = [(part.name, _default_of(part)) for part in parts]
 
-    def dump(self, record: object) -> dict[str, Any]:
+    def dump(self, record: Any) -> dict[str, Any]:
         found = {
             field: value
             for field, default in self._defaults
@@ -370,6 +382,30 @@ class _Form:
             else:
                 raise TypeError(f"{self._type.__name__} has no field {shown(field)}")
         return self._type(**stored)
+
+
+class _FormOfEach:
+    """How a mapping of names to records becomes JSON; it keeps its order."""
+
+    def __init__(self, form: _Form) -> None:
+        self._form = form
+
+    def dump(self, records: Any) -> dict[str, Any]:
+        return {name: self._form.dump(record) for name, record in records.items()}
+
+    def load(self, stored: Any) -> Any:
+        if type(stored) is not dict:
+            raise TypeError(f"a mapping must be an object, got {told(stored)}")
+        return {name: self._form.load(record) for name, record in stored.items()}
+
+
+def _form_of(hint: Any) -> _Form | _FormOfEach | None:
+    if has(hint):
+        return _Form(hint)
+    parts = get_args(hint)
+    if get_origin(hint) is Mapping and parts[0] is str and has(parts[1]):
+        return _FormOfEach(_Form(parts[1]))
+    return None
 
 
 def _default_of(part: Attribute[Any]) -> object:

@@ -10,6 +10,7 @@ from gogoscope.persistence.records.cache import RecordCache
 from gogoscope.persistence.records.circuit_breakers import RecordCircuitBreakers
 from gogoscope.persistence.records.jobs import RecordJobs
 from gogoscope.persistence.records.locks import RecordLocks
+from gogoscope.persistence.records.permits import RecordPermits
 from gogoscope.persistence.records.place import Kind, RecordCapability
 from gogoscope.persistence.records.runs import RecordRuns
 
@@ -40,7 +41,7 @@ class AnyStore(RecordCapability):
         return first_of([self], protocol, self)
 
 
-class BaseStore(RecordRuns, RecordJobs, AnyStore):
+class BaseStore(RecordRuns, RecordJobs, RecordPermits, AnyStore):
     """What every store of ours has, whatever its engine: what is written once, over its records.
 
     A new capability over records is one more base of this class.

@@ -36,7 +36,7 @@ pytest.register_assert_rewrite(
         f"{__name__}.{module}"
         for module in (
             *("base", "cancelling", "races"),
-            *("cache", "circuit_breakers", "compare_and_swap", "jobs", "locks", "runs"),
+            *("cache", "circuit_breakers", "compare_and_swap", "jobs", "locks", "permits", "runs"),
         )
     )
 )
@@ -51,6 +51,7 @@ from gogoscope.testing.conformance.compare_and_swap import OpenLossyPlace as Ope
 from gogoscope.testing.conformance.compare_and_swap import OpenPlace as OpenPlace  # noqa: E402
 from gogoscope.testing.conformance.jobs.rules import JobConformance  # noqa: E402
 from gogoscope.testing.conformance.locks.rules import LockConformance  # noqa: E402
+from gogoscope.testing.conformance.permits.rules import PermitConformance  # noqa: E402
 from gogoscope.testing.conformance.runs.rules import RunConformance  # noqa: E402
 from gogoscope.testing.conformance.whole import StoreConformance  # noqa: E402
 
@@ -65,6 +66,7 @@ __all__ = [
     "OpenLossyPlace",
     "OpenPlace",
     "OpenStore",
+    "PermitConformance",
     "RunConformance",
     "StoreConformance",
 ]

@@ -6,12 +6,18 @@ from gogoscope.testing.conformance.cache.rules import CacheConformance
 from gogoscope.testing.conformance.circuit_breakers.rules import CircuitBreakerConformance
 from gogoscope.testing.conformance.jobs.rules import JobConformance
 from gogoscope.testing.conformance.locks.rules import LockConformance
+from gogoscope.testing.conformance.permits.rules import PermitConformance
 from gogoscope.testing.conformance.runs.rules import RunConformance
 
 
 class StoreConformance(
-    LockConformance, CircuitBreakerConformance, CacheConformance, RunConformance, JobConformance
+    LockConformance,
+    CircuitBreakerConformance,
+    CacheConformance,
+    RunConformance,
+    JobConformance,
+    PermitConformance,
 ):
     """Every rule of every capability: what a store made of ``RecordStore`` must keep."""
 
-    capabilities = frozenset({"locks", "circuit_breakers", "cache", "runs", "jobs"})
+    capabilities = frozenset({"locks", "circuit_breakers", "cache", "runs", "jobs", "permits"})

@@ -29,13 +29,16 @@ OF_A_SCOPE = [
     "map",
     "name",
     "race",
+    "read_lock",
     "resume",
+    "semaphore",
     "stop",
     "stop_on_signals",
     "stopping",
     "task",
     "thread",
     "tree",
+    "write_lock",
 ]
 OF_A_LOCKED_SCOPE = [
     "ensure",
@@ -71,6 +74,9 @@ async def test_a_scope_and_a_task_show_what_a_user_uses() -> None:
         assert shown(s.task(nothing, dedupe="key")) == OF_A_TASK
         async with s.lock("job") as locked:
             assert shown(locked) == sorted([*OF_A_SCOPE, *OF_A_LOCKED_SCOPE])
+        async with s.semaphore("job", limit=1) as permit:
+            of_a_permit = [name for name in OF_A_LOCKED_SCOPE if name != "owner"]
+            assert shown(permit) == sorted([*OF_A_SCOPE, *of_a_permit])
 
 
 async def test_their_classes_show_the_same() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gogoscope.persistence import CacheProvider, CircuitBreakerStateProvider, LockProvider
 from gogoscope.persistence.protocols.jobs import JobProvider
+from gogoscope.persistence.protocols.permits import PermitProvider
 from gogoscope.persistence.protocols.runs import RunProvider
 from gogoscope.stores import MemoryStore, PostgresStore, RedisStore, SQLiteStore
 
@@ -22,7 +23,11 @@ JOBS = {
     *("claim_job", "renew_job", "save_job", "finish_job", "release_job", "read_job"),
     *("jobs", "job_left_ms", "job_state", "job_text"),
 }
-EVERY_STORE = {"aclose", "capability", "ping"} | RUNS | JOBS
+PERMITS = {
+    *("claim_permit", "renew_permit", "release_permit", "hand_over_permit", "leave_turn"),
+    *("read_permits", "permit_left_ms", "semaphores", "read_write_locks", "force_release_permits"),
+}
+EVERY_STORE = {"aclose", "capability", "ping"} | RUNS | JOBS | PERMITS
 CIRCUIT_BREAKERS = {
     *("get_state", "set_state", "record_failure", "record_success", "count_failures"),
     *("claim_probe", "settle_probe", "return_probe", "reset_failures"),
@@ -44,6 +49,7 @@ def test_a_protocol_has_the_methods_of_its_capability() -> None:
     assert shown(CacheProvider) == CACHE
     assert shown(RunProvider) == RUNS
     assert shown(JobProvider) == JOBS
+    assert shown(PermitProvider) == PERMITS
 
 
 def test_a_memory_store_shows_its_capabilities_and_how_to_go_below_a_prefix() -> None:

@@ -1,0 +1,1 @@
+"""Semaphores, and read and write locks, for the whole fleet: see `s.semaphore`."""
