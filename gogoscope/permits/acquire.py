@@ -42,9 +42,9 @@ async def acquire(home: Home, wish: Wish) -> LockHandle:
             releaser.told = True
             if home.observed:
                 waited = time.monotonic() - began
-                home.emit(
-                    PermitAcquired(home.name, wish.what, wish.key, answer.fencing_token, waited)
-                )
+                token, number = answer.fencing_token, answer._number
+                event = PermitAcquired(home.name, wish.what, wish.key, token, waited, id=number)
+                home.emit(event)
     except BaseException:
         if isinstance(answer, LockHandle):  # cancelled while it waited to get its slot back, say
             await release(answer)
@@ -84,7 +84,8 @@ class ScopeReleaser:
         """Let the next in the line have the permit, and tell the scope."""
         self._line.left_by(handle)
         if self.told and self._home.observed:
-            self._home.emit(PermitReleased(self._home.name, self._wish.what, handle.key, freed))
+            what, number = self._wish.what, handle._number
+            self._home.emit(PermitReleased(self._home.name, what, handle.key, freed, id=number))
 
 
 def permits_of(home: Home) -> PermitProvider:

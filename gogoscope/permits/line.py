@@ -45,6 +45,7 @@ from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, Rele
 from gogoscope.persistence.lock_records import LockClaim, LockRecord
 from gogoscope.persistence.permit_records import PermitReply
 from gogoscope.persistence.protocols.permits import PermitProvider
+from gogoscope.persistence.urgency import urgently
 
 LOOKS_PER_LEASE = 3
 REQUEST_SECONDS = 1.0
@@ -290,7 +291,7 @@ class PermitLine:
 
     async def _give_up_turn(self, turn: str) -> None:
         try:
-            await ask(self._provider.leave_turn, self._kind, self._key, turn)
+            await urgently(ask(self._provider.leave_turn, self._kind, self._key, turn))
         except GogoscopeError:
             return  # It ends by itself, soon.
 
@@ -352,7 +353,9 @@ class PermitLine:
         waiter.leases.turn_ms = 0
         try:
             with anyio.move_on_after(deadline - FREEING_SECONDS - monotonic(), shield=True):
-                return await ask(waiter.leases.hand_over, self._key, current._nonce, claim)
+                return await urgently(
+                    ask(waiter.leases.hand_over, self._key, current._nonce, claim)
+                )
         except GogoscopeError:
             return None
         except BaseException:  # such as asyncio's own cancellation, which knows no shield
