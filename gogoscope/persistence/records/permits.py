@@ -26,8 +26,7 @@ from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.rules import permits as permit_rules
 
 _KINDS: Mapping[PermitKind, Kind[PermitsRecord]] = {
-    name: json_kind(name, PermitsRecord, permit_rules.purge_at_ms, urgent=True)
-    for name in get_args(PermitKind)
+    name: json_kind(name, PermitsRecord, permit_rules.purge_at_ms) for name in get_args(PermitKind)
 }
 
 
