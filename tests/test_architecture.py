@@ -27,7 +27,7 @@ ROOMS = (
     ("gogoscope.jobs", "gogoscope.permits", "gogoscope.runs"),
     ("gogoscope.scopes",),
     ("gogoscope",),
-    ("gogoscope.testing", "gogoscope.cli"),
+    ("gogoscope.testing", "gogoscope.cli", "gogoscope.integrations"),
     ("gogoscope.__main__",),
 )
 FLOORS = {room: floor for floor, line in enumerate(ROOMS) for room in line}

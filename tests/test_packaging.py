@@ -62,6 +62,10 @@ def test_the_extra_cli_brings_cyclopts_and_rich(up_to_date: None) -> None:
     assert requirements("cli") == {"cyclopts", "rich"}
 
 
+def test_the_extra_otel_brings_the_api_of_opentelemetry_alone(up_to_date: None) -> None:
+    assert requirements("otel") == {"opentelemetry-api"}
+
+
 def test_the_extra_dev_brings_what_tests_types_lint_and_examples_need() -> None:
     assert {"pytest", "hypothesis", "mypy", "pyright", "ruff", "trio", "rich"} <= requirements(
         "dev"
@@ -76,6 +80,7 @@ def test_the_extras_are_those_of_the_readme_the_developers_and_the_benchmarks(
         "cli",
         "dynamodb",
         "dev",
+        "otel",
         "postgres",
         "redis",
     }

@@ -283,7 +283,7 @@ class Loading:
         self._called = True
         value = await self._call_and_tell()
         if (found is not None or self._policy.stores(value)) and not self._is_too_late():
-            keep = partial(self._keep, value)
+            keep = partial(self._set, value)
             kept = await self._state.ask(self._state.writes, keep, self._tell_store)
             if kept is not None and kept.content is not None:
                 raise kept.content
@@ -313,7 +313,7 @@ class Loading:
             return True
         return False
 
-    async def _keep(self, value: Any) -> Exception | None:
+    async def _set(self, value: Any) -> Exception | None:
         """Store a loaded value, or remove the old one if the policy stores no such value.
 
         A fresh value that came meanwhile stays.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import CoroutineType
 
 from gogoscope.events.kinds import (
@@ -112,9 +112,12 @@ __all__ = [
     "notify",
     "subscribe",
     "subscribers",
+    "tell_of_holders",
+    "told_of_holder",
 ]
 
 subscribers: list[Callable[[Event], object]] = []
+lookers: list[Callable[[], Mapping[str, str]]] = []
 
 
 OnEvent = Callable[[Event], object]
@@ -141,6 +144,33 @@ def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
             subscribers.remove(observer)
 
     return unsubscribe
+
+
+def tell_of_holders(look: Callable[[], Mapping[str, str]]) -> Callable[[], None]:
+    """Tell those who wait for a lock more about who holds it.
+
+    :param look: returns what to add to the metadata of a lock that is about to be taken, such as a
+        trace. It is called in the code that takes it, and must be fast; its exceptions are logged.
+    :returns: a function that ends it
+    """
+    lookers.append(look)
+
+    def end() -> None:
+        if look in lookers:
+            lookers.remove(look)
+
+    return end
+
+
+def told_of_holder() -> dict[str, str]:
+    """Return what is to be told about the code that takes a lock here."""
+    told: dict[str, str] = {}
+    for look in lookers:
+        try:
+            told.update(look())
+        except Exception as error:  # noqa: BLE001 - logged; the lock is taken all the same
+            log_error("%s failed", description(look), error=error)
+    return told
 
 
 class _Log:

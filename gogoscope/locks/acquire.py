@@ -21,6 +21,7 @@ from gogoscope.events import (
     LockWaiting,
     LockWaitStopped,
     new_id,
+    told_of_holder,
 )
 from gogoscope.exceptions import LockTimeoutError
 from gogoscope.locks.polling import Wanted
@@ -97,7 +98,9 @@ async def acquire(
     queue = queue_of(locks_of(home), key)
     releaser = ScopeReleaser(home, queue, held)
     waiting = Waiting(home, key)
-    wanted = Wanted(lease, {"scope": home.name, **metadata}, home.spawn, releaser, waiting)
+    wanted = Wanted(
+        lease, {"scope": home.name, **told_of_holder(), **metadata}, home.spawn, releaser, waiting
+    )
     answer: LockHandle | LockRecord | None = None
     try:
         if patience == 0:
