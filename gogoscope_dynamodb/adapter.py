@@ -31,6 +31,7 @@ from gogoscope_dynamodb.entries import Entries
 from gogoscope_dynamodb.locks import Locks
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.table import create_table
+from gogoscope_dynamodb.transactions import Transactions
 
 REQUEST_TIMEOUT = 2.0
 
@@ -38,7 +39,9 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 _ARN = re.compile(r"arn:[a-z-]+:dynamodb:(?P<region>[a-z0-9-]+):\d*:table/[A-Za-z0-9_.-]{3,255}")
 
 
-class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cache, BaseStore):
+class DynamoDBAdapter(
+    Locks, CircuitControl, CircuitCounting, CircuitProbes, Cache, Transactions, BaseStore
+):
     """Locks, circuit breakers and a cache in one DynamoDB table.
 
     With a client of the caller it is ready at once, and never closes it. Without one it opens
@@ -117,9 +120,10 @@ class DynamoDBAdapter(Locks, CircuitControl, CircuitCounting, CircuitProbes, Cac
         timeout = seconds("request_timeout", request_timeout)
         table = Table(table_name, client, timeout)
         super().__init__(table, settings)
+        self._entries = Entries(table, settings.clock)
         BaseStore.__init__(
             self,
-            CompareAndSwapRecords(Entries(table, settings.clock)),
+            CompareAndSwapRecords(self._entries),
             key_prefix=settings.key_prefix,
             codec=settings.codec,
             max_clock_skew=settings.max_clock_skew,

@@ -4,10 +4,19 @@ The item of an entry has the record's text in ``data.json``, the ids of its writ
 ``data.writers``, the time from which on nobody needs it in ``data.until``, and the number of this
 format in ``data.format``. Its ``version`` is the optimistic lock. A swap compares that and, since
 versions begin with the clocks of many machines, the id of the last writer (``data.by``), too.
+
+What conditions of others may name (``Entry.marks``) stands beside the text: ``data.nonce``,
+``data.status`` and ``data.seq``. So a part of a caller's transaction can be made without reading
+anything (:meth:`Entries.transact_item`), and holds whatever else has changed since. It changes the
+text in one of two ways: all of it, or all but its lease, which may have been renewed since. The
+latter stands in ``data.over``, and the item has the format 2 until the entry is written again.
 """
 
 from __future__ import annotations
 
+import json
+import secrets
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -27,9 +36,22 @@ from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import Item, number, text
 
 FORMAT = 1
-ITEM_OVERHEAD = 256
+FORMAT_OVER = 2
+"""That of an item whose text is to be read with ``data.over``."""
+ITEM_OVERHEAD = 384
 """The most bytes of an item beside its key, its text and its writers: names, numbers, markers."""
 
+MOST_OF_IDS = 512
+"""The most bytes that the ids of the writers have."""
+
+LEASE = "lease"
+"""The field of a record that a change in a transaction may leave as it is."""
+
+MARKS = ("nonce", "status", "seq")
+RUNNING = "running"
+"""The status of what somebody has the lease of."""
+
+_LONG = ("json", "over", "writers")
 _IS_ABSENT = {"ConditionExpression": "attribute_not_exists(pk)"}
 _IS_SEEN = {
     "ConditionExpression": "#version = :version AND #data.#by = :by",
@@ -75,6 +97,60 @@ class Entries(CompareAndSwap):
         return Swapped(
             swapped=False, found=_decoded(kind, key, answer.item), in_doubt=answer.in_doubt
         )
+
+    def transact_item(
+        self, kind: str, key: str, new: Entry, *, nonce: str, seq: int, over: bool
+    ) -> dict[str, Any]:
+        """Return a part of a transaction that changes an entry once; makes no request.
+
+        Its condition is that ``nonce`` still runs, at ``seq`` as marked. It is sent by others, and
+        may be sent again: after it was applied, its condition does not hold any more.
+
+        :param new: the text, the purge time and the marks as they are to be
+        :param seq: the mark to find; with ``over``, that to leave, above what is found
+        :param over: whether the lease in the text stays as it is
+        """
+        data = {name: _mark(value) for name, value in new.marks.items()}
+        data["by"] = text(secrets.token_hex(6))
+        data["over" if over else "json"] = text(new.text)
+        data["format"] = number(FORMAT_OVER if over else FORMAT)
+        # The ids of the writers stay.
+        _check_size(kind, key, _key(kind, key)["pk"], {**data, "writers": text(" " * MOST_OF_IDS)})
+        if new.purge_at_ms is not None:
+            data["until"] = number(new.purge_at_ms)
+        kept = {f"#data.#{name} = :{name}": value for name, value in data.items()}
+        removed = [f"#data.#{name}" for name in ("nonce", "until") if name not in data]
+        values = {f":{name}": value for name, value in data.items()}
+        names = {f"#{name}": name for name in ("data", "version", "nonce", "until", *data)}
+        sets = [*kept, "#version = #version + :one"]
+        if new.purge_at_ms is None:
+            removed.append("#purged")
+        else:
+            sets.append("#purged = :purged")
+            values[":purged"] = schema.purge_time(new.purge_at_ms)
+        update = f"SET {', '.join(sets)}"
+        if removed:
+            update += f" REMOVE {', '.join(removed)}"
+        return {
+            "Update": {
+                "TableName": self._table.name,
+                "Key": _key(kind, key),
+                "UpdateExpression": update,
+                "ConditionExpression": (
+                    "#data.#nonce = :found_nonce AND #data.#status = :found_status "
+                    f"AND #data.#seq {'<' if over else '='} :found_seq"
+                ),
+                "ExpressionAttributeNames": {**names, "#purged": schema.TTL_ATTRIBUTE},
+                "ExpressionAttributeValues": {
+                    **values,
+                    ":one": schema.ONE,
+                    ":found_nonce": text(nonce),
+                    ":found_status": text(RUNNING),
+                    ":found_seq": number(seq),
+                },
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            }
+        }
 
     async def put(self, kind: str, key: str, new: Entry) -> None:
         """Write ``new``, whatever is there; one write, or more if what is there is newer.
@@ -183,13 +259,9 @@ def _encoded(kind: str, key: str, entry: Entry) -> Item:
         "by": text(entry.writer),
         "writers": text(",".join(entry.writers)),
         "format": number(FORMAT),
+        **{name: _mark(value) for name, value in entry.marks.items()},
     }
-    size = sum(len(part["S"].encode()) for part in (item["pk"], data["json"], data["writers"]))
-    if size + ITEM_OVERHEAD > schema.LARGEST_ITEM:
-        raise RecordTooLargeError(
-            f"the {kind} {key[:80]!r} makes an item of {size + ITEM_OVERHEAD:,} bytes; DynamoDB "
-            f"holds at most {schema.LARGEST_ITEM:,}"
-        )
+    _check_size(kind, key, item["pk"], data)
     item["version"] = number(entry.number)
     item["data"] = {"M": data}
     if entry.purge_at_ms is not None:
@@ -208,11 +280,13 @@ def _decoded(kind: str, key: str, item: Item | None) -> Entry | None:
     try:
         data = item["data"]["M"]
         _check_format(data)
+        writers, last = tuple(data["writers"]["S"].split(",")), data["by"]["S"]
         return Entry(
-            text=data["json"]["S"],
+            text=_text_of(data),
             purge_at_ms=int(data["until"]["N"]) if "until" in data else None,
             number=schema.version_of(item),
-            writers=tuple(data["writers"]["S"].split(",")),
+            writers=writers if writers[-1] == last else (*writers, last),
+            marks={name: _marked(data[name]) for name in MARKS if name in data},
         )
     except CorruptRecordError:
         raise
@@ -221,5 +295,37 @@ def _decoded(kind: str, key: str, item: Item | None) -> Entry | None:
 
 
 def _check_format(data: Item) -> None:
-    if data["format"] != number(FORMAT):
-        raise ValueError(f"its format must be {FORMAT}, got {data['format']}")
+    expected = FORMAT_OVER if "over" in data else FORMAT
+    if data["format"] != number(expected):
+        raise ValueError(f"its format must be {expected}, got {data['format']}")
+
+
+def _check_size(kind: str, key: str, partition: Item, data: Item) -> None:
+    """Make sure that an item is not too large.
+
+    :raises RecordTooLargeError: if it is larger than DynamoDB holds
+    """
+    size = len(partition["S"].encode())
+    size += sum(len(data[name]["S"].encode()) for name in _LONG if name in data)
+    if size + ITEM_OVERHEAD > schema.LARGEST_ITEM:
+        raise RecordTooLargeError(
+            f"the {kind} {key[:80]!r} makes an item of {size + ITEM_OVERHEAD:,} bytes; DynamoDB "
+            f"holds at most {schema.LARGEST_ITEM:,}"
+        )
+
+
+def _text_of(data: Item) -> str:
+    """Return the text of a record, with the lease that it has now."""
+    written: str = data["json"]["S"]
+    if "over" not in data:
+        return written
+    record = {**json.loads(data["over"]["S"]), LEASE: json.loads(written)[LEASE]}
+    return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+
+
+def _mark(value: str | int) -> Item:
+    return text(value) if isinstance(value, str) else number(value)
+
+
+def _marked(value: Mapping[str, str]) -> str | int:
+    return value["S"] if "S" in value else int(value["N"])

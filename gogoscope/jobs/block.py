@@ -58,6 +58,7 @@ class JobBlock(LeaseBlock[J]):
     def _open(self, handle: LockHandle) -> J:
         record = self._leases.found
         assert record is not None
+        self._leases.renewal = self._renewal
         finished = record.finished_ms is not None
         self._leases.meter = Meter(record.done, record.total)
         job = self._open_job(self._options, handle, self._leases, self._state_of(record), finished)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ from gogoscope.jobs.progress import Meter
 from gogoscope.locks.line import Line, Lines, Want
 from gogoscope.persistence.bundle import provider_of
 from gogoscope.persistence.job_records import JobRecord
+from gogoscope.persistence.lease import Renewal
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.jobs import JobProvider
@@ -37,11 +39,25 @@ class JobLeases:
     each knows the version that the last one left, and no late one changes anything.
 
     ``provider`` keeps the jobs. ``found`` is the job as the last answer to a claim showed it.
-    ``meter`` knows how far the job has come. ``_to_save`` is what the next renewal writes;
-    ``_saving`` lets one save pass at a time, so that what is saved last is what was asked for last.
+    ``meter`` knows how far the job has come, ``renewal`` renews the lease inside the block.
+    ``_to_save`` is what the next renewal writes; ``_saving`` lets one save pass at a time, so that
+    what is saved last is what was asked for last. ``_tries`` counts the saves of this lease that
+    may have landed, those in transactions included; ``_transacts`` says whether one was made that
+    the caller sends, and that may land late.
     """
 
-    __slots__ = ("_home", "_options", "_saving", "_to_save", "found", "meter", "provider")
+    __slots__ = (
+        "_home",
+        "_options",
+        "_saving",
+        "_to_save",
+        "_transacts",
+        "_tries",
+        "found",
+        "meter",
+        "provider",
+        "renewal",
+    )
 
     leased = "job"
 
@@ -51,8 +67,11 @@ class JobLeases:
         self._options = options
         self.found: JobRecord | None = None
         self.meter = Meter(None, None)
+        self.renewal: Renewal | None = None
         self._to_save: _ToSave | None = None
         self._saving = anyio.Lock(fast_acquire=True)
+        self._tries = 0
+        self._transacts = False
 
     async def claim_lock(
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
@@ -72,7 +91,9 @@ class JobLeases:
         provider, wanted = self.provider, self._to_save
         if wanted is None:
             return await provider.renew_job(key, nonce, version, lease_ms, until_ms)
-        reply = await provider.save_job(
+        number = self._next_number()
+        save = partial(provider.save_job, number=number) if self._transacts else provider.save_job
+        reply = await save(
             key,
             nonce,
             version,
@@ -95,11 +116,7 @@ class JobLeases:
         :param handle: that of the lease
         :raises LeaseLostError: if somebody else has the job by now
         """
-        key, provider, meter = self._options.key, self.provider, self.meter
-        for name, value in (("done", done), ("total", total)):
-            if value is not None:
-                check_integer(name, value)
-        wanted = _ToSave(provider.job_text(state), done, total)
+        wanted = _ToSave(self.text_of(state, done, total), done, total)
         async with self._saving:
             self._to_save = wanted
             try:
@@ -108,12 +125,35 @@ class JobLeases:
                 self._to_save = None
             if not kept:
                 raise handle._lease_lost()
-            meter.note(done, total)
-        home = self._home
+            self.meter.note(done, total)
+        return self.saved(handle, wanted.text)
+
+    def text_of(self, state: Any, done: int | None, total: int | None) -> str:
+        """Return the text of a state, once what is told of the work is known to be numbers."""
+        for name, value in (("done", done), ("total", total)):
+            if value is not None:
+                check_integer(name, value)
+        return self.provider.job_text(state)
+
+    def saved(self, handle: LockHandle, text: str) -> Any:
+        """Tell that a state was saved; return it as whoever comes next gets it."""
+        home, key, meter = self._home, self._options.key, self.meter
         if home.observed:
             told = JobSaved(home.name, key, meter.done, meter.total, meter.rate, id=handle._number)
             home.emit(told)
-        return provider.job_state(key, wanted.text)
+        return self.provider.job_state(key, text)
+
+    def number_in_transaction(self) -> int:
+        """Return the number of a save that the caller sends, above those of all before.
+
+        From now on each save has one. What lands late, and has a lower one, is refused.
+        """
+        self._transacts = True
+        return self._next_number()
+
+    def _next_number(self) -> int:
+        self._tries += 1
+        return self._tries + (0 if self.found is None else self.found.saves)
 
     async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
         """Free the job of ``nonce``."""

@@ -87,16 +87,24 @@ class LeaseBlock(Generic[B]):
         """Wait for the lease, and return its handle."""
         raise NotImplementedError
 
+    def _loss(self) -> LeaseLostError | None:
+        """Return the loss of the lease, which the end of the block raises."""
+        return None if self._handle.lost is None else self._handle._lease_lost()
+
     async def _give_up(self, leaving: BaseException | None) -> None:
         """Free what is leased; if the lease is lost, nothing waits for that.
 
         :param leaving: what leaves the block
         """
-        handle = self._handle
-        if handle.lost is None:
-            await release(handle)
-        elif not self._home.spawn(partial(_release_if_possible, handle)):
-            handle._abandon()
+        if self._handle.lost is None:
+            await release(self._handle)
+        else:
+            self._free_later()
+
+    def _free_later(self) -> None:
+        """Free what is leased, if that is possible; nothing waits for it."""
+        if not self._home.spawn(partial(_release_if_possible, self._handle)):
+            self._handle._abandon()
 
     async def __aenter__(self) -> B:
         self._home.check_open()
@@ -133,7 +141,7 @@ class LeaseBlock(Generic[B]):
                 leaving = None
         except BaseException as raised:  # noqa: BLE001 - raised again when the lease is given up
             leaving = raised
-        lost = None if self._handle.lost is None else self._handle._lease_lost()
+        lost = self._loss()
         leaving = first_of(await self._let_go(leaving), lost)
         if leaving is None or leaving is exc:
             return leaving is None

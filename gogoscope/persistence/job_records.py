@@ -18,9 +18,10 @@ class JobRecord:
     """A job as it is stored.
 
     ``version`` is that of the program whose form the state has. ``saves`` is how often a state was
-    saved, and ``state`` the text of the newest one; without a save there is none. ``finished_ms``
-    is when a holder left its block without an error, ``until_ms`` when that is forgotten. ``done``
-    and ``total`` are the parts of the work, as a save told of them last.
+    saved (or more, if a transaction that was to save one was not committed), and ``state`` the text
+    of the newest one; without a save there is none. ``finished_ms`` is when a holder left its block
+    without an error, ``until_ms`` when that is forgotten. ``done`` and ``total`` are the parts of
+    the work, as a save told of them last.
     """
 
     lease: LockRecord

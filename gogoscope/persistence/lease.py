@@ -7,6 +7,9 @@ disturb it. When the code has ended, it is stopped, and
 
 from __future__ import annotations
 
+import math
+from collections.abc import Awaitable, Callable
+
 import anyio
 
 from gogoscope._core.clock import monotonic
@@ -32,12 +35,16 @@ class Renewal:
     # _stopped: the shield; cancelling it stops the renewals.
     # _failure: what the store failed with last, if it has not answered since.
     # _unanswered: whether the last try ended with the lease, without an answer.
+    # _resting_until: nothing is renewed before that time.
+    # _is_done: tells, once the lease is over, whether it is needed no more.
 
     def __init__(self, handle: LockHandle) -> None:
         self._handle = handle
         self._stopped = anyio.CancelScope(shield=True)
         self._failure: GogoscopeError | None = None
         self._unanswered = False
+        self._resting_until = 0.0
+        self._is_done: Callable[[], Awaitable[bool]] | None = None
 
     async def run(self) -> LeaseLostError | None:
         """Renew until told to stop; return the error if the lock is lost before.
@@ -48,16 +55,18 @@ class Renewal:
         with self._stopped:
             due = handle._deadline - handle._lease * (1 - 1 / RENEWALS_PER_LEASE)
             while (reason := handle.lost) is None:
-                pause = min(due, handle._deadline) - monotonic()
+                pause = min(max(due, self._resting_until), handle._deadline) - monotonic()
                 part = min(pause, LOOK_AT_CLOCK_SECONDS)
                 if await handle._sleep_unless_shortened(part):
                     now = monotonic()
                     due = now + (handle._deadline - now) / RENEWALS_PER_LEASE
-                elif part == pause or handle._in_doubt():
+                elif self._resting_until <= monotonic() and (part == pause or handle._in_doubt()):
                     # One that took long is followed by the next one sooner: leases, too, count
                     # from when they were asked for.
                     due = monotonic()
                     due += await self._renew()
+            if self._is_done is not None and await self._is_done():
+                return None
             if self._failure is not None:
                 reason = f"{reason}; the store failed with {self._failure!r}"
             elif self._unanswered:
@@ -66,6 +75,15 @@ class Renewal:
             lost._explain(reason, self._failure)
             return lost
         return None
+
+    def rest(self, seconds: float) -> None:
+        """Renew nothing for some time: another write of the lease's record is on its way."""
+        self._resting_until = max(self._resting_until, monotonic() + seconds)
+
+    def end(self, is_done: Callable[[], Awaitable[bool]]) -> None:
+        """Renew nothing any more; at the end of the lease ask whether it is needed no more."""
+        self._resting_until = math.inf
+        self._is_done = is_done
 
     def stop(self) -> None:
         """End the renewals, also if they have not begun yet."""

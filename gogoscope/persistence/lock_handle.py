@@ -277,12 +277,31 @@ class LockHandle:
 
     def _in_doubt(self) -> bool:
         """Tell whether the lease is over by the store's clock, so that others may take the lock."""
-        return self._store.lease_left_ms(self._record) <= 0
+        return self._deadline < math.inf and self._store.lease_left_ms(self._record) <= 0
 
     async def _free(self, in_time: bool) -> bool:
         """Free the lock in the store, for whoever comes first; for releasers only."""
         freeing = ask(self._store.release_lock, self.key, self._nonce, in_time=in_time)
         return await urgently(freeing)
+
+    def _check_time_left(self, share: float) -> None:
+        """Make sure that there is time for something that nobody can take back.
+
+        :param share: the part of the lease that it needs
+        :raises LeaseLostError: if less of the lease is left, since the store failed to renew it
+        """
+        self.ensure()
+        left, needed = self._deadline - monotonic(), self._lease * share
+        if left < needed:
+            raise LeaseLostError(
+                self.key,
+                f"it could not be renewed, and only {max(left, 0.0):.3g} s of it are left, where "
+                f"{needed:.3g} s are needed",
+            )
+
+    def _outlive(self) -> None:
+        """Note that what the lease is for is done: it is not lost any more, whoever has it."""
+        self._lost, self._deadline = None, math.inf
 
     def _abandon(self) -> None:
         """Leave a lock that is lost to whoever has it, without a request to the store."""

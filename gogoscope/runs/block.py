@@ -44,6 +44,7 @@ from gogoscope.persistence.urgency import urgently
 from gogoscope.runs.claims import lines, runs_of
 from gogoscope.runs.once import Once, error_of_text, text_of_error
 from gogoscope.runs.run import RunPart
+from gogoscope.runs.transactions import RunInTransaction
 
 AGAIN_SECONDS = 0.2
 """How long to wait before a verdict is written once more, since the store failed."""
@@ -68,8 +69,12 @@ class InRun(Held, Protocol):
 
 
 R = TypeVar("R", bound=InRun)
-OpenRun = Callable[[Once, LockHandle | None, Any, int], R]
-"""Returns what runs in the block, of what was asked for, the lease, the result, and the token."""
+T = TypeVar("T")
+OpenRun = Callable[[Once, LockHandle | None, Any, int, RunInTransaction | None], R]
+"""Returns what runs in the block, of what was asked for, the lease, the result, and the token.
+
+The last one is how a transaction of the caller's completes it; none without a lease.
+"""
 
 
 @explains(
@@ -101,7 +106,7 @@ class RunBlock(LeaseBlock[R]):
         found = await self._line.begin(self._home, self._provider, self._once)
         if isinstance(found, RunRecord):
             self._done = self._open_run(
-                self._once, None, self._value_of(found), found.lease.fencing_token
+                self._once, None, self._value_of(found), found.lease.fencing_token, None
             )
             await self._done.__aenter__()
             if self._home.observed:
@@ -125,19 +130,28 @@ class RunBlock(LeaseBlock[R]):
 
     def _open(self, handle: LockHandle) -> R:
         self._tell(RunStarted, handle.fencing_token, anyio.current_time() - self._arrived)
-        return self._open_run(self._once, handle, None, handle.fencing_token)
+        self._transaction = RunInTransaction(self._provider, self._once, handle, self._renewal)
+        return self._open_run(self._once, handle, None, handle.fencing_token, self._transaction)
+
+    def _loss(self) -> LeaseLostError | None:
+        # A transaction of the caller's may have completed the run before its lease was over.
+        return None if self._transaction.begun else super()._loss()
 
     async def _give_up(self, leaving: BaseException | None) -> None:
         keeps = isinstance(leaving, Exception) and isinstance(leaving, self._once.keep_errors)
-        if self._handle.lost is not None or not (leaving is None or keeps):
+        transaction = self._transaction
+        held = self._handle.lost is None
+        if leaving is not None and keeps and held and not transaction.is_open():
+            await self._complete("failed", text_of_error(leaving))
+        elif transaction.begun:
+            await self._settle(transaction, leaving)
+        elif leaving is None and held:
+            await self._complete(*self._verdict())
+        else:
             try:
                 await super()._give_up(leaving)
             finally:
                 self._tell(RunAbandoned)
-        elif leaving is None:
-            await self._complete(*self._verdict())
-        else:
-            await self._complete("failed", text_of_error(leaving))
 
     def _verdict(self) -> tuple[Verdict, str | None]:
         """Return what the run came to, as it is kept."""
@@ -175,37 +189,70 @@ class RunBlock(LeaseBlock[R]):
         if home.observed:
             home.emit(event(home.name, self.key, *details, id=self._begun._number))
 
+    async def _settle(self, transaction: RunInTransaction, leaving: BaseException | None) -> None:
+        """Find out whether a transaction of the caller's has completed the run; else abandon it.
+
+        :raises RunError: if it has not, and nothing else leaves the block
+        :raises LeaseLostError: likewise, if somebody else has taken the run over
+        :raises PersistenceError: if the store fails
+        """
+        try:
+            if leaving is None or self._handle.lost is None:
+                await self._until_answered(transaction.settle)
+        finally:
+            if transaction.is_over:
+                self._handle._abandon()
+            else:
+                self._free_later()
+            if transaction.kept is not None:
+                self._line.settle(transaction.kept)
+                self._tell(RunCompleted, True)
+            else:
+                self._tell(RunAbandoned)
+
     async def _write(self, state: Verdict, outcome: str | None) -> bool:
         """Write a verdict; what may have been written is written again, which changes nothing."""
-        once, handle, failure = self._once, self._handle, None
 
         async def write() -> bool:
+            return await ask(
+                self._provider.complete_run,
+                self.key,
+                self._handle._nonce,
+                state,
+                outcome,
+                self._once.keep,
+            )
+
+        return await self._until_answered(write)
+
+    async def _until_answered(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request, which may be made twice, until the store answers; within a bound.
+
+        :raises PersistenceError: if the store failed until then
+        """
+        failure: PersistenceError | None = None
+        answers: list[T] = []
+
+        async def insist() -> None:
             nonlocal failure
             while True:
                 try:
-                    return await urgently(
-                        ask(
-                            self._provider.complete_run,
-                            self.key,
-                            handle._nonce,
-                            state,
-                            outcome,
-                            once.keep,
-                        )
-                    )
+                    answers.append(await urgently(request()))
                 except PersistenceError as error:
                     if not error.retryable:
                         raise
                     failure = error
+                else:
+                    return
                 await anyio.sleep(jittered(AGAIN_SECONDS))
 
-        written = await finish(write, CLEAN_UP_SECONDS)
-        if written is None:
+        await finish(insist, CLEAN_UP_SECONDS)
+        if not answers:
             raise failure or StoreTimeoutError(
                 f"the store did not say within {CLEAN_UP_SECONDS:g} s whether it keeps what came "
                 f"of run {self.key!r}"
             )
-        return written
+        return answers[0]
 
     def _value_of(self, record: RunRecord) -> Any:
         """Return the result that was kept.

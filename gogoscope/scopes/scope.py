@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.run_records import AfterCrash
     from gogoscope.runs.block import RunBlock
     from gogoscope.runs.once import KeptErrors, Once
+    from gogoscope.runs.transactions import RunInTransaction
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -774,9 +775,16 @@ class RunScope(RunPart, LeasedScope):
     _leased = "run"
 
     def __init__(
-        self, parent: Scope, once: Once, handle: LockHandle | None, result: Any, token: int
+        self,
+        parent: Scope,
+        once: Once,
+        handle: LockHandle | None,
+        result: Any,
+        token: int,
+        transaction: RunInTransaction | None,
     ) -> None:
         super().__init__(parent, f"running {once.key}", handle)
+        self._transaction = transaction
         self._once = once
         self._handle = handle
         self._result = result

@@ -583,8 +583,10 @@ class TestASaveDoesNotRenew(BrokenStore):
 
 class TestASaveForgetsHowFarTheJobHadCome(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
-        async def save_job(self, *args: Any, done: Any = None, total: Any = None) -> Any:
-            return await super().save_job(*args, done=done or 0, total=total)
+        async def save_job(
+            self, *args: Any, done: Any = None, total: Any = None, **options: Any
+        ) -> Any:
+            return await super().save_job(*args, done=done or 0, total=total, **options)
 
 
 class TestAZombieFinishesAJob(BrokenStore):

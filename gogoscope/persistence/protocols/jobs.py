@@ -52,6 +52,7 @@ class JobProvider(Protocol):
         *,
         done: int | None = None,
         total: int | None = None,
+        number: int = 0,
     ) -> LockReply:
         """Keep a state and renew the lease, in one write; refused as ``renew_job`` is.
 
@@ -60,6 +61,7 @@ class JobProvider(Protocol):
         :param job_version: that of the program whose form the state has
         :param done: how many parts of the work are done; ``None`` leaves what was told before
         :param total: how many there are; likewise
+        :param number: how many saves there have been at least, this one included
         :raises RecordTooLargeError: if the state is too large
         """
         ...

@@ -15,10 +15,11 @@ author writes these few methods. :class:`CompareAndSwapRecords` makes :class:`Re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import anyio
-from attrs import frozen
+from attrs import field, frozen
 
 from gogoscope._core.jitter import jittered
 
@@ -36,12 +37,15 @@ class Entry:
     :param number: grows with every change, also if the entry was removed in between
     :param writers: the ids of those who wrote it last, the newest last; at least one, and each a
         short text of letters, digits and ``-``
+    :param marks: what conditions may name besides the text that holds it, too; a place whose
+        entries are changed in no other way than by its own methods need not keep them
     """
 
     text: str
     purge_at_ms: int | None
     number: int
     writers: tuple[str, ...]
+    marks: Mapping[str, str | int] = field(factory=dict, eq=False, kw_only=True)
 
     @property
     def writer(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -14,7 +15,15 @@ from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.validation import check_ttl
 from gogoscope.persistence.values import decoded
 
-JOBS = json_kind("job", JobRecord, job_rules.purge_at_ms)
+
+def _marks(record: JobRecord) -> Mapping[str, str | int]:
+    """Return what says that a job is the caller's: who has it, and how often it was saved."""
+    if record.lease.nonce is None:
+        return {"status": "free", "seq": record.saves}
+    return {"nonce": record.lease.nonce, "status": "running", "seq": record.saves}
+
+
+JOBS = json_kind("job", JobRecord, job_rules.purge_at_ms, marks=_marks)
 
 
 class RecordJobs(RecordCapability):
@@ -62,6 +71,7 @@ class RecordJobs(RecordCapability):
         *,
         done: int | None = None,
         total: int | None = None,
+        number: int = 0,
     ) -> LockReply:
         """Keep a state and renew the lease, in one write; refused as ``renew_job`` is."""
         return await self._change_lease(
@@ -76,6 +86,7 @@ class RecordJobs(RecordCapability):
             job_version,
             done=done,
             total=total,
+            number=number,
         )
 
     async def finish_job(self, key: str, nonce: str, keep: float | timedelta | None) -> bool:

@@ -64,13 +64,14 @@ class Kind(Generic[Record]):
 
     ``purge_at_ms(record, now_ms)`` is the time from which on nobody needs the record, ``None`` for
     never. ``load`` takes the text that ``dump`` returned, and that time; it may raise anything for
-    any other text.
+    any other text. ``marks`` returns what the conditions of a caller's transaction name.
     """
 
     name: str
     dump: Callable[[Record], str]
     load: Callable[[str, int | None], Record]
     purge_at_ms: Callable[[Record, int], int | None]
+    marks: Callable[[Record], Mapping[str, str | int]] | None = None
 
     def restore(self, key: str, text: object, purge_at_ms: object) -> Record:
         """Return the record of what a place has kept, which may have been changed by anybody.
@@ -315,6 +316,8 @@ def json_kind(
     name: str,
     record_type: type[Record],
     purge_at_ms: Callable[[Record, int], int | None],
+    *,
+    marks: Callable[[Record], Mapping[str, str | int]] | None = None,
 ) -> Kind[Record]:
     """Return the kind of an attrs class.
 
@@ -324,6 +327,7 @@ def json_kind(
     :param name: what the kind is called in a store
     :param record_type: the class
     :param purge_at_ms: as in :class:`Kind`
+    :param marks: likewise
     """
     form = _Form(record_type)
     # The newest records by their text: who changes a record mostly finds what it wrote itself.
@@ -340,7 +344,7 @@ def json_kind(
         record = known.get(text)
         return form.load(decode_json(text)) if record is None else record
 
-    return Kind(name, dump, load, purge_at_ms)
+    return Kind(name, dump, load, purge_at_ms, marks)
 
 
 MOST_KNOWN = 64

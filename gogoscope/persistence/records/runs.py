@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,15 @@ from gogoscope.persistence.run_records import AfterCrash, Run, RunRecord, RunRep
 from gogoscope.persistence.validation import check_ttl
 from gogoscope.persistence.values import decoded
 
-RUNS = json_kind("run", RunRecord, run_rules.purge_at_ms)
+
+def _marks(record: RunRecord) -> Mapping[str, str | int]:
+    """Return what says that a run is the caller's: who runs, and which of the key's runs it is."""
+    nonce = record.lease.nonce
+    named = {} if nonce is None else {"nonce": nonce}
+    return {**named, "status": record.state, "seq": record.lease.fencing_token}
+
+
+RUNS = json_kind("run", RunRecord, run_rules.purge_at_ms, marks=_marks)
 
 
 class RecordRuns(RecordCapability):

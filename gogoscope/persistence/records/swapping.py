@@ -287,7 +287,8 @@ def _entry(
 ) -> Entry:
     if record is None:
         return Entry("", now_ms - REMOVED_AGO_MS, number, writers)
-    return Entry(kind.dump(record), kind.purge_at_ms(record, now_ms), number, writers)
+    marks = {} if kind.marks is None else kind.marks(record)
+    return Entry(kind.dump(record), kind.purge_at_ms(record, now_ms), number, writers, marks=marks)
 
 
 def _number(seen: Entry | None, now_ms: int) -> int:

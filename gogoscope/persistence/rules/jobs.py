@@ -76,9 +76,13 @@ def save(
     *,
     done: int | None = None,
     total: int | None = None,
+    number: int = 0,
     at: Steady | None = None,
 ) -> tuple[JobRecord | None, LockReply]:
-    """Keep a state, and let the lease last longer, in one step."""
+    """Keep a state, and let the lease last longer, in one step.
+
+    With a ``number``, no save of a lower one, such as one in a transaction, can land later.
+    """
     renewed, reply = renew(record, now_ms, nonce, version, lease_ms, until_ms, at=at)
     if renewed is None or not reply.granted:
         return renewed, reply
@@ -86,7 +90,7 @@ def save(
         renewed,
         state=state,
         version=job_version,
-        saves=renewed.saves + 1,
+        saves=max(renewed.saves + 1, number),
         finished_ms=None,
         until_ms=None,
         done=renewed.done if done is None else done,

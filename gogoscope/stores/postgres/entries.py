@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Protocol
 
 from attrs import evolve
 
@@ -31,10 +32,11 @@ from gogoscope.persistence import (
     ClockSteps,
     CompareAndSwap,
     Entry,
+    ServerClock,
     Swapped,
     corrupt_record,
 )
-from gogoscope.stores.postgres.client import PostgresClient, Reply
+from gogoscope.stores.postgres.client import Reply, Value
 from gogoscope.stores.postgres.schema import FORMAT
 from gogoscope.stores.postgres.statements import Statements
 
@@ -45,6 +47,16 @@ WRITES_PER_SWEEP = 64
 PAGES_PER_SWEEP = 16
 
 
+class Asks(Protocol):
+    """Runs statements, and knows the server's time."""
+
+    clock: ServerClock
+
+    async def run(self, statement: bytes, *values: Value, writes: bool = False) -> Reply:
+        """Run a statement whose rows begin with the server's time."""
+        ...
+
+
 class PostgresEntries(CompareAndSwap):
     """A place for entries.
 
@@ -53,7 +65,7 @@ class PostgresEntries(CompareAndSwap):
     :param clock: what it tells the time by; the server's clock if left out
     """
 
-    def __init__(self, client: PostgresClient, table: str, clock: Clock | None) -> None:
+    def __init__(self, client: Asks, table: str, clock: Clock | None) -> None:
         self._client = client
         self._clock = clock
         self._steps = None if clock is None else ClockSteps(clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from gogoscope.exceptions import InvalidURLError
@@ -22,7 +22,11 @@ from gogoscope.persistence import (
 from gogoscope.stores.postgres.client import PostgresClient
 from gogoscope.stores.postgres.connection import options
 from gogoscope.stores.postgres.entries import PostgresEntries
+from gogoscope.stores.postgres.joined import JoinedEntries, JoinedStore, Joint
 from gogoscope.stores.postgres.schema import check_table, set_up
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
 
 REQUEST_TIMEOUT = 2.0
 POOL_SIZE = 10
@@ -83,9 +87,8 @@ class PostgresStore(RecordStore):
             conninfo, seconds("request_timeout", request_timeout), pool_size
         )
         self._life = self._client.life
-        self._entries = PostgresEntries(
-            self._client, self._table, None if clock is None else check_clock(clock)
-        )
+        self._clock = None if clock is None else check_clock(clock)
+        self._entries = PostgresEntries(self._client, self._table, self._clock)
         super().__init__(
             CompareAndSwapRecords(self._entries),
             key_prefix=key_prefix,
@@ -115,6 +118,24 @@ class PostgresStore(RecordStore):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def joined(self, connection: AsyncConnection[Any]) -> JoinedStore:
+        """Return a store whose changes are a part of the transaction of a connection.
+
+        Each makes its row wait for the end of the transaction, and those who want to change it.
+
+        :param connection: one of psycopg to the same database
+        :raises TypeError: if it is another object
+        :raises ValueError: if what it sends is committed at once
+        """
+        joint = Joint(connection, self._client)
+        return JoinedStore(
+            joint,
+            JoinedEntries(joint, self._table, self._clock),
+            key_prefix=self._key_prefix,
+            codec=self._codec,
+            max_clock_skew=self._skew_ms / 1000,
+        )
 
     async def aclose(self) -> None:
         """Close its connections, as leaving the block does; the store may be opened again.

@@ -27,7 +27,9 @@ from gogoscope.persistence import (
     PersistenceURL,
 )
 from gogoscope.persistence.protocols.jobs import JobProvider
+from gogoscope.persistence.protocols.permits import PermitProvider
 from gogoscope.persistence.protocols.runs import RunProvider
+from gogoscope.persistence.protocols.transactions import TransactItems
 from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
 from tests.support.dynamodb_faults import FaultyClient, answer
 
@@ -63,7 +65,8 @@ def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
     cache = {"get", "get_entry", "set", "touch", "delete", "has", "clear", "keys", "iterate_keys"}
     many = {"get_many", "set_many", "delete_many"}
     every_store = {"aclose", "capability", "ping"}
-    kept = {name for kind in (RunProvider, JobProvider) for name in dir(kind) if name[0] != "_"}
+    kinds = (RunProvider, JobProvider, PermitProvider, TransactItems)
+    kept = {name for kind in kinds for name in dir(kind) if name[0] != "_"}
     assert shown == {
         *locks,
         *leases,
