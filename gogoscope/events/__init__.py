@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from types import CoroutineType
+from typing import TYPE_CHECKING, Any
 
 from gogoscope.events.kinds import (
     NUMBERS,
@@ -55,7 +56,11 @@ from gogoscope.events.kinds import (
     new_id,
 )
 from gogoscope.events.log import description, log_error, log_info, log_warning
+from gogoscope.events.subscribing import subscribe, subscribers
 from gogoscope.exceptions import CircuitOpenError
+
+if TYPE_CHECKING:
+    from gogoscope.events.traces import record_trace
 
 __all__ = [
     "CacheHit",
@@ -110,40 +115,26 @@ __all__ = [
     "log_warning",
     "new_id",
     "notify",
+    "record_trace",
     "subscribe",
     "subscribers",
     "tell_of_holders",
     "told_of_holder",
 ]
 
-subscribers: list[Callable[[Event], object]] = []
 lookers: list[Callable[[], Mapping[str, str]]] = []
+
+
+if not TYPE_CHECKING:  # it is loaded when it is first used
+
+    def __getattr__(name: str) -> Any:
+        if name == "record_trace":
+            return import_module("gogoscope.events.traces").record_trace
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 OnEvent = Callable[[Event], object]
 OnError = Callable[[Exception], object]
-
-
-def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
-    """Send the events of every scope in this process to an observer.
-
-    The observer is called where the event happens, so it must be fast. Its exceptions are logged.
-
-    :returns: a function that ends the subscription
-    :raises TypeError: if it is no function, or async
-    """
-    if not callable(observer) or inspect.iscoroutinefunction(observer):
-        raise TypeError(
-            f"observer must be a function of an event that is not async, got {observer!r} "
-            f"of type {type(observer).__name__}"
-        )
-    subscribers.append(observer)
-
-    def unsubscribe() -> None:
-        if observer in subscribers:
-            subscribers.remove(observer)
-
-    return unsubscribe
 
 
 def tell_of_holders(look: Callable[[], Mapping[str, str]]) -> Callable[[], None]:
