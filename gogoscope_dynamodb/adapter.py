@@ -14,6 +14,7 @@ from gogoscope.persistence import (
     Clock,
     Codec,
     CompareAndSwapRecords,
+    Finding,
     PersistenceURL,
     check_clock,
     check_codec,
@@ -21,6 +22,7 @@ from gogoscope.persistence import (
     current_clock,
     seconds,
 )
+from gogoscope_dynamodb import examination
 from gogoscope_dynamodb.cache import Cache
 from gogoscope_dynamodb.capability import Settings
 from gogoscope_dynamodb.circuit_breakers.control import CircuitControl
@@ -183,6 +185,29 @@ class DynamoDBAdapter(
                 await exits.aclose()
         finally:
             self._life.end()
+
+    async def examine(self) -> list[Finding]:
+        """Look at the table, and compare the clock of this machine with the server's.
+
+        :raises PersistenceError: if it does not answer
+        """
+        settings = self._settings
+        return await examination.examine(self._table, settings.clock, settings.max_clock_skew)
+
+    async def describe_scan(self) -> str:
+        """Return what a method such as ``keys()`` or ``locks()`` reads, for a sentence.
+
+        :raises PersistenceError: if the server does not answer
+        """
+        return await examination.describe_scan(self._table)
+
+    async def sample_keys(self, limit: int) -> dict[str, list[str]]:
+        """Return some of the keys that the table has, whatever its prefix, by their kind.
+
+        :param limit: how many items to look at
+        :raises PersistenceError: if the server does not answer
+        """
+        return await examination.sample_keys(self._table, limit)
 
 
 def from_url(url: PersistenceURL) -> DynamoDBAdapter:

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 import gogoscope
 from gogoscope import persistence
 from gogoscope.cli import changing, reading
+from gogoscope.cli.doctor import examine, explain
 from gogoscope.cli.exits import MEANINGS, EndedError, ExitCode
 from gogoscope.cli.listings import LISTINGS, Listing
 from gogoscope.cli.output import Output, say
@@ -28,6 +30,11 @@ from gogoscope.cli.session import Session
 
 VARIABLE = "GOGOSCOPE_STORE"
 WATCH_SECONDS = 2.0
+WRONG_URL = (
+    gogoscope.InvalidURLError,
+    gogoscope.UnknownBackendError,
+    gogoscope.AmbiguousBackendError,
+)
 
 
 @Parameter(name="*", group=Group("Store and output", sort_key=1))
@@ -51,11 +58,18 @@ Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative="", help="do not 
 
 @frozen
 class Call:
-    """What a command is to do with the store."""
+    """What a command is to do with the store.
+
+    :param act: does it
+    :param common: what every command takes
+    :param agreed: whether every question is answered with yes
+    :param explain: tells why the store cannot be opened as it is configured, in place of one line
+    """
 
     act: Callable[[Session], Awaitable[None]]
     common: Common | None
     agreed: bool = False
+    explain: Callable[[Output, str, Exception], None] | None = None
 
 
 def _epilogue() -> str:
@@ -165,6 +179,15 @@ def resolve(
     return Call(act, common, yes)
 
 
+@app.command
+def doctor(*, common: Common | None = None) -> Call:
+    """Look for what is wrong with the store, and say what to do; exit with 1 if anything is.
+
+    It writes, reads and removes a value and a lock below the store's prefix.
+    """
+    return Call(examine, common, explain=explain)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; print what goes wrong in one line; return the exit code.
 
@@ -232,9 +255,17 @@ async def _use_store(call: Call) -> None:
     url = persistence.PersistenceURL.parse(common.store)
     _check_file(url)
     output = Output(json=common.json, terminal=sys.stdout.isatty())
-    async with gogoscope.open_persistence(common.store) as store:
-        await store.ping()
-        await call.act(Session(store, str(url), output, call.agreed))
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(gogoscope.open_persistence(common.store))
+            await store.ping()
+        except gogoscope.ConfigurationError as error:
+            if call.explain is None or isinstance(error, WRONG_URL):
+                raise
+            call.explain(output, str(url), error)
+        else:
+            prefix = url.options.get("key_prefix", "")
+            await call.act(Session(store, str(url), prefix, output, call.agreed))
 
 
 def _check_file(url: Any) -> None:
@@ -245,14 +276,7 @@ def _check_file(url: Any) -> None:
 
 
 def _code_of(error: gogoscope.GogoscopeError) -> ExitCode:
-    match error:
-        case gogoscope.CapabilityNotSupportedError() | gogoscope.BackendUnavailableError():
-            return ExitCode.NOT_SUPPORTED
-        case (
-            gogoscope.InvalidURLError()
-            | gogoscope.UnknownBackendError()
-            | gogoscope.AmbiguousBackendError()
-        ):
-            return ExitCode.WRONG_USE
-        case _:
-            return ExitCode.STORE_FAILED
+    if isinstance(error, WRONG_URL):
+        return ExitCode.WRONG_USE
+    lacking = (gogoscope.CapabilityNotSupportedError, gogoscope.BackendUnavailableError)
+    return ExitCode.NOT_SUPPORTED if isinstance(error, lacking) else ExitCode.STORE_FAILED

@@ -24,12 +24,14 @@ class Session:
 
     :param store: the store
     :param url: its URL without its secrets
+    :param prefix: the key prefix that the URL names
     :param output: where to print
     :param agreed: whether every question is answered with yes
     """
 
     store: Any
     url: str
+    prefix: str
     output: Output
     agreed: bool
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from gogoscope.cli.listings import Listing
 
 _STYLES = {
     **dict.fromkeys(("open", "forced-open", "crashed", "unknown", "failed", "wrong"), "bold red"),
-    **dict.fromkeys(("half-open", "unkept", "waiting", "paused", "unclear"), "yellow"),
+    **dict.fromkeys(("half-open", "unkept", "waiting", "paused", "doubtful"), "yellow"),
     **dict.fromkeys(("closed", "running", "done", "finished", "fine"), "green"),
 }
 
@@ -50,7 +50,7 @@ def card(listing: Listing, key: str, record: Any) -> RenderableType:
     return shown
 
 
-def rows(headings: tuple[str, ...], found: list[tuple[str, ...]]) -> RenderableType:
+def rows(headings: tuple[str, ...], found: Iterable[tuple[str, ...]]) -> RenderableType:
     """Return a table of texts, of which the second is a state."""
     shown = _columns(*headings)
     for first, state, *others in found:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gogoscope._core.jitter import jittered, uniform
     from gogoscope.persistence.asking import nothing_done
     from gogoscope.persistence.bundle import Persistence
+    from gogoscope.persistence.examining import clock_finding, told_offset, told_size
     from gogoscope.persistence.in_flight import for_each, side_by_side
     from gogoscope.persistence.life import Life
     from gogoscope.persistence.lock_claims import acquire_once
@@ -152,6 +153,7 @@ __all__ = [
     "check_stale",
     "check_ttl",
     "circuit_rules",
+    "clock_finding",
     "corrupt_record",
     "current_clock",
     "describe_holder",
@@ -173,6 +175,8 @@ __all__ = [
     "running",
     "seconds",
     "side_by_side",
+    "told_offset",
+    "told_size",
     "uniform",
     "urgently",
 ]
@@ -195,6 +199,7 @@ if not TYPE_CHECKING:
             "gogoscope._core.jitter": ("jittered", "uniform"),
             "gogoscope.persistence.asking": ("nothing_done",),
             "gogoscope.persistence.bundle": ("Persistence",),
+            "gogoscope.persistence.examining": ("clock_finding", "told_offset", "told_size"),
             "gogoscope.persistence.life": ("Life",),
             "gogoscope.persistence.lock_claims": ("acquire_once",),
             "gogoscope.persistence.lock_handle": ("LockHandle",),

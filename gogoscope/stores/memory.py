@@ -20,6 +20,7 @@ from gogoscope.persistence import (
     Change,
     Clock,
     Codec,
+    Finding,
     Kind,
     PersistenceURL,
     Record,
@@ -260,6 +261,21 @@ class MemoryStore(RecordStore):
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close."""
+
+    async def examine(self) -> list[Finding]:
+        """Tell that no other process sees this store."""
+        return [
+            Finding(
+                "server",
+                "doubtful",
+                "none: it is in the memory of this process, and no other one sees it",
+                "name a store that processes share, unless there is only one",
+            )
+        ]
+
+    async def describe_scan(self) -> str:
+        """Return what a method such as ``keys()`` or ``locks()`` reads, for a sentence."""
+        return "the memory of this process, which no other one shares"
 
 
 def process_store() -> MemoryStore:

@@ -1,16 +1,53 @@
-"""A store as somebody finds it who looks into it by the command line."""
+"""The command line in this process, and a store as somebody finds it who looks into it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import anyio
+import pytest
+from attrs import frozen
 
 from gogoscope import open_persistence
+from gogoscope.cli.program import run
 from gogoscope.persistence import LockClaim
 
 ODD_KEYS = ("\x1b[2Jcleared", "tab\tand\nbreak", "🎉 party", "-rf", "[red]markup", "k" * 900)
 """Keys that would control a terminal, look like options, or are long."""
+
+
+@frozen
+class Finished:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return [line.split("\t") for line in self.out.splitlines()]
+
+
+Command = Callable[..., Finished]
+
+
+def commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Return what runs a command, as in a pipe."""
+    monkeypatch.delenv("GOGOSCOPE_STORE", raising=False)
+
+    def run_command(*arguments: str) -> Finished:
+        capsys.readouterr()
+        code = run(arguments)
+        return Finished(int(code), *capsys.readouterr())
+
+    return run_command
 
 
 async def _fill(url: str) -> None:

@@ -13,13 +13,13 @@ class Finding:
 
     :param check: what was looked at, in one or two words
     :param state: ``"fine"``, ``"wrong"`` if somebody should do something about it, or
-        ``"unclear"`` if it could not be found out
+        ``"doubtful"`` if it may be meant to be like that, or could not be found out
     :param found: what was found
-    :param advice: what to do, if it is wrong or unclear
+    :param advice: what to do, unless it is fine
     """
 
     check: str
-    state: Literal["fine", "wrong", "unclear"]
+    state: Literal["fine", "doubtful", "wrong"]
     found: str
     advice: str | None = None
 
@@ -35,7 +35,7 @@ class Examinable(Protocol):
     async def examine(self) -> list[Finding]:
         """Look at the server and how it is set up; changes nothing.
 
-        What may not be looked at, for want of a permission, is a finding that is unclear.
+        What may not be looked at, for want of a permission, is a finding that is doubtful.
 
         :raises PersistenceError: if the store does not answer
         """

@@ -25,7 +25,7 @@ from gogoscope.persistence.records.place import Kind, RecordCapability, json_kin
 from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.rules import permits as permit_rules
 
-_KINDS: Mapping[PermitKind, Kind[PermitsRecord]] = {
+PERMIT_KINDS: Mapping[PermitKind, Kind[PermitsRecord]] = {
     name: json_kind(name, PermitsRecord, permit_rules.purge_at_ms) for name in get_args(PermitKind)
 }
 
@@ -154,7 +154,7 @@ class RecordPermits(RecordCapability):
 
 
 def _kind(kind: PermitKind) -> Kind[PermitsRecord]:
-    found = _KINDS.get(kind)
+    found = PERMIT_KINDS.get(kind)
     if found is None:
-        raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {shown(kind)}")
+        raise ValueError(f"kind must be one of {', '.join(PERMIT_KINDS)}, got {shown(kind)}")
     return found

@@ -8,6 +8,7 @@ from typing import TypeVar
 from gogoscope.persistence.bundle import first_of
 from gogoscope.persistence.records.cache import RecordCache
 from gogoscope.persistence.records.circuit_breakers import RecordCircuitBreakers
+from gogoscope.persistence.records.examining import RecordExamination
 from gogoscope.persistence.records.jobs import RecordJobs
 from gogoscope.persistence.records.locks import RecordLocks
 from gogoscope.persistence.records.permits import RecordPermits
@@ -21,7 +22,7 @@ _PING = Kind[str]("ping", str, lambda text, purge_at_ms: text, lambda text, now_
 """A kind of which there is no record."""
 
 
-class AnyStore(RecordCapability):
+class AnyStore(RecordExamination):
     """What every store has, whatever it can do."""
 
     async def ping(self) -> None:

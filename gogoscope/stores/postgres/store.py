@@ -12,6 +12,7 @@ from gogoscope.persistence import (
     Clock,
     Codec,
     CompareAndSwapRecords,
+    Finding,
     PersistenceURL,
     RecordStore,
     check_clock,
@@ -19,6 +20,7 @@ from gogoscope.persistence import (
     check_key_prefix,
     seconds,
 )
+from gogoscope.stores.postgres import examination
 from gogoscope.stores.postgres.client import PostgresClient
 from gogoscope.stores.postgres.connection import options
 from gogoscope.stores.postgres.entries import PostgresEntries
@@ -145,6 +147,20 @@ class PostgresStore(RecordStore):
         :raises PersistenceError: if the store belongs to another event loop that still runs
         """
         self._client.close()
+
+    async def examine(self) -> list[Finding]:
+        """Look at the server, and at what this user may do with the table.
+
+        :raises PersistenceError: if it does not answer
+        """
+        return await examination.examine(self._client, self._table)
+
+    async def describe_scan(self) -> str:
+        """Return what a method such as ``keys()`` or ``locks()`` reads, for a sentence.
+
+        :raises PersistenceError: if the server does not answer
+        """
+        return await examination.describe_scan(self._client, self._table, self._key_prefix)
 
 
 def from_url(url: PersistenceURL) -> PostgresStore:

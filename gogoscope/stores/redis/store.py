@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from gogoscope.persistence import (
     Clock,
     Codec,
     CompareAndSwapRecords,
+    Finding,
     PersistenceURL,
     RecordStore,
     check_clock,
     check_key_prefix,
     seconds,
 )
-from gogoscope.stores.redis import scripts
+from gogoscope.stores.redis import examination, scripts
 from gogoscope.stores.redis.address import address_of
 from gogoscope.stores.redis.entries import RedisEntries
 from gogoscope.stores.redis.requests import Request
@@ -80,7 +82,7 @@ class RedisStore(RecordStore):
             self._server.open()
             await self.ping()
             self._entries.opened()
-            self._read_info(await self._server.look("INFO"))
+            self._read_info(await examination.info(self._server))
         except BaseException:
             await self._close()
             raise
@@ -117,9 +119,21 @@ class RedisStore(RecordStore):
         """
         await Request(self._server, scripts.TIME, lambda attempt: ()).run()
 
-    def _read_info(self, info: Any) -> None:
-        lines = info.decode(errors="replace").splitlines() if isinstance(info, bytes) else []
-        told = dict(line.split(":", 1) for line in lines if ":" in line)
+    async def examine(self) -> list[Finding]:
+        """Look at the server: whether it keeps what it is given.
+
+        :raises PersistenceError: if it does not answer
+        """
+        return await examination.examine(self._server)
+
+    async def describe_scan(self) -> str:
+        """Return what a method such as ``keys()`` or ``locks()`` reads, for a sentence.
+
+        :raises PersistenceError: if the server does not answer
+        """
+        return await examination.describe_scan(self._server)
+
+    def _read_info(self, told: Mapping[str, str]) -> None:
         self._entries.is_cluster = told.get("cluster_enabled") == "1"
         policy = told.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":

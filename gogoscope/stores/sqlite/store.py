@@ -17,6 +17,7 @@ from gogoscope.persistence import (
     Change,
     Clock,
     Codec,
+    Finding,
     Kind,
     PersistenceURL,
     Record,
@@ -30,6 +31,7 @@ from gogoscope.persistence import (
     leave_out,
     seconds,
 )
+from gogoscope.stores.sqlite.examination import findings
 from gogoscope.stores.sqlite.file import SQLiteFile
 from gogoscope.stores.sqlite.schema import set_up
 
@@ -103,6 +105,19 @@ class SQLiteStore(RecordStore):
         :raises PersistenceError: if the store belongs to another event loop that still runs
         """
         await self._file.close()
+
+    async def examine(self) -> list[Finding]:
+        """Look at the file, and at its disk.
+
+        :raises PersistenceError: if it cannot be read
+        """
+        path = self._file.path
+        return await self._file.run(lambda connection: findings(connection, path))
+
+    async def describe_scan(self) -> str:
+        """Return what a method such as ``keys()`` or ``locks()`` reads, for a sentence."""
+        below = f" below {self._key_prefix!r}" if self._key_prefix else ""
+        return f"the rows of that kind{below} from the file {self._file.path!r}, by its index"
 
 
 def from_url(url: PersistenceURL) -> SQLiteStore:

@@ -14,6 +14,12 @@ from contextlib import contextmanager
 from attrs import define, field
 
 PATIENCE = 60.0
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 PROGRAM = (sys.executable, "-m", "gogoscope")
 
 
@@ -32,12 +38,15 @@ class Terminal:
     fd: int
     shown: str = field(default="")
 
-    def wait_for(self, text: str) -> None:
-        """Read until a text was shown."""
+    def wait_for(self, text: str, behind: int = 0) -> None:
+        """Read until a text was shown.
+
+        :param behind: how much of what was shown before does not count
+        """
         give_up = time.monotonic() + PATIENCE
-        while text not in self.shown:
+        while text not in self.shown[behind:]:
             assert time.monotonic() < give_up, self.shown
-            assert self._read() or text in self.shown, self.shown
+            assert self._read() or text in self.shown[behind:], self.shown
 
     def type(self, text: str) -> None:
         """Type a text."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.operated import ask
-from tests.unit.cli.conftest import Command
+from tests.support.operated import Command, ask
 
 CHANGES = [
     ("release", "order:1"),

@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from tests.support.operated import ODD_KEYS
-from tests.unit.cli.conftest import Command
+from tests.support.operated import ODD_KEYS, Command
 
 
 def test_locks_shows_who_holds_what(command: Command, url: str) -> None:

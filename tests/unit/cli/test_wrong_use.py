@@ -8,7 +8,7 @@ import pytest
 
 import gogoscope
 from gogoscope.persistence import CacheProvider
-from tests.unit.cli.conftest import Command
+from tests.support.operated import Command
 
 MEMORY = "memory://wrong-use"
 

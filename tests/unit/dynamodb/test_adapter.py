@@ -26,6 +26,7 @@ from gogoscope.persistence import (
     LockProvider,
     PersistenceURL,
 )
+from gogoscope.persistence.protocols.examination import Examinable
 from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.permits import PermitProvider
 from gogoscope.persistence.protocols.runs import RunProvider
@@ -64,8 +65,8 @@ def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
     probes = {"claim_probe", "settle_probe", "return_probe"}
     cache = {"get", "get_entry", "set", "touch", "delete", "has", "clear", "keys", "iterate_keys"}
     many = {"get_many", "set_many", "delete_many"}
+    kinds = (RunProvider, JobProvider, PermitProvider, TransactItems, Examinable)
     every_store = {"aclose", "capability", "ping"}
-    kinds = (RunProvider, JobProvider, PermitProvider, TransactItems)
     kept = {name for kind in kinds for name in dir(kind) if name[0] != "_"}
     assert shown == {
         *locks,

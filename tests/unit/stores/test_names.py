@@ -27,7 +27,8 @@ PERMITS = {
     *("claim_permit", "renew_permit", "release_permit", "hand_over_permit", "leave_turn"),
     *("read_permits", "permit_left_ms", "semaphores", "read_write_locks", "force_release_permits"),
 }
-EVERY_STORE = {"aclose", "capability", "ping"} | RUNS | JOBS | PERMITS
+EXAMINATION = {"examine", "describe_scan", "sample_keys"}
+EVERY_STORE = {"aclose", "capability", "ping"} | EXAMINATION | RUNS | JOBS | PERMITS
 CIRCUIT_BREAKERS = {
     *("get_state", "set_state", "record_failure", "record_success", "count_failures"),
     *("claim_probe", "settle_probe", "return_probe", "reset_failures"),
