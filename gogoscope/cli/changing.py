@@ -35,7 +35,35 @@ async def release(session: Session, key: str) -> None:
     )
     if not await locks.force_release(key):
         raise EndedError(ExitCode.FOUND, f"nobody holds {key!r} any more")
-    session.output.done(f"released {key!r}", {"key": key, "released": True})
+    session.output.done(f"released {key!r}", {"key": key, "released": 1})
+
+
+async def release_permits(session: Session, kind: str, key: str, token: int | None) -> None:
+    """Free the permits of a semaphore or a read/write lock, whoever holds them.
+
+    :param kind: ``"semaphore"`` or ``"read_write_lock"``
+    :param token: the fencing token of the only permit to free; ``None`` for all
+    """
+    permits = session.part("permits")
+    record = await permits.read_permits(kind, key)
+    leases = [permit.lease for permit in record.holders.values()] if record is not None else []
+    held = [lease for lease in leases if token in (None, lease.fencing_token)]
+    if not held:
+        raise EndedError(ExitCode.FOUND, f"nobody holds {key!r}" + _with_token(token))
+    owners = ", ".join(str(lease.owner) for lease in held)
+    await session.confirm(
+        f"{key!r} is held by {owners}. If they still run, more may work at once than should. "
+        f"Release {len(held)} of {len(leases)} permits?"
+    )
+    count = await permits.force_release_permits(kind, key, token)
+    if not count:
+        raise EndedError(ExitCode.FOUND, f"nobody holds {key!r} any more")
+    line = f"released {count} of the permits of {key!r}"
+    session.output.done(line, {"key": key, "released": count})
+
+
+def _with_token(token: int | None) -> str:
+    return "" if token is None else f" with the fencing token {token}"
 
 
 async def set_circuit(session: Session, name: str, command: str) -> None:

@@ -5,21 +5,31 @@ A new capability is one more :class:`Listing` here.
 
 from __future__ import annotations
 
-from attrs import frozen
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
+from typing import Any
+
+from attrs import Factory, field, frozen
 
 from gogoscope.cli.fields import Field, in_seconds
+
+
+def _one(record: Any) -> Iterable[Any]:
+    return (record,)
 
 
 @frozen
 class Listing:
     """What a store lists.
 
-    :param name: the command, the name of the list in JSON, and the method of the store
+    :param name: the command, and the name of the list in JSON
     :param capability: the field of ``Persistence``
     :param about: what the help says
     :param fields: the parts of each one
     :param key: what its key is called
     :param watch: whether it can be watched
+    :param method: the method of the store, if it is called otherwise
+    :param unfold: returns the rows of what the store keeps under one key
     """
 
     name: str
@@ -28,6 +38,14 @@ class Listing:
     fields: tuple[Field, ...]
     key: str = "key"
     watch: bool = False
+    method: str = field(default=Factory(lambda self: self.name, takes_self=True))
+    unfold: Callable[[Any], Iterable[Any]] = _one
+
+    def rows(self, found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Return what was listed, in the order of the keys."""
+        for key in sorted(found):
+            for record in self.unfold(found[key]):
+                yield key, record
 
 
 _HOLDER = (Field("owner"), Field("host"), Field("pid", "count"))
@@ -95,4 +113,49 @@ JOBS = Listing(
     ),
 )
 
-LISTINGS = (LOCKS, CIRCUITS, RUNS, JOBS)
+
+@frozen
+class _Permit:
+    """A permit of a semaphore or a read/write lock, and whether it is held or waited for."""
+
+    state: str
+    holder: Any
+
+
+def _of_semaphore(semaphore: Any) -> Iterable[Any]:
+    yield from (_Permit("holds", holder) for holder in semaphore.holders)
+    yield from (_Permit("waits", holder) for holder in semaphore.waiting)
+
+
+def _of_read_write_lock(lock: Any) -> Iterable[Any]:
+    if lock.writer is not None:
+        yield _Permit("writes", lock.writer)
+    yield from (_Permit("reads", holder) for holder in lock.readers)
+    yield from (_Permit("waits", holder) for holder in lock.waiting)
+
+
+_PERMIT = (
+    Field("state", "state"),
+    *(Field(one.name, one.kind, attrgetter(f"holder.{one.name}")) for one in LOCKS.fields),
+)
+
+SEMAPHORES = Listing(
+    "semaphores",
+    "permits",
+    "List who holds the permits of semaphores, and who waits for one.",
+    _PERMIT,
+    watch=True,
+    unfold=_of_semaphore,
+)
+
+READ_WRITE_LOCKS = Listing(
+    "read-write-locks",
+    "permits",
+    "List who reads and who writes under read/write locks, and who waits.",
+    _PERMIT,
+    watch=True,
+    method="read_write_locks",
+    unfold=_of_read_write_lock,
+)
+
+LISTINGS = (LOCKS, SEMAPHORES, READ_WRITE_LOCKS, CIRCUITS, RUNS, JOBS)

@@ -37,8 +37,8 @@ class Output:
         elif self.terminal:
             terminal.show(terminal.table(listing, found))
         else:
-            for key in sorted(found):
-                self.line("\t".join([printable(key), *cells(listing.fields, found[key])]))
+            for key, record in listing.rows(found):
+                self.line("\t".join([printable(key), *cells(listing.fields, record)]))
 
     def record(self, listing: Listing, key: str, record: Any) -> None:
         """Print one record, with its key."""
@@ -74,7 +74,8 @@ def say(line: str) -> None:
 
 def document(listing: Listing, found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the JSON document of what was listed."""
-    return {listing.name: [described(listing, key, found[key]) for key in sorted(found)]}
+    rows = [described(listing, key, record) for key, record in listing.rows(found)]
+    return {listing.name.replace("-", "_"): rows}
 
 
 def described(listing: Listing, key: str, record: Any) -> dict[str, Any]:

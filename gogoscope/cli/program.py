@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 from attrs import frozen
@@ -125,9 +125,28 @@ def holder(key: str, /, *, common: Common | None = None) -> Call:
 
 
 @app.command
-def release(key: str, /, *, yes: Yes = False, common: Common | None = None) -> Call:
-    """Free a lock, whoever holds it."""
-    return Call(partial(changing.release, key=_check("KEY", key)), common, yes)
+def release(
+    key: str,
+    /,
+    *,
+    kind: Annotated[
+        Literal["lock", "semaphore", "read-write-lock"], Parameter(help="what the key names")
+    ] = "lock",
+    token: Annotated[
+        int | None, Parameter(help="the fencing token of the only permit to free; all if left out")
+    ] = None,
+    yes: Yes = False,
+    common: Common | None = None,
+) -> Call:
+    """Free a lock, a semaphore or a read/write lock, whoever holds it."""
+    _check("KEY", key)
+    if kind == "lock":
+        if token is not None:
+            raise EndedError(ExitCode.WRONG_USE, "--token is for semaphores and read/write locks")
+        return Call(partial(changing.release, key=key), common, yes)
+    name = kind.replace("-", "_")
+    act = partial(changing.release_permits, kind=name, key=key, token=token)
+    return Call(act, common, yes)
 
 
 def _circuit_command(command: str) -> Callable[..., Call]:

@@ -21,7 +21,7 @@ async def list_all(session: Session, listing: Listing, pattern: str | None) -> N
     """List everything of a capability that matches a pattern."""
     part = session.part(listing.capability)
     await session.announce(listing.name)
-    session.output.records(listing, await getattr(part, listing.name)(pattern))
+    session.output.records(listing, await getattr(part, listing.method)(pattern))
 
 
 async def watch(session: Session, listing: Listing, pattern: str | None, every: float) -> None:
@@ -37,7 +37,7 @@ async def watch(session: Session, listing: Listing, pattern: str | None, every: 
     with terminal.Screen(listing.name, every) if lives else terminal.NO_SCREEN as screen:
         while True:
             try:
-                found = await getattr(part, listing.name)(pattern)
+                found = await getattr(part, listing.method)(pattern)
             except gogoscope.PersistenceError as error:
                 if screen is None:
                     say(f"no answer: {error}")

@@ -19,8 +19,10 @@ from gogoscope.cli.listings import Listing
 
 _STYLES = {
     **dict.fromkeys(("open", "forced-open", "crashed", "unknown", "failed", "wrong"), "bold red"),
-    **dict.fromkeys(("half-open", "unkept", "waiting", "paused", "doubtful"), "yellow"),
-    **dict.fromkeys(("closed", "running", "done", "finished", "fine"), "green"),
+    **dict.fromkeys(("half-open", "unkept", "waiting", "waits", "paused", "doubtful"), "yellow"),
+    **dict.fromkeys(
+        ("closed", "holds", "reads", "writes", "running", "done", "finished", "fine"), "green"
+    ),
 }
 
 
@@ -34,8 +36,8 @@ def table(listing: Listing, found: Mapping[str, Any]) -> RenderableType:
     if not found:
         return Text(f"no {listing.name}", style="dim")
     shown = _columns(listing.key, *(field.name for field in listing.fields))
-    for key in sorted(found):
-        shown.add_row(Text(printable(key), overflow="fold"), *_cells(listing, found[key]))
+    for key, record in listing.rows(found):
+        shown.add_row(Text(printable(key), overflow="fold"), *_cells(listing, record))
     return shown
 
 

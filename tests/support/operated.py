@@ -13,6 +13,7 @@ from attrs import frozen
 from gogoscope import open_persistence
 from gogoscope.cli.program import run
 from gogoscope.persistence import LockClaim
+from gogoscope.persistence.permit_records import PermitClaim
 
 ODD_KEYS = ("\x1b[2Jcleared", "tab\tand\nbreak", "🎉 party", "-rf", "[red]markup", "k" * 900)
 """Keys that would control a terminal, look like options, or are long."""
@@ -65,6 +66,7 @@ async def _fill(url: str) -> None:
         await store.set("nothing", None, 3600)
         for key in ODD_KEYS:
             await store.set(key, key, 3600)
+        await _permits(store, claim)
         await _runs(store)
         assert (await store.claim_job("reindex", claim, 2)).granted
         text = store.job_text({"after": 7})
@@ -72,6 +74,17 @@ async def _fill(url: str) -> None:
         assert (
             await store.save_job("reindex", "n1", record.version, 3_600_000, 0, text, 2)
         ).granted
+
+
+async def _permits(store: Any, claim: LockClaim) -> None:
+    for number, owner in enumerate(("gina", "hugo")):
+        lease = LockClaim(f"p{number}", owner, 3_600_000)
+        assert (await store.claim_permit("semaphore", "licences", PermitClaim(lease, 2))).granted
+    waiting = PermitClaim(LockClaim("p3", "ivan", 3_600_000, turn="t3"), 2, turn_ms=3_600_000)
+    assert not (await store.claim_permit("semaphore", "licences", waiting)).granted
+    assert (await store.claim_permit("read_write_lock", "config", PermitClaim(claim))).granted
+    writing = PermitClaim(LockClaim("p5", "jane", 3_600_000), takes="all")
+    assert (await store.claim_permit("read_write_lock", "prices", writing)).granted
 
 
 async def _runs(store: Any) -> None:

@@ -28,7 +28,7 @@ def test_what_it_holds_is_shown(command: Command, url: str) -> None:
         assert shown.code == 0
         assert shown.err.startswith(f"looking for {name} in ")
         assert ", which reads " in shown.err
-        return {one.pop(key): one for one in shown.document[name]}
+        return {one.pop(key): one for one in shown.document[name.replace("-", "_")]}
 
     locks = listed("locks")
     assert {key: lock["owner"] for key, lock in locks.items()} == {
@@ -47,6 +47,8 @@ def test_what_it_holds_is_shown(command: Command, url: str) -> None:
         "charge:died": "unknown",
         "charge:dead": "unknown",
     }
+    assert listed("semaphores")["licences"]["owner"] == "ivan"
+    assert set(listed("read-write-locks")) == {"config", "prices"}
     assert listed("jobs")["reindex"]["saves"] == 1
     keys = command("keys", "--json", "--store", url).document["keys"]
     assert keys == sorted([*ODD_KEYS, "greeting", "nothing"])

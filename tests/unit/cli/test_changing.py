@@ -8,6 +8,7 @@ from tests.support.operated import Command, ask
 
 CHANGES = [
     ("release", "order:1"),
+    ("release", "licences", "--kind", "semaphore"),
     ("open", "search"),
     ("close", "payments"),
     ("reset", "payments"),
@@ -15,7 +16,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change[0])
+@pytest.mark.parametrize("change", CHANGES, ids=" ".join)
 def test_nothing_is_changed_without_a_terminal_or_yes(
     command: Command, url: str, change: tuple[str, ...]
 ) -> None:
@@ -23,6 +24,7 @@ def test_nothing_is_changed_without_a_terminal_or_yes(
     assert (shown.code, shown.out) == (5, "")
     assert "pass --yes" in shown.err
     assert ask(url, "holder", "order:1") is not None
+    assert len(ask(url, "read_permits", "semaphore", "licences").holders) == 2
     assert ask(url, "get_state", "search").state == "closed"
     assert ask(url, "get_state", "payments").state == "open"
     assert ask(url, "read_run", "charge:died").state == "unknown"
@@ -32,6 +34,20 @@ def test_release_frees_a_lock_whoever_holds_it(command: Command, url: str) -> No
     assert command("release", "order:1", "--yes", "--store", url).out == "released 'order:1'\n"
     assert ask(url, "holder", "order:1") is None
     assert command("release", "order:1", "--yes", "--store", url).code == 1
+
+
+def test_release_frees_all_permits_or_one(command: Command, url: str) -> None:
+    release = ("release", "licences", "--kind", "semaphore", "--yes", "--store", url)
+    first, _, _ = command("semaphores", "--json", "--store", url).document["semaphores"]
+    one = command(*release, "--json", "--token", str(first["fencing_token"]))
+    assert one.document == {"key": "licences", "released": 1}
+    assert command(*release, "--token", str(first["fencing_token"])).code == 1
+    assert len(ask(url, "read_permits", "semaphore", "licences").holders) == 1
+    assert command(*release).out == "released 1 of the permits of 'licences'\n"
+    assert command(*release).code == 1
+    other = ("release", "config", "--kind", "read-write-lock", "--yes", "--store", url)
+    assert command(*other).code == 0
+    assert not ask(url, "read_permits", "read_write_lock", "config").holders
 
 
 def test_the_question_tells_who_holds_the_lock(command: Command, url: str) -> None:

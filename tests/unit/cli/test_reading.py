@@ -52,6 +52,24 @@ def test_a_lock_that_nobody_holds_is_not_found(command: Command, url: str) -> No
     assert shown.err == "gogoscope: nobody holds 'order:9'\n"
 
 
+def test_semaphores_shows_who_holds_a_permit_and_who_waits(command: Command, url: str) -> None:
+    permits = command("semaphores", "--json", "--store", url).document["semaphores"]
+    assert [(one["key"], one["state"], one["owner"]) for one in permits] == [
+        ("licences", "holds", "gina"),
+        ("licences", "holds", "hugo"),
+        ("licences", "waits", "ivan"),
+    ]
+    assert len({one["fencing_token"] for one in permits[:2]}) == 2
+
+
+def test_read_write_locks_shows_who_reads_and_who_writes(command: Command, url: str) -> None:
+    permits = command("read-write-locks", "--json", "--store", url).document["read_write_locks"]
+    assert [(one["key"], one["state"], one["owner"]) for one in permits] == [
+        ("config", "reads", "alice"),
+        ("prices", "writes", "jane"),
+    ]
+
+
 def test_circuits_shows_which_are_open(command: Command, url: str) -> None:
     circuits = command("circuits", "--json", "--store", url).document["circuits"]
     assert [(one["name"], one["state"], one["failures"]) for one in circuits] == [
@@ -121,7 +139,7 @@ def test_a_value_that_is_not_there_is_not_found(command: Command, url: str) -> N
     assert "\x1b" not in shown.err
 
 
-@pytest.mark.parametrize("listing", ["locks", "circuits", "runs", "jobs", "keys"])
+@pytest.mark.parametrize("listing", ["locks", "circuits", "runs", "jobs", "keys", "semaphores"])
 def test_a_scan_says_first_what_it_will_read(command: Command, url: str, listing: str) -> None:
     shown = command(listing, "--store", url)
     assert shown.err.startswith(f"looking for {listing} in {url}")
