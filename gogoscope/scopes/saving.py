@@ -22,6 +22,7 @@ from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
 from gogoscope._core.groups import Companion
 from gogoscope._core.jitter import jittered
+from gogoscope._core.one_at_a_time import OneAtATime
 from gogoscope.events import log_warning
 from gogoscope.exceptions import LeaseLostError, PersistenceError
 from gogoscope.jobs.progress import JobProgress, Meter
@@ -70,6 +71,7 @@ class Saving:
     # _due_at: when the next save is due. _saved: what is known to be saved.
     # _unsaved: is set when the companion has something to save.
     # _stopped: cancelling it stops the companion.
+    # _one_save: lets one save pass at a time, since the next one may have nothing to save.
     # _failure: why the companion could not save, and no later save can.
 
     def __init__(self, job: AtJob, done: Positions, total: int | None, every: float) -> None:
@@ -82,6 +84,7 @@ class Saving:
         self._saved = done.state(), total
         self._unsaved = anyio.Event()
         self._stopped = anyio.CancelScope()
+        self._one_save = OneAtATime()
         self._failure: Exception | None = None
 
     async def add(self, position: int, *, failed: bool) -> None:
@@ -126,7 +129,10 @@ class Saving:
         with self._stopped:
             while True:
                 await self._unsaved.wait()
-                await anyio.sleep(max(0.0, self._due_at - monotonic()))
+                early = self._due_at - monotonic()
+                if early > 0:
+                    await anyio.sleep(early)
+                    continue  # the runner may have saved meanwhile
                 self._unsaved = anyio.Event()
                 try:
                     await self._try_to_save()
@@ -156,11 +162,12 @@ class Saving:
             log_warning("what was done last of job %r runs again", self._job.key, error=error)
 
     async def _save(self) -> None:
-        state, total = wanted = self._done.state(), self.meter.total
-        if wanted != self._saved:
-            self._due_at = monotonic() + self._every
-            await self._job.save(state, done=self._done.count, total=total)
-            self._saved = wanted
+        async with self._one_save:
+            state, total = wanted = self._done.state(), self.meter.total
+            if wanted != self._saved:
+                self._due_at = monotonic() + self._every
+                await self._job.save(state, done=self._done.count, total=total)
+                self._saved = wanted
 
 
 def _do_nothing() -> None:

@@ -251,7 +251,7 @@ async def test_an_event_for_each_save_tells_how_far_it_has_come(store: MemorySto
     async with scope(persistence=store, on_event=watch) as s:
         async for _, result in s.resume("r", Loads(), range(10), limit=1, save_every=0):
             result.unwrap()
-    assert [event.done for event in saved] == [*range(1, 11)]
+    assert [event.done for event in saved] == [*range(1, 11)]  # and none twice
     assert {event.total for event in saved} == {10}
     assert all(event.rate is None or event.rate > 0 for event in saved)
 

@@ -1,0 +1,1 @@
+"""The parts of charge_once.py."""
