@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         OutcomeUnknownError,
         PayloadMismatchError,
         PersistenceError,
+        RateLimitExceededError,
         RecordTooLargeError,
         ResultNotKeptError,
         RunError,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.sharing import open_persistence
     from gogoscope.persistence.url import PersistenceURL
+    from gogoscope.rate_limits.limit import RateLimit
     from gogoscope.retry import Retry, decorrelated, exponential, fixed, linear
     from gogoscope.runs.once import Once
     from gogoscope.scopes.results import Err, Ok, Result
@@ -79,6 +81,8 @@ __all__ = [
     "Persistence",
     "PersistenceError",
     "PersistenceURL",
+    "RateLimit",
+    "RateLimitExceededError",
     "RecordTooLargeError",
     "Result",
     "ResultNotKeptError",
@@ -130,6 +134,7 @@ if not TYPE_CHECKING:
                 "OutcomeUnknownError",
                 "PayloadMismatchError",
                 "PersistenceError",
+                "RateLimitExceededError",
                 "RecordTooLargeError",
                 "ResultNotKeptError",
                 "RunError",
@@ -148,6 +153,7 @@ if not TYPE_CHECKING:
             "gogoscope.persistence.lock_handle": ("LockHandle",),
             "gogoscope.persistence.sharing": ("open_persistence",),
             "gogoscope.persistence.url": ("PersistenceURL",),
+            "gogoscope.rate_limits.limit": ("RateLimit",),
             "gogoscope.retry": ("Retry", "decorrelated", "exponential", "fixed", "linear"),
             "gogoscope.runs.once": ("Once",),
             "gogoscope.scopes.results": ("Err", "Ok", "Result"),

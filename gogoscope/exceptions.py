@@ -17,6 +17,7 @@
     │   └── LockTimeoutError           (also TimeoutError)
     ├── LeaseLostError
     ├── JobVersionError
+    ├── RateLimitExceededError
     ├── RunError
     │   ├── RunInProgressError         (also TimeoutError)
     │   ├── OutcomeUnknownError
@@ -168,6 +169,22 @@ class JobVersionError(GogoscopeError):
         if self.saved > self.wanted:
             return f"{found}, which is newer than this one, {self.wanted}"
         return f"{found}; pass migrate=, which returns it in the form of version {self.wanted}"
+
+
+class RateLimitExceededError(GogoscopeError):
+    """A call would have had to wait for its rate limit for too long; it was not made.
+
+    ``name`` is the limit, ``retry_after`` the seconds until such a call may go, if nobody else
+    comes first.
+    """
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(name, retry_after)
+        self.name = name
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"rate limit {self.name!r} is exceeded; retry after {self.retry_after:.3g} s"
 
 
 class RunError(GogoscopeError):

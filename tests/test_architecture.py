@@ -23,7 +23,7 @@ ROOMS = (
     ("gogoscope.persistence",),
     ("gogoscope.stores",),
     ("gogoscope.retry",),
-    ("gogoscope.cache", "gogoscope.locks", "gogoscope.circuit_breakers"),
+    ("gogoscope.cache", "gogoscope.locks", "gogoscope.circuit_breakers", "gogoscope.rate_limits"),
     ("gogoscope.jobs", "gogoscope.permits", "gogoscope.runs"),
     ("gogoscope.scopes",),
     ("gogoscope",),

@@ -8,8 +8,8 @@ from importlib import import_module
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from gogoscope.events.event import NUMBERS, Event, new_id
 from gogoscope.events.kinds import (
-    NUMBERS,
     CacheHit,
     CacheLoaded,
     CacheLoadFailed,
@@ -26,7 +26,6 @@ from gogoscope.events.kinds import (
     CircuitStoreFailed,
     CircuitStoreRecovered,
     ErrorUnseen,
-    Event,
     JobEnded,
     JobSaved,
     JobStarted,
@@ -38,6 +37,12 @@ from gogoscope.events.kinds import (
     LockWaitStopped,
     PermitAcquired,
     PermitReleased,
+    RateLimitEvent,
+    RateLimitExceeded,
+    RateLimitPaused,
+    RateLimitStoreFailed,
+    RateLimitStoreRecovered,
+    RateLimitWaited,
     RetryScheduled,
     RunAbandoned,
     RunCompleted,
@@ -53,11 +58,10 @@ from gogoscope.events.kinds import (
     TaskStopped,
     TaskSucceeded,
     TaskTimedOut,
-    new_id,
 )
 from gogoscope.events.log import description, log_error, log_info, log_warning
 from gogoscope.events.subscribing import subscribe, subscribers
-from gogoscope.exceptions import CircuitOpenError
+from gogoscope.exceptions import CircuitOpenError, RateLimitExceededError
 
 if TYPE_CHECKING:
     from gogoscope.events.traces import record_trace
@@ -93,6 +97,12 @@ __all__ = [
     "OnEvent",
     "PermitAcquired",
     "PermitReleased",
+    "RateLimitEvent",
+    "RateLimitExceeded",
+    "RateLimitPaused",
+    "RateLimitStoreFailed",
+    "RateLimitStoreRecovered",
+    "RateLimitWaited",
     "RetryScheduled",
     "RunAbandoned",
     "RunCompleted",
@@ -164,6 +174,9 @@ def told_of_holder() -> dict[str, str]:
     return told
 
 
+_REJECTIONS = (CircuitOpenError, RateLimitExceededError)
+
+
 class _Log:
     """Writes events to a logger, each at the level of what it tells.
 
@@ -180,6 +193,8 @@ class _Log:
         CircuitStoreRecovered,
         CacheStoreFailed,
         CacheStoreRecovered,
+        RateLimitStoreFailed,
+        RateLimitStoreRecovered,
     )
 
     def __init__(self, logger: logging.Logger, level: int) -> None:
@@ -197,9 +212,9 @@ class _Log:
 
     def _level(self, event: Event) -> int:
         match event:
-            case CircuitCallRejected():
+            case CircuitCallRejected() | RateLimitExceeded():
                 return self.rejection
-            case TaskFailed() if issubclass(type(event.error), CircuitOpenError):
+            case TaskFailed() if issubclass(type(event.error), _REJECTIONS):
                 return self.rejection
             case CircuitStateChanged(old="closed") | CircuitStateChanged(new="closed"):
                 return self.failure

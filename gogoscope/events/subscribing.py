@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from gogoscope.events.kinds import Event
+from gogoscope.events.event import Event
 
 subscribers: list[Callable[[Event], object]] = []
 

@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gogoscope.events import kinds
-from gogoscope.events.kinds import NUMBERS, Event
+from gogoscope.events.event import NUMBERS, Event
 from gogoscope.events.log import description, log_error
 from gogoscope.events.subscribing import subscribe
 

@@ -20,6 +20,7 @@ from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.persistence.protocols.permits import PermitProvider
+from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
 from gogoscope.persistence.protocols.runs import RunProvider
 
 P = TypeVar("P")
@@ -39,6 +40,7 @@ class Persistence:
     :param runs: keeps what is to be run once
     :param jobs: keeps how far jobs have come
     :param permits: keeps the holders of semaphores and read/write locks
+    :param rate_limits: keeps what of each rate is used up
     :param others: stores of capabilities that others have written; see :meth:`capability`
     """
 
@@ -48,6 +50,7 @@ class Persistence:
     runs: RunProvider | None = None
     jobs: JobProvider | None = None
     permits: PermitProvider | None = None
+    rate_limits: RateLimitProvider | None = None
     others: tuple[object, ...] = field(default=(), converter=_tuple, kw_only=True)
     _made_of: object = field(default=None, eq=False, repr=False, kw_only=True, alias="_made_of")
 

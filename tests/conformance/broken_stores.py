@@ -23,8 +23,10 @@ from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence.life import Life
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, ProbeReply
+from gogoscope.persistence.rate_records import RateReply
 from gogoscope.persistence.records.cache import CACHE
 from gogoscope.persistence.records.locks import LOCKS, RecordLocks
+from gogoscope.persistence.records.rate_limits import RATES
 from gogoscope.persistence.records.store import AnyStore
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 from gogoscope.persistence.rules import locks as lock_rules
@@ -449,6 +451,10 @@ class WithALife(MemoryStore):
         self._life.check()
         return await super().read_job(key)
 
+    async def read_rate(self, name: str) -> Any:
+        self._life.check()
+        return await super().read_rate(name)
+
 
 class BrokenLife(BrokenStore):
     works_after_close: ClassVar = False
@@ -614,6 +620,64 @@ class TestAnUnfinishedJobIsForgotten(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
         async def release_job(self, key: str, nonce: str) -> bool:
             return await super().finish_job(key, nonce, 3_600)
+
+
+class TestARefusalCosts(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def reserve_rate(self, name: str, cost: int, burst: int, wait: int) -> RateReply:
+            reply = await super().reserve_rate(name, cost, burst, wait)
+            if not reply.granted:
+                await super().reserve_rate(name, cost, burst, 10**12)
+            return reply
+
+
+class TestAnIdleBucketOverflows(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def reserve_rate(self, name: str, cost: int, burst: int, wait: int) -> RateReply:
+            return await super().reserve_rate(name, cost, 2 * burst, wait)
+
+
+class TestWhoWaitsReservesNothing(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def reserve_rate(self, name: str, cost: int, burst: int, wait: int) -> RateReply:
+            reply = await super().reserve_rate(name, cost, burst, wait)
+            if reply.granted and reply.tat_us - reply.now_us > burst:
+                await super().return_rate(name, reply.tat_us, cost)
+            return reply
+
+
+class TestReservingIsNotAtomic(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def reserve_rate(self, name: str, cost: int, burst: int, wait: int) -> RateReply:
+            key = self._full_key(name)
+            before = await self._records.read(RATES, key)
+            reply = await super().reserve_rate(name, cost, burst, wait)
+            after = await self._records.read(RATES, key)
+            await self._records.write_many(RATES, [key], lambda key, now_ms: before)
+            await anyio.lowlevel.checkpoint()
+            await self._records.write_many(RATES, [key], lambda key, now_ms: after)
+            return reply
+
+
+class TestAPlaceIsReturnedInTheMiddle(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def return_rate(self, name: str, tat_us: int, cost_us: int) -> bool:
+            found = await self.read_rate(name)
+            return await super().return_rate(name, found.tat_us if found else tat_us, cost_us)
+
+
+class TestAPauseIsMadeShorter(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def pause_rate(self, name: str, pause_us: int, burst_us: int) -> RateReply:
+            await self._records.write_many(RATES, [self._full_key(name)], lambda key, now_ms: None)
+            return await super().pause_rate(name, pause_us, burst_us)
+
+
+class TestAPauseIsNotShown(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def read_rate(self, name: str) -> RateReply | None:
+            found = await super().read_rate(name)
+            return None if found is None else evolve(found, until_us=0)
 
 
 class TestUseAfterCloseIsAnAccident(BrokenStore):

@@ -85,6 +85,13 @@ RULES = {
     "TestRestartKeepsTheState": "test_a_job_may_begin_anew",
     "TestANewerStateIsTaken": "test_a_state_of_a_newer_version_is_refused",
     "TestAnUnfinishedJobIsForgotten": "test_a_job_that_has_not_finished_is_never_forgotten",
+    "TestARefusalCosts": "test_a_refusal_shows_when_a_call_may_go_and_costs_nothing",
+    "TestAnIdleBucketOverflows": "test_an_idle_bucket_holds_no_more_than_its_burst",
+    "TestWhoWaitsReservesNothing": "test_who_waits_has_a_place_after_all_before",
+    "TestReservingIsNotAtomic": "test_of_many_callers_at_once_the_burst_is_admitted",
+    "TestAPlaceIsReturnedInTheMiddle": "test_a_place_that_others_stand_behind_is_not_returned",
+    "TestAPauseIsMadeShorter": "test_a_longer_pause_is_not_made_shorter",
+    "TestAPauseIsNotShown": "test_a_pause_is_shown_to_those_who_look_and_to_those_who_ask",
     "TestUseAfterCloseIsAnAccident": "test_a_closed_store_says_so_and_never_hangs",
     "TestOnlyItsOpenerMayCloseIt": "test_a_store_may_be_closed_by_another_task_than_opened_it",
     "TestLocksAreLackingThoughDeclared": (

@@ -13,6 +13,7 @@ from gogoscope.persistence.records.jobs import RecordJobs
 from gogoscope.persistence.records.locks import RecordLocks
 from gogoscope.persistence.records.permits import RecordPermits
 from gogoscope.persistence.records.place import Kind, RecordCapability
+from gogoscope.persistence.records.rate_limits import RecordRateLimits
 from gogoscope.persistence.records.runs import RecordRuns
 
 P = TypeVar("P")
@@ -42,7 +43,7 @@ class AnyStore(RecordExamination):
         return first_of([self], protocol, self)
 
 
-class BaseStore(RecordRuns, RecordJobs, RecordPermits, AnyStore):
+class BaseStore(RecordRuns, RecordJobs, RecordPermits, RecordRateLimits, AnyStore):
     """What every store of ours has, whatever its engine: what is written once, over its records.
 
     A new capability over records is one more base of this class.

@@ -36,7 +36,8 @@ pytest.register_assert_rewrite(
         f"{__name__}.{module}"
         for module in (
             *("base", "cancelling", "races"),
-            *("cache", "circuit_breakers", "compare_and_swap", "jobs", "locks", "permits", "runs"),
+            *("cache", "circuit_breakers", "compare_and_swap", "jobs", "locks", "permits"),
+            *("rate_limits", "runs"),
         )
     )
 )
@@ -52,6 +53,7 @@ from gogoscope.testing.conformance.compare_and_swap import OpenPlace as OpenPlac
 from gogoscope.testing.conformance.jobs.rules import JobConformance  # noqa: E402
 from gogoscope.testing.conformance.locks.rules import LockConformance  # noqa: E402
 from gogoscope.testing.conformance.permits.rules import PermitConformance  # noqa: E402
+from gogoscope.testing.conformance.rate_limits.rules import RateLimitConformance  # noqa: E402
 from gogoscope.testing.conformance.runs.rules import RunConformance  # noqa: E402
 from gogoscope.testing.conformance.whole import StoreConformance  # noqa: E402
 
@@ -67,6 +69,7 @@ __all__ = [
     "OpenPlace",
     "OpenStore",
     "PermitConformance",
+    "RateLimitConformance",
     "RunConformance",
     "StoreConformance",
 ]

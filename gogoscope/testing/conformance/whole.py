@@ -7,6 +7,7 @@ from gogoscope.testing.conformance.circuit_breakers.rules import CircuitBreakerC
 from gogoscope.testing.conformance.jobs.rules import JobConformance
 from gogoscope.testing.conformance.locks.rules import LockConformance
 from gogoscope.testing.conformance.permits.rules import PermitConformance
+from gogoscope.testing.conformance.rate_limits.rules import RateLimitConformance
 from gogoscope.testing.conformance.runs.rules import RunConformance
 
 
@@ -17,7 +18,10 @@ class StoreConformance(
     RunConformance,
     JobConformance,
     PermitConformance,
+    RateLimitConformance,
 ):
     """Every rule of every capability: what a store made of ``RecordStore`` must keep."""
 
-    capabilities = frozenset({"locks", "circuit_breakers", "cache", "runs", "jobs", "permits"})
+    capabilities = frozenset(
+        {"locks", "circuit_breakers", "cache", "runs", "jobs", "permits", "rate_limits"}
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pytest
 from attrs import frozen
@@ -45,9 +45,8 @@ async def test_the_error_for_a_missing_capability_names_the_store_that_was_passe
 
 async def test_what_a_bundle_is_made_of_makes_no_difference_to_its_equality() -> None:
     store = MemoryStore()
-    bundle = Persistence(
-        locks=store, circuit_breakers=store, cache=store, runs=store, jobs=store, permits=store
-    )
+    parts: dict[str, Any] = dict.fromkeys(capabilities(), store)
+    bundle = Persistence(**parts)
     assert Persistence.of(store) == bundle
     assert "made_of" not in repr(Persistence.of(store))
 
@@ -137,7 +136,8 @@ async def test_a_store_is_found_in_a_bundle_by_what_it_can_do() -> None:
 
 
 def test_the_fields_of_a_bundle_are_the_only_list_of_capabilities() -> None:
-    assert list(capabilities()) == ["locks", "circuit_breakers", "cache", "runs", "jobs", "permits"]
+    names = ["locks", "circuit_breakers", "cache", "runs", "jobs", "permits", "rate_limits"]
+    assert list(capabilities()) == names
     assert set(KIT) <= set(capabilities())
     for name, part in KIT.items():
         assert part.capability == name

@@ -7,6 +7,7 @@ from pathlib import Path
 from gogoscope.persistence import CacheProvider, CircuitBreakerStateProvider, LockProvider
 from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.permits import PermitProvider
+from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
 from gogoscope.persistence.protocols.runs import RunProvider
 from gogoscope.stores import MemoryStore, PostgresStore, RedisStore, SQLiteStore
 
@@ -28,7 +29,8 @@ PERMITS = {
     *("read_permits", "permit_left_ms", "semaphores", "read_write_locks", "force_release_permits"),
 }
 EXAMINATION = {"examine", "describe_scan", "sample_keys"}
-EVERY_STORE = {"aclose", "capability", "ping"} | EXAMINATION | RUNS | JOBS | PERMITS
+RATE_LIMITS = {"reserve_rate", "return_rate", "pause_rate", "read_rate", "rate_limits"}
+EVERY_STORE = {"aclose", "capability", "ping"} | EXAMINATION | RUNS | JOBS | PERMITS | RATE_LIMITS
 CIRCUIT_BREAKERS = {
     *("get_state", "set_state", "record_failure", "record_success", "count_failures"),
     *("claim_probe", "settle_probe", "return_probe", "reset_failures"),
@@ -51,6 +53,7 @@ def test_a_protocol_has_the_methods_of_its_capability() -> None:
     assert shown(RunProvider) == RUNS
     assert shown(JobProvider) == JOBS
     assert shown(PermitProvider) == PERMITS
+    assert shown(RateLimitProvider) == RATE_LIMITS
 
 
 def test_a_memory_store_shows_its_capabilities_and_how_to_go_below_a_prefix() -> None:

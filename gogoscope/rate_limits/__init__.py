@@ -1,0 +1,1 @@
+"""Rate limits: how often the whole fleet does something."""

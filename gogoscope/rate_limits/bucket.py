@@ -1,0 +1,324 @@
+"""The bucket of a rate limit, as one event loop knows it: who waits for a place, and until when.
+
+A call gets a place by one request, and sleeps until its time has come: nobody asks twice. Those
+that come while a request is under way wait in a line, and the next request reserves places for all
+of them, one after the other. So the calls of a process go in the order in which they came, and many
+calls at once make few requests.
+
+A refusal shows when there will be a place. For a short time, it also refuses those who come next
+and cannot wait for that, without a request.
+
+A pause moves all places that are reserved later. Those that were reserved before are void if their
+time is in the pause. Whoever slept for more than a second looks whether that is so, unless some
+answer has shown it meanwhile, and reserves anew.
+
+Invariants:
+
+- A call goes only at a place: at its time or later, and after every pause that this process knows.
+- Each place is for one call. One that is not used is returned if nothing was reserved after it, and
+  lost otherwise.
+- While the store fails, no call waits for it but the one that finds out whether it still does.
+
+Mutable state: ``_line`` are those who wait for an answer, in their order, and ``_asking`` is true
+while one of them asks for all. ``_most`` of them, and ``_most_more`` places beyond, are asked for
+at once, after a request for more was refused. ``_unused`` are the costs of places that nobody uses,
+by what the bucket was with them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import islice
+
+import anyio
+from attrs import define
+
+from gogoscope._core.background import Home
+from gogoscope._core.cancellation import finish
+from gogoscope._core.clock import monotonic
+from gogoscope.events import RateLimitExceeded, RateLimitPaused, RateLimitWaited
+from gogoscope.exceptions import GogoscopeError, RateLimitExceededError
+from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
+from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateReply
+from gogoscope.rate_limits.batches import Batches, Place
+from gogoscope.rate_limits.contact import LOOK_AFTER, Contact
+from gogoscope.rate_limits.outage import microseconds
+from gogoscope.rate_limits.policy import RatePolicy
+
+RETURN_SECONDS = 1.0
+"""How long a place is being returned, where there is no background."""
+MOST_UNUSED = 10_000
+"""How many unused places are remembered."""
+
+
+@define(eq=False)
+class _Want:
+    """A call that wants a place, until ``ends`` by ``monotonic()``.
+
+    Its answer is a place, or an error, or that it is to take one in the bucket of this process.
+    ``turn`` is set when it is answered, and when it is to ask for those in the line.
+    """
+
+    cost_us: int
+    ends: float
+    place: Place | None = None
+    error: GogoscopeError | None = None
+    is_local: bool = False
+    turn: anyio.Event | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self.place is not None or self.error is not None or self.is_local
+
+    def wake(self) -> None:
+        if self.turn is not None:
+            self.turn.set()
+
+
+class Bucket:
+    """One rate limit in one store, for one event loop.
+
+    :param policy: the limit
+    :param provider: keeps it
+    """
+
+    def __init__(self, policy: RatePolicy, provider: RateLimitProvider) -> None:
+        self.name = policy.name
+        self._cost_us = policy._cost_us
+        self._unit_us = policy._cost_us(1)
+        self._burst_us = policy._burst_us
+        self._share = policy.local_share
+        self._batches = Batches(policy._most_at_once, policy.batch == "auto")
+        self.contact = Contact(self.name, self._burst_us, provider)
+        self._outage = self.contact.outage
+        self._line: dict[_Want, None] = {}
+        self._asking = False
+        self._most: int | None = None
+        self._most_more: int | None = None
+        self._unused: dict[int, int] = {}
+
+    async def take(self, home: Home, cost_us: int, wait: float) -> Place:
+        """Wait until a call may go.
+
+        :param home: the scope that it is in
+        :param cost_us: what it costs
+        :param wait: how long it may wait, in seconds
+        :raises RateLimitExceededError: if it would have to wait for longer
+        :raises PersistenceError: if the store fails, and the process has no share of its own
+        """
+        began = monotonic()
+        try:
+            place = await self._reserve(home, cost_us, began + wait)
+            while not await self._may_go(home, place):
+                place = await self._reserve(home, cost_us, began + wait)
+        except RateLimitExceededError as error:
+            if home.observed:
+                home.emit(RateLimitExceeded(home.name, self.name, error.retry_after))
+            raise
+        if home.observed and place.go_at > began:
+            home.emit(RateLimitWaited(home.name, self.name, monotonic() - began))
+        return place
+
+    async def give_back(self, home: Home, place: Place, cost_us: int) -> None:
+        """Return a part of a place that was used, if nothing was reserved after it."""
+        if self._is_last(place):
+            work = partial(self.contact.give_back, place.tat_us, cost_us)
+            await self.contact.quietly(home, work)
+
+    async def charge(self, home: Home, place: Place, cost_us: int) -> None:
+        """Take more for a call that has cost more than was reserved for it."""
+        if not place.local:
+            work = partial(self.contact.reserve, cost_us, LONGEST_WAIT_US)
+            await self.contact.quietly(home, work)
+
+    async def pause(self, home: Home, seconds: float) -> None:
+        """Admit nobody for a while.
+
+        :raises PersistenceError: if the store fails; this process pauses all the same
+        """
+        if home.observed:
+            home.emit(RateLimitPaused(home.name, self.name, seconds))
+        self._batches.drop()
+        await self.contact.pause(seconds)
+
+    async def _may_go(self, home: Home, place: Place) -> bool:
+        """Wait until the time of a place has come; return whether it is still good then."""
+        left = place.go_at - monotonic()
+        if left > 0:
+            try:
+                await self._sleep(left)
+                if not place.local and left > LOOK_AFTER:
+                    await self.contact.quietly(home, self.contact.look)
+            except BaseException:
+                await self._abandon(home, place)
+                raise
+        if place.local:
+            return not self._outage.is_paused(place)
+        return place.at_us >= self.contact.until_us
+
+    async def _sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    async def _reserve(self, home: Home, cost_us: int, ends: float) -> Place:
+        """Get a place, by a request or without."""
+        if self._outage.failed and (self._asking or self._outage.lasts()):
+            return self._reserve_here(cost_us, ends)
+        if cost_us == self._unit_us and self._batches.holds():
+            held = await self._held(home, ends)
+            if held is not None:
+                return held
+        least_us = self.contact.wait_us(cost_us)
+        if least_us is not None and least_us > microseconds(ends - monotonic()):
+            raise RateLimitExceededError(self.name, least_us / 1e6)
+        want = _Want(cost_us, ends)
+        await self._answered(home, want)
+        if want.place is not None:
+            return want.place
+        if want.error is not None:
+            raise want.error
+        return self._reserve_here(cost_us, ends)
+
+    async def _held(self, home: Home, ends: float) -> Place | None:
+        """Return a place that is held and comes in time."""
+        await self.contact.quietly(home, self.contact.look)
+        while (place := self._batches.take(ends)) is not None:
+            if place.at_us >= self.contact.until_us:
+                return place
+        return None
+
+    def _reserve_here(self, cost_us: int, ends: float) -> Place:
+        """Get a place in the bucket of this process alone, since the store fails."""
+        wait = max(0.0, ends - monotonic())
+        place, delay = self._outage.reserve(cost_us, self._burst_us, wait, self._share)
+        if place is None:
+            raise RateLimitExceededError(self.name, delay)
+        return place
+
+    async def _answered(self, home: Home, want: _Want) -> None:
+        """Wait in the line until a call has its answer."""
+        self._line[want] = None
+        try:
+            while not want.answered:
+                if self._asking:
+                    want.turn = anyio.Event()
+                    await want.turn.wait()
+                else:
+                    await self._ask_for_all(home)
+        except BaseException:
+            self._line.pop(want, None)
+            if want.place is not None:
+                await self._abandon(home, want.place)
+            raise
+        finally:
+            if not self._asking and self._line:
+                next(iter(self._line)).wake()
+
+    async def _ask_for_all(self, home: Home) -> None:
+        """Ask once for those who are in the line, and settle those whom the answer settles."""
+        self._asking = True
+        try:
+            group = list(islice(self._line, self._most))
+            more = self._more(group)
+            total = sum(want.cost_us for want in group) + self._cost_us(more)
+            try:
+                reply = await self.contact.reserve(total, self._wait_us(group, total, more))
+            except GogoscopeError as error:
+                self.contact.failed(home, error)
+                self._leave_alone(error)
+                return
+            self.contact.answered(home)
+            if reply.granted:
+                self._settle(group, more, total, reply)
+            else:
+                self._refuse(group, more, reply)
+        finally:
+            self._asking = False
+
+    def _more(self, group: list[_Want]) -> int:
+        """Return how many places to reserve beyond those of a group."""
+        units = sum(want.cost_us == self._unit_us for want in group)
+        more = self._batches.more(units) if units else 0
+        return more if self._most_more is None else min(more, self._most_more)
+
+    def _wait_us(self, group: list[_Want], total: int, more: int) -> int:
+        """Return how long the last place may be away, so that nobody waits for too long."""
+        now = monotonic()
+        reserved, waits = 0, []
+        for want in group:
+            reserved += want.cost_us
+            waits.append(microseconds(want.ends - now) + total - reserved)
+        if more:
+            waits.append(microseconds(group[-1].ends - now))
+        return min(waits)
+
+    def _settle(self, group: list[_Want], more: int, total: int, reply: RateReply) -> None:
+        """Hand out the places that were reserved, one after the other."""
+        self._most = self._most_more = None
+        places, reserved, begun = [], 0, reply.tat_us - total
+        for cost in [*(want.cost_us for want in group), *[self._unit_us] * more]:
+            reserved = min(total, reserved + cost)
+            at_us = max(begun + reserved - self._burst_us, reply.now_us)
+            go_at = self.contact.told_at + (at_us - reply.now_us) / 1e6
+            places.append(Place(cost, begun + reserved, at_us, go_at))
+        for want, place in zip(group, places, strict=False):
+            if want in self._line:
+                want.place = place
+                self._answer(want)
+            else:  # it was cancelled meanwhile
+                self._unused[place.tat_us] = place.cost_us
+        self._batches.keep(places[len(group) :])
+
+    def _refuse(self, group: list[_Want], more: int, reply: RateReply) -> None:
+        """Refuse those who cannot wait for their places; the others are to ask again."""
+        now = monotonic()
+        free_us = max(reply.tat_us, reply.now_us) - reply.now_us - self._burst_us
+        reserved = room_us = 0
+        for want in group:
+            wait_us = free_us + reserved + want.cost_us
+            patience_us = microseconds(want.ends - now)
+            if wait_us <= patience_us and (more or len(group) > 1):
+                reserved += want.cost_us
+                room_us = patience_us - wait_us
+            elif want in self._line:
+                want.error = RateLimitExceededError(self.name, max(0, wait_us) / 1e6)
+                self._answer(want)
+        self._most_more = room_us // self._unit_us
+        if not more and all(want in self._line for want in group):
+            self._most = len(group) // 2
+
+    def _leave_alone(self, error: GogoscopeError) -> None:
+        """Leave those in the line to themselves, since the store fails."""
+        for want in list(self._line):
+            if self._share:
+                want.is_local = True
+            else:
+                want.error = error
+            self._answer(want)
+
+    def _answer(self, want: _Want) -> None:
+        self._line.pop(want, None)
+        want.wake()
+
+    def _is_last(self, place: Place) -> bool:
+        known = not (place.local or self._outage.failed)
+        return known and place.tat_us == self.contact.tat_us
+
+    async def _abandon(self, home: Home, place: Place) -> None:
+        """Return a place that is not used; nobody waits for that, if there is a background."""
+        if place.local:
+            return
+        if len(self._unused) >= MOST_UNUSED:
+            self._unused.clear()
+        self._unused[place.tat_us] = place.cost_us
+        if self._is_last(place):
+            work = partial(self.contact.quietly, home, self._return_unused)
+            if not home.spawn(work):
+                await finish(work, RETURN_SECONDS)
+
+    async def _return_unused(self) -> None:
+        """Return the last places, as far as nobody uses them."""
+        while (tat_us := self.contact.tat_us) in self._unused:
+            cost_us = 0
+            while tat_us - cost_us in self._unused:
+                cost_us += self._unused.pop(tat_us - cost_us)
+            await self.contact.give_back(tat_us, cost_us)

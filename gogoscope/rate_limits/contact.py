@@ -1,0 +1,156 @@
+"""What one event loop knows of a rate limit in its store, and the requests that it makes.
+
+Mutable state: ``tat_us`` and ``_now_us`` are what the last answer has shown, and ``told_at`` is
+when it came, by ``monotonic()``; ``until_us`` is when the longest pause ends that any answer has
+shown. All but ``told_at`` are by the store's clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import anyio
+
+from gogoscope._core.background import Home
+from gogoscope._core.clock import monotonic
+from gogoscope.events import RateLimitStoreFailed, RateLimitStoreRecovered, log_warning
+from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
+from gogoscope.persistence.asking import ask
+from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
+from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateLimitState, RateReply
+from gogoscope.rate_limits.outage import Outage, microseconds
+
+STORE_SECONDS = 2.0
+"""How long a request may take before the store counts as failed."""
+LOOK_AFTER = 1.0
+"""How old an answer may be for a call to go without another look, in seconds."""
+KNOWN_SECONDS = 0.25
+"""How long an answer is good for refusing others without asking."""
+
+T = TypeVar("T")
+
+
+class Contact:
+    """A rate limit, as its store tells of it.
+
+    :param name: the limit
+    :param burst_us: what its bucket holds
+    :param provider: keeps it
+    """
+
+    def __init__(self, name: str, burst_us: int, provider: RateLimitProvider) -> None:
+        self.name = name
+        self._burst_us = burst_us
+        self._provider = provider
+        self.outage = Outage()
+        self.tat_us = 0
+        self._now_us = 0
+        self.told_at = -math.inf
+        self.until_us = 0
+
+    async def reserve(self, cost_us: int, wait_us: int) -> RateReply:
+        """Reserve what costs so much, if it comes in time.
+
+        :raises GogoscopeError: if the store fails
+        """
+        wait_us = min(wait_us, LONGEST_WAIT_US)
+        return await self._learn(self._provider.reserve_rate, cost_us, self._burst_us, wait_us)
+
+    async def pause(self, seconds: float) -> None:
+        """Admit nobody for a while.
+
+        :raises GogoscopeError: if the store fails; this process pauses all the same
+        """
+        self.outage.pause(seconds, self._burst_us)
+        pause_us = microseconds(seconds)
+        if self.told_at != -math.inf:
+            self.until_us = max(self.until_us, self._time_us() + pause_us)
+        await self._learn(self._provider.pause_rate, pause_us, self._burst_us)
+
+    async def look(self) -> None:
+        """Find out whether the limit is paused, unless that is known.
+
+        :raises GogoscopeError: if the store fails
+        """
+        if monotonic() - self.told_at > LOOK_AFTER:
+            await self._learn(self._provider.read_rate)
+
+    async def state(self) -> RateLimitState:
+        """Return how much is used up.
+
+        :raises GogoscopeError: if the store fails
+        """
+        reply = await self._ask(partial(self._provider.read_rate, self.name))
+        return RateLimitState(0.0, 0.0) if reply is None else reply.state()
+
+    async def give_back(self, tat_us: int, cost_us: int) -> None:
+        """Return what was reserved last.
+
+        :param tat_us: what the bucket was with it
+        :raises GogoscopeError: if the store fails
+        """
+        request = partial(self._provider.return_rate, self.name, tat_us, cost_us)
+        if await self._ask(request) and self.tat_us == tat_us:
+            self.tat_us -= cost_us
+
+    def wait_us(self, cost_us: int) -> int | None:
+        """Return how long a call has to wait at least, by the last answer; ``None`` if not known.
+
+        The time at which a place is free only goes forward, unless somebody returns one.
+        """
+        if monotonic() - self.told_at <= KNOWN_SECONDS:
+            tat_us = self.tat_us
+        elif self.until_us:
+            tat_us = self.until_us + self._burst_us
+        else:
+            return None
+        return tat_us + cost_us - self._burst_us - self._time_us()
+
+    async def quietly(self, home: Home, work: Callable[[], Awaitable[object]]) -> None:
+        """Do what no call depends on: that the store fails is only noted."""
+        try:
+            await work()
+        except GogoscopeError as error:
+            self.failed(home, error)
+
+    def failed(self, home: Home, error: GogoscopeError) -> None:
+        """Note that the store fails."""
+        if self.outage.begin():
+            log_warning("the store of rate limit %r fails", self.name, error=error)
+            if home.observed:
+                home.emit(RateLimitStoreFailed(home.name, self.name, error))
+
+    def answered(self, home: Home) -> None:
+        """Note that the store does not fail."""
+        if self.outage.end() and home.observed:
+            home.emit(RateLimitStoreRecovered(home.name, self.name))
+
+    async def _learn(
+        self, request: Callable[..., Awaitable[RateReply | None]], *arguments: int
+    ) -> RateReply:
+        reply = await self._ask(partial(request, self.name, *arguments))
+        if reply is None:  # nobody has ever used it
+            reply = RateReply(True, 0, 0, self._time_us())
+        self.tat_us, self._now_us = reply.tat_us, reply.now_us
+        self.told_at = monotonic()
+        self.until_us = max(self.until_us, reply.until_us)
+        return reply
+
+    async def _ask(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request, for as long as one may take.
+
+        :raises GogoscopeError: if the store fails
+        """
+        with anyio.move_on_after(STORE_SECONDS):
+            return await ask(request)
+        raise StoreTimeoutError(
+            f"the store of rate limit {self.name!r} did not answer within {STORE_SECONDS:g} s"
+        )
+
+    def _time_us(self) -> int:
+        """Return the store's time, after its first answer."""
+        passed = monotonic() - self.told_at
+        return 0 if passed == math.inf else self._now_us + int(passed * 1e6)
