@@ -24,6 +24,7 @@ class Field:
     :param name: its name in JSON, and its heading
     :param kind: how it is shown
     :param read: takes it out of the record; the attribute of that name if left out
+    :param detail: whether it is left out of tables, which people read
     """
 
     name: str
@@ -31,6 +32,7 @@ class Field:
     read: Callable[[Any], Any] = field(
         default=Factory(lambda self: attrgetter(self.name), takes_self=True)
     )
+    detail: bool = False
 
 
 def in_seconds(attribute: str) -> Callable[[Any], float | None]:
@@ -60,8 +62,11 @@ def for_programs(kind: Kind, value: Any) -> str:
     return json.dumps(value) if kind == "object" else printable(str(value))
 
 
-def for_people(kind: Kind, value: Any) -> str:
-    """Return a value in few words, ``-`` for ``None``; a time is that of the machine's zone."""
+def for_people(kind: Kind, value: Any, *, briefly: bool = False) -> str:
+    """Return a value in few words, ``-`` for ``None``; a time is that of the machine's zone.
+
+    :param briefly: whether of a time only its distance is returned
+    """
     if value is None:
         return "-"
     if kind == "time":
@@ -69,7 +74,7 @@ def for_people(kind: Kind, value: Any) -> str:
         if moment is not None:
             left = value - time.time()
             told = f"in {span(left)}" if left > 0 else f"{span(-left)} ago"
-            return f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({told})"
+            return told if briefly else f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({told})"
     if kind == "seconds":
         return span(value) if value > 0 else f"over for {span(-value)}"
     if kind == "object":

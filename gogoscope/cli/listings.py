@@ -59,8 +59,8 @@ LOCKS = Listing(
         Field("scope"),
         Field("since", "time"),
         Field("lease_left", "seconds"),
-        Field("fencing_token", "count"),
-        Field("metadata", "object"),
+        Field("fencing_token", "count", detail=True),
+        Field("metadata", "object", detail=True),
     ),
     watch=True,
 )
@@ -75,8 +75,8 @@ CIRCUITS = Listing(
         Field("since", "time", in_seconds("since_ms")),
         Field("open_until", "time", in_seconds("open_until_ms")),
         Field("last_failure", "time", in_seconds("last_failure_ms")),
-        Field("last_success", "time", in_seconds("last_success_ms")),
-        Field("open_count", "count"),
+        Field("last_success", "time", in_seconds("last_success_ms"), detail=True),
+        Field("open_count", "count", detail=True),
         Field("probes", "count", lambda circuit: len(circuit.probes)),
     ),
     key="name",
@@ -92,7 +92,7 @@ RUNS = Listing(
         Field("since", "time"),
         Field("until", "time"),
         *_HOLDER,
-        Field("fencing_token", "count"),
+        Field("fencing_token", "count", detail=True),
     ),
 )
 
@@ -105,11 +105,11 @@ JOBS = Listing(
         Field("done", "count"),
         Field("total", "count"),
         Field("saves", "count"),
-        Field("version", "count"),
+        Field("version", "count", detail=True),
         Field("since", "time"),
         Field("finished_at", "time"),
         *_HOLDER,
-        Field("fencing_token", "count"),
+        Field("fencing_token", "count", detail=True),
     ),
 )
 
@@ -136,7 +136,10 @@ def _of_read_write_lock(lock: Any) -> Iterable[Any]:
 
 _PERMIT = (
     Field("state", "state"),
-    *(Field(one.name, one.kind, attrgetter(f"holder.{one.name}")) for one in LOCKS.fields),
+    *(
+        Field(one.name, one.kind, attrgetter(f"holder.{one.name}"), one.name == "metadata")
+        for one in LOCKS.fields
+    ),
 )
 
 SEMAPHORES = Listing(

@@ -32,12 +32,19 @@ def show(renderable: RenderableType) -> None:
 
 
 def table(listing: Listing, found: Mapping[str, Any]) -> RenderableType:
-    """Return a table of what was listed."""
-    if not found:
+    """Return a table of what was listed, without columns in which nothing stands."""
+    rows = [(key, record) for key, record in listing.rows(found)]
+    if not rows:
         return Text(f"no {listing.name}", style="dim")
-    shown = _columns(listing.key, *(field.name for field in listing.fields))
-    for key, record in listing.rows(found):
-        shown.add_row(Text(printable(key), overflow="fold"), *_cells(listing, record))
+    told = [
+        field
+        for field in listing.fields
+        if not field.detail and any(field.read(record) is not None for _, record in rows)
+    ]
+    shown = _columns(listing.key, *(field.name.replace("_", " ") for field in told))
+    for key, record in rows:
+        cells = [_cell(field, record, briefly=True) for field in told]
+        shown.add_row(Text(printable(key), overflow="fold"), *cells)
     return shown
 
 
@@ -47,8 +54,8 @@ def card(listing: Listing, key: str, record: Any) -> RenderableType:
     shown.add_column(style="dim")
     shown.add_column(overflow="fold")
     shown.add_row(listing.key, Text(printable(key), overflow="fold"))
-    for field, cell in zip(listing.fields, _cells(listing, record), strict=True):
-        shown.add_row(field.name, cell)
+    for field in listing.fields:
+        shown.add_row(field.name.replace("_", " "), _cell(field, record))
     return shown
 
 
@@ -68,12 +75,9 @@ def _columns(*headings: str) -> Table:
     return shown
 
 
-def _cells(listing: Listing, record: Any) -> list[Text]:
-    return [_cell(field, field.read(record)) for field in listing.fields]
-
-
-def _cell(field: Field, value: Any) -> Text:
-    text = Text(for_people(field.kind, value), overflow="fold")
+def _cell(field: Field, record: Any, *, briefly: bool = False) -> Text:
+    value = field.read(record)
+    text = Text(for_people(field.kind, value, briefly=briefly), overflow="fold")
     if field.kind == "state":
         text.stylize(_STYLES.get(str(value), ""))
     elif field.kind == "seconds" and value is not None and value <= 0:

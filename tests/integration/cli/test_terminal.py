@@ -34,7 +34,7 @@ def test_people_see_a_table_in_colours(url: str) -> None:
         assert shown.end() == 0
     assert "\x1b[1;31mopen" in shown.shown
     assert "payments" in shown.shown
-    assert "ago)" in shown.shown
+    assert " ago" in shown.shown
 
 
 def test_people_who_want_no_colours_get_none(url: str) -> None:
