@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 
 from gogoscope.cli.exits import ExitCode
 
+run: Callable[[Sequence[str]], int] | None
 try:
     from gogoscope.cli.program import run
 except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in ("cyclopts", "rich"):
+    _missing = (error.name or "").partition(".")[0]
+    if _missing not in ("cyclopts", "rich"):
         raise
-    _missing: str | None = error.name
-else:
-    _missing = None
+    run = None
 
 
 def main() -> None:
     """Run the command line with the arguments of this process, and end it with its exit code."""
-    if _missing is not None:
+    if run is None:
         sys.stderr.write(
             f"gogoscope: the command line needs {_missing}; run: pip install 'gogoscope[cli]'\n"
         )

@@ -46,7 +46,8 @@ def commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     def run_command(*arguments: str) -> Finished:
         capsys.readouterr()
         code = run(arguments)
-        return Finished(int(code), *capsys.readouterr())
+        printed = capsys.readouterr()
+        return Finished(int(code), printed.out, printed.err)
 
     return run_command
 
