@@ -10,20 +10,19 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gogoscope._core.background import Home
-from gogoscope._core.cancellation import finish
 from gogoscope._core.context import current
 from gogoscope._core.hints import explains
 from gogoscope.events import JobEnded, JobStarted
-from gogoscope.exceptions import JobVersionError, LeaseLostError, LockError, StoreTimeoutError
+from gogoscope.exceptions import JobVersionError, LeaseLostError, LockError
 from gogoscope.jobs.claims import JobLeases, jobs_of, take
 from gogoscope.jobs.job import JobPart
 from gogoscope.jobs.options import JobOptions
 from gogoscope.jobs.progress import Meter
 from gogoscope.locks.lease_block import Held, LeaseBlock
 from gogoscope.persistence.asking import ask
+from gogoscope.persistence.insisting import until_answered
 from gogoscope.persistence.job_records import JobRecord
-from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
-from gogoscope.persistence.urgency import urgently
+from gogoscope.persistence.lock_handle import LockHandle
 
 J = TypeVar("J", bound=Held)
 OpenJob = Callable[[JobOptions, LockHandle, JobLeases, Any, bool], J]
@@ -89,15 +88,16 @@ class JobBlock(LeaseBlock[J]):
         return options.migrate(state, record.version)
 
     async def _give_up(self, leaving: BaseException | None) -> None:
-        handle = self._handle
+        handle, finished = self._handle, False
         try:
             if leaving is None and handle.lost is None:
                 await self._finish(handle)
+                finished = True
             else:
                 await super()._give_up(leaving)
         finally:
             if self._home.observed:
-                finished, number = leaving is None, handle._number
+                number = handle._number
                 self._home.emit(JobEnded(self._home.name, self.key, finished, id=number))
 
     def _refuse_itself(self) -> None:
@@ -113,16 +113,13 @@ class JobBlock(LeaseBlock[J]):
     async def _finish(self, handle: LockHandle) -> None:
         async def write() -> bool:
             keep = self._options.keep
-            return await urgently(ask(self._provider.finish_job, self.key, handle._nonce, keep))
+            return await ask(self._provider.finish_job, self.key, handle._nonce, keep)
 
         try:
-            written = await finish(write, CLEAN_UP_SECONDS)
+            written = await until_answered(
+                write, f"whether it keeps that job {self.key!r} has finished"
+            )
         finally:
             handle._abandon()
-        if written is None:
-            raise StoreTimeoutError(
-                f"the store did not say within {CLEAN_UP_SECONDS:g} s whether it keeps that job "
-                f"{self.key!r} has finished"
-            )
         if not written:
             raise LeaseLostError(self.key, "somebody else has taken it over")

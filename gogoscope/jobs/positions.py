@@ -1,7 +1,8 @@
 """Which items of a job are done: all below a watermark, and some beyond it.
 
 Items are known by their position, so they must come in the same order each time. What is kept does
-not grow with the number of items, but with how far apart they end.
+not grow with the number of items, but with how many of them have failed, and with how far apart
+they end: two short numbers for each.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from gogoscope.exceptions import CorruptRecordError
+
+MOST = 10_000_000
+"""So many positions beyond the watermark, or failed, are not read: nobody has kept them."""
 
 
 class Positions:
@@ -63,23 +67,29 @@ class Positions:
         }
 
 
-def _packed(positions: set[int]) -> list[list[int]]:
-    """Return positions as ranges, each with its first and its last."""
-    ranges: list[list[int]] = []
+def _packed(positions: set[int]) -> list[int]:
+    """Return positions as the lengths of what is left out and what is in, in turn."""
+    lengths: list[int] = []
+    end = 0
     for position in sorted(positions):
-        if ranges and ranges[-1][1] == position - 1:
-            ranges[-1][1] = position
+        if lengths and position == end:
+            lengths[-1] += 1
         else:
-            ranges.append([position, position])
-    return ranges
+            lengths += [position - end, 1]
+        end = position + 1
+    return lengths
 
 
-def _unpacked(ranges: Any) -> set[int]:
-    return {
-        position
-        for first, last in ranges
-        for position in range(_position(first), _position(last) + 1)
-    }
+def _unpacked(lengths: Any) -> set[int]:
+    if sum(map(_position, lengths[1::2])) > MOST or len(lengths) % 2:
+        raise ValueError("so many positions are no work of ours")
+    positions: set[int] = set()
+    end = 0
+    for gap, length in zip(lengths[::2], lengths[1::2], strict=True):
+        begin = end + _position(gap)
+        end = begin + length
+        positions.update(range(begin, end))
+    return positions
 
 
 def _position(value: Any) -> int:

@@ -15,10 +15,8 @@ from typing import Any, Protocol, TypeVar
 import anyio
 
 from gogoscope._core.background import Home
-from gogoscope._core.cancellation import finish
 from gogoscope._core.context import current
 from gogoscope._core.hints import explains
-from gogoscope._core.jitter import jittered
 from gogoscope.events import (
     Event,
     RunAbandoned,
@@ -29,25 +27,20 @@ from gogoscope.events import (
 )
 from gogoscope.exceptions import (
     LeaseLostError,
-    PersistenceError,
     RecordTooLargeError,
     ResultNotKeptError,
     RunError,
-    StoreTimeoutError,
 )
 from gogoscope.locks.lease_block import Held, LeaseBlock
 from gogoscope.persistence.asking import ask
-from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle
+from gogoscope.persistence.insisting import until_answered
+from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.run_records import RunRecord, Verdict
 from gogoscope.persistence.stored import corrupt_record
-from gogoscope.persistence.urgency import urgently
 from gogoscope.runs.claims import lines, runs_of
 from gogoscope.runs.once import Once, error_of_text, text_of_error
 from gogoscope.runs.run import RunPart
 from gogoscope.runs.transactions import RunInTransaction
-
-AGAIN_SECONDS = 0.2
-"""How long to wait before a verdict is written once more, since the store failed."""
 
 
 class InRun(Held, Protocol):
@@ -230,29 +223,7 @@ class RunBlock(LeaseBlock[R]):
 
         :raises PersistenceError: if the store failed until then
         """
-        failure: PersistenceError | None = None
-        answers: list[T] = []
-
-        async def insist() -> None:
-            nonlocal failure
-            while True:
-                try:
-                    answers.append(await urgently(request()))
-                except PersistenceError as error:
-                    if not error.retryable:
-                        raise
-                    failure = error
-                else:
-                    return
-                await anyio.sleep(jittered(AGAIN_SECONDS))
-
-        await finish(insist, CLEAN_UP_SECONDS)
-        if not answers:
-            raise failure or StoreTimeoutError(
-                f"the store did not say within {CLEAN_UP_SECONDS:g} s whether it keeps what came "
-                f"of run {self.key!r}"
-            )
-        return answers[0]
+        return await until_answered(request, f"whether it keeps what came of run {self.key!r}")
 
     def _value_of(self, record: RunRecord) -> Any:
         """Return the result that was kept.

@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import ANY
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from gogoscope import (
@@ -33,6 +34,7 @@ class JobStore(MemoryStore):
         self.clock = ManualClock()
         super().__init__(clock=self.clock)
         self.lost_answers = 0
+        self.lost_ends = 0
         self.saves = 0
 
     async def save_job(self, *args: Any, **options: Any) -> Any:
@@ -40,6 +42,13 @@ class JobStore(MemoryStore):
         answer = await super().save_job(*args, **options)
         if self.lost_answers:
             self.lost_answers -= 1
+            raise StoreTimeoutError("the answer was lost")
+        return answer
+
+    async def finish_job(self, *args: Any, **options: Any) -> Any:
+        answer = await super().finish_job(*args, **options)
+        if self.lost_ends:
+            self.lost_ends -= 1
             raise StoreTimeoutError("the answer was lost")
         return answer
 
@@ -292,3 +301,61 @@ async def test_a_key_may_hold_any_character(store: JobStore, key: str) -> None:
         assert list(await store.jobs()) == [key]
         async with s.job(key, wait=0) as job:
             assert (job.state, job.finished) == (key, True)
+
+
+async def test_an_end_whose_answer_is_lost_is_written_again(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gogoscope.persistence.insisting.AGAIN_SECONDS", 0.001)
+    store.lost_ends = 3
+    async with scope(persistence=store) as s:
+        async with s.job("import") as job:
+            await job.save(1)
+        assert (await store.jobs())["import"].state == "finished"
+
+
+@pytest.mark.parametrize("how", ["lost", "error", "refused"])
+async def test_only_a_job_that_has_finished_is_told_to_have_finished(
+    store: JobStore, how: str
+) -> None:
+    events: list[Event] = []
+    with pytest.raises((LeaseLostError, KeyError)):
+        async with scope(persistence=store, on_event=events.append) as s, s.job("import") as job:
+            if how == "error":
+                raise KeyError("broken")
+            await store.take_over("import")
+            if how == "lost":
+                await job.save(1)
+    (ended,) = [event for event in events if isinstance(event, JobEnded)]
+    assert not ended.finished
+
+
+@pytest.mark.slow_elsewhere
+async def test_cancelled_at_any_point_a_job_is_free_at_once_in_its_last_saved_state(
+    store: JobStore,
+) -> None:
+    told: list[int] = []
+    steps = ended = 0
+
+    async def work(key: str) -> None:
+        nonlocal ended
+        async with scope(persistence=store) as s, s.job(key, 0) as job:
+            for number in range(1, 4):
+                await job.save(number)
+                told.append(number)
+                await anyio.lowlevel.checkpoint()
+        ended = 1
+
+    while not ended:
+        steps += 1
+        told.clear()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work, f"job {steps}")
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        async with scope(persistence=store) as s, s.job(f"job {steps}", 0, wait=0) as job:
+            last = told[-1] if told else 0
+            assert job.state in (last, last + 1)  # one that was cancelled may be saved or not
+            assert not job.finished or ended or job.state == 3
+    assert steps > 5

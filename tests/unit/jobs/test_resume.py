@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -184,6 +185,65 @@ async def test_the_state_of_another_job_is_refused(store: MemoryStore) -> None:
         with pytest.raises(CorruptRecordError, match=r"not of s\.resume"):
             async for _ in s.resume("r", Loads(), range(2)):
                 pytest.fail("it runs")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        7,
+        {},
+        {"below": -1, "beyond": [], "failed": []},
+        {"below": 0, "beyond": [0, 10**12], "failed": []},
+        {"below": 0, "beyond": [0], "failed": []},
+        {"below": 0, "beyond": [], "failed": ["0", 1]},
+        {"below": 0, "beyond": 5, "failed": []},
+    ],
+)
+def test_a_state_that_somebody_else_wrote_is_refused(state: Any) -> None:
+    with pytest.raises(CorruptRecordError):
+        Positions(state)
+
+
+def test_what_is_kept_of_many_failed_items_is_short() -> None:
+    positions = Positions()
+    for position in range(100_000):
+        positions.add(position, failed=position % 3 == 0)
+    assert len(MemoryStore().job_text(positions.state())) < 200_000
+
+
+@pytest.mark.slow_elsewhere
+async def test_cancelled_at_any_point_a_loop_leaves_the_job_free_and_no_item_lost(
+    store: MemoryStore,
+) -> None:
+    steps = 0
+    ended = False
+
+    async def work(key: str) -> None:
+        nonlocal ended
+        async with scope(persistence=store) as s:
+            async for row, result in s.resume(key, load, range(5), limit=2, save_every=0):
+                result.unwrap()
+                looped.append(row)
+                await anyio.lowlevel.checkpoint()
+        ended = True
+
+    while not ended:
+        steps += 1
+        load, looped = Loads(), list[int]()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work, f"job {steps}")
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        async with scope(persistence=store) as s:
+            resumed = s.resume(f"job {steps}", load, range(5), limit=2, save_every=0, wait=0)
+            async for row, result in resumed:
+                result.unwrap()
+                looped.append(row)
+        assert set(looped) == set(range(5))
+        assert len(looped) <= 6
+        assert load.calls.total() <= 5 + 3
+    assert steps > 10
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.booleans())), st.booleans())
