@@ -76,6 +76,7 @@ from gogoscope.persistence.lock_handle import LockHandle, release
 from gogoscope.persistence.protocols.cache import CacheEntry
 from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.persistence.values import is_storable
+from gogoscope.persistence.watching import Stop, never_told, watch
 
 FIRST_POLL_SECONDS = 0.02
 LONGEST_POLL_SECONDS = 0.5
@@ -237,11 +238,16 @@ class Loading:
         """
         answer = await self._acquire(locks)
         pause = FIRST_POLL_SECONDS
+        stop: Stop = never_told
         try:
             if answer is not None and answer.content is None:
+                changed = anyio.Event()
+                stop = watch(locks, "lock", self._lock_key(), lambda: changed.set())  # noqa: PLW0108
                 async with slots_lent():
                     while answer is not None and answer.content is None:
-                        await anyio.sleep(jittered(pause))
+                        with anyio.move_on_after(jittered(pause)):
+                            await changed.wait()
+                        changed = anyio.Event()
                         pause = min(2 * pause, LONGEST_POLL_SECONDS)
                         found = self._context.layers.find(self._key) or await self._read()
                         if found is not None and found.left > 0:
@@ -251,6 +257,8 @@ class Loading:
             if answer is not None and answer.content is not None:
                 await release(answer.content)  # cancelled while it took back its slot
             raise
+        finally:
+            stop()
         return None if answer is None else answer.content
 
     async def _load_holding(self, handle: LockHandle) -> Any:
@@ -348,12 +356,15 @@ class Loading:
         return None if answer is None else answer.content
 
     async def _acquire(self, locks: LockProvider) -> Answer[LockHandle | None] | None:
+        lease = timedelta(seconds=self._policy.lease)
+        acquire = partial(locks.acquire, self._lock_key(), lease)
+        return await self._state.ask(state_of(locks).locks, acquire, self._tell_store)
+
+    def _lock_key(self) -> str:
         key = self._key
         if len(key) > LONGEST_KEY_IN_LOCK:
             key = hashlib.sha256(key.encode()).hexdigest()
-        lease = timedelta(seconds=self._policy.lease)
-        acquire = partial(locks.acquire, f"get_or_set:{key}", lease)
-        return await self._state.ask(state_of(locks).locks, acquire, self._tell_store)
+        return f"get_or_set:{key}"
 
     def _tell_store(self, error: GogoscopeError | None) -> None:
         if error is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 import anyio
@@ -19,12 +20,13 @@ from attrs import frozen
 from gogoscope._core.background import Home
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import slots_lent
-from gogoscope._core.jitter import jittered
+from gogoscope._core.jitter import jittered, uniform
 from gogoscope._core.per_store import PerStore
 from gogoscope.persistence.lock_claims import claim_handle, new_claim
 from gogoscope.persistence.lock_handle import LockHandle, release
 from gogoscope.persistence.lock_records import LeaseStore, LockReply
 from gogoscope.persistence.lock_watching import Watched, Watches
+from gogoscope.persistence.watching import Changed, Stop, never_told, watch
 
 FIRST_POLL_SECONDS = 0.05
 LONGEST_POLL_SECONDS = 1.0
@@ -64,6 +66,9 @@ class Line:
     # _changed: is set when what was held here has ended, or something else is worth a look.
     # _held: the handles that are held here.
     # _users: how many wait, or hold.
+    # _told: whether the store has told of something since the last look.
+    # watch: has the store tell; returns what ends that.
+    # _stop_watching: that, while somebody waits.
 
     kind = "lease"
 
@@ -75,6 +80,9 @@ class Line:
         self._changed = anyio.Event()
         self._held: set[LockHandle] = set()
         self._users = 0
+        self._told = False
+        self._stop_watching: Stop | None = None
+        self.watch: Callable[[Changed], Stop] = lambda changed: never_told
 
     async def take(self, home: Home, want: Want[Found]) -> LockHandle | Found | None:
         """Take the lease; return its handle, or what the caller gets instead.
@@ -126,14 +134,23 @@ class Line:
         try:
             return await self._ask_in_turn(home, want, give_up_at)
         finally:
+            if self._stop_watching is not None:
+                self._stop_watching()
+                self._stop_watching = None
             self._turn.release()
+
+    def _tell(self) -> None:
+        self._told = True
+        self._changed.set()
 
     async def _ask_in_turn(
         self, home: Home, want: Want[Found], give_up_at: float
     ) -> LockHandle | Found | None:
-        pause, dead_at, refused = FIRST_POLL_SECONDS, math.inf, False
+        pause, dead_at, refused, spread = FIRST_POLL_SECONDS, math.inf, False, 0.0
         while True:
             self._changed = anyio.Event()
+            if self._told:
+                self._told, spread = False, FIRST_POLL_SECONDS
             if (found := want.look()) is not None:
                 return found
             holder = self._held_here() if want.patience else None
@@ -151,7 +168,9 @@ class Line:
             left = give_up_at - monotonic()
             if left <= 0:
                 return None
-            await self._sleep(min(left, self._pause(pause, dead_at, holder)))
+            if self._stop_watching is None:
+                self._stop_watching = self.watch(self._tell)
+            await self._sleep(min(left, self._pause(pause, dead_at, holder)), spread)
             pause = min(2 * pause, LONGEST_POLL_SECONDS)
 
     async def _ask(
@@ -176,9 +195,12 @@ class Line:
         dead_in = max(0.0, min(dead_at, self._watched.dead_at()) - now)
         return min(jittered(pause), dead_in + jittered(FIRST_POLL_SECONDS))
 
-    async def _sleep(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float, spread: float) -> None:
+        """Sleep until something has changed; if the store told so before, ask not all at once."""
         with anyio.move_on_after(seconds):
             await self._changed.wait()
+            if self._told:
+                await anyio.sleep(uniform(0, spread))
 
     def _leave(self) -> None:
         self._users -= 1
@@ -198,7 +220,8 @@ L = TypeVar("L", bound=Line)
 class Lines(Generic[L]):
     """The lines of one kind of lease, found by store and key while anybody stands in them.
 
-    :param name: what the lease is of; names the variables of the event loop, too
+    :param name: what the lease is of, as the kind of its record is called; names the variables of
+        the event loop, too
     :param make: returns a line, of the arguments of :class:`Line`
     """
 
@@ -215,4 +238,5 @@ class Lines(Generic[L]):
             watched = self._watches.of(store).of(key)
             lines[key] = self._make(watched, key, lambda: lines.pop(key, None))
             lines[key].kind = self._name
+            lines[key].watch = partial(watch, store, self._name, key)
         return lines[key]

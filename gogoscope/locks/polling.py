@@ -7,6 +7,9 @@ The pauses between two requests follow three rules:
 2. None is longer than until the holder's lease is over.
 3. They are jittered, so that processes do not ask in step.
 
+A store that tells when the lock is free ends a pause. Many may be told at once, and one of them
+gets the lock. So whoever was told and came too late waits for a random moment the next time.
+
 A process that hands the lock over among its own tasks could keep it from the others for ever. So a
 poller that has waited for ``RESERVE_AFTER_SECONDS`` reserves the next turn in the store, and renews
 that reservation while it waits: the holder's process cannot hand the lock over then, only release
@@ -26,7 +29,7 @@ from attrs import frozen
 from gogoscope._core.background import Spawn
 from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
-from gogoscope._core.jitter import jittered
+from gogoscope._core.jitter import jittered, uniform
 from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
 from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_claims import claim_handle, new_claim
@@ -76,6 +79,8 @@ class Poller:
     # _reserved_until: when our reservation ends; minus infinity if there is none.
     # _dead_at: when the holder's lease will be over, as the store said.
     # _watched: when it will be over by this process's clock alone.
+    # _told_at: when to ask, since the store told that the lock is free; infinite if it did not.
+    # _spread: for how long at most to wait after having been told.
 
     def __init__(self, provider: LockProvider, key: str) -> None:
         self._provider = provider
@@ -95,7 +100,8 @@ class Poller:
         self.record: LockRecord | None = None
         self._interval = FIRST_POLL_SECONDS
         self._reserved_until = -math.inf
-        self._dead_at = math.inf
+        self._dead_at = self._told_at = math.inf
+        self._spread = 0.0
 
     async def ask(
         self, wanted: Wanted, waiting_since: float, answer_by: float
@@ -111,6 +117,7 @@ class Poller:
         seen = None if self.record is None else self._watched.dead(self._turn)
         waited = monotonic() - waiting_since
         self._may_reserve_at = waiting_since + RESERVE_AFTER_SECONDS
+        was_told, self._told_at = self._told_at < math.inf, math.inf
         self._busy = BUSY_POLL_SECONDS * RESERVE_AFTER_SECONDS / max(waited, RESERVE_AFTER_SECONDS)
         if (
             seen is None
@@ -138,12 +145,23 @@ class Poller:
             self.reset()
             return answer
         self._look(answer)
+        if was_told:
+            self._spread = self._busy
         return None
+
+    def told(self) -> None:
+        """Note that the store tells that the lock is free."""
+        if self._told_at == math.inf:
+            self._told_at = monotonic() + uniform(0, self._spread)
+
+    def due(self) -> bool:
+        """Return whether whoever was woken is to ask: it was not told, or long enough ago."""
+        return self._told_at == math.inf or self._told_at <= monotonic()
 
     def pause(self) -> float:
         """Return the seconds until it makes sense to ask again."""
         now = monotonic()
-        pause = jittered(self._interval)
+        pause = min(jittered(self._interval), max(0.0, self._told_at - now))
         if self._may_reserve_at > now:
             pause = min(pause, self._may_reserve_at - now)
         dead_at = min(

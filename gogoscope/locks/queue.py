@@ -36,6 +36,7 @@ from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, rele
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.persistence.urgency import urgently
+from gogoscope.persistence.watching import Stop, watch
 
 MOST_IN_A_ROW = 16
 LOOKS_PER_LEASE = 3
@@ -76,6 +77,7 @@ class LockQueue:
     # _in_a_row: how many handovers there were since the lock was last claimed.
     # _rest_until: until when nobody here claims, since another process has reserved the next turn.
     # _left_at: when the lock was last released here; waiting for others counts from then.
+    # _stop_watching: ends that the store tells this queue; None while it does not.
 
     def __init__(self, provider: LockProvider, key: str, queues: dict[str, LockQueue]) -> None:
         self._provider = provider
@@ -88,6 +90,7 @@ class LockQueue:
         self._in_a_row = 0
         self._rest_until = -math.inf
         self._left_at = -math.inf
+        self._stop_watching: Stop | None = None
 
     async def acquire(self, wanted: Wanted, patience: float) -> LockHandle | LockRecord | None:
         """Take the lock; return its handle, or else who has it.
@@ -157,6 +160,8 @@ class LockQueue:
             left = give_up_at - monotonic()
             if left <= 0:
                 return self._record()
+            if first:
+                self._watch()
             pause = self._pause() if first else math.inf
             waiter.wanted.waiting.begins(self._held_here(), self._record())
             woken = await _set_within(waiter.woken, min(left, pause))
@@ -164,7 +169,7 @@ class LockQueue:
                 return waiter.handle
             if not woken and not first:
                 return self._record()
-            may_ask = not woken or self._held_here() is None
+            may_ask = not woken or (self._held_here() is None and self._poller.due())
 
     async def _ask(self, waiter: Waiter, give_up_at: float) -> LockHandle | None:
         waiter.asking = True
@@ -174,6 +179,16 @@ class LockQueue:
             return await self._poller.ask(waiter.wanted, waiting_since, answer_by)
         finally:
             waiter.asking = False
+
+    def _watch(self) -> None:
+        if self._stop_watching is None:
+            self._stop_watching = watch(self._provider, "lock", self._key, self._told)
+
+    def _told(self) -> None:
+        """Have the first ask soon: the store tells that the lock is free."""
+        if self._waiters and self._held_here() is None:
+            self._poller.told()
+            self._wake_first()
 
     def _pause(self) -> float:
         """Return the seconds until the first in the queue asks, unless it is woken before."""
@@ -191,6 +206,9 @@ class LockQueue:
             if was_first:
                 self._wake_first()
         if not self._waiters:
+            if self._stop_watching is not None:
+                self._stop_watching()
+                self._stop_watching = None
             await self._poller.end_reservation()
 
     async def _hand_over(self, handle: LockHandle) -> bool:

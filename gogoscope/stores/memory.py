@@ -10,6 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, Self
 from weakref import WeakSet
@@ -31,9 +32,11 @@ from gogoscope.persistence import (
     check_clock,
     check_key_prefix,
     current_clock,
+    running,
 )
 from gogoscope.persistence.records.cache import CACHE
 from gogoscope.persistence.values import check_value, copied
+from gogoscope.persistence.watching import Changed, Stop, Watchers
 
 SWEPT_PER_WRITE = 4
 
@@ -57,6 +60,7 @@ class MemoryRecords(Records):
         _all_records.add(self)
         self._tables: defaultdict[str, dict[str, tuple[Any, float]]] = defaultdict(dict)
         self._unswept: Iterator[tuple[str, str]] = iter(())
+        self._watchers = Watchers()
 
     def table(self, kind: Kind[Any]) -> Mapping[str, tuple[Any, float]]:
         """Return the records of a kind with their purge times, for reading one."""
@@ -86,6 +90,8 @@ class MemoryRecords(Records):
                 self._tables[kind.name].pop(key, None)
             elif changed is not record:
                 self._put(kind, key, changed, now_ms)
+            if self._watchers and changed is not record and kind.tells(changed):
+                self._watchers.tell(_name(kind.name, key))
             return answer
 
     async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
@@ -130,6 +136,22 @@ class MemoryRecords(Records):
             for key in [key for key in table if key.startswith(prefix)]:
                 del table[key]
 
+    def watch(self, kind: str, key: str, changed: Changed) -> Stop:
+        """Call ``changed`` in this event loop when it makes sense to look at a record.
+
+        Whoever changes the record may be in another thread.
+        """
+        in_this_loop = partial(running().call_from_anywhere, changed)
+        guard = self._guard
+        with guard:
+            stop = self._watchers.add(_name(kind, key), in_this_loop)
+
+        def stop_safely() -> None:
+            with guard:
+                stop()
+
+        return stop_safely
+
     def _find(self, kind: Kind[Record], key: str, now_ms: int) -> Record | None:
         record: Record
         record, purge_at_ms = self._tables[kind.name].get(key, _ABSENT)
@@ -158,6 +180,10 @@ class MemoryRecords(Records):
         for table in self._tables.values():
             table.clear()
         self._clock = self._guard = _OfParent(parent)
+
+
+def _name(kind: str, key: str) -> str:
+    return f"{kind}:{key}"
 
 
 class _OfParent:

@@ -16,6 +16,7 @@ import pytest
 from attrs import evolve
 
 from gogoscope.persistence import CompareAndSwap, Entry, Swapped
+from gogoscope.persistence.watching import Changed, Stop, Watchers
 from gogoscope.testing.conformance import CompareAndSwapConformance, OpenLossyPlace, OpenPlace
 from tests.support.entries import DictPlace, LossyPlace
 
@@ -207,10 +208,20 @@ class TestTheClockStands(Broken):
             return self.opened_ms
 
 
-class TestWaitsForEver(Broken):
+class TestTellsWhoeverHasStopped(Broken):
     class place_type(DictPlace):  # noqa: N801
-        async def wait(self, kind: str, key: str, seen: Entry | None, seconds: float) -> None:
-            await anyio.sleep_forever()
+        def __init__(self) -> None:
+            super().__init__()
+            self.watchers = Watchers()
+
+        def watch(self, kind: str, key: str, changed: Changed) -> Stop:
+            self.watchers.add(key, changed)
+            return lambda: None
+
+        async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
+            answer = await super().swap(kind, key, seen, new)
+            self.watchers.tell(key)
+            return answer
 
 
 class TestCancelledHalfWay(Broken):

@@ -84,6 +84,8 @@ class OnAServer(CompareAndSwapConformance):
 
 
 class TestRedisEntries(OnAServer):
+    tells: ClassVar = True
+
     @pytest.fixture
     def server_place(self, redis_engine: str) -> RedisPlace:
         return RedisPlace(redis_engine)
@@ -106,6 +108,8 @@ class TestRedisEntries(OnAServer):
 
 
 class TestPostgresEntries(OnAServer):
+    tells: ClassVar = True
+
     @pytest.fixture
     def server_place(self, common_postgres_table: PostgresTable) -> PostgresPlace:
         return PostgresPlace(common_postgres_table)

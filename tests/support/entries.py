@@ -10,6 +10,7 @@ from attrs import evolve
 
 from gogoscope._core.clock import Clock, current_clock
 from gogoscope.persistence import KEEP_MS, ClockSteps, CompareAndSwap, Entry, Swapped, uniform
+from gogoscope.persistence.watching import Changed, Stop
 
 
 class DictPlace(CompareAndSwap):
@@ -134,5 +135,5 @@ class Below(CompareAndSwap):
     async def clear(self, kind: str, prefix: str) -> None:
         await self._place.clear(kind, self._prefix + prefix)
 
-    async def wait(self, kind: str, key: str, seen: Entry | None, seconds: float) -> None:
-        await self._place.wait(kind, self._prefix + key, seen, seconds)
+    def watch(self, kind: str, key: str, changed: Changed) -> Stop:
+        return self._place.watch(kind, self._prefix + key, changed)

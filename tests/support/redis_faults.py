@@ -80,14 +80,21 @@ class _FaultyConnection:
         self._faulty = faulty
         self._connection = connection
         self._command: tuple[Any, ...] = ()
+        self._listens = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
     async def send_command(self, *command: Any) -> None:
         self._command = command
+        if command[0] in ("SUBSCRIBE", "UNSUBSCRIBE"):
+            self._listens = True
+            await self._connection.send_command(*command)
 
-    async def read_response(self) -> Any:
+    async def read_response(self, **options: Any) -> Any:
+        if self._listens:
+            return await self._connection.read_response(**options)
+
         async def perform() -> Any:
             await self._connection.send_command(*self._command)
             return await self._connection.read_response()

@@ -18,10 +18,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-import anyio
 from attrs import field, frozen
 
-from gogoscope._core.jitter import jittered
+from gogoscope.persistence.watching import Changed, Stop, never_told
 
 KEEP_MS = 3_600_000
 """For how long a place keeps an entry after its purge time, at least, in milliseconds."""
@@ -39,12 +38,15 @@ class Entry:
         short text of letters, digits and ``-``
     :param marks: what conditions may name besides the text that holds it, too; a place whose
         entries are changed in no other way than by its own methods need not keep them
+    :param tell: whether those who watch its key are to be told when it is swapped in; it is no part
+        of what is kept
     """
 
     text: str
     purge_at_ms: int | None
     number: int
     writers: tuple[str, ...]
+    tell: bool = field(default=False, eq=False, kw_only=True)
     marks: Mapping[str, str | int] = field(factory=dict, eq=False, kw_only=True)
 
     @property
@@ -156,13 +158,14 @@ class CompareAndSwap(Protocol):
         """Remove every entry of a kind whose key starts with ``prefix``."""
         ...
 
-    async def wait(self, kind: str, key: str, seen: Entry | None, seconds: float) -> None:
-        """Return when an entry may have changed since it was ``seen``, or when it is time to look.
+    def watch(self, kind: str, key: str, changed: Changed) -> Stop:
+        """Call ``changed`` when an entry whose ``tell`` is set is swapped in, from now on.
 
-        It is a hint: it may return earlier, and nobody relies on it. This method, which a place
-        inherits, sleeps. Override it where the server tells of changes.
+        It is a hint, on which nobody relies: it may come late, more than once, or never. Without it
+        those who wait look again after pauses that grow, and so they do with this method, which a
+        place inherits. Override it where the server tells of changes. It makes no request itself.
 
-        :param seen: the entry that the caller has seen; ``None`` if the key had none
-        :param seconds: how long to wait at most
+        :param changed: is called in the event loop of the caller
+        :returns: what ends it
         """
-        await anyio.sleep(jittered(seconds))
+        return never_told

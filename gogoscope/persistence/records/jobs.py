@@ -23,7 +23,13 @@ def _marks(record: JobRecord) -> Mapping[str, str | int]:
     return {"nonce": record.lease.nonce, "status": "running", "seq": record.saves}
 
 
-JOBS = json_kind("job", JobRecord, job_rules.purge_at_ms, marks=_marks)
+JOBS = json_kind(
+    "job",
+    JobRecord,
+    job_rules.purge_at_ms,
+    marks=_marks,
+    awaited=lambda job: job.lease.nonce is None,
+)
 
 
 class RecordJobs(RecordCapability):

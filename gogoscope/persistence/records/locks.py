@@ -20,7 +20,9 @@ from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.urgency import urgently
 from gogoscope.persistence.validation import check_key, check_lease
 
-LOCKS = json_kind("lock", LockRecord, lock_rules.purge_at_ms)
+LOCKS = json_kind(
+    "lock", LockRecord, lock_rules.purge_at_ms, awaited=lambda lock: lock.nonce is None
+)
 
 
 class RecordLocks(RecordCapability):

@@ -14,39 +14,28 @@ that a place must know is how to keep text under a kind and a key. Invariants:
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import (
-    Any,
-    Concatenate,
-    Generic,
-    ParamSpec,
-    Protocol,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from attrs import Attribute, fields, frozen, has
-
-from gogoscope._core.arguments import shown
 from gogoscope._core.durations import seconds
 from gogoscope.events import log_warning
 from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence.lock_records import Steady
-from gogoscope.persistence.stored import check_of, corrupt_record, leave_out, told
+from gogoscope.persistence.records.kinds import Kind as Kind
+from gogoscope.persistence.records.kinds import Record as Record
+from gogoscope.persistence.records.kinds import json_kind as json_kind
+from gogoscope.persistence.stored import leave_out
 from gogoscope.persistence.validation import (
     check_key,
     check_key_prefix,
     glob_matcher,
     literal_start,
 )
-from gogoscope.persistence.values import Codec, check_codec, decode_json
+from gogoscope.persistence.values import Codec, check_codec
+from gogoscope.persistence.watching import Changed, Stop, never_told
 
-Record = TypeVar("Record")
 Answer = TypeVar("Answer")
 P = ParamSpec("P")
 
@@ -56,49 +45,6 @@ Change = Callable[[Record | None, int], tuple[Record | None, Answer]]
 It returns the new record and an answer for the caller. Returning the very record that was passed
 means that nothing is to be written; returning ``None``, that the record is to be removed.
 """
-
-
-@frozen(eq=False)
-class Kind(Generic[Record]):
-    """A kind of record: its name, how it becomes text and a record again, and when it is gone.
-
-    ``purge_at_ms(record, now_ms)`` is the time from which on nobody needs the record, ``None`` for
-    never. ``load`` takes the text that ``dump`` returned, and that time; it may raise anything for
-    any other text. ``marks`` returns what the conditions of a caller's transaction name.
-    """
-
-    name: str
-    dump: Callable[[Record], str]
-    load: Callable[[str, int | None], Record]
-    purge_at_ms: Callable[[Record, int], int | None]
-    marks: Callable[[Record], Mapping[str, str | int]] | None = None
-
-    def restore(self, key: str, text: object, purge_at_ms: object) -> Record:
-        """Return the record of what a place has kept, which may have been changed by anybody.
-
-        :param key: its key, for the error
-        :param text: what ``dump`` had returned, as a ``str`` or in UTF-8
-        :param purge_at_ms: its purge time
-        :raises CorruptRecordError: naming the key, if they are not what the record was written as
-        """
-        try:
-            return self.load(_text(text), _time(purge_at_ms))
-        except Exception as error:
-            raise corrupt_record(self.name, key, error) from error
-
-
-def _text(stored: object) -> str:
-    if type(stored) is bytes:
-        return stored.decode()
-    if type(stored) is not str:
-        raise TypeError(f"its text must be a str, got {told(stored)}")
-    return stored
-
-
-def _time(stored: object) -> int | None:
-    if stored is not None and type(stored) is not int:
-        raise TypeError(f"its purge time must be an int, got {told(stored)}")
-    return stored
 
 
 class Records(Protocol):
@@ -201,6 +147,17 @@ class Records(Protocol):
         """
         return await self.keys(kind, prefix), None
 
+    def watch(self, kind: str, key: str, changed: Changed) -> Stop:
+        """Call ``changed`` when it makes sense to look at a record, from now on; makes no request.
+
+        It is a hint, on which nobody relies. This method, which a place inherits, never calls it.
+
+        :param kind: the name of the kind
+        :param changed: is called in the event loop of the caller
+        :returns: what ends it
+        """
+        return never_told
+
 
 class RecordCapability:
     """What the capabilities over a place for records have in common.
@@ -227,6 +184,10 @@ class RecordCapability:
 
     def _full_key(self, key: str) -> str:
         return self._key_prefix + check_key(key)
+
+    def _watch(self, kind: str, key: str, changed: Changed) -> Stop:
+        """Call ``changed`` when it makes sense to look at a record, if the place tells."""
+        return self._records.watch(kind, self._full_key(key), changed)
 
     def _change(
         self,
@@ -310,111 +271,3 @@ class RecordCapability:
             log_warning("a corrupt record is removed", error=error)
         await self._records.write_many(kind, [self._full_key(key)], lambda full_key, now_ms: None)
         return None
-
-
-def json_kind(
-    name: str,
-    record_type: type[Record],
-    purge_at_ms: Callable[[Record, int], int | None],
-    *,
-    marks: Callable[[Record], Mapping[str, str | int]] | None = None,
-) -> Kind[Record]:
-    """Return the kind of an attrs class.
-
-    Its fields are JSON-shaped, such classes themselves, or mappings of names to such classes.
-    Fields at their default are left out.
-
-    :param name: what the kind is called in a store
-    :param record_type: the class
-    :param purge_at_ms: as in :class:`Kind`
-    :param marks: likewise
-    """
-    form = _Form(record_type)
-    # The newest records by their text: who changes a record mostly finds what it wrote itself.
-    known: dict[str, Record] = {}
-
-    def dump(record: Record) -> str:
-        text = _encode(form.dump(record))
-        if len(known) >= MOST_KNOWN:
-            known.clear()
-        known[text] = record
-        return text
-
-    def load(text: str, purge_at_ms: int | None) -> Record:
-        record = known.get(text)
-        return form.load(decode_json(text)) if record is None else record
-
-    return Kind(name, dump, load, purge_at_ms, marks)
-
-
-MOST_KNOWN = 64
-
-
-class _Form:
-    """How the records of an attrs class become JSON, and those inside their fields likewise."""
-
-    def __init__(self, record_type: type) -> None:
-        self._type = record_type
-        hints = get_type_hints(record_type)
-        parts = fields(record_type)
-        inner = {name: _form_of(hint) for name, hint in hints.items()}
-        self._inner = {name: form for name, form in inner.items() if form is not None}
-        self._checks = {
-            part.name: check_of(hints[part.name]) for part in parts if part.name not in self._inner
-        }
-        self._defaults = [(part.name, _default_of(part)) for part in parts]
-
-    def dump(self, record: Any) -> dict[str, Any]:
-        found = {
-            field: value
-            for field, default in self._defaults
-            if (value := getattr(record, field)) != default
-        }
-        for field, form in self._inner.items():
-            if field in found:
-                found[field] = form.dump(found[field])
-        return found
-
-    def load(self, stored: Any) -> Any:
-        if type(stored) is not dict:
-            raise TypeError(f"{self._type.__name__} must be an object, got {told(stored)}")
-        for field, value in stored.items():
-            if field in self._inner:
-                stored[field] = self._inner[field].load(value)
-            elif field in self._checks:
-                self._checks[field](field, value)
-            else:
-                raise TypeError(f"{self._type.__name__} has no field {shown(field)}")
-        return self._type(**stored)
-
-
-class _FormOfEach:
-    """How a mapping of names to records becomes JSON; it keeps its order."""
-
-    def __init__(self, form: _Form) -> None:
-        self._form = form
-
-    def dump(self, records: Any) -> dict[str, Any]:
-        return {name: self._form.dump(record) for name, record in records.items()}
-
-    def load(self, stored: Any) -> Any:
-        if type(stored) is not dict:
-            raise TypeError(f"a mapping must be an object, got {told(stored)}")
-        return {name: self._form.load(record) for name, record in stored.items()}
-
-
-def _form_of(hint: Any) -> _Form | _FormOfEach | None:
-    if has(hint):
-        return _Form(hint)
-    parts = get_args(hint)
-    if get_origin(hint) is Mapping and parts[0] is str and has(parts[1]):
-        return _FormOfEach(_Form(parts[1]))
-    return None
-
-
-def _default_of(part: Attribute[Any]) -> object:
-    factory = getattr(part.default, "factory", None)
-    return part.default if factory is None else factory()
-
-
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode

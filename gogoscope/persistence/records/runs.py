@@ -25,7 +25,13 @@ def _marks(record: RunRecord) -> Mapping[str, str | int]:
     return {**named, "status": record.state, "seq": record.lease.fencing_token}
 
 
-RUNS = json_kind("run", RunRecord, run_rules.purge_at_ms, marks=_marks)
+RUNS = json_kind(
+    "run",
+    RunRecord,
+    run_rules.purge_at_ms,
+    marks=_marks,
+    awaited=lambda run: run.state != "running",
+)
 
 
 class RecordRuns(RecordCapability):

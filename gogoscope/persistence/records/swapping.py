@@ -42,6 +42,7 @@ from gogoscope.exceptions import Effect, StoreTimeoutError
 from gogoscope.persistence.in_flight import for_each
 from gogoscope.persistence.records.compare_and_swap import KEEP_MS, CompareAndSwap, Entry
 from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
+from gogoscope.persistence.watching import Changed, Stop
 
 MOST_WRITERS = 32
 """How many ids an entry keeps: after more writes than that, a lost answer cannot be found out."""
@@ -180,6 +181,10 @@ class CompareAndSwapRecords(Records):
         """Return a page of the keys that start with ``prefix``, and where the next one begins."""
         return await self._place.keys(kind.name, prefix, after)
 
+    def watch(self, kind: str, key: str, changed: Changed) -> Stop:
+        """Call ``changed`` when it makes sense to look at a record, if the place tells."""
+        return self._place.watch(kind, key, changed)
+
     async def clear(self, kind: Kind[Any], prefix: str) -> None:
         """Remove every record of a kind whose key starts with ``prefix``."""
         self._seen.forget_all(kind, prefix)
@@ -286,9 +291,10 @@ def _entry(
     kind: Kind[Record], record: Record | None, now_ms: int, number: int, writers: tuple[str, ...]
 ) -> Entry:
     if record is None:
-        return Entry("", now_ms - REMOVED_AGO_MS, number, writers)
+        return Entry("", now_ms - REMOVED_AGO_MS, number, writers, tell=kind.tells(None))
     marks = {} if kind.marks is None else kind.marks(record)
-    return Entry(kind.dump(record), kind.purge_at_ms(record, now_ms), number, writers, marks=marks)
+    purge_at_ms, tell = kind.purge_at_ms(record, now_ms), kind.tells(record)
+    return Entry(kind.dump(record), purge_at_ms, number, writers, tell=tell, marks=marks)
 
 
 def _number(seen: Entry | None, now_ms: int) -> int:

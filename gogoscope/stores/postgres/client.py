@@ -68,7 +68,7 @@ class PostgresClient:
 
     def __init__(self, conninfo: str, timeout: float, connections: int) -> None:
         self.timeout = timeout
-        self._conninfo = conninfo
+        self.conninfo = conninfo
         self._connections = connections
         self.where = _where(parse(conninfo))
         self.life = Life(f"the PostgreSQL store {self.where!r}", asyncio_for="psycopg")
@@ -128,7 +128,7 @@ class PostgresClient:
             if connection.is_ready():
                 return connection
             connection.close()
-        return await Connection.open(self._conninfo)
+        return await Connection.open(self.conninfo)
 
     def take_back(self, connection: Connection, era: object) -> None:
         """Keep a connection for the next request, unless it or the store was closed meanwhile.

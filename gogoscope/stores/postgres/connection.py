@@ -162,6 +162,23 @@ class Connection:
                 return last
             last = result
 
+    @property
+    def process(self) -> int:
+        """The process of the server, as it was told when the client logged in."""
+        return self._libpq.backend_pid
+
+    async def told(self) -> list[bytes]:
+        """Wait for what the server tells unasked, on the channels that are listened to."""
+        libpq = self._libpq
+        while True:
+            libpq.consume_input()
+            found = []
+            while (message := libpq.notifies()) is not None:
+                found.append(message.extra)
+            if found:
+                return found
+            await anyio.wait_readable(libpq.socket)
+
     def close(self) -> None:
         """Close it, without waiting for anything."""
         self._libpq.finish()

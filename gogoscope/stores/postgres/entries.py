@@ -36,7 +36,9 @@ from gogoscope.persistence import (
     Swapped,
     corrupt_record,
 )
+from gogoscope.persistence.watching import Changed, Listener, Stop, never_told
 from gogoscope.stores.postgres.client import Reply, Value
+from gogoscope.stores.postgres.listening import advisory_lock
 from gogoscope.stores.postgres.schema import FORMAT
 from gogoscope.stores.postgres.statements import Statements
 
@@ -63,15 +65,19 @@ class PostgresEntries(CompareAndSwap):
     :param client: what asks the server
     :param table: the quoted name of the table
     :param clock: what it tells the time by; the server's clock if left out
+    :param listener: whom the server tells of changes, if anybody
     """
 
-    def __init__(self, client: Asks, table: str, clock: Clock | None) -> None:
+    def __init__(
+        self, client: Asks, table: str, clock: Clock | None, listener: Listener | None = None
+    ) -> None:
         self._client = client
         self._clock = clock
         self._steps = None if clock is None else ClockSteps(clock)
         self.clock_was_set()
         self._statements = Statements(table)
         self._pages = 1
+        self.listener = listener
 
     def now_ms(self) -> int:
         """Return the server's time, or that of the clock that this was made with."""
@@ -97,6 +103,9 @@ class PostgresEntries(CompareAndSwap):
         """Write ``new`` if the last writer is still that of ``seen``, in one statement."""
         if seen is None:
             reply = await self._write(self._statements.insert, kind, key, new)
+        elif new.tell:
+            told = (seen.writer, str(advisory_lock(_name(kind, key))))
+            reply = await self._write(self._statements.update_and_tell, kind, key, new, *told)
         else:
             reply = await self._write(self._statements.update, kind, key, new, seen.writer)
         swapped = _swapped(kind, key, reply)
@@ -142,6 +151,10 @@ class PostgresEntries(CompareAndSwap):
         )
         page = [(row[0] or b"").decode() for row in reply.rows]
         return page, page[-1] if len(page) == KEYS_PER_PAGE else None
+
+    def watch(self, kind: str, key: str, changed: Changed) -> Stop:
+        """Call ``changed`` when the server tells of an entry, on a connection of its own."""
+        return never_told if self.listener is None else self.listener.add(_name(kind, key), changed)
 
     async def clear(self, kind: str, prefix: str) -> None:
         """Remove every entry of a kind whose key starts with ``prefix``, page by page."""
@@ -196,7 +209,7 @@ class PostgresEntries(CompareAndSwap):
 def _swapped(kind: str, key: str, reply: Reply) -> Swapped:
     if not reply.rows:
         return Swapped(swapped=False, found=None, in_doubt=reply.in_doubt)
-    ((row,),) = reply.rows
+    row = reply.rows[0][0]
     if row is None:
         return Swapped(swapped=True)
     return Swapped(swapped=False, found=_entry(kind, key, row), in_doubt=reply.in_doubt)
@@ -216,6 +229,10 @@ def _entry(kind: str, key: str, row: bytes | None) -> Entry:
         columns["number"],
         tuple(columns["writers"].split(" ")),
     )
+
+
+def _name(kind: str, key: str) -> str:
+    return f"{kind}:{key}"
 
 
 def _check_key(key: str) -> None:

@@ -4,6 +4,10 @@ The parameters of those that write are the kind, the key, and the columns in the
 the writer, ``$9`` the one that was seen. They answer with the row as JSON where the writer is
 another: where it was not written, or others have written since. (To plan a statement takes longer
 than to run it, so those with few expressions are the fast ones.)
+
+To tell of a change is dear: the server lets one transaction after the other do that. So it is told
+only if somebody waits. Whoever does shares an advisory lock of the key (``$10``), which then cannot
+be had alone, for the moment of the change.
 """
 # ruff: noqa: S608 - the name of the table was checked and quoted
 
@@ -12,6 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gogoscope.stores.postgres.schema import COLUMNS, NOW
+
+CHANNEL = b"gogoscope"
+"""On which those who wait are told of changes; what is told is a kind, ``:`` and a key."""
 
 
 class Statements:
@@ -38,6 +45,10 @@ class Statements:
             f"UPDATE {table} AS r SET {_if('r.writer = $9', brought)} "
             f"WHERE r.kind = $1 AND r.key = $2 {answer}"
         ).encode()
+        self.update_and_tell = self.update + (
+            b", CASE WHEN r.writer = $7 AND NOT pg_try_advisory_xact_lock($10::bigint) "
+            b"THEN pg_notify('%s', $1 || ':' || $2)::text END" % CHANNEL
+        )
         self.keys = (
             f"SELECT {NOW}, key {key_range} AND (purge_at IS NULL OR purge_at > $5) "
             "ORDER BY key LIMIT $6"

@@ -7,6 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
+import anyio
+
 from gogoscope.exceptions import InvalidURLError
 from gogoscope.persistence import (
     Clock,
@@ -20,11 +22,13 @@ from gogoscope.persistence import (
     check_key_prefix,
     seconds,
 )
+from gogoscope.persistence.watching import Ear, Listener
 from gogoscope.stores.postgres import examination
 from gogoscope.stores.postgres.client import PostgresClient
 from gogoscope.stores.postgres.connection import options
 from gogoscope.stores.postgres.entries import PostgresEntries
 from gogoscope.stores.postgres.joined import JoinedEntries, JoinedStore, Joint
+from gogoscope.stores.postgres.listening import open_ear
 from gogoscope.stores.postgres.schema import check_table, set_up
 
 if TYPE_CHECKING:
@@ -90,7 +94,8 @@ class PostgresStore(RecordStore):
         )
         self._life = self._client.life
         self._clock = None if clock is None else check_clock(clock)
-        self._entries = PostgresEntries(self._client, self._table, self._clock)
+        self._listener = Listener(self._listen)
+        self._entries = PostgresEntries(self._client, self._table, self._clock, self._listener)
         super().__init__(
             CompareAndSwapRecords(self._entries),
             key_prefix=key_prefix,
@@ -121,6 +126,10 @@ class PostgresStore(RecordStore):
     ) -> None:
         await self.aclose()
 
+    async def _listen(self) -> Ear | None:
+        with anyio.fail_after(self._client.timeout):
+            return await open_ear(self._client.conninfo)
+
     def joined(self, connection: AsyncConnection[Any]) -> JoinedStore:
         """Return a store whose changes are a part of the transaction of a connection.
 
@@ -146,6 +155,8 @@ class PostgresStore(RecordStore):
 
         :raises PersistenceError: if the store belongs to another event loop that still runs
         """
+        if self._life.may_close():
+            await self._listener.close(orphaned=self._life.orphaned)
         self._client.close()
 
     async def examine(self) -> list[Finding]:

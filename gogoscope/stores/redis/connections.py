@@ -44,8 +44,11 @@ class Connection(Protocol):
         """Send a command."""
         ...
 
-    async def read_response(self) -> Any:
-        """Read an answer."""
+    async def read_response(self, *, disconnect_on_error: bool = True) -> Any:
+        """Read an answer.
+
+        :param disconnect_on_error: whether to close it if that fails, or is cancelled
+        """
         ...
 
     async def disconnect(self, nowait: bool = False) -> None:

@@ -18,7 +18,9 @@ from gogoscope.persistence import (
     corrupt_record,
     leave_out,
 )
+from gogoscope.persistence.watching import Changed, Ear, Listener, Stop
 from gogoscope.stores.redis import scripts
+from gogoscope.stores.redis.channels import ChannelEar
 from gogoscope.stores.redis.connections import Argument
 from gogoscope.stores.redis.requests import Reply, Request
 from gogoscope.stores.redis.scripts import NONE
@@ -40,6 +42,7 @@ class RedisEntries(CompareAndSwap):
         self._clock = clock
         self._steps = None if clock is None else ClockSteps(clock)
         self.is_cluster = False
+        self.listener = Listener(self._ear)
 
     def now_ms(self) -> int:
         """Return the server's time, or that of the store's own clock, in milliseconds."""
@@ -67,7 +70,7 @@ class RedisEntries(CompareAndSwap):
     async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
         """Write ``new`` if the last writer is still that of ``seen``, in one atomic step."""
         last = NONE if seen is None else seen.writer
-        arguments = (last, *self._written(new))
+        arguments = (last, *self._written(new), int(new.tell))
         reply = await self._run(scripts.SWAP, kind, key, lambda attempt: arguments)
         if reply.status == scripts.DONE:
             return Swapped(swapped=True)
@@ -111,6 +114,13 @@ class RedisEntries(CompareAndSwap):
         reply = await request.run()
         cursor, names = reply.parts
         return _keys(kind, names), await self._following(place, cursor)
+
+    def watch(self, kind: str, key: str, changed: Changed) -> Stop:
+        """Call ``changed`` when the server tells of an entry, on a connection of its own."""
+        return self.listener.add(_name(kind, key).decode(), changed)
+
+    async def _ear(self) -> Ear:
+        return ChannelEar(await self._server.connect())
 
     async def clear(self, kind: str, prefix: str) -> None:
         """Remove every entry of a kind whose key starts with ``prefix``."""

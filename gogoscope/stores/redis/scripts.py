@@ -96,10 +96,15 @@ SWAP = _script(
 local found, writer, puts = read(KEYS[1])
 if writer ~= ARGV[2] then return answer('refused', found) end
 write(ARGV[3], puts, ARGV[4], ARGV[5])
+if ARGV[6] == '1' then redis.pcall('PUBLISH', KEYS[1], '') end
 return answer('done')
 """,
 )
-"""Arguments: tag, id of the writer seen, head, milliseconds to keep it, text."""
+"""Arguments: tag, id of the writer seen, head, milliseconds to keep it, text, whether to tell.
+
+Those who wait are told on a channel that is called as the key is. It does not matter if this user
+may not do that.
+"""
 
 PUT = _script(
     _TIME,

@@ -20,7 +20,7 @@ from attrs import define, frozen
 from gogoscope.exceptions import PersistenceError, StoreConnectionError, StoreTimeoutError
 from gogoscope.persistence import Life, ServerClock
 from gogoscope.stores.redis.address import Address
-from gogoscope.stores.redis.connections import Argument, Connect, Lane, client
+from gogoscope.stores.redis.connections import Argument, Connect, Connection, Lane, client
 from gogoscope.stores.redis.errors import answered_by_server
 
 CLOSE_SECONDS = 5.0
@@ -94,6 +94,20 @@ class Server:
             lanes = _Lanes(Lane(address, self._connect), Lane(address, self._connect))
             self._lanes[place] = lanes
         return lanes.urgent if urgent else lanes.other
+
+    async def connect(self) -> Connection:
+        """Return a new connection to a server that has nothing to do with requests."""
+        self.life.check()
+        if self._connect is None:
+            raise PersistenceError(f"the store {str(self.address)!r} is being opened or closed")
+        connection = self._connect(self.address.at(self._home))
+        try:
+            with anyio.fail_after(self.timeout):
+                await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
 
     def named(self, slot: int, host: str, port: int) -> None:
         """Note which server has a slot."""

@@ -108,6 +108,7 @@ class RedisStore(RecordStore):
 
     async def _close(self) -> None:
         try:
+            await self._entries.listener.close(orphaned=self._life.orphaned)
             await self._server.close()
         finally:
             self._life.end()

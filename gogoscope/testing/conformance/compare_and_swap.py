@@ -63,6 +63,9 @@ class CompareAndSwapConformance:
     works_after_close: ClassVar[bool] = False
     """Whether a place has nothing to close, so that it goes on working."""
 
+    tells: ClassVar[bool] = False
+    """Whether ``watch`` tells of changes, so that it is none that is inherited."""
+
     @pytest.fixture
     def open_place(self) -> OpenPlace:
         """Return what opens a place on data of the test's own; override it."""
@@ -286,15 +289,35 @@ class CompareAndSwapConformance:
         await anyio.sleep(0.02)
         assert before < place.now_ms() < before + MOST_CLOCK_ERROR_MS
 
-    async def test_a_wait_ends_in_time(self, place: CompareAndSwap) -> None:
-        await place.put(KIND, "k", entry := an_entry())
-        with anyio.fail_after(5):
-            await place.wait(KIND, "k", entry, 0.05)
-            await place.wait(KIND, "absent", None, 0.05)
-        with anyio.move_on_after(0.05) as cancelled:
-            await place.wait(KIND, "k", entry, 60)
-            cancelled.cancel()
-            await anyio.lowlevel.checkpoint()
+    async def test_whoever_watches_a_key_is_told_until_it_stops(
+        self, place: CompareAndSwap, other: CompareAndSwap
+    ) -> None:
+        told, changed = anyio.Event(), 0
+
+        def count() -> None:
+            nonlocal changed
+            changed += 1
+            told.set()
+
+        stop = place.watch(KIND, "k", count)
+        entry = an_entry()
+        await other.put(KIND, "k", entry)
+        with anyio.fail_after(PATIENCE):
+            while self.tells and not told.is_set():
+                following = evolve(after(entry, "free"), tell=True)
+                assert (await other.swap(KIND, "k", entry, following)).swapped
+                entry = following
+                with anyio.move_on_after(0.5):
+                    await told.wait()
+        stop()
+        stop()
+        before = changed
+        for one in (place, other):
+            following = evolve(after(entry, "free"), tell=True)
+            assert (await one.swap(KIND, "k", entry, following)).swapped
+            entry = following
+        await anyio.sleep(0.05)
+        assert changed == before
 
     @pytest.mark.parametrize("put", [False, True])
     async def test_a_cancelled_write_is_whole_or_not_there(

@@ -117,7 +117,7 @@ async def test_a_write_that_was_never_sent_is_not_in_doubt(
 ) -> None:
     async with opened(proxy, postgres_table) as store:
         store._client._drop_idle()
-        store._client._conninfo = store._client._conninfo.replace(str(proxy.port), "1")
+        store._client.conninfo = store._client.conninfo.replace(str(proxy.port), "1")
         with pytest.raises(StoreConnectionError) as caught:
             await store.set("k", 1)
         assert caught.value.__cause__ is not None

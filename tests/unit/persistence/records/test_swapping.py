@@ -454,13 +454,6 @@ async def test_after_a_cancelled_change_the_next_one_is_right(applied: bool, wri
     assert await records.transact(COUNT, "k", add) == (3 if applied else 2)
 
 
-async def test_the_hint_that_a_place_inherits_waits_as_long_as_it_is_told(
-    place: DictPlace,
-) -> None:
-    with anyio.fail_after(5):
-        await place.wait("count", "k", None, 0.01)
-
-
 class SlowPlace(DictPlace):
     """Carries the next swap out when ``land`` is called, though nobody waits for it any more."""
 

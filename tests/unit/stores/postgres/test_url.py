@@ -27,7 +27,7 @@ def store_of(url: str) -> PostgresStore:
 )
 def test_what_libpq_is_told_is_what_the_url_says(scheme: str, password: str) -> None:
     url = f"{scheme}://ann:{password}@db.example:6432/shop?sslmode=require&create=true"
-    parts = parse(store_of(url)._client._conninfo)
+    parts = parse(store_of(url)._client.conninfo)
     plain = {"p%40ss%2Fw%3Ard%3F%25%23": "p@ss/w:rd?%#", "100%25": "100%"}.get(password, password)
     assert parts == {
         "user": "ann",
@@ -49,7 +49,7 @@ def test_what_libpq_is_told_is_what_the_url_says(scheme: str, password: str) -> 
     ],
 )
 def test_everything_else_is_left_to_libpq(url: str) -> None:
-    assert parse(store_of(url)._client._conninfo) == parse(url)
+    assert parse(store_of(url)._client.conninfo) == parse(url)
 
 
 def test_the_own_options_are_those_of_the_store() -> None:
