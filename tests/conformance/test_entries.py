@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
+from random import Random
 from typing import Any, ClassVar
 
 import pytest
@@ -16,6 +17,7 @@ from gogoscope.persistence import (
     Entry,
     RecordStore,
 )
+from gogoscope.stores.postgres.store import PostgresStore
 from gogoscope.testing.conformance import (
     CompareAndSwapConformance,
     OpenLossyPlace,
@@ -28,6 +30,7 @@ from gogoscope_dynamodb.client import DynamoDBClient
 from tests.conformance.places import DynamoDBPlace, Place, PostgresPlace, RedisPlace
 from tests.support.dynamodb_faults import FaultyClient, Perform, losing
 from tests.support.entries import Below, DictPlace, LossyPlace
+from tests.support.postgres_proxy import PostgresProxy
 from tests.support.postgres_server import PostgresTable
 from tests.support.redis_faults import FaultyRedis
 
@@ -113,6 +116,37 @@ class TestPostgresEntries(OnAServer):
     @pytest.fixture
     def server_place(self, common_postgres_table: PostgresTable) -> PostgresPlace:
         return PostgresPlace(common_postgres_table)
+
+    @pytest.fixture
+    def open_lossy_place(
+        self, common_postgres_table: PostgresTable, own_prefix: str
+    ) -> OpenLossyPlace:
+        table = common_postgres_table
+
+        @asynccontextmanager
+        async def open_place(lose: Callable[[], bool]) -> AsyncIterator[CompareAndSwap]:
+            proxy = LossyProxy(lose)
+            async with (
+                proxy.running(table.database_url),
+                PostgresStore(
+                    proxy.url(table.database_url), table=table.name, create=True
+                ) as store,
+            ):
+                yield Below(store._records._place, own_prefix)
+
+        return open_place
+
+
+class LossyProxy(PostgresProxy):
+    """Breaks the connection in the place of some answers to changes."""
+
+    def __init__(self, lose: Callable[[], bool]) -> None:
+        super().__init__(Random(1))
+        self._lose = lose
+
+    def _fault(self) -> str | None:
+        is_change = b"RETURNING" in self.requests[-1]
+        return "answers dropped after the write" if is_change and self._lose() else None
 
 
 class TestDynamoDBEntries(OnAServer):
