@@ -7,8 +7,9 @@ The pauses between two requests follow three rules:
 2. None is longer than until the holder's lease is over.
 3. They are jittered, so that processes do not ask in step.
 
-A store that tells when the lock is free ends a pause. Many may be told at once, and one of them
-gets the lock. So whoever was told and came too late waits for a random moment the next time.
+A store that tells when the lock is free ends a pause: that of whoever has reserved the next turn,
+if anybody has. Else many may be told at once, and one of them gets the lock; so whoever was told
+and came too late waits for a random moment the next time.
 
 A process that hands the lock over among its own tasks could keep it from the others for ever. So a
 poller that has waited for ``RESERVE_AFTER_SECONDS`` reserves the next turn in the store, and renews
@@ -149,10 +150,16 @@ class Poller:
             self._spread = self._busy
         return None
 
-    def told(self) -> None:
-        """Note that the store tells that the lock is free."""
-        if self._told_at == math.inf:
-            self._told_at = monotonic() + uniform(0, self._spread)
+    def told(self) -> bool:
+        """Note that the store tells that the lock is free; return whether it may be had here."""
+        now, record = monotonic(), self.record
+        if self._reserved_until > now:
+            self._told_at = now
+        elif record is not None and record.next_turn not in (None, self._turn):
+            return False  # It is another's turn.
+        elif self._told_at == math.inf:
+            self._told_at = now + uniform(0, self._spread)
+        return True
 
     def due(self) -> bool:
         """Return whether whoever was woken is to ask: it was not told, or long enough ago."""

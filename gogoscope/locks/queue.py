@@ -186,8 +186,7 @@ class LockQueue:
 
     def _told(self) -> None:
         """Have the first ask soon: the store tells that the lock is free."""
-        if self._waiters and self._held_here() is None:
-            self._poller.told()
+        if self._waiters and self._held_here() is None and self._poller.told():
             self._wake_first()
 
     def _pause(self) -> float:

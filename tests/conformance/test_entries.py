@@ -132,7 +132,8 @@ class TestPostgresEntries(OnAServer):
                     proxy.url(table.database_url), table=table.name, create=True
                 ) as store,
             ):
-                yield Below(store._records._place, own_prefix)
+                records: Any = store._records
+                yield Below(records._place, own_prefix)
 
         return open_place
 
