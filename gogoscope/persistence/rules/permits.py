@@ -204,8 +204,11 @@ def _granted(
 
 
 def _must_renew(mine: Permit | None, request: PermitClaim, now_ms: int, at: Steady | None) -> bool:
-    """Return whether a turn is to be reserved, or its second half has begun."""
-    return mine is None or lock_rules.left_ms(mine.lease, now_ms, at) * 2 < request.turn_ms
+    """Return whether a turn is to be reserved, or its second half has begun, or a clock was set."""
+    if mine is None:
+        return True
+    left_ms = lock_rules.left_ms(mine.lease, now_ms, at)
+    return not request.turn_ms <= 2 * left_ms <= 2 * request.turn_ms
 
 
 def _on(record: PermitsRecord, at: Steady | None) -> PermitsRecord:
