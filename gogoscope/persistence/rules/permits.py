@@ -54,7 +54,7 @@ def claim(
         }
 
     holders, waiting = alive(known.holders), alive(known.waiting)
-    mine = None if turn is None else known.waiting.get(turn)
+    mine = None if turn is None else waiting.get(turn)
     own = Permit(LockRecord(0, 0), request.limit, request.takes)
     before = _before(waiting, turn)
     if _fit(holders.values(), [*before.values(), own]) and known.released_by != nonce:
@@ -67,8 +67,7 @@ def claim(
         lease = _granted(known, now_ms, evolve(request.lease, lease_ms=request.turn_ms), at)
         since = lease.acquired_at_ms if mine is None else mine.lease.acquired_at_ms
         place = evolve(own, lease=evolve(lease, fencing_token=0, acquired_at_ms=since))
-        kept = {name: one for name, one in known.waiting.items() if name in waiting or name == turn}
-        known = evolve(known, waiting={**kept, turn: place})
+        known = evolve(known, waiting={**waiting, turn: place})
     others = [*holders.values(), *before.values()]
     dead_in_ms = min(
         (lock_rules.left_ms(other.lease, now_ms, at) + skew_ms + 1 for other in others), default=0
