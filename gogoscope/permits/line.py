@@ -243,7 +243,8 @@ class PermitLine:
         if isinstance(answer, LockHandle):
             return answer
         if leases.found is not None:
-            self._polling.look(leases.found, waiter.turn, answer.dead_in_ms)
+            waited = monotonic() - waiter.arrived
+            self._polling.look(leases.found, waiter.turn, waited, answer.dead_in_ms)
         return None
 
     def _pause(self, waiter: Waiter) -> float:

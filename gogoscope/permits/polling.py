@@ -22,6 +22,8 @@ from gogoscope.persistence.protocols.permits import PermitProvider
 FIRST_POLL_SECONDS = 0.02
 BUSY_POLL_SECONDS = 0.05
 LONGEST_POLL_SECONDS = 0.5
+USUAL_WAIT = 0.25
+"""Whoever is next, and has waited for longer than this, asks the more often."""
 
 
 class Polling:
@@ -48,10 +50,11 @@ class Polling:
         """Note that a permit was had here."""
         self._interval = FIRST_POLL_SECONDS
 
-    def look(self, record: PermitsRecord, turn: str, dead_in_ms: int) -> None:
+    def look(self, record: PermitsRecord, turn: str, waited: float, dead_in_ms: int) -> None:
         """Note what a refusal showed.
 
         :param turn: the name of the caller's own turn
+        :param waited: for how long it has waited, in seconds
         :param dead_in_ms: when the first lease of the others will be over; 0 if nobody knows
         """
         self._watching.look(record, turn)
@@ -59,8 +62,10 @@ class Polling:
         before, self.record = self.record, record
         longest = LONGEST_POLL_SECONDS
         if before is None or before.holders.keys() != record.holders.keys():
-            ahead = sum(1 for name in record.waiting if name != turn)
-            longest = min(longest, BUSY_POLL_SECONDS * (1 + ahead))
+            is_next = next(iter(record.waiting), turn) == turn
+            longest = BUSY_POLL_SECONDS
+            if is_next and waited > USUAL_WAIT:
+                longest *= USUAL_WAIT / waited
         self._interval = min(longest, self._interval * 2)
 
     def pause(self) -> float:

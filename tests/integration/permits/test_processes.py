@@ -16,6 +16,7 @@ import anyio.to_thread
 import pytest
 
 from gogoscope import LockTimeoutError, open_persistence, scope
+from gogoscope.persistence.protocols.permits import PermitProvider
 from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -116,11 +117,12 @@ async def test_a_writer_waits_no_longer_than_the_readers_before_it(shared_url: s
         tokens = [int(await line_of(started)) for started in (one, two) * 2]
         async with open_persistence(shared_url) as store, scope(persistence=store) as s:
             newest: list[int] = []
+            permits = store.capability(PermitProvider)
 
             async def look() -> None:
                 """Note the newest reader that came before the writer began to wait."""
                 while not newest:
-                    found = await store.read_permits("read_write_lock", "k")
+                    found = await permits.read_permits("read_write_lock", "k")
                     assert found is not None
                     if any(one.takes == "all" for one in found.waiting.values()):
                         newest.append(found.version)

@@ -26,7 +26,6 @@ from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from tests.integration.locks.torture import (
     CALM_SECONDS,
-    PROCESSES,
     STORES,
     Fleet,
     _all_at_work,
@@ -34,6 +33,7 @@ from tests.integration.locks.torture import (
     _unfinished,
     store_for,
 )
+from tests.integration.locks.torture_parts.plan import PROCESSES
 from tests.integration.permits.judge import Verdict, judge, read_log
 from tests.integration.permits.worker import LIMIT
 from tests.support.engines import DUMMY_CREDENTIALS

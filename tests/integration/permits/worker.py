@@ -56,7 +56,7 @@ class Worker:
         self._entered = 0
         self._log = os.open(folder / f"log-{number}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
-    def note(self, what: str, at: float | None = None, **more: Any) -> None:
+    def note(self, what: str, at: Any = None, **more: Any) -> None:
         line = {"what": what, "at": time.monotonic() if at is None else at, **more}
         os.write(self._log, json.dumps(line).encode() + b"\n")
 
@@ -101,7 +101,7 @@ class Worker:
         async with block as permit:
             self._entered += 1
             token = permit.fencing_token
-            told = {"kind": what, "waiter": waiter, "token": token}
+            told: dict[str, Any] = {"kind": what, "waiter": waiter, "token": token}
             self.note("acquired", began=began, **told)
             for _ in range(self._chance.randrange(2, 6)):
                 at = time.monotonic()  # before: what is sure then was sure at that time
