@@ -63,12 +63,6 @@ def test_the_tables_are_those_of_the_program(table: Any) -> None:
     assert table() in PAGE, f"the page should have:\n{table()}"
 
 
-def test_every_command_that_can_be_watched_is_named() -> None:
-    names = [f"`{listing.name}`" for listing in LISTINGS if listing.watch]
-    paragraph = PAGE.partition("## Watching\n\n")[2].partition("take `--watch`")[0]
-    assert sorted(re.findall("`[a-z-]+`", paragraph)) == sorted(names)
-
-
 @pytest.fixture
 def command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

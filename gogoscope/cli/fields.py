@@ -76,7 +76,7 @@ def for_people(kind: Kind, value: Any, *, briefly: bool = False) -> str:
             told = f"in {span(left)}" if left > 0 else f"{span(-left)} ago"
             return told if briefly else f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({told})"
     if kind == "seconds":
-        return span(value) if value > 0 else f"over for {span(-value)}"
+        return span(value) if value > 0 else f"over for {span(-value)}" if value < 0 else "-"
     if kind == "object":
         return ", ".join(
             f"{printable(name)}={printable(str(part))}" for name, part in value.items()

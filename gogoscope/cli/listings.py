@@ -27,7 +27,6 @@ class Listing:
     :param about: what the help says
     :param fields: the parts of each one
     :param key: what its key is called
-    :param watch: whether it can be watched
     :param method: the method of the store, if it is called otherwise
     :param unfold: returns the rows of what the store keeps under one key
     """
@@ -37,7 +36,6 @@ class Listing:
     about: str
     fields: tuple[Field, ...]
     key: str = "key"
-    watch: bool = False
     method: str = field(default=Factory(lambda self: self.name, takes_self=True))
     unfold: Callable[[Any], Iterable[Any]] = _one
 
@@ -62,7 +60,6 @@ LOCKS = Listing(
         Field("fencing_token", "count", detail=True),
         Field("metadata", "object", detail=True),
     ),
-    watch=True,
 )
 
 CIRCUITS = Listing(
@@ -80,7 +77,6 @@ CIRCUITS = Listing(
         Field("probes", "count", lambda circuit: len(circuit.probes)),
     ),
     key="name",
-    watch=True,
 )
 
 RUNS = Listing(
@@ -147,7 +143,6 @@ SEMAPHORES = Listing(
     "permits",
     "List who holds the permits of semaphores, and who waits for one.",
     _PERMIT,
-    watch=True,
     unfold=_of_semaphore,
 )
 
@@ -156,9 +151,28 @@ READ_WRITE_LOCKS = Listing(
     "permits",
     "List who reads and who writes under read/write locks, and who waits.",
     _PERMIT,
-    watch=True,
     method="read_write_locks",
     unfold=_of_read_write_lock,
 )
 
-LISTINGS = (LOCKS, SEMAPHORES, READ_WRITE_LOCKS, CIRCUITS, RUNS, JOBS)
+
+def _rate_state(rate: Any) -> str:
+    if rate.paused_for > 0:
+        return "paused"
+    return "used" if rate.full_in > 0 else "idle"
+
+
+RATES = Listing(
+    "rates",
+    "rate_limits",
+    "List the rate limits, and when each will be idle again.",
+    (
+        Field("state", "state", _rate_state),
+        Field("full_in", "seconds"),
+        Field("paused_for", "seconds"),
+    ),
+    key="name",
+    method="rate_limits",
+)
+
+LISTINGS = (LOCKS, SEMAPHORES, READ_WRITE_LOCKS, CIRCUITS, RATES, RUNS, JOBS)

@@ -94,10 +94,7 @@ def _check(name: str, key: str) -> str:
 
 
 def _listing_command(listing: Listing) -> Callable[..., Call]:
-    def list_all(pattern: Pattern = None, /, *, common: Common | None = None) -> Call:
-        return Call(partial(reading.list_all, listing=listing, pattern=pattern), common)
-
-    def watch_all(
+    def list_all(
         pattern: Pattern = None,
         /,
         *,
@@ -106,12 +103,12 @@ def _listing_command(listing: Listing) -> Callable[..., Call]:
         common: Common | None = None,
     ) -> Call:
         if not watch:
-            return list_all(pattern, common=common)
+            return Call(partial(reading.list_all, listing=listing, pattern=pattern), common)
         if not 0.1 <= every <= 86_400:
             raise EndedError(ExitCode.WRONG_USE, f"--every must be 0.1 to 86400, got {every:g}")
         return Call(partial(reading.watch, listing=listing, pattern=pattern, every=every), common)
 
-    return watch_all if listing.watch else list_all
+    return list_all
 
 
 for _listing in LISTINGS:

@@ -80,7 +80,7 @@ def _cell(field: Field, record: Any, *, briefly: bool = False) -> Text:
     text = Text(for_people(field.kind, value, briefly=briefly), overflow="fold")
     if field.kind == "state":
         text.stylize(_STYLES.get(str(value), ""))
-    elif field.kind == "seconds" and value is not None and value <= 0:
+    elif field.kind == "seconds" and value is not None and value < 0:
         text.stylize("bold red")
     elif value is None:
         text.stylize("dim")

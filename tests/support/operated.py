@@ -68,6 +68,8 @@ async def _fill(url: str) -> None:
         for key in ODD_KEYS:
             await store.set(key, key, 3600)
         await _permits(store, claim)
+        await store.reserve_rate("openai", 3_600_000_000, 3_600_000_000, 0)
+        await store.pause_rate("stripe", 3_600_000_000, 1_000_000)
         await _runs(store)
         assert (await store.claim_job("reindex", claim, 2)).granted
         text = store.job_text({"after": 7})

@@ -49,6 +49,11 @@ def test_what_it_holds_is_shown(command: Command, url: str) -> None:
     }
     assert listed("semaphores")["licences"]["owner"] == "ivan"
     assert set(listed("read-write-locks")) == {"config", "prices"}
+    rates = listed("rates", "name")
+    assert {name: one["state"] for name, one in rates.items()} == {
+        "openai": "used",
+        "stripe": "paused",
+    }
     assert listed("jobs")["reindex"]["saves"] == 1
     keys = command("keys", "--json", "--store", url).document["keys"]
     assert keys == sorted([*ODD_KEYS, "greeting", "nothing"])

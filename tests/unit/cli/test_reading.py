@@ -70,6 +70,14 @@ def test_read_write_locks_shows_who_reads_and_who_writes(command: Command, url: 
     ]
 
 
+def test_rates_shows_what_is_used_and_what_is_paused(command: Command, url: str) -> None:
+    used, paused = command("rates", "--json", "--store", url).document["rates"]
+    assert (used["name"], used["state"], used["paused_for"]) == ("openai", "used", 0)
+    assert 3000 < used["full_in"] <= 3600
+    assert (paused["name"], paused["state"]) == ("stripe", "paused")
+    assert 3000 < paused["paused_for"] <= 3600
+
+
 def test_circuits_shows_which_are_open(command: Command, url: str) -> None:
     circuits = command("circuits", "--json", "--store", url).document["circuits"]
     assert [(one["name"], one["state"], one["failures"]) for one in circuits] == [
@@ -139,7 +147,9 @@ def test_a_value_that_is_not_there_is_not_found(command: Command, url: str) -> N
     assert "\x1b" not in shown.err
 
 
-@pytest.mark.parametrize("listing", ["locks", "circuits", "runs", "jobs", "keys", "semaphores"])
+@pytest.mark.parametrize(
+    "listing", ["locks", "circuits", "runs", "jobs", "keys", "semaphores", "rates"]
+)
 def test_a_scan_says_first_what_it_will_read(command: Command, url: str, listing: str) -> None:
     shown = command(listing, "--store", url)
     assert shown.err.startswith(f"looking for {listing} in {url}")

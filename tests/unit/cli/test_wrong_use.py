@@ -97,6 +97,7 @@ def test_a_file_of_another_kind_is_refused(command: Command, tmp_path: Path) -> 
         (["open", "k", "--yes"], "circuit breakers"),
         (["semaphores"], "permits"),
         (["read-write-locks"], "permits"),
+        (["rates"], "rate limits"),
         (["runs"], "runs"),
         (["resolve", "k", "--repeat", "--yes"], "runs"),
         (["jobs"], "jobs"),
