@@ -8,8 +8,8 @@ The pauses between two requests follow three rules:
 3. They are jittered, so that processes do not ask in step.
 
 A store that tells when the lock is free ends a pause: that of whoever has reserved the next turn,
-if anybody has. Else many may be told at once, and one of them gets the lock; so whoever was told
-and came too late waits for a random moment the next time.
+if anybody has. Else many may be told at once, and one of them gets the lock. So whoever was told
+and came too late goes on as if nobody told it, until it reserves the next turn.
 
 A process that hands the lock over among its own tasks could keep it from the others for ever. So a
 poller that has waited for ``RESERVE_AFTER_SECONDS`` reserves the next turn in the store, and renews
@@ -30,7 +30,7 @@ from attrs import frozen
 from gogoscope._core.background import Spawn
 from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
-from gogoscope._core.jitter import jittered, uniform
+from gogoscope._core.jitter import jittered
 from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
 from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_claims import claim_handle, new_claim
@@ -43,6 +43,8 @@ FIRST_POLL_SECONDS = 0.02
 LONGEST_POLL_SECONDS = 0.5
 BUSY_POLL_SECONDS = 0.05
 RESERVE_AFTER_SECONDS = 0.25
+LEAST_SECONDS = 0.02
+"""How long after a request a hint is followed, while the next request would come soon anyway."""
 END_RESERVATION_SECONDS = 0.5
 
 
@@ -80,8 +82,9 @@ class Poller:
     # _reserved_until: when our reservation ends; minus infinity if there is none.
     # _dead_at: when the holder's lease will be over, as the store said.
     # _watched: when it will be over by this process's clock alone.
-    # _told_at: when to ask, since the store told that the lock is free; infinite if it did not.
-    # _spread: for how long at most to wait after having been told.
+    # _told: whether the next request is made since the store told that the lock is free.
+    # _came_late: whether one that was made for that reason was refused.
+    # _asked_at: when the last request was made.
 
     def __init__(self, provider: LockProvider, key: str) -> None:
         self._provider = provider
@@ -101,8 +104,9 @@ class Poller:
         self.record: LockRecord | None = None
         self._interval = FIRST_POLL_SECONDS
         self._reserved_until = -math.inf
-        self._dead_at = self._told_at = math.inf
-        self._spread = 0.0
+        self._dead_at = math.inf
+        self._told = self._came_late = False
+        self._asked_at = -math.inf
 
     async def ask(
         self, wanted: Wanted, waiting_since: float, answer_by: float
@@ -118,7 +122,8 @@ class Poller:
         seen = None if self.record is None else self._watched.dead(self._turn)
         waited = monotonic() - waiting_since
         self._may_reserve_at = waiting_since + RESERVE_AFTER_SECONDS
-        was_told, self._told_at = self._told_at < math.inf, math.inf
+        was_told, self._told = self._told, False
+        self._asked_at = monotonic()
         self._busy = BUSY_POLL_SECONDS * RESERVE_AFTER_SECONDS / max(waited, RESERVE_AFTER_SECONDS)
         if (
             seen is None
@@ -147,28 +152,26 @@ class Poller:
             return answer
         self._look(answer)
         if was_told:
-            self._spread = self._busy
+            self._came_late = True
+            self._interval = max(self._interval, self._busy)
         return None
 
     def told(self) -> bool:
-        """Note that the store tells that the lock is free; return whether it may be had here."""
+        """Note that the store tells that the lock is free; return whether to ask now."""
         now, record = monotonic(), self.record
         if self._reserved_until > now:
-            self._told_at = now
-        elif record is not None and record.next_turn not in (None, self._turn):
-            return False  # It is another's turn.
-        elif self._told_at == math.inf:
-            self._told_at = now + uniform(0, self._spread)
+            return True
+        if self._came_late or (record is not None and record.next_turn not in (None, self._turn)):
+            return False
+        if self._interval <= self._busy and now < self._asked_at + LEAST_SECONDS:
+            return False  # It changes hands so fast that another request comes soon enough.
+        self._told = True
         return True
-
-    def due(self) -> bool:
-        """Return whether whoever was woken is to ask: it was not told, or long enough ago."""
-        return self._told_at == math.inf or self._told_at <= monotonic()
 
     def pause(self) -> float:
         """Return the seconds until it makes sense to ask again."""
         now = monotonic()
-        pause = min(jittered(self._interval), max(0.0, self._told_at - now))
+        pause = jittered(self._interval)
         if self._may_reserve_at > now:
             pause = min(pause, self._may_reserve_at - now)
         dead_at = min(

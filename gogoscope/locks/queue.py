@@ -169,7 +169,7 @@ class LockQueue:
                 return waiter.handle
             if not woken and not first:
                 return self._record()
-            may_ask = not woken or (self._held_here() is None and self._poller.due())
+            may_ask = not woken or self._held_here() is None
 
     async def _ask(self, waiter: Waiter, give_up_at: float) -> LockHandle | None:
         waiter.asking = True

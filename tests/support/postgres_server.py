@@ -68,7 +68,7 @@ class PostgresServer:
         """Make an empty cluster."""
         secret = self.folder / "password"
         secret.write_text(f"{PASSWORD}\n")
-        _hand_over(self.folder, secret)
+        hand_over(self.folder, secret)
         access = ("--username", "postgres", "--pwfile", str(secret), "--auth", "scram-sha-256")
         how = ("--no-sync", "--encoding", "UTF8", "--locale", "C")
         subprocess.run(
@@ -194,7 +194,7 @@ def running_pgbouncer(port: int) -> Iterator[str]:
             f"auth_type = plain\nauth_file = {users}\nmax_client_conn = 500\n"
             "default_pool_size = 3\n"
         )
-        _hand_over(Path(folder), users, settings)
+        hand_over(Path(folder), users, settings)
         process = subprocess.Popen(
             [*GUARD, *_as_postgres(), program, str(settings)],
             cwd=folder,
@@ -226,7 +226,8 @@ def _as_postgres() -> tuple[str, ...]:
     return ("setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups")
 
 
-def _hand_over(*paths: Path) -> None:
+def hand_over(*paths: Path) -> None:
+    """Let the server own files, if it runs as another user."""
     if not os.geteuid():
         for path in paths:
             shutil.chown(path, "postgres", "postgres")
