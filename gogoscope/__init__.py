@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from gogoscope.rate_limits.limit import RateLimit
     from gogoscope.retry import Retry, decorrelated, exponential, fixed, linear
     from gogoscope.runs.once import Once
+    from gogoscope.schedules.cron import cron
+    from gogoscope.schedules.tick import Tick
+    from gogoscope.schedules.when import interval
     from gogoscope.scopes.results import Err, Ok, Result
     from gogoscope.scopes.scope import Scope, current_scope, scope
     from gogoscope.scopes.task import Task
@@ -96,14 +99,17 @@ __all__ = [
     "Task",
     "TaskCancelled",
     "ThrottledError",
+    "Tick",
     "UnexpectedStoreError",
     "UnknownBackendError",
     "UnsupportedEventLoopError",
     "cached",
+    "cron",
     "current_scope",
     "decorrelated",
     "exponential",
     "fixed",
+    "interval",
     "linear",
     "open_persistence",
     "scope",
@@ -156,6 +162,9 @@ if not TYPE_CHECKING:
             "gogoscope.rate_limits.limit": ("RateLimit",),
             "gogoscope.retry": ("Retry", "decorrelated", "exponential", "fixed", "linear"),
             "gogoscope.runs.once": ("Once",),
+            "gogoscope.schedules.cron": ("cron",),
+            "gogoscope.schedules.tick": ("Tick",),
+            "gogoscope.schedules.when": ("interval",),
             "gogoscope.scopes.results": ("Err", "Ok", "Result"),
             "gogoscope.scopes.scope": ("Scope", "current_scope", "scope"),
             "gogoscope.scopes.task": ("Task",),

@@ -24,7 +24,7 @@ ROOMS = (
     ("gogoscope.stores",),
     ("gogoscope.retry",),
     ("gogoscope.cache", "gogoscope.locks", "gogoscope.circuit_breakers", "gogoscope.rate_limits"),
-    ("gogoscope.jobs", "gogoscope.permits", "gogoscope.runs"),
+    ("gogoscope.jobs", "gogoscope.permits", "gogoscope.runs", "gogoscope.schedules"),
     ("gogoscope.scopes",),
     ("gogoscope",),
     ("gogoscope.testing", "gogoscope.cli", "gogoscope.integrations"),

@@ -194,6 +194,7 @@ async def test_the_methods_that_need_the_second_statement_of_the_policy_are_name
         "locks": store.locks,
         "runs": store.runs,
         "jobs": store.jobs,
+        "schedules": store.schedules,
         "get_state": lambda: store.get_state("k"),
         "holder": lambda: store.holder("k"),
     }

@@ -60,6 +60,15 @@ from gogoscope.events.kinds import (
     TaskTimedOut,
 )
 from gogoscope.events.log import description, log_error, log_info, log_warning
+from gogoscope.events.schedules import (
+    ScheduleEvent,
+    ScheduleStoreFailed,
+    ScheduleStoreRecovered,
+    TickEnded,
+    TickFailed,
+    TicksMissed,
+    TickStarted,
+)
 from gogoscope.events.subscribing import subscribe, subscribers
 from gogoscope.exceptions import CircuitOpenError, RateLimitExceededError
 
@@ -108,6 +117,9 @@ __all__ = [
     "RunCompleted",
     "RunFound",
     "RunStarted",
+    "ScheduleEvent",
+    "ScheduleStoreFailed",
+    "ScheduleStoreRecovered",
     "ScopeCancelled",
     "ScopeEnded",
     "ScopeStarted",
@@ -118,6 +130,10 @@ __all__ = [
     "TaskStopped",
     "TaskSucceeded",
     "TaskTimedOut",
+    "TickEnded",
+    "TickFailed",
+    "TickStarted",
+    "TicksMissed",
     "description",
     "log_error",
     "log_events",
@@ -195,6 +211,10 @@ class _Log:
         CacheStoreRecovered,
         RateLimitStoreFailed,
         RateLimitStoreRecovered,
+        TickFailed,
+        TicksMissed,
+        ScheduleStoreFailed,
+        ScheduleStoreRecovered,
     )
 
     def __init__(self, logger: logging.Logger, level: int) -> None:

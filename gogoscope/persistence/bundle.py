@@ -22,6 +22,7 @@ from gogoscope.persistence.protocols.locks import LockProvider
 from gogoscope.persistence.protocols.permits import PermitProvider
 from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
 from gogoscope.persistence.protocols.runs import RunProvider
+from gogoscope.persistence.protocols.schedules import ScheduleProvider
 
 P = TypeVar("P")
 
@@ -41,6 +42,7 @@ class Persistence:
     :param jobs: keeps how far jobs have come
     :param permits: keeps the holders of semaphores and read/write locks
     :param rate_limits: keeps what of each rate is used up
+    :param schedules: keeps which ticks of schedules have been started
     :param others: stores of capabilities that others have written; see :meth:`capability`
     """
 
@@ -51,6 +53,7 @@ class Persistence:
     jobs: JobProvider | None = None
     permits: PermitProvider | None = None
     rate_limits: RateLimitProvider | None = None
+    schedules: ScheduleProvider | None = None
     others: tuple[object, ...] = field(default=(), converter=_tuple, kw_only=True)
     _made_of: object = field(default=None, eq=False, repr=False, kw_only=True, alias="_made_of")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gogoscope.cache.decorator import CachedDecorator
     from gogoscope.circuit_breakers.breaker import CircuitBreaker
     from gogoscope.circuit_breakers.circuit import Circuit
+    from gogoscope.events import OnError
     from gogoscope.jobs.block import JobBlock, OpenJob
     from gogoscope.jobs.options import Migrate
     from gogoscope.locks.block import LockBlock
@@ -31,11 +32,16 @@ if TYPE_CHECKING:
     from gogoscope.retry import Retry
     from gogoscope.runs.block import InRun, OpenRun, RunBlock
     from gogoscope.runs.once import KeptErrors, Once
+    from gogoscope.schedules.block import InTick, OpenTick
+    from gogoscope.schedules.keeper import Keeper
+    from gogoscope.schedules.options import Missed, Scheduled
+    from gogoscope.schedules.when import When
 
     B = TypeVar("B", bound=Held)
     J = TypeVar("J", bound=Held)
     R = TypeVar("R", bound=InRun)
     TermT = TypeVar("TermT", bound=Term)
+    TickT = TypeVar("TickT", bound=InTick)
 
 
 def bundle(store: object) -> Persistence:
@@ -228,3 +234,24 @@ def permit_block(
     from gogoscope.permits.wish import wish
 
     return PermitBlock(home, open_block, wish(what, key, limit, ttl, wait, metadata))
+
+
+def keeper(
+    home: Home,
+    open_tick: OpenTick[TickT],
+    stopping: Stopping,
+    name: str,
+    when: When,
+    fn: Scheduled,
+    missed: Missed,
+    max_missed: int,
+    lease: float | timedelta,
+    retries: int,
+    on_error: OnError | None,
+) -> Keeper[TickT]:
+    """Return what runs the ticks of a schedule."""
+    from gogoscope.schedules.keeper import Keeper
+    from gogoscope.schedules.options import schedule_options
+
+    options = schedule_options(name, when, fn, missed, max_missed, lease, retries, on_error)
+    return Keeper(home, open_tick, stopping, options)

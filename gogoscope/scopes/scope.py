@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from gogoscope.runs.block import RunBlock
     from gogoscope.runs.once import KeptErrors, Once
     from gogoscope.runs.transactions import RunInTransaction
+    from gogoscope.schedules.options import Missed, Scheduled
+    from gogoscope.schedules.tick import Tick
+    from gogoscope.schedules.when import When
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -680,6 +683,66 @@ class Scope(Combinators):
         run = partial(self.task, name=f"resume {key}")
         return Resumed(run, Resuming(block, start, items, total, every, retry_failed=retry_failed))
 
+    def schedule(
+        self,
+        name: str,
+        when: When,
+        fn: Callable[[Tick], Awaitable[object]],
+        *,
+        missed: Missed = "once",
+        max_missed: int = 100,
+        lease: float | timedelta = 60,
+        retries: int = 1,
+        on_error: OnError | None = None,
+    ) -> Task[None]:
+        """Run a function at its times, each time in one process of the fleet.
+
+        ::
+
+            s.schedule("invoices", cron("0 3 * * mon-fri", tz="Europe/Berlin"), send_invoices)
+            s.schedule("sync", interval(300), sync)
+
+        Every process that has the schedule calls this; whichever comes first runs the tick. No
+        tick runs before its time or beside another one, and none is started again unless its
+        process died. A new schedule, and one whose times have changed, begins with the next tick
+        from now. An error is told, and the schedule goes on. It ends when this scope is stopping,
+        after the tick in progress.
+
+        :param name: the schedule
+        :param when: its times: ``interval(seconds)``, or ``cron(expression, tz=...)``
+        :param fn: an async function of a :class:`gogoscope.Tick`; its scope is cancelled if the
+            lease is lost
+        :param missed: what is done about ticks that nobody could start in time: ``"once"`` runs
+            the newest and tells it how many came before, ``"all"`` runs each, ``"skip"`` none that
+            came while another one ran, or is more than a lease old
+        :param max_missed: how many of the newest ``"all"`` runs
+        :param lease: how long a dead process keeps others from its tick, in seconds; at most
+            3,600, or a ``timedelta`` of at most 12 hours
+        :param retries: how often a tick is started again after its process died
+        :param on_error: is called with the error of each tick that fails; it is logged if left out
+        :returns: a task that ends when the scope is stopping
+        :raises ScopeClosedError: outside the scope's block
+        :raises TypeError: if an argument is of the wrong type
+        :raises ValueError: if one is out of range
+        """
+        fn = async_function(fn, "s.schedule(name, when, {})")
+        self._check_open()
+        keeper = doors.keeper(
+            self._home,
+            partial(TickScope, self),
+            self.stopping,
+            name,
+            when,
+            fn,
+            missed,
+            max_missed,
+            lease,
+            retries,
+            on_error,
+        )
+        # Without a slot, which it would hold between the ticks; each tick has one.
+        return self._start(Task(self, keeper.run, (), keeper.name, None, None))
+
 
 class LeasedScope(Scope):
     """A scope whose block and tasks end when a lease is lost.
@@ -789,6 +852,18 @@ class RunScope(RunPart, LeasedScope):
         self._handle = handle
         self._result = result
         self._token = token
+
+
+class TickScope(LeasedScope):
+    """What a tick runs in: a scope whose tasks end when the lease is lost."""
+
+    _leased = "tick"
+
+    def __init__(self, parent: Scope, handle: LockHandle) -> None:
+        super().__init__(parent, f"at schedule {handle.key}")
+
+    async def _run_tick(self, fn: Scheduled, tick: Tick) -> None:
+        await self.call(fn, tick)
 
 
 class JobScope(JobPart, LeasedScope):

@@ -93,6 +93,7 @@ _WAITS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Outcome._wait": lambda names: f"task {names['self'].name}",
     "Block._end": lambda names: f"the tasks of {names['self'].name}",
     "Circuit.admit": lambda names: f"circuit {names['self'].name!r}",
+    "Keeper._wait": lambda names: str(names["self"]._waits_for),
     "Ticker.run": lambda names: "the next tick",
     "Line.take": lambda names: f"{names['self'].kind} {names['self']._key!r}",
     "PermitLine.take": lambda names: str(names["wanted"].wish),

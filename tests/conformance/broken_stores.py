@@ -30,6 +30,7 @@ from gogoscope.persistence.records.rate_limits import RATES
 from gogoscope.persistence.records.store import AnyStore
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 from gogoscope.persistence.rules import locks as lock_rules
+from gogoscope.persistence.schedule_records import Wanted
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing.conformance import (
     CacheConformance,
@@ -447,6 +448,10 @@ class WithALife(MemoryStore):
         self._life.check()
         return await super().read_run(key)
 
+    async def read_schedule(self, name: str) -> Any:
+        self._life.check()
+        return await super().read_schedule(name)
+
     async def read_job(self, key: str) -> Any:
         self._life.check()
         return await super().read_job(key)
@@ -554,6 +559,60 @@ class TestARunIsBegunTwice(BrokenStore):
             await anyio.lowlevel.checkpoint()
             reply = await super().claim_run(key, claim, **options)
             return evolve(reply, granted=reply.granted or free)
+
+
+class TestATickIsStartedTwice(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_tick(
+            self, name: str, claim: LockClaim, wanted: Wanted, **options: Any
+        ) -> Any:
+            record = await self.read_schedule(name)
+            free = record is not None and record.state == "new"
+            await anyio.lowlevel.checkpoint()
+            reply = await super().claim_tick(name, claim, wanted, **options)
+            return evolve(reply, granted=reply.granted or (free and wanted.kind == "tick"))
+
+
+class TestATickIsStartedEarly(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_tick(
+            self, name: str, claim: LockClaim, wanted: Wanted, **options: Any
+        ) -> Any:
+            early = wanted.at_ms - 2 if wanted.at_ms > wanted.after_ms + 2 else wanted.at_ms
+            asked = evolve(wanted, at_ms=early) if wanted.kind == "tick" else wanted
+            return await super().claim_tick(name, claim, asked, **options)
+
+
+class TestAZombieEndsATick(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def end_tick(self, name: str, nonce: str, *rest: Any) -> bool:
+            record = await self.read_schedule(name)
+            holder = nonce if record is None else record.lease.nonce or nonce
+            return await super().end_tick(name, holder, *rest)
+
+
+class TestADeadTickIsForgotten(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_tick(
+            self, name: str, claim: LockClaim, wanted: Wanted, **options: Any
+        ) -> Any:
+            asked = evolve(wanted, retries=0) if wanted.kind == "tick" else wanted
+            return await super().claim_tick(name, claim, asked, **options)
+
+
+class TestATickIsStartedAgainForEver(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_tick(
+            self, name: str, claim: LockClaim, wanted: Wanted, **options: Any
+        ) -> Any:
+            asked = evolve(wanted, retries=99) if wanted.kind == "again" else wanted
+            return await super().claim_tick(name, claim, asked, **options)
+
+
+class TestPausingIsIgnored(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def pause_schedule(self, name: str) -> bool:
+            return await self.read_schedule(name) is not None
 
 
 class TestASaveOutOfSequenceIsAccepted(BrokenStore):

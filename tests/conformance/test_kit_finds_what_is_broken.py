@@ -92,6 +92,14 @@ RULES = {
     "TestAPlaceIsReturnedInTheMiddle": "test_a_place_that_others_stand_behind_is_not_returned",
     "TestAPauseIsMadeShorter": "test_a_longer_pause_is_not_made_shorter",
     "TestAPauseIsNotShown": "test_a_pause_is_shown_to_those_who_look_and_to_those_who_ask",
+    "TestATickIsStartedTwice": "test_of_many_processes_at_once_one_starts_a_tick",
+    "TestATickIsStartedEarly": "test_no_tick_is_started_before_its_time",
+    "TestAZombieEndsATick": "test_whoever_lost_a_tick_changes_nothing_any_more",
+    "TestADeadTickIsForgotten": "test_a_run_that_died_goes_before_the_ticks_after_it",
+    "TestATickIsStartedAgainForEver": (
+        "test_a_tick_whose_run_died_is_started_again_as_often_as_is_allowed"
+    ),
+    "TestPausingIsIgnored": "test_nothing_starts_while_a_schedule_is_paused",
     "TestUseAfterCloseIsAnAccident": "test_a_closed_store_says_so_and_never_hangs",
     "TestOnlyItsOpenerMayCloseIt": "test_a_store_may_be_closed_by_another_task_than_opened_it",
     "TestLocksAreLackingThoughDeclared": (

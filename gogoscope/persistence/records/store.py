@@ -15,6 +15,7 @@ from gogoscope.persistence.records.permits import RecordPermits
 from gogoscope.persistence.records.place import Kind, RecordCapability
 from gogoscope.persistence.records.rate_limits import RecordRateLimits
 from gogoscope.persistence.records.runs import RecordRuns
+from gogoscope.persistence.records.schedules import RecordSchedules
 
 P = TypeVar("P")
 R = TypeVar("R", bound=RecordCapability)
@@ -43,7 +44,7 @@ class AnyStore(RecordExamination):
         return first_of([self], protocol, self)
 
 
-class BaseStore(RecordRuns, RecordJobs, RecordPermits, RecordRateLimits, AnyStore):
+class BaseStore(RecordRuns, RecordJobs, RecordPermits, RecordRateLimits, RecordSchedules, AnyStore):
     """What every store of ours has, whatever its engine: what is written once, over its records.
 
     A new capability over records is one more base of this class.

@@ -37,7 +37,7 @@ pytest.register_assert_rewrite(
         for module in (
             *("base", "cancelling", "races"),
             *("cache", "circuit_breakers", "compare_and_swap", "jobs", "locks", "permits"),
-            *("rate_limits", "runs"),
+            *("rate_limits", "runs", "schedules"),
         )
     )
 )
@@ -55,6 +55,7 @@ from gogoscope.testing.conformance.locks.rules import LockConformance  # noqa: E
 from gogoscope.testing.conformance.permits.rules import PermitConformance  # noqa: E402
 from gogoscope.testing.conformance.rate_limits.rules import RateLimitConformance  # noqa: E402
 from gogoscope.testing.conformance.runs.rules import RunConformance  # noqa: E402
+from gogoscope.testing.conformance.schedules.rules import ScheduleConformance  # noqa: E402
 from gogoscope.testing.conformance.whole import StoreConformance  # noqa: E402
 
 __all__ = [
@@ -71,5 +72,6 @@ __all__ = [
     "PermitConformance",
     "RateLimitConformance",
     "RunConformance",
+    "ScheduleConformance",
     "StoreConformance",
 ]

@@ -9,6 +9,7 @@ from gogoscope.testing.conformance.locks.rules import LockConformance
 from gogoscope.testing.conformance.permits.rules import PermitConformance
 from gogoscope.testing.conformance.rate_limits.rules import RateLimitConformance
 from gogoscope.testing.conformance.runs.rules import RunConformance
+from gogoscope.testing.conformance.schedules.rules import ScheduleConformance
 
 
 class StoreConformance(
@@ -19,9 +20,13 @@ class StoreConformance(
     JobConformance,
     PermitConformance,
     RateLimitConformance,
+    ScheduleConformance,
 ):
     """Every rule of every capability: what a store made of ``RecordStore`` must keep."""
 
     capabilities = frozenset(
-        {"locks", "circuit_breakers", "cache", "runs", "jobs", "permits", "rate_limits"}
+        {
+            *("locks", "circuit_breakers", "cache", "runs", "jobs", "permits", "rate_limits"),
+            "schedules",
+        }
     )

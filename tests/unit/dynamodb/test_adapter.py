@@ -30,6 +30,7 @@ from gogoscope.persistence.protocols.examination import Examinable
 from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.permits import PermitProvider
 from gogoscope.persistence.protocols.runs import RunProvider
+from gogoscope.persistence.protocols.schedules import ScheduleProvider
 from gogoscope.persistence.protocols.transactions import TransactItems
 from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
 from tests.support.dynamodb_faults import FaultyClient, answer
@@ -65,7 +66,8 @@ def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
     probes = {"claim_probe", "settle_probe", "return_probe"}
     cache = {"get", "get_entry", "set", "touch", "delete", "has", "clear", "keys", "iterate_keys"}
     many = {"get_many", "set_many", "delete_many"}
-    kinds = (RunProvider, JobProvider, PermitProvider, TransactItems, Examinable)
+    own = (RunProvider, JobProvider, PermitProvider, ScheduleProvider)
+    kinds = (*own, TransactItems, Examinable)
     every_store = {"aclose", "capability", "ping"}
     kept = {name for kind in kinds for name in dir(kind) if name[0] != "_"}
     assert shown == {

@@ -136,8 +136,10 @@ async def test_a_store_is_found_in_a_bundle_by_what_it_can_do() -> None:
 
 
 def test_the_fields_of_a_bundle_are_the_only_list_of_capabilities() -> None:
-    names = ["locks", "circuit_breakers", "cache", "runs", "jobs", "permits", "rate_limits"]
-    assert list(capabilities()) == names
+    assert list(capabilities()) == [
+        *("locks", "circuit_breakers", "cache", "runs", "jobs", "permits", "rate_limits"),
+        "schedules",
+    ]
     assert set(KIT) <= set(capabilities())
     for name, part in KIT.items():
         assert part.capability == name

@@ -31,6 +31,7 @@ OF_A_SCOPE = [
     "race",
     "read_lock",
     "resume",
+    "schedule",
     "semaphore",
     "stop",
     "stop_on_signals",

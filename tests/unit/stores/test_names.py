@@ -9,6 +9,7 @@ from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.permits import PermitProvider
 from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
 from gogoscope.persistence.protocols.runs import RunProvider
+from gogoscope.persistence.protocols.schedules import ScheduleProvider
 from gogoscope.stores import MemoryStore, PostgresStore, RedisStore, SQLiteStore
 
 LOCKS = {
@@ -30,7 +31,13 @@ PERMITS = {
 }
 EXAMINATION = {"examine", "describe_scan", "sample_keys"}
 RATE_LIMITS = {"reserve_rate", "return_rate", "pause_rate", "read_rate", "rate_limits"}
-EVERY_STORE = {"aclose", "capability", "ping"} | EXAMINATION | RUNS | JOBS | PERMITS | RATE_LIMITS
+SCHEDULES = {
+    *("open_schedule", "claim_tick", "renew_tick", "end_tick", "read_schedule"),
+    *("pause_schedule", "continue_schedule", "trigger_schedule", "forget_schedule"),
+    *("schedules", "schedule_now_ms", "tick_left_ms"),
+}
+KEPT = RUNS | JOBS | PERMITS | RATE_LIMITS | SCHEDULES
+EVERY_STORE = {"aclose", "capability", "ping"} | EXAMINATION | KEPT
 CIRCUIT_BREAKERS = {
     *("get_state", "set_state", "record_failure", "record_success", "count_failures"),
     *("claim_probe", "settle_probe", "return_probe", "reset_failures"),
@@ -54,6 +61,7 @@ def test_a_protocol_has_the_methods_of_its_capability() -> None:
     assert shown(JobProvider) == JOBS
     assert shown(PermitProvider) == PERMITS
     assert shown(RateLimitProvider) == RATE_LIMITS
+    assert shown(ScheduleProvider) == SCHEDULES
 
 
 def test_a_memory_store_shows_its_capabilities_and_how_to_go_below_a_prefix() -> None:

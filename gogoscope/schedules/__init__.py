@@ -1,0 +1,1 @@
+"""Schedules: functions that run at their times, each time in one process of the fleet."""
