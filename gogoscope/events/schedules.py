@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gogoscope.events.kinds import Event
+from gogoscope.events.event import Event
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -29,6 +29,7 @@ from gogoscope.persistence import (
 from gogoscope.persistence.protocols.examination import Examinable
 from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.permits import PermitProvider
+from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
 from gogoscope.persistence.protocols.runs import RunProvider
 from gogoscope.persistence.protocols.schedules import ScheduleProvider
 from gogoscope.persistence.protocols.transactions import TransactItems
@@ -66,7 +67,7 @@ def test_a_store_shows_the_methods_of_its_capabilities_and_no_more() -> None:
     probes = {"claim_probe", "settle_probe", "return_probe"}
     cache = {"get", "get_entry", "set", "touch", "delete", "has", "clear", "keys", "iterate_keys"}
     many = {"get_many", "set_many", "delete_many"}
-    own = (RunProvider, JobProvider, PermitProvider, ScheduleProvider)
+    own = (RunProvider, JobProvider, PermitProvider, RateLimitProvider, ScheduleProvider)
     kinds = (*own, TransactItems, Examinable)
     every_store = {"aclose", "capability", "ping"}
     kept = {name for kind in kinds for name in dir(kind) if name[0] != "_"}
