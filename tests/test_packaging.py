@@ -66,6 +66,10 @@ def test_the_extra_otel_brings_the_api_of_opentelemetry_alone(up_to_date: None) 
     assert requirements("otel") == {"opentelemetry-api"}
 
 
+def test_the_extra_schedules_brings_cronsim_and_time_zones(up_to_date: None) -> None:
+    assert requirements("schedules") == {"cronsim", "tzdata"}
+
+
 def test_the_extra_dev_brings_what_tests_types_lint_and_examples_need() -> None:
     assert {"pytest", "hypothesis", "mypy", "pyright", "ruff", "trio", "rich"} <= requirements(
         "dev"
@@ -83,6 +87,7 @@ def test_the_extras_are_those_of_the_readme_the_developers_and_the_benchmarks(
         "otel",
         "postgres",
         "redis",
+        "schedules",
     }
 
 

@@ -16,7 +16,7 @@ FILES = dict(
 )
 PRINTED = {
     "reports": {"report of a whole second: True"},
-    "billing": {"invoices of Monday, 03:00, missed 0, attempt 1", "waiting done"},
+    "billing": {"invoices of 03:00, missed 0, attempt 1", "waiting done"},
 }
 
 
