@@ -31,7 +31,8 @@ class LocalCache:
 
     A change by another process is seen ``ttl`` seconds later at the latest, one through the same
     :class:`~gogoscope.Cache` at once. No value outlives its own end in the store. It belongs to one
-    cache, which one event loop uses at a time.
+    cache, which one event loop uses at a time. Another one keeps the results of runs, for as many
+    scopes as you like: see ``local`` of :class:`~gogoscope.Once`.
 
     :param max_items: how many values it holds; the least recently used one is dropped first
     :param ttl: how long it returns a value without asking the store, in seconds

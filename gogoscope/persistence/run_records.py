@@ -58,11 +58,13 @@ class RunReply:
 
     ``dead_in_ms`` comes with a run that somebody else has: in how many milliseconds its lease will
     be over by the store's clock with its allowance; 0 if it is over, or if that is not known.
+    ``kept_ms`` comes with a verdict: for how many milliseconds it is still kept, ``None`` for ever.
     """
 
     granted: bool
     record: RunRecord
     dead_in_ms: int = 0
+    kept_ms: int | None = None
 
 
 @frozen

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import anyio
 
 from gogoscope._core.background import Home
+from gogoscope._core.clock import monotonic
 from gogoscope._core.context import current
 from gogoscope._core.hints import explains
 from gogoscope.events import (
@@ -37,7 +38,8 @@ from gogoscope.persistence.insisting import until_answered
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.run_records import RunRecord, Verdict
 from gogoscope.persistence.stored import corrupt_record
-from gogoscope.runs.claims import lines, runs_of
+from gogoscope.runs.claims import check_payload, lines, runs_of
+from gogoscope.runs.local import LocalVerdicts
 from gogoscope.runs.once import Once, error_of_text, text_of_error
 from gogoscope.runs.run import RunPart
 from gogoscope.runs.transactions import RunInTransaction
@@ -95,8 +97,13 @@ class RunBlock(LeaseBlock[R]):
         self._provider = runs_of(self._home)
         self._arrived = anyio.current_time()
         self._refuse_itself()
-        self._line = lines.of(self._provider, self.key)
-        found = await self._line.begin(self._home, self._provider, self._once)
+        self._local = LocalVerdicts(self._once.local, self._provider)
+        found: RunRecord | LockHandle | None = self._local.find(self.key)
+        if isinstance(found, RunRecord):
+            check_payload(found, self._once)
+        else:
+            self._line = lines.of(self._provider, self.key)
+            found = await self._line.begin(self._home, self._provider, self._once)
         if isinstance(found, RunRecord):
             self._done = self._open_run(
                 self._once, None, self._value_of(found), found.lease.fencing_token, None
@@ -160,7 +167,7 @@ class RunBlock(LeaseBlock[R]):
         :raises LeaseLostError: if somebody else has taken the run over
         :raises PersistenceError: if the store fails
         """
-        handle = self._handle
+        handle, began = self._handle, monotonic()
         try:
             try:
                 written = await self._write(state, outcome)
@@ -172,6 +179,7 @@ class RunBlock(LeaseBlock[R]):
                 raise LeaseLostError(self.key, "another run has taken its place")
             record = RunRecord(handle._record, state, self._once.payload, outcome=outcome)
             self._line.settle(record)
+            self._local.keep(self.key, record, self._once.keep, began)
         finally:
             handle._abandon()
         self._tell(RunCompleted, state != "unkept")
@@ -199,6 +207,7 @@ class RunBlock(LeaseBlock[R]):
                 self._free_later()
             if transaction.kept is not None:
                 self._line.settle(transaction.kept)
+                self._local.keep(self.key, transaction.kept, self._once.keep, transaction.made_at)
                 self._tell(RunCompleted, True)
             else:
                 self._tell(RunAbandoned)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from gogoscope._core.background import Home
+from gogoscope._core.clock import monotonic
 from gogoscope.exceptions import (
     OutcomeUnknownError,
     PayloadMismatchError,
@@ -20,6 +21,7 @@ from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
 from gogoscope.persistence.protocols.runs import RunProvider
 from gogoscope.persistence.run_records import RunRecord
+from gogoscope.runs.local import LocalVerdicts
 from gogoscope.runs.once import Once
 
 
@@ -29,24 +31,27 @@ class RunLeases:
     ``found`` is the run as the last answer to a claim showed it.
     """
 
-    __slots__ = ("_once", "_provider", "found")
+    __slots__ = ("_local", "_once", "_provider", "found")
 
     leased = "run"
 
     def __init__(self, provider: RunProvider, once: Once) -> None:
         self._provider = provider
         self._once = once
+        self._local = LocalVerdicts(once.local, provider)
         self.found: RunRecord | None = None
 
     async def claim_lock(
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
     ) -> LockReply:
         """Begin a run in one write, or learn who runs or what came of it."""
-        once = self._once
+        once, asked_at = self._once, monotonic()
         reply = await self._provider.claim_run(
             key, claim, payload=once.payload, after_crash=once.after_crash, seen=seen
         )
         self.found = reply.record
+        kept = None if reply.kept_ms is None else reply.kept_ms / 1000
+        self._local.keep(key, reply.record, kept, asked_at)
         return LockReply(reply.granted, reply.record.lease, reply.dead_in_ms)
 
     async def renew_lock(
@@ -109,8 +114,7 @@ class RunLine(Line):
             record = self._running
         if record is None or record.state == "open":
             return None
-        if record.is_for_another(once.payload):
-            raise PayloadMismatchError(self._key, "the key was used before, with another payload")
+        check_payload(record, once)
         if record.state == "unknown":
             raise OutcomeUnknownError(
                 self._key,
@@ -119,6 +123,15 @@ class RunLine(Line):
                 "repeat=True)",
             )
         return None if record.state == "running" else record
+
+
+def check_payload(record: RunRecord, once: Once) -> None:
+    """Make sure that a run is the one that is asked for.
+
+    :raises PayloadMismatchError: if it was asked to do something else
+    """
+    if record.is_for_another(once.payload):
+        raise PayloadMismatchError(once.key, "the key was used before, with another payload")
 
 
 def _who(record: RunRecord | None) -> str:

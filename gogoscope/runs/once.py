@@ -11,6 +11,7 @@ from attrs import Attribute, field, frozen
 
 from gogoscope._core.arguments import shown
 from gogoscope._core.durations import seconds
+from gogoscope.cache.local import LocalCache
 from gogoscope.exceptions import KeptError
 from gogoscope.persistence.run_records import AfterCrash
 from gogoscope.persistence.validation import check_key, check_lease, check_ttl
@@ -58,6 +59,11 @@ def _are_errors(once: object, attribute: Attribute[Any], errors: object) -> None
             raise TypeError(f"keep_errors must be exception types, got {shown(kind)}")
 
 
+def _is_local(once: object, attribute: Attribute[Any], local: object) -> None:
+    if local is not None and not isinstance(local, LocalCache):
+        raise TypeError(f"local must be a LocalCache, got {shown(local)}")
+
+
 @frozen
 class Once:
     """Has the effect of a function happen once for a key, in the whole fleet.
@@ -80,6 +86,8 @@ class Once:
         run again; with ``"ask"`` nobody does, until ``store.resolve_run`` says what came of it
     :param keep_errors: the types of the errors that are kept like a result, and raised as
         :class:`~gogoscope.KeptError` for later callers; after any other the next caller runs
+    :param local: keeps results for a short time in the memory of this process, too, so that a
+        duplicate makes no request. One may serve many keys, and many calls
     :raises TypeError: if an argument is of the wrong type
     :raises ValueError: if an argument is out of range
     """
@@ -91,6 +99,9 @@ class Once:
     payload: str | None = field(default=None, converter=_hash, kw_only=True, repr=False)
     after_crash: AfterCrash = field(default="run", converter=_after_crash, kw_only=True)
     keep_errors: KeptErrors = field(default=(), validator=_are_errors, kw_only=True)
+    local: LocalCache | None = field(
+        default=None, validator=_is_local, kw_only=True, repr=False, eq=False
+    )
 
 
 def text_of_error(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
+from gogoscope._core.clock import monotonic
 from gogoscope.exceptions import GogoscopeError, LeaseLostError, RunError
 from gogoscope.persistence.asking import ask
 from gogoscope.persistence.joining import SHARE_OF_LEASE, joining
@@ -35,7 +36,8 @@ class RunInTransaction:
 
     ``begun`` says whether one was made: from then on only a transaction completes the run. ``kept``
     is the run as the store had it after that, if it is done. ``is_over`` says that it is done, or
-    that it never will be by this lease.
+    that it never will be by this lease. ``made_at`` is when the first one was made, on the clock of
+    ``monotonic()``.
 
     :param provider: keeps the run
     :param once: what was asked for
@@ -56,6 +58,7 @@ class RunInTransaction:
         self.begun = False
         self.kept: RunRecord | None = None
         self.is_over = False
+        self.made_at = 0.0
 
     def item(self, value: Any) -> dict[str, Any]:
         """Return what a transaction keeps the result by; makes no request."""
@@ -140,7 +143,7 @@ class RunInTransaction:
 
     def _begin(self) -> None:
         if not self.begun:
-            self.begun = True
+            self.begun, self.made_at = True, monotonic()
             self._renewal.end(self._is_done)
 
     async def _is_done(self) -> bool:

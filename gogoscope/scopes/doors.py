@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gogoscope._core.stopping import Stopping
     from gogoscope.cache.cache import Cache
     from gogoscope.cache.decorator import CachedDecorator
+    from gogoscope.cache.local import LocalCache
     from gogoscope.circuit_breakers.breaker import CircuitBreaker
     from gogoscope.circuit_breakers.circuit import Circuit
     from gogoscope.events import OnError
@@ -167,6 +168,7 @@ def run_block(
     payload: Any,
     after_crash: AfterCrash,
     keep_errors: KeptErrors,
+    local: LocalCache | None,
 ) -> RunBlock[R]:
     """Return what begins a run for a block."""
     from gogoscope.runs.block import RunBlock
@@ -180,6 +182,7 @@ def run_block(
         payload=payload,
         after_crash=after_crash,
         keep_errors=keep_errors,
+        local=local,
     )
     return RunBlock(home, open_run, once)
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from gogoscope.cache.cache import Cache
     from gogoscope.cache.decorator import CachedDecorator
+    from gogoscope.cache.local import LocalCache
     from gogoscope.jobs.block import JobBlock
     from gogoscope.jobs.claims import JobLeases
     from gogoscope.jobs.options import JobOptions, Migrate
@@ -523,6 +524,7 @@ class Scope(Combinators):
         payload: Any = None,
         after_crash: AfterCrash = "run",
         keep_errors: KeptErrors = (),
+        local: LocalCache | None = None,
     ) -> RunBlock[RunScope]:
         """Have the effect of a block happen once for a key, in the whole fleet.
 
@@ -555,6 +557,7 @@ class Scope(Combinators):
             payload,
             after_crash,
             keep_errors,
+            local,
         )
 
     def job(

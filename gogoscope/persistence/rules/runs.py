@@ -42,10 +42,11 @@ def claim(
     clock_was_set: bool = False,
 ) -> tuple[RunRecord, RunReply]:
     """Let the caller run, or show who does, or what came of it."""
+    if record is not None and record.has_verdict(now_ms):
+        kept_ms = None if record.until_ms is None else record.until_ms - now_ms
+        return record, RunReply(granted=False, record=record, kept_ms=kept_ms)
     if record is not None and (
-        record.state == "unknown"
-        or record.has_verdict(now_ms)
-        or (record.state == "running" and record.is_for_another(payload))
+        record.state == "unknown" or (record.state == "running" and record.is_for_another(payload))
     ):
         return record, RunReply(granted=False, record=record)
     before = None if record is None else record.lease
