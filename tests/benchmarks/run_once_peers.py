@@ -10,6 +10,7 @@ stands still, so nothing renews its lease. Run it with::
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -162,14 +163,16 @@ def call_until_it_runs(peer: Peer, key: str, effect: Effect) -> Any:
 def crash(name: str) -> str:
     """Return how long a caller that was killed blocks its key."""
     subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.run_once_peers", "crash", name], check=False
+        [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.run_once_peers", "crash", name],
+        check=False,
     )
     began = time.monotonic()
     peer = PEERS[name]
     told = call_until_it_runs(peer, f"{name} crash", lambda: "second")
     if told == "second":
         return f"{time.monotonic() - began:.1f} s"
-    return f"{peer.blocked_for(f'{name} crash'):,.0f} s (by its record)"
+    waited = time.monotonic() - began
+    return f"{waited + peer.blocked_for(f'{name} crash'):,.0f} s (by its record)"
 
 
 def failing_zombie(name: str) -> str:
@@ -214,8 +217,8 @@ def succeeding_zombie(name: str) -> str:
     first = zombie.result()
     later = peer.call(key, lambda: "of a third")
     results = {told for told in (first, second, later) if isinstance(told, str)}
-    lost = ", the first told that its lease was lost" if isinstance(first, LeaseLostError) else ""
-    return f"{len(results)} result{'s' if len(results) > 1 else ''}{lost}"
+    lost = "; the first caller gets LeaseLostError" if isinstance(first, LeaseLostError) else ""
+    return f"{_counted(len(results), 'result')}{lost}"
 
 
 def large_result(name: str) -> str:
@@ -229,7 +232,11 @@ def large_result(name: str) -> str:
 
     told = [call_until_it_runs(peer, key, effect) for _ in range(2)]
     shown = ["the value" if one == LARGE else type(one).__name__ for one in told]
-    return f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {', then '.join(shown)}"
+    return f"{_counted(len(runs), 'run')}: {', then '.join(shown)}"
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _is_running(error: Exception) -> bool:
@@ -266,15 +273,16 @@ def main() -> None:
         PEERS[name].call(f"{name} crash", lambda: os._exit(1), lease=None)
         return
     warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
     with running_engine() as engine:
         if not engine.atomic:
             sys.exit("it needs DynamoDB Local, or a real endpoint")
         os.environ.update(DUMMY_CREDENTIALS, AWS_ENDPOINT_URL_DYNAMODB=engine.endpoint_url)
         anyio.run(_make_tables, engine.endpoint_url)
-        print(f"{'':<44}{OURS:<44}{THEIRS}")
+        print(f"{'':<44}{OURS:<52}{THEIRS}")
         for situation, measure in SITUATIONS.items():
             ours, theirs = measure(OURS), measure(THEIRS)
-            print(f"{situation:<44}{ours:<44}{theirs}", flush=True)
+            print(f"{situation:<44}{ours:<52}{theirs}", flush=True)
 
 
 if __name__ == "__main__":
