@@ -124,12 +124,13 @@ def test_events_tell_whether_the_transaction_was_committed(run: Run) -> None:
 def test_an_error_that_is_to_be_kept_ends_the_run_in_place_of_its_transaction(run: Run) -> None:
     async def program() -> None:
         store = TransactingStore()
+        items: list[dict[str, Any]] = []
         async with scope(persistence=store) as s:
             with pytest.raises(ValueError, match="declined"):
                 async with s.claim("k", 600, keep_errors=ValueError) as claimed:
-                    item = claimed.transact_item(1)
+                    items.append(claimed.transact_item(1))
                     raise ValueError("declined")
-            assert not await store.complete(item)
+            assert not await store.complete(items[0])
             with pytest.raises(KeptError, match="declined"):
                 async with s.claim("k", 600):
                     pytest.fail("it runs")

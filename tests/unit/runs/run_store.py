@@ -37,7 +37,11 @@ class RunStore(MemoryStore):
 
     async def _request(self, name: str, work: Any) -> Any:
         self.calls[name] += 1
-        await anyio.sleep(0)
+        try:
+            await anyio.sleep(0)
+        except BaseException:
+            work.close()  # it is not sent any more
+            raise
         if self.failures.get(name):
             work.close()
             raise self.failures[name].pop()
