@@ -538,7 +538,8 @@ class Scope(Combinators):
         Entering waits while somebody else runs. At the end of the block, what ``run.complete`` was
         called with is kept; an exception abandons the run, and the next caller runs. The block is a
         scope whose lease is renewed, as with :meth:`lock`; it is the open form of ``once=`` of
-        :meth:`task`. The options are those of :class:`gogoscope.Once`.
+        :meth:`task`. The options are those of :class:`gogoscope.Once`. A transaction of yours may
+        complete the run: see ``run.transact_item`` and ``run.complete(connection=...)``.
 
         :raises RunInProgressError: on entering, if somebody else runs for longer than ``wait``
         :raises OutcomeUnknownError: on entering, if the last run died, and may not be repeated

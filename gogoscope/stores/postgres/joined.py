@@ -47,6 +47,10 @@ class Joint:
                 "connection must have a transaction open, since it commits each statement by "
                 "itself; write async with connection.transaction()"
             )
+        if connection.pgconn.pipeline_status:
+            raise ValueError(
+                "connection must not be in pipeline mode, since each statement is to be answered"
+            )
 
     def in_transaction(self) -> bool:
         """Return whether a transaction is open."""
@@ -74,9 +78,14 @@ class Joint:
         result = cursor.pgresult
         columns = range(1, result.nfields)
         rows: list[Row] = [
-            [result.get_value(row, n) for n in columns] for row in range(result.ntuples)
+            [self._in_utf8(result.get_value(row, column)) for column in columns]
+            for row in range(result.ntuples)
         ]
         return Reply(rows, in_doubt=False)
+
+    def _in_utf8(self, value: bytes | None) -> bytes | None:
+        """Return a text of the server's, which has the encoding of the connection."""
+        return None if value is None else value.decode(self._connection.info.encoding).encode()
 
 
 class JoinedEntries(PostgresEntries):

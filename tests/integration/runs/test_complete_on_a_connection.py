@@ -126,6 +126,19 @@ async def test_a_connection_that_begins_its_transactions_by_itself_will_do(
     assert await kept(store) == "receipt"
 
 
+async def test_a_connection_may_have_another_encoding(
+    store: PostgresStore, connection: psycopg.AsyncConnection[Any]
+) -> None:
+    await connection.execute("SET client_encoding TO latin1")
+    async with (
+        scope(persistence=store) as s,
+        s.claim("charg\u00e9", 60) as run,
+        connection.transaction(),
+    ):
+        await run.complete("re\u00e7u", connection=connection)
+    assert await kept(store, "charg\u00e9") == "re\u00e7u"
+
+
 async def test_neither_happens_if_the_transaction_is_rolled_back(
     store: PostgresStore, elsewhere: PostgresStore, connection: psycopg.AsyncConnection[Any]
 ) -> None:
@@ -307,6 +320,9 @@ async def test_what_completes_nothing_is_refused_before_anything_is_sent(
             await run.complete("receipt", connection=object())
         with pytest.raises(ValueError, match="must have a transaction open"):
             await run.complete("receipt", connection=connection)
+        async with connection.pipeline(), connection.transaction():
+            with pytest.raises(ValueError, match="must not be in pipeline mode"):
+                await run.complete("receipt", connection=connection)
         async with connection.transaction():
             with pytest.raises(TypeError, match="tuple"):
                 await run.complete((1, 2), connection=connection)
