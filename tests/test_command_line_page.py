@@ -10,9 +10,9 @@ from typing import Any
 import anyio
 import pytest
 
+from gogoscope.cli.commands import app
 from gogoscope.cli.exits import MEANINGS
 from gogoscope.cli.listings import LISTINGS
-from gogoscope.cli.program import app
 from gogoscope.persistence import Examinable
 from gogoscope.stores.memory import MemoryRecords
 from tests.support.operated import Command, commands, fill

@@ -99,8 +99,15 @@ async def resolve(
         except (TypeError, ValueError) as error:
             raise EndedError(ExitCode.WRONG_USE, f"--result cannot be kept: {error}") from error
         answer = {"result": value, "keep": None if keep is None else timedelta(seconds=keep)}
-    what = "be repeated by its next caller" if repeat else f"count as done, with {result}"
-    await session.confirm(f"Shall the run {key!r}, if it died, {what}?")
+    record = await runs.read_run(key)
+    if record is None:
+        raise EndedError(ExitCode.FOUND, f"there is no run {key!r}")
+    lease, what = record.lease, "is to be repeated" if repeat else f"returned {result}"
+    began = for_people("time", lease.acquired_at_ms / 1000)
+    await session.confirm(
+        f"The outcome of run {key!r} is {record.state!r}; {lease.owner} began it {began}. Say that "
+        f"it {what}?"
+    )
     try:
         found = await runs.resolve_run(key, **answer)
     except gogoscope.RunInProgressError as error:

@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     NOT_SUPPORTED = 4
     NOT_CONFIRMED = 5
     BUG = 70
+    OUTPUT_FAILED = 74
     INTERRUPTED = 130
     PIPE_CLOSED = 141
 
@@ -26,7 +27,8 @@ MEANINGS = {
     ExitCode.STORE_FAILED: "the store failed: it is down, does not answer, or lets nobody in",
     ExitCode.NOT_SUPPORTED: "the store keeps no such thing, or a package is not installed",
     ExitCode.NOT_CONFIRMED: "nothing was changed: it was not confirmed, and there was no --yes",
-    ExitCode.BUG: "an error in gogoscope itself, with its traceback",
+    ExitCode.BUG: "a bug in gogoscope or in the store's client, with its traceback",
+    ExitCode.OUTPUT_FAILED: "the output could not be written: the disk is full, say",
     ExitCode.INTERRUPTED: "ended by Ctrl-C",
     ExitCode.PIPE_CLOSED: "who read the output stopped reading",
 }

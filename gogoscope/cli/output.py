@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import frozen
 
 from gogoscope._core.arguments import printable
 from gogoscope.cli import terminal
+from gogoscope.cli.exits import EndedError, ExitCode
 from gogoscope.cli.fields import Field, for_programs
 from gogoscope.cli.listings import Listing
 
@@ -61,13 +63,36 @@ class Output:
         self.line(json.dumps(value, indent=2 if self.terminal else None))
 
     def line(self, text: str) -> None:
-        """Print a line."""
-        sys.stdout.write(f"{text}\n")
+        """Print a line.
+
+        :raises BrokenPipeError: if nobody reads it any more
+        :raises EndedError: if it cannot be written
+        """
+        with writing():
+            sys.stdout.write(f"{text}\n")
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Write to the standard output in a block.
+
+    :raises BrokenPipeError: if nobody reads it any more
+    :raises EndedError: if it cannot be written for another reason
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EndedError(
+            ExitCode.OUTPUT_FAILED, f"the output cannot be written: {error}"
+        ) from error
 
 
 def say(line: str) -> None:
     """Print one line for people on the standard error, with escapes for what cannot be printed."""
-    sys.stdout.flush()
+    with writing():
+        sys.stdout.flush()
     sys.stderr.write(f"{printable(' '.join(line.splitlines()))}\n")
     sys.stderr.flush()
 

@@ -13,7 +13,7 @@ from gogoscope._core.arguments import printable
 from gogoscope.cli import terminal
 from gogoscope.cli.exits import EndedError, ExitCode
 from gogoscope.cli.listings import LOCKS, Listing
-from gogoscope.cli.output import document, say
+from gogoscope.cli.output import document, say, writing
 from gogoscope.cli.session import Session
 
 
@@ -51,7 +51,8 @@ async def watch(session: Session, listing: Listing, pattern: str | None, every: 
                 else:
                     output.records(listing, found)
                     output.line("")
-                sys.stdout.flush()
+                with writing():
+                    sys.stdout.flush()
             await anyio.sleep(every)
 
 

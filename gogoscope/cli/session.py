@@ -62,7 +62,7 @@ class Session:
         """
         if self.agreed:
             return
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise EndedError(
                 ExitCode.NOT_CONFIRMED,
                 f"{question} There is no terminal to answer in: pass --yes if you mean it",

@@ -157,6 +157,50 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
     assert len(told.splitlines()) == 1
 
 
+def test_an_output_that_cannot_be_written_is_an_error(url: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no disk that is always full")
+    with Path("/dev/full").open("w") as full:
+        finished = subprocess.run(
+            [*PROGRAM, "locks", "--store", url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment(),
+        )
+    assert finished.returncode == 74
+    assert finished.stderr.splitlines()[1].startswith("gogoscope: the output cannot be written")
+    assert len(finished.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
+def test_streams_may_be_closed(url: str, closed: str) -> None:
+    finished = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *PROGRAM, "locks", "--store", url],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    assert finished.returncode == 0
+    assert "Traceback" not in finished.stderr
+    assert ("order:1" in finished.stdout) == (closed != ">&-")
+
+
+def test_the_help_loads_no_client_and_no_store() -> None:
+    program = (
+        "import sys; from gogoscope.cli.program import run; run(['locks', '--help']);"
+        "print(*sys.modules)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    heavy = {"aioboto3", "botocore", "redis", "psycopg", "sqlite3", "trio", "gogoscope.scopes"}
+    heavy |= {"gogoscope.stores", "gogoscope_dynamodb", "gogoscope.persistence.records.place"}
+    assert not heavy & set(finished.stdout.splitlines()[-1].split())
+
+
 def test_no_key_is_too_odd_for_an_ascii_terminal(url: str) -> None:
     finished = piped("keys", "--store", url, PYTHONIOENCODING="ascii")
     assert finished.returncode == 0
