@@ -38,8 +38,8 @@ class FolderStore(RecordStore):
     def __init__(
         self, folder: str | Path, *, key_prefix: str = "", clock: Clock = current_clock
     ) -> None:
-        self._folder = _FolderRecords(Path(folder), clock)
-        super().__init__(self._folder, key_prefix=key_prefix)
+        self._folder = LockedFolder(Path(folder))
+        super().__init__(_FolderRecords(self._folder, clock), key_prefix=key_prefix)
 
     async def __aenter__(self) -> Self:
         await self._folder.open()
@@ -50,8 +50,7 @@ class FolderStore(RecordStore):
 
     async def aclose(self) -> None:
         """Close the store; it may be opened again."""
-        if self._folder.life.may_close():
-            self._folder.life.end()
+        self._folder.close()
 
 
 def from_url(url: PersistenceURL) -> FolderStore:
@@ -62,21 +61,49 @@ def from_url(url: PersistenceURL) -> FolderStore:
     return FolderStore(url.location, **options)
 
 
-class _FolderRecords(Records):
-    def __init__(self, folder: Path, clock: Clock) -> None:
-        self._folder = folder
-        self._clock = clock
+class LockedFolder:
+    """A folder that one process at a time works in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._threads: CapacityLimiter
-        self.life = Life(f"the store in {folder}")
+        self._life = Life(f"the store in {path}")
 
     async def open(self) -> None:
-        self.life.begin()
+        self._life.begin()
         self._threads = CapacityLimiter(1)
         try:
-            await self._in_thread(lambda: None)
+            await self.run(lambda: None)
         except BaseException:
-            self.life.end()
+            self._life.end()
             raise
+
+    def close(self) -> None:
+        if self._life.may_close():
+            self._life.end()
+
+    async def run(self, work: Callable[[], Answer]) -> Answer:
+        self._life.check()
+        try:
+            return await to_thread.run_sync(self._locked, work, limiter=self._threads)
+        except OSError as error:
+            raise PersistenceError(f"the store in {self.path} failed: {error}") from error
+
+    def replace(self, file: Path, text: str) -> None:
+        written = self.path / "written"
+        written.write_text(text)
+        written.replace(file)
+
+    def _locked(self, work: Callable[[], Answer]) -> Answer:
+        with (self.path / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, releases it
+            return work()
+
+
+class _FolderRecords(Records):
+    def __init__(self, folder: LockedFolder, clock: Clock) -> None:
+        self._folder = folder
+        self._clock = clock
 
     def now_ms(self) -> int:
         return int(self._clock.wall() * 1000)
@@ -85,7 +112,7 @@ class _FolderRecords(Records):
         return Steady.of(self._clock)  # the folder is one machine's: leases need no wall clock
 
     async def read(self, kind: Kind[Record], key: str) -> Record | None:
-        return await self._in_thread(lambda: self._load(kind, key))
+        return await self._folder.run(lambda: self._load(kind, key))
 
     async def transact(
         self, kind: Kind[Record], key: str, change: Change[Record, Answer]
@@ -99,13 +126,13 @@ class _FolderRecords(Records):
                 self._save(kind, key, changed)
             return answer
 
-        return await self._in_thread(work)
+        return await self._folder.run(work)
 
     async def write(self, kind: Kind[Record], key: str, make: Callable[[int], Record]) -> None:
-        await self._in_thread(lambda: self._save(kind, key, make(self.now_ms())))
+        await self._folder.run(lambda: self._save(kind, key, make(self.now_ms())))
 
     async def keys(self, kind: Kind[Any], prefix: str) -> list[str]:
-        found = await self._in_thread(lambda: list(self._files(kind, prefix)))
+        found = await self._folder.run(lambda: list(self._files(kind, prefix)))
         return [key for key, purge_at_ms, _ in found if not self._is_gone(purge_at_ms)]
 
     async def clear(self, kind: Kind[Any], prefix: str) -> None:
@@ -113,25 +140,13 @@ class _FolderRecords(Records):
             for _, _, path in self._files(kind, prefix):
                 path.unlink()
 
-        await self._in_thread(work)
-
-    async def _in_thread(self, work: Callable[[], Answer]) -> Answer:
-        self.life.check()
-        try:
-            return await to_thread.run_sync(self._locked, work, limiter=self._threads)
-        except OSError as error:
-            raise PersistenceError(f"the store in {self._folder} failed: {error}") from error
-
-    def _locked(self, work: Callable[[], Answer]) -> Answer:
-        with (self._folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, releases it
-            return work()
+        await self._folder.run(work)
 
     def _path(self, kind: Kind[Any], key: str) -> Path:
-        return self._folder / f"{kind.name}-{hashlib.sha256(key.encode()).hexdigest()}"
+        return self._folder.path / f"{kind.name}-{hashlib.sha256(key.encode()).hexdigest()}"
 
     def _files(self, kind: Kind[Any], prefix: str) -> Iterator[tuple[str, int | None, Path]]:
-        for path in self._folder.glob(f"{kind.name}-*"):
+        for path in self._folder.path.glob(f"{kind.name}-*"):
             file = json.loads(path.read_text())
             if file["key"].startswith(prefix):
                 yield file["key"], file["purge_at_ms"], path
@@ -146,9 +161,7 @@ class _FolderRecords(Records):
     def _save(self, kind: Kind[Record], key: str, record: Record) -> None:
         purge_at_ms = kind.purge_at_ms(record, self.now_ms())
         file = {"key": key, "purge_at_ms": purge_at_ms, "text": kind.dump(record)}
-        written = self._folder / "written"
-        written.write_text(json.dumps(file))
-        written.replace(self._path(kind, key))
+        self._folder.replace(self._path(kind, key), json.dumps(file))
 
     def _is_gone(self, purge_at_ms: int | None) -> bool:
         return purge_at_ms is not None and purge_at_ms <= self.now_ms()

@@ -1,15 +1,24 @@
-"""The folder passes the kit, and opens by its URL."""
+"""The folder passes the kit on both levels, and opens by its URL."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from gogoscope_folder import FolderStore
+from gogoscope_folder import FolderStore, LockedFolder
+from gogoscope_folder_swaps import FolderEntries, SwappingFolderStore
 
 from gogoscope import InvalidURLError, PersistenceError, open_persistence
-from gogoscope.persistence import Clock, current_clock
-from gogoscope.testing.conformance import OpenStore, StoreConformance
+from gogoscope.persistence import Clock, CompareAndSwap, Entry, Swapped, current_clock
+from gogoscope.testing.conformance import (
+    CompareAndSwapConformance,
+    OpenLossyPlace,
+    OpenPlace,
+    OpenStore,
+    StoreConformance,
+)
 
 
 class TestFolder(StoreConformance):
@@ -48,3 +57,38 @@ async def test_a_missing_folder_is_an_error_of_the_store(tmp_path: Path) -> None
     with pytest.raises(PersistenceError, match="failed"):
         async with FolderStore(tmp_path / "missing"):
             pytest.fail("it opened")
+
+
+class TestFolderEntries(CompareAndSwapConformance):
+    @pytest.fixture
+    def open_place(self, tmp_path: Path) -> OpenPlace:
+        @asynccontextmanager
+        async def open_place() -> AsyncIterator[CompareAndSwap]:
+            async with SwappingFolderStore(tmp_path) as store:
+                yield store.entries
+
+        return open_place
+
+    @pytest.fixture
+    def open_lossy_place(self, tmp_path: Path) -> OpenLossyPlace:
+        @asynccontextmanager
+        async def open_lossy(lose: Callable[[], bool]) -> AsyncIterator[CompareAndSwap]:
+            async with SwappingFolderStore(tmp_path) as store:
+                yield LossyEntries(store.folder, lose)
+
+        return open_lossy
+
+
+class LossyEntries(FolderEntries):
+    """Loses answers, and sends requests again, as a client of a server would."""
+
+    def __init__(self, folder: LockedFolder, lose: Callable[[], bool]) -> None:
+        super().__init__(folder, current_clock)
+        self._lose = lose
+
+    async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
+        answer = await super().swap(kind, key, seen, new)
+        while self._lose():
+            again = await super().swap(kind, key, seen, new)
+            answer = Swapped(again.swapped, again.found, in_doubt=not again.swapped)
+        return answer

@@ -29,6 +29,7 @@ LOCK = "x" * 250  # as long as a lock's record
 OLDER = ",".join(["0123456789ab"] * 31)
 LEFT = 90_000_000
 FAR = 2**53
+FIRST_NUMBER = 1_800_000_000_000_000
 
 
 class BareScripts:
@@ -45,28 +46,33 @@ class BareScripts:
         await self.set()
 
     async def acquire_and_release(self) -> None:
-        await self._swap()
-        await self._swap()
+        await self._swap(tells=False)
+        await self._swap(tells=True)
 
     async def set(self) -> None:
-        head = self._head(f"p{next(self._ids)}")
-        text = json.dumps(SMALL_DICT)
-        await self._client.evalsha(PUT.sha, 1, "bare:value", "t", FAR, "p", 0, head, LEFT, text)
+        n = next(self._ids)
+        writer, number, text = f"p{n}", FIRST_NUMBER + n, json.dumps(SMALL_DICT)
+        answer = await self._client.evalsha(
+            *(PUT.sha, 1, "bare:value", "t", FAR, writer, 0),
+            *(self._head(writer, number), LEFT, text, number),
+        )
+        assert answer[3] == b"done"
 
     async def get(self) -> None:
         found = await self._client.evalsha(LOAD.sha, 1, "bare:value", "t")
         assert json.loads(found[4].partition(b"\n")[2]) == SMALL_DICT
 
-    async def _swap(self) -> None:
+    async def _swap(self, *, tells: bool) -> None:
         writer = f"{next(self._ids):012x}"
         answer = await self._client.evalsha(
-            SWAP.sha, 1, "bare:lock", "t", self._last, self._head(writer), LEFT, LOCK
+            *(SWAP.sha, 1, "bare:lock", "t", self._last, self._head(writer, FIRST_NUMBER)),
+            *(LEFT, LOCK, int(tells)),
         )
         assert answer[3] == b"done"
         self._last = writer
 
-    def _head(self, writer: str) -> str:
-        return f"1 {writer} 1800000000000 1800000000000000 {OLDER}"
+    def _head(self, writer: str, number: int) -> str:
+        return f"1 {writer} 1800000000000 {number} {OLDER}"
 
 
 async def main(rounds: int, check: bool) -> bool:

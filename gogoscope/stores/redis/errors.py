@@ -68,6 +68,7 @@ _BY_CLASS = {
 }
 _NOT_READY_CODE = re.compile(r"\b(BUSY|MISCONF|NOREPLICAS|READONLY|LOADING|MASTERDOWN)\b")
 """Servers before Redis 7 wrap the error that a command of a script has met."""
+_NOT_TRUSTED = re.compile("certificate verify failed", re.IGNORECASE)
 
 
 class ForeignAnswerError(Exception):
@@ -92,6 +93,8 @@ def classify(error: Exception, *, sent: bool) -> Failure:
     known = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), _UNEXPECTED)
     if known is _REFUSED and _NOT_READY_CODE.search(str(error)):
         return _NOT_READY
+    if not sent and _NOT_TRUSTED.search(str(error)):
+        return _MISCONFIGURED
     if not sent and known in (_BROKEN, UNANSWERED):
         return UNREACHABLE
     return known

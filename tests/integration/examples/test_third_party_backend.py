@@ -59,4 +59,5 @@ def test_the_fleet_runs_on_the_example_backend_unchanged(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_example_backend_stays_short() -> None:
-    assert len((BACKEND / "gogoscope_folder.py").read_text().splitlines()) < 160
+    for name in ("gogoscope_folder.py", "gogoscope_folder_swaps.py"):
+        assert len((BACKEND / name).read_text().splitlines()) < 170

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import anyio
 import pytest
 
-from gogoscope import GogoscopeError, open_persistence, scope
+from gogoscope import ConfigurationError, GogoscopeError, open_persistence, scope
 from gogoscope.persistence import PersistenceURL
 from gogoscope.stores.postgres.store import from_url as open_postgres
 from gogoscope.stores.redis.store import from_url as open_redis
@@ -110,14 +110,14 @@ async def test_a_redis_that_nobody_trusted_vouches_for_is_refused(
     redis_port: int, other_authority: Path, trusts: str
 ) -> None:
     authority = other_authority if trusts == "another authority" else None
-    with pytest.raises(GogoscopeError, match=r"(?i)certificate"):
+    with pytest.raises(ConfigurationError, match=r"(?i)certificate"):
         await use(redis_url(redis_port, HOST, authority))
 
 
 async def test_a_redis_with_another_name_is_refused(
     redis_port: int, certificates: Certificates
 ) -> None:
-    with pytest.raises(GogoscopeError, match=r"(?i)certificate"):
+    with pytest.raises(ConfigurationError, match=r"(?i)certificate"):
         await use(redis_url(redis_port, "127.0.0.1", certificates.authority))
 
 
