@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -89,11 +90,11 @@ class Worker:
             after_crash="ask" if self.work.ask else "run",
         ) as run:
             if not run.done:
-                run.complete(await self.charge(order))
+                run.complete(await self.charge(order, run.ensure))
         receipt: Receipt = run.result
         return receipt
 
-    async def charge(self, order: Order) -> Receipt:
+    async def charge(self, order: Order, ensure: Callable[[], None]) -> Receipt:
         """Charge an order; after a crash only if the books say that it was not."""
         if (
             not self.work.ask
@@ -101,6 +102,7 @@ class Worker:
             receipts = await look_up(self.work.port, order.number)
             if receipts:
                 return receipts[0]
+        ensure()  # whoever was stopped for longer than the lease must not ask any more
         return await charge(self.work.port, order.number, order.cents)
 
 

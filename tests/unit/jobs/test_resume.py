@@ -380,7 +380,7 @@ async def test_a_last_save_that_fails_changes_nothing_about_how_the_loop_was_lef
     store = FailingStore()
 
     async def work() -> None:
-        async for row, result in s.resume("r", Loads(), range(50), limit=1):
+        async for row, result in s.resume("r", Loads(), range(50), limit=1, save_every=60):
             result.unwrap()
             if row == 3:
                 store.failure = StoreConnectionError("down")
