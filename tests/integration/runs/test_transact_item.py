@@ -161,13 +161,14 @@ async def test_a_renewal_that_is_refused_since_the_run_is_done_does_not_cancel_i
         await may_land.wait()
         return await perform()
 
-    async with scope(persistence=store) as s, s.claim("charge", 60, lease=1.5) as run:
+    async with scope(persistence=store) as s, s.claim("charge", 60, lease=6) as run:
         faulty_client.faults.append(late)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await landing.wait()  # the renewal is on its way
-        await ledger.send(run.transact_item("receipt"))
-        may_land.set()
-        await anyio.sleep(2)  # longer than the lease
+            await ledger.send(run.transact_item("receipt"))
+            may_land.set()
+            while "get_item" not in faulty_client.operations:  # it asks whether the run is done
+                await anyio.sleep(0.01)
     assert run.result == "receipt"
     assert await kept(store) == "receipt"
 
@@ -175,13 +176,13 @@ async def test_a_renewal_that_is_refused_since_the_run_is_done_does_not_cancel_i
 async def test_making_it_ends_the_renewals(
     store: DynamoDBAdapter, faulty_client: FaultyClient, ledger: Ledger
 ) -> None:
-    async with scope(persistence=store) as s, s.claim("charge", 60, lease=0.6) as run:
+    async with scope(persistence=store) as s, s.claim("charge", 60, lease=3) as run:
+        item = run.transact_item("receipt")
         faulty_client.calls.clear()
-        await ledger.send(run.transact_item("receipt"))
-        await anyio.sleep(0.9)
-        # At the end of its lease it asks once whether it is done, and at the end of its block
-        # nothing is left to ask.
-        assert faulty_client.operations == ["get_item"]
+        await ledger.send(item)
+        with anyio.fail_after(60):
+            while not faulty_client.calls:  # at the end of its lease it asks whether it is done
+                await anyio.sleep(0.01)
     assert faulty_client.operations == ["get_item", "get_item"]
     assert await kept(store) == "receipt"
 
@@ -260,12 +261,12 @@ async def test_a_lease_that_is_nearly_over_makes_none(
         raise ConnectionError
 
     async with scope(persistence=store) as s:
-        with pytest.raises(LeaseLostError, match="it could not be renewed, and only 0"):
+        with pytest.raises(LeaseLostError):
             async with s.claim("charge", 60, lease=3) as run:
                 faulty_client.constant_faults["put_item"] = down
                 await anyio.sleep(2.2)
-                run.ensure()
                 run.transact_item("receipt")
+                pytest.fail("it was made")
     assert await ledger.amount() == 0
 
 

@@ -58,6 +58,24 @@ def test_a_run_whose_transaction_does_not_come_is_lost_with_its_lease(run: Run) 
     run(program)
 
 
+@pytest.mark.parametrize("kind", ["run", "job"])
+def test_a_lease_that_is_nearly_over_has_no_time_for_a_transaction(run: Run, kind: str) -> None:
+    async def program() -> None:
+        store = UnpluggableStore(TransactingStore())
+        async with scope(persistence=store) as s:
+            block: Any = s.claim("k", 600, lease=30) if kind == "run" else s.job("k", lease=30)
+            with pytest.raises(LeaseLostError, match=r"only 5 s of it are left, where 10 s"):
+                async with block as held:
+                    store.unplug()
+                    await anyio.sleep(20)
+                    held.transact_item(1)
+                    await anyio.sleep(5)
+                    held.ensure()
+                    held.transact_item(1)
+
+    run(program)
+
+
 def test_a_store_that_fails_at_the_end_of_the_lease_leaves_the_run_lost(run: Run) -> None:
     async def program() -> None:
         inner = TransactingStore()
