@@ -61,11 +61,6 @@ class Slot:
         self._waits = 0
         slots.line_up(self, priority)
 
-    @property
-    def held(self) -> bool:
-        """Whether it is held, so that nothing has to be waited for."""
-        return self._held
-
     def grant(self) -> None:
         """Note that its turn has come."""
         self._held = True

@@ -62,7 +62,7 @@ class Cache:
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, or ``default`` if it has none."""
-        if self._layers.local is None and not self._context.observed:
+        if self._layers.local is None and not self._context.observed():
             return await self._layers.store.get(key, default)
         entry = await self.get_entry(key)
         return default if entry is None else entry.value
@@ -78,17 +78,19 @@ class Cache:
         """
         found = None if latest else self._layers.find(check_key(key))
         if found is not None:
-            self._context.tell(CacheHit, key, True)
+            if self._context.observed():
+                self._context.tell(CacheHit, key, True)
             return found
         entry = await told(self._layers.get_entry)(key, latest=latest, stale=stale)
-        self._context.tell_found(key, entry)
+        if self._context.observed():
+            self._context.tell_found(key, entry)
         return entry
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of those keys that have one, as the store has them."""
         keys = check_keys(keys)
         values = await told(self._layers.store.get_many)(keys)
-        if self._context.observed:
+        if self._context.observed():
             for key in keys:
                 event = (CacheHit, key, False) if key in values else (CacheMissed, key)
                 self._context.tell(*event)

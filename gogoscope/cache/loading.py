@@ -43,7 +43,7 @@ from typing import Any
 import anyio
 from attrs import frozen
 
-from gogoscope._core.background import Observer, ProcessObserver, Spawn
+from gogoscope._core.background import Home, Observer, ProcessObserver, Spawn
 from gogoscope._core.callables import NotAwaitableError
 from gogoscope._core.cancellation import is_cancellation_of_caller
 from gogoscope._core.clock import monotonic
@@ -68,6 +68,7 @@ from gogoscope.events import (
     Event,
     log_warning,
     new_id,
+    subscribers,
 )
 from gogoscope.exceptions import CorruptRecordError, GogoscopeError, LeaseLostError
 from gogoscope.persistence.default import run_in_default
@@ -98,22 +99,24 @@ class Context:
 
     layers: Layers
     locks: LockProvider | None
-    observer: Observer | None = None
+    observer: Home | None = None
     spawn: Spawn = run_in_default
+
+    def observed(self) -> bool:
+        """Return whether anybody listens; quick, since it is asked for each value."""
+        if subscribers:
+            return True
+        observer = self.observer
+        return observer is not None and observer.on_event is not None
 
     def tell(self, event: Callable[..., Event], *details: object, number: int = 0) -> None:
         """Send an event to the observer, if anybody listens.
 
         :param number: of what the event is about
         """
-        observer = self.observer or _process
-        if observer.observed:
+        if self.observed():
+            observer: Observer = self.observer or _process
             observer.emit(event(observer.name, *details, id=number))
-
-    @property
-    def observed(self) -> bool:
-        """Whether anybody listens."""
-        return (self.observer or _process).observed
 
     def tell_found(self, key: str, entry: CacheEntry | None) -> None:
         """Tell whether a look into the store found a fresh value."""
@@ -159,11 +162,13 @@ class Loading:
         """
         found = self._context.layers.find(self._key)
         if found is not None:
-            self._context.tell(CacheHit, self._key, True)
+            if self._context.observed():
+                self._context.tell(CacheHit, self._key, True)
             return found.value
         self._state = state_of(self._context.layers.store)
         entry = await self._read()
-        self._context.tell_found(self._key, entry)
+        if self._context.observed():
+            self._context.tell_found(self._key, entry)
         if entry is None:
             return await self._state.flights.run(self._key, self._load)
         if entry.left > 0:
@@ -300,7 +305,7 @@ class Loading:
     async def _call_and_tell(self) -> Any:
         """Call the function, and tell those who listen how it went."""
         tell, key, began = self._context.tell, self._key, time.monotonic()
-        number = new_id() if self._context.observed else 0
+        number = new_id() if self._context.observed() else 0
         tell(CacheLoadStarted, key, number=number)
         try:
             value = await interruptible(self._call())

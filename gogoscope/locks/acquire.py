@@ -97,7 +97,7 @@ async def acquire(
     """
     queue = queue_of(locks_of(home), key)
     releaser = ScopeReleaser(home, queue, held)
-    waiting = Waiting(home, key)
+    waiting = Waiting(home, key) if home.observed else None
     wanted = Wanted(
         lease, {"scope": home.name, **told_of_holder(), **metadata}, home.spawn, releaser, waiting
     )
@@ -111,10 +111,11 @@ async def acquire(
         if isinstance(answer, LockHandle):
             home.check_open()  # it may have ended meanwhile, if another scope's task waited here
             held.add(answer)
-        if home.observed:
+        if waiting is not None:
             waiting.ended(answer if isinstance(answer, LockHandle) else None)
     except BaseException as raised:
-        waiting.stopped(raised)
+        if waiting is not None:
+            waiting.stopped(raised)
         if isinstance(answer, LockHandle):  # cancelled while it waited to get its slot back, say
             await release(answer)
         raise
@@ -122,7 +123,7 @@ async def acquire(
 
 
 class Waiting:
-    """One wait for a lock, as the events of its scope tell it.
+    """One wait for a lock, as the events of its scope tell it; there is none if nobody listens.
 
     ``_number`` is that of its events, 0 while there is none: a lock that is free is not waited for.
     """
@@ -142,7 +143,7 @@ class Waiting:
         :param record: the lock as it was last seen
         """
         home = self._home
-        if self._number or not home.observed:
+        if self._number:
             return
         self._number = new_id()
         owner = trace = None
@@ -165,7 +166,7 @@ class Waiting:
     def stopped(self, raised: BaseException) -> None:
         """Tell that the wait ended without an answer, if there was a wait."""
         home = self._home
-        if self._number and home.observed:
+        if self._number:
             waited = time.monotonic() - self._began
             error = raised if is_a(raised, Exception) else None
             home.emit(LockWaitStopped(home.name, self._key, waited, error, id=self._number))

@@ -61,14 +61,14 @@ class Wanted:
     """What is asked for: a lease in seconds, and what to tell people about the holder.
 
     ``spawn`` runs in the background what is left to do when the wait has ended. ``releaser`` is
-    what the handle asks to free the lock. ``waiting`` is told if somebody has the lock.
+    what the handle asks to free the lock. ``waiting``, if given, is told if somebody has it.
     """
 
     lease: float
     metadata: Mapping[str, str]
     spawn: Spawn
     releaser: Releaser
-    waiting: ToldOfWait
+    waiting: ToldOfWait | None
 
 
 class Poller:

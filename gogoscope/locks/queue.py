@@ -163,7 +163,8 @@ class LockQueue:
             if first:
                 self._watch()
             pause = self._pause() if first else math.inf
-            waiter.wanted.waiting.begins(self._held_here(), self._record())
+            if (waiting := waiter.wanted.waiting) is not None:
+                waiting.begins(self._held_here(), self._record())
             woken = await _set_within(waiter.woken, min(left, pause))
             if waiter.handle is not None:
                 return waiter.handle

@@ -19,8 +19,8 @@ from typing import ParamSpec, TypeVar
 
 from gogoscope._core.background import Observer
 from gogoscope._core.cancellation import cancellation_requested, split_cancellation
-from gogoscope._core.context import observer_here
-from gogoscope.events import StoreAsked, description
+from gogoscope._core.context import get_current, observer_here
+from gogoscope.events import StoreAsked, description, subscribers
 from gogoscope.exceptions import Effect, GogoscopeError, UnexpectedStoreError
 
 P = ParamSpec("P")
@@ -33,8 +33,11 @@ async def ask(method: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwar
     :raises GogoscopeError: if the store fails; what is none of our errors becomes an
         ``UnexpectedStoreError`` with that as its cause
     """
+    frame = get_current()  # told(), without its calls
+    if subscribers or (frame is not None and frame._home.on_event is not None):
+        method = told(method)
     try:
-        return await told(method)(*args, **kwargs)
+        return await method(*args, **kwargs)
     except GogoscopeError:
         raise
     except BaseException as raised:

@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.slots import Slot, Slots
-from gogoscope.events import RetryScheduled, TaskQueued, TaskStarted, TaskTimedOut
+from gogoscope.events import RetryScheduled, TaskQueued, TaskStarted, TaskTimedOut, subscribers
 from gogoscope.scopes.stage import Guard
 from gogoscope.scopes.task import Task
 
@@ -121,13 +121,13 @@ class _InLine:
 
 
 async def _holding(task: Task[Any], slot: Slot, run: Callable[[], Running]) -> Any:
-    home = task._home
-    if not slot.held:
-        if home.observed:
+    observed = task._parent._home.on_event is not None or subscribers
+    if not slot._held:
+        if observed:
             task._tell(TaskQueued)
         await slot.hold()
         task._began = monotonic()
-    if home.observed:
+    if observed:
         task._tell(TaskStarted)
     task._slot = slot
     try:

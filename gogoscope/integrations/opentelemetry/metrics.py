@@ -4,18 +4,20 @@ No key of a lock, run, job or cached value is an attribute of a metric, since th
 number of them. So a scope that a lease opens, whose name ends with the key, is told without it.
 
 ``_leases`` are those that are held, ``_queued`` is when tasks got into the line for a slot,
-``_running`` are the tasks whose functions run, by the ``id`` of their events. ``_labels`` are, by
+``_running`` are the scopes of the tasks whose functions run, by the ``id`` of their events;
+``_active`` counts them for each scope. ``_labels`` are, by
 the names of open scopes that a lease opened, the name without the key, and how many scopes have it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 from attrs import frozen
-from opentelemetry.metrics import Histogram, Meter
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 from opentelemetry.util.types import AttributeValue
 
 from gogoscope import events
@@ -59,12 +61,16 @@ class Metrics:
         self._leases: dict[int, Lease] = {}
         self._labels: dict[str, tuple[str, int]] = {}
         self._queued: dict[int, float] = {}
-        self._running: set[int] = set()
+        self._running: dict[int, str] = {}
         self._scopes = duration("scope", "scopes")
         self._tasks = duration("task", "the functions of tasks, all attempts together")
         self._queues = duration("task.queue", "waits for a slot, where they are bounded")
-        self._active = meter.create_up_down_counter(
-            "gogoscope.task.active", "{task}", "The tasks whose functions run."
+        self._active: Counter[str] = Counter()
+        meter.create_observable_up_down_counter(
+            "gogoscope.task.active",
+            [self._count_active],  # asked when metrics are collected: counting costs a task little
+            "{task}",
+            "The tasks whose functions run.",
         )
         self._retries = count("gogoscope.task.retries", "{retry}", "The retries of tasks.")
         self._timeouts = count("gogoscope.task.timeouts", "{timeout}", "The timeouts of tasks.")
@@ -133,6 +139,9 @@ class Metrics:
         if handler is not None:
             handler(event)
 
+    def _count_active(self, options: CallbackOptions) -> list[Observation]:
+        return [Observation(count, {SCOPE: label}) for label, count in self._active.items()]
+
     def _of(self, event: Event) -> dict[str, AttributeValue]:
         """Return the attributes of whatever happens in a scope."""
         return {SCOPE: self._label(event.scope)}
@@ -175,16 +184,16 @@ class Metrics:
         queued = self._queued.pop(event.id, None)
         if queued is not None:
             self._queues.record(monotonic() - queued, self._of_task(event))
-        self._running.add(event.id)
-        self._active.add(1, self._of(event))
+        label = self._running[event.id] = self._label(event.scope)
+        self._active[label] += 1
 
     def _task_ended(
         self, event: events.TaskSucceeded | events.TaskFailed | events.TaskStopped
     ) -> None:
         self._queued.pop(event.id, None)
-        if event.id in self._running:
-            self._running.discard(event.id)
-            self._active.add(-1, self._of(event))
+        label = self._running.pop(event.id, None)
+        if label is not None:
+            self._active[label] -= 1
         match event:
             case events.TaskFailed():
                 outcome = _failed(event.error)
