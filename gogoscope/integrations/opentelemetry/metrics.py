@@ -77,6 +77,10 @@ class Metrics:
         self._unhandled = count("gogoscope.errors.unhandled", "{error}", "Errors nobody read.")
         self._waits = duration("lock.wait", "waits for locks, those that are free included")
         self._holds = duration("lock.hold", "the time that locks are held")
+        self._permit_waits = duration("permit.wait", "waits for permits, those free included")
+        self._permits = duration("permit.hold", "the time that permits are held")
+        self._limits = duration("rate_limit.wait", "waits for a place in a rate limit")
+        self._limited = count("gogoscope.rate_limit.rejections", "{call}", "The calls refused.")
         self._losses = count("gogoscope.lease.losses", "{lease}", "The leases that were lost.")
         self._runs = duration("run", "runs")
         self._found = count("gogoscope.run.found", "{run}", "The results of runs done before.")
@@ -106,6 +110,12 @@ class Metrics:
             events.LockReleased: lambda e: self._lease_ended(
                 e, self._holds, "released" if e.freed else "lost"
             ),
+            events.PermitAcquired: self._permit_acquired,
+            events.PermitReleased: lambda e: self._lease_ended(
+                e, self._permits, "released" if e.freed else "lost"
+            ),
+            events.RateLimitWaited: lambda e: self._limits.record(e.seconds, _of_limit(e)),
+            events.RateLimitExceeded: lambda e: self._limited.add(1, _of_limit(e)),
             events.LeaseLost: lambda e: self._losses.add(1, self._of(e)),
             events.RunStarted: self._lease_began,
             events.RunCompleted: lambda e: self._lease_ended(e, self._runs, "completed"),
@@ -210,8 +220,13 @@ class Metrics:
         self._waits.record(event.seconds, self._of(event) | {OUTCOME: "acquired"})
         self._lease_began(event)
 
+    def _permit_acquired(self, event: events.PermitAcquired) -> None:
+        self._permit_waits.record(event.seconds, self._of(event) | {OUTCOME: "acquired"})
+        self._lease_began(event)
+
     def _lease_began(
-        self, event: events.LockAcquired | events.RunStarted | events.JobStarted
+        self,
+        event: events.LockAcquired | events.PermitAcquired | events.RunStarted | events.JobStarted,
     ) -> None:
         self._leases[event.id] = Lease(monotonic(), event.scope, event.key)
 
@@ -241,6 +256,10 @@ def _failed(error: BaseException | None) -> dict[str, AttributeValue]:
     if error is None or says_cancelled(error):
         return _CANCELLED
     return {OUTCOME: "failed", ERROR: type(error).__qualname__}
+
+
+def _of_limit(event: events.RateLimitEvent) -> dict[str, AttributeValue]:
+    return {"gogoscope.rate_limit.name": event.limit}
 
 
 def _of_circuit(event: events.CircuitEvent) -> dict[str, AttributeValue]:

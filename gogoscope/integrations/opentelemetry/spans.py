@@ -77,6 +77,8 @@ class Spans:
             events.LockAcquired: self._lock_acquired,
             events.LockReleased: self._lock_released,
             events.LeaseLost: self._lease_lost,
+            events.PermitAcquired: self._permit_acquired,
+            events.PermitReleased: self._permit_released,
             events.RunStarted: self._run_started,
             events.RunCompleted: self._run_completed,
             events.RunAbandoned: self._run_abandoned,
@@ -240,17 +242,26 @@ class Spans:
         self._end(event)  # of the wait, if there was one
         self._begin_lease(event, "lock", event.key, event.fencing_token)
 
-    def _begin_lease(self, event: Event, kind: str, key: str, token: int, **more: bool) -> None:
-        name = "lock hold" if kind == "lock" else kind
+    def _begin_lease(
+        self, event: Event, kind: str, key: str, token: int, **more: bool | str
+    ) -> None:
         attributes: dict[str, str | int | bool] = {
             f"gogoscope.{kind}.key": key,
             f"gogoscope.{kind}.fencing_token": token,
         }
         attributes |= {f"gogoscope.{kind}.{name}": value for name, value in more.items()}
+        name = f"{kind} hold" if kind in ("lock", "permit") else kind
         self._begin(event, name, attributes, is_lease=True)
 
     def _lock_released(self, event: events.LockReleased) -> None:
         self._set(event, "gogoscope.lock.freed", event.freed)
+        self._end(event)
+
+    def _permit_acquired(self, event: events.PermitAcquired) -> None:
+        self._begin_lease(event, "permit", event.key, event.fencing_token, what=event.what)
+
+    def _permit_released(self, event: events.PermitReleased) -> None:
+        self._set(event, "gogoscope.permit.freed", event.freed)
         self._end(event)
 
     def _lease_lost(self, event: events.LeaseLost) -> None:

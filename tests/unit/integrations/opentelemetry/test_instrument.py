@@ -12,7 +12,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import StatusCode
 
-from gogoscope import BackendUnavailableError, Cache, scope
+from gogoscope import BackendUnavailableError, Cache, RateLimit, RateLimitExceededError, scope
 from gogoscope.events import lookers, subscribers
 from gogoscope.integrations.opentelemetry import instrument, uninstrument
 from gogoscope.stores.memory import MemoryStore
@@ -205,3 +205,25 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     ).stdout
     assert told.startswith(BackendUnavailableError.__name__)
     assert "pip install 'gogoscope[otel]'" in told
+
+
+async def test_a_permit_has_a_span_and_a_call_that_a_rate_limit_refuses_is_counted(
+    exported: Exported,
+) -> None:
+    calls = RateLimit("calls", rate=1, per=3600, burst=1, wait=0)
+    async with scope(name="s", persistence=MemoryStore()) as s:
+        async with s.semaphore("seats", limit=2):
+            pass
+        async with calls.acquire():
+            pass
+        with pytest.raises(RateLimitExceededError):
+            await calls.acquire().__aenter__()
+    assert exported.tree() == [
+        "scope s",
+        "  permit hold",
+        "    scope s holding a permit of seats",
+    ]
+    metrics = exported.metrics()
+    assert metrics["gogoscope.permit.hold.duration", "s", "released"] == 1
+    assert metrics["gogoscope.permit.wait.duration", "s", "acquired"] == 1
+    assert metrics["gogoscope.rate_limit.rejections", "calls"] == 1
