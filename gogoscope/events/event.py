@@ -23,6 +23,9 @@ NUMBERS = ("id", "parent")
 """What an event has besides its fields."""
 
 
+_NUMBERS = frozenset(NUMBERS)
+
+
 def _number(*, default: int, kw_only: bool) -> Any:
     """Declare a number of a class of events; it is no field."""
     return default
@@ -40,6 +43,9 @@ class _Frozen:
 
     def __init__(self, *values: Any, **named: Any) -> None:
         names = self.__match_args__
+        if len(values) == len(names) and named.keys() <= _NUMBERS:  # as we make them, and quicker
+            self.__dict__.update(zip(names, values, strict=True), **named)
+            return
         numbers = {name: named.pop(name) for name in NUMBERS if name in named}
         given = dict(zip(names, values, strict=False))
         repeated = given.keys() & named.keys()
