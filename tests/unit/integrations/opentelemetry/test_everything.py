@@ -8,9 +8,11 @@ from opentelemetry.trace import StatusCode
 
 from gogoscope import CircuitBreaker, Once, Retry, scope
 from gogoscope.stores.memory import MemoryStore
+from gogoscope.testing import VirtualClock
 from tests.support.exported import Exported
 
-pytestmark = pytest.mark.anyio
+# In virtual time, which uvloop cannot keep.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])]
 
 
 async def charge() -> str:
@@ -40,7 +42,7 @@ async def broken() -> None:
 
 async def everything() -> None:
     """Use what there is, one after the other, so that there is one order of things."""
-    breaker = CircuitBreaker("bank", failure_threshold=1, reset_timeout=0.01)
+    breaker = CircuitBreaker("bank", failure_threshold=1, reset_timeout=10)
 
     async def order() -> str:
         async with s.lock("order:1") as locked:
@@ -56,12 +58,12 @@ async def everything() -> None:
         assert await s.call(charge, once=Once("charge:1", keep=60), name="pay again") == "charged"
         await s.call(Flaky(1).call, retry=Retry(2, delay=0), name="send")
         _ = (await s.task(broken)).error
-        _ = (await s.task(anyio.sleep, 10, timeout=0.001, name="slow")).error
+        _ = (await s.task(anyio.sleep, 10, timeout=1, name="slow")).error
         assert await s.cache.get_or_set("price:1", load, 60) == 1
         assert await s.cache.get_or_set("price:1", load, 60) == 1
         _ = (await s.task(broken, circuit_breaker=breaker, name="bank down")).error
         _ = (await s.task(charge, circuit_breaker=breaker, name="bank refused")).error
-        await anyio.sleep(0.1)
+        await anyio.sleep(20)
         await s.call(charge, circuit_breaker=breaker, name="bank up")
         async with s.job("import:1") as job:
             await job.save(1)
@@ -69,17 +71,17 @@ async def everything() -> None:
         held = await s.acquire_lock("order:2", 5)
         assert held is not None
         waiting = s.task(wait_for_lock)
-        await anyio.sleep(0.01)
+        await anyio.sleep(1)
         await held.release()
         await waiting.wait()
         stopped = s.task(anyio.sleep_forever, name="endless")
-        await anyio.sleep(0.01)
+        await anyio.sleep(1)
         stopped.cancel("enough")
         await stopped.wait()
         assert [result.value async for result in s.map(Flaky.call, [Flaky(0), Flaky(0)])]
 
 
-async def test_the_tree_of_spans(exported: Exported) -> None:
+async def test_the_tree_of_spans(exported: Exported, virtual_clock: VirtualClock) -> None:
     await everything()
     assert exported.tree() == [
         "scope shop",
@@ -114,7 +116,7 @@ async def test_the_tree_of_spans(exported: Exported) -> None:
     ]
 
 
-async def test_what_the_spans_say(exported: Exported) -> None:
+async def test_what_the_spans_say(exported: Exported, virtual_clock: VirtualClock) -> None:
     await everything()
     wait, hold = exported.span("lock wait"), exported.span("lock hold", 1)
     assert [link.context.span_id for link in wait.links] == [hold.context.span_id]
@@ -144,7 +146,7 @@ async def test_what_the_spans_say(exported: Exported) -> None:
     assert len({span.context.trace_id for span in exported.spans if span.context}) == 1
 
 
-async def test_the_metrics(exported: Exported) -> None:
+async def test_the_metrics(exported: Exported, virtual_clock: VirtualClock) -> None:
     await everything()
     assert exported.metrics() == {
         (f"gogoscope.{name}", *attributes): value
@@ -201,7 +203,9 @@ async def test_the_metrics(exported: Exported) -> None:
     }
 
 
-async def test_durations_are_in_seconds_and_counts_have_units(exported: Exported) -> None:
+async def test_durations_are_in_seconds_and_counts_have_units(
+    exported: Exported, virtual_clock: VirtualClock
+) -> None:
     await everything()
     units = exported.units()
     assert {unit for name, unit in units.items() if name.endswith(".duration")} == {"s"}
