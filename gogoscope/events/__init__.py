@@ -68,6 +68,7 @@ from gogoscope.events.schedules import (
     TickFailed,
     TicksMissed,
     TickStarted,
+    TickStopped,
 )
 from gogoscope.events.subscribing import subscribe, subscribers
 from gogoscope.exceptions import CircuitOpenError, RateLimitExceededError
@@ -133,6 +134,7 @@ __all__ = [
     "TickEnded",
     "TickFailed",
     "TickStarted",
+    "TickStopped",
     "TicksMissed",
     "description",
     "log_error",

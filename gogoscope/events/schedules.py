@@ -37,6 +37,12 @@ class TickFailed(ScheduleEvent):
     error: Exception
 
 
+class TickStopped(ScheduleEvent):
+    """The run of the tick ``at`` was cancelled here, or lost its lease."""
+
+    at: datetime
+
+
 class TicksMissed(ScheduleEvent):
     """So many ticks were left out, since nobody could start them in time."""
 

@@ -28,7 +28,7 @@ from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, Self
 
-from gogoscope.events import kinds
+from gogoscope.events import kinds, schedules
 from gogoscope.events.event import NUMBERS, Event
 from gogoscope.events.log import description, log_error
 from gogoscope.events.subscribing import subscribe
@@ -40,6 +40,7 @@ _BEGINS: dict[type[Event], Callable[[Any], str]] = {
     kinds.LockWaiting: lambda e: f"wait for lock {e.key}",
     kinds.LockAcquired: lambda e: f"lock {e.key}",
     kinds.PermitAcquired: lambda e: f"{e.what} {e.key}",
+    schedules.TickStarted: lambda e: f"tick {e.schedule}",
     kinds.RunStarted: lambda e: f"run {e.key}",
     kinds.JobStarted: lambda e: f"job {e.key}",
     kinds.CacheLoadStarted: lambda e: f"load {e.key}",
@@ -56,6 +57,9 @@ _ENDS: tuple[type[Event], ...] = (
     kinds.LockWaitStopped,
     kinds.LockReleased,
     kinds.PermitReleased,
+    schedules.TickEnded,
+    schedules.TickFailed,
+    schedules.TickStopped,
     kinds.RunCompleted,
     kinds.RunAbandoned,
     kinds.JobEnded,

@@ -41,6 +41,7 @@ from gogoscope.events import (
     TickFailed,
     TicksMissed,
     TickStarted,
+    TickStopped,
     log_error,
     log_warning,
     notify,
@@ -258,6 +259,11 @@ class Keeper(Generic[T]):
                     await inside._run_tick(options.fn, tick)
         except Exception as error:  # noqa: BLE001 - it is told, and the schedule goes on
             self._tell(tick, error, handle)
+        except BaseException:
+            if home.observed:
+                number = handle._number
+                home.emit(TickStopped(home.name, options.name, tick.at, id=number))
+            raise
         else:
             if home.observed:
                 seconds = monotonic() - began

@@ -81,6 +81,8 @@ class Metrics:
         self._permits = duration("permit.hold", "the time that permits are held")
         self._limits = duration("rate_limit.wait", "waits for a place in a rate limit")
         self._limited = count("gogoscope.rate_limit.rejections", "{call}", "The calls refused.")
+        self._ticks = duration("tick", "the ticks of schedules")
+        self._missed = count("gogoscope.tick.misses", "{tick}", "The ticks that were left out.")
         self._losses = count("gogoscope.lease.losses", "{lease}", "The leases that were lost.")
         self._runs = duration("run", "runs")
         self._found = count("gogoscope.run.found", "{run}", "The results of runs done before.")
@@ -116,6 +118,11 @@ class Metrics:
             ),
             events.RateLimitWaited: lambda e: self._limits.record(e.seconds, _of_limit(e)),
             events.RateLimitExceeded: lambda e: self._limited.add(1, _of_limit(e)),
+            events.TickStarted: self._tick_began,
+            events.TickEnded: lambda e: self._tick_ended(e, _SUCCEEDED),
+            events.TickFailed: lambda e: self._tick_ended(e, _failed(e.error)),
+            events.TickStopped: lambda e: self._tick_ended(e, _CANCELLED),
+            events.TicksMissed: lambda e: self._missed.add(e.count, _of_schedule(e)),
             events.LeaseLost: lambda e: self._losses.add(1, self._of(e)),
             events.RunStarted: self._lease_began,
             events.RunCompleted: lambda e: self._lease_ended(e, self._runs, "completed"),
@@ -235,6 +242,14 @@ class Metrics:
         if lease is not None:
             held.record(monotonic() - lease.began, self._of(event) | {OUTCOME: outcome})
 
+    def _tick_began(self, event: events.TickStarted) -> None:
+        self._leases[event.id] = Lease(monotonic(), event.scope, event.schedule)
+
+    def _tick_ended(self, event: events.ScheduleEvent, outcome: dict[str, AttributeValue]) -> None:
+        lease = self._leases.pop(event.id, None)
+        if lease is not None:
+            self._ticks.record(monotonic() - lease.began, _of_schedule(event) | outcome)
+
     def _looked(self, event: Event, outcome: str) -> None:
         self._lookups.add(1, self._of(event) | {OUTCOME: outcome})
 
@@ -260,6 +275,10 @@ def _failed(error: BaseException | None) -> dict[str, AttributeValue]:
 
 def _of_limit(event: events.RateLimitEvent) -> dict[str, AttributeValue]:
     return {"gogoscope.rate_limit.name": event.limit}
+
+
+def _of_schedule(event: events.ScheduleEvent) -> dict[str, AttributeValue]:
+    return {"gogoscope.schedule.name": event.schedule}
 
 
 def _of_circuit(event: events.CircuitEvent) -> dict[str, AttributeValue]:

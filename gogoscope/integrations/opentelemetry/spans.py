@@ -79,6 +79,10 @@ class Spans:
             events.LeaseLost: self._lease_lost,
             events.PermitAcquired: self._permit_acquired,
             events.PermitReleased: self._permit_released,
+            events.TickStarted: self._tick_started,
+            events.TickEnded: self._end,
+            events.TickFailed: self._failed,
+            events.TickStopped: self._tick_stopped,
             events.RunStarted: self._run_started,
             events.RunCompleted: self._run_completed,
             events.RunAbandoned: self._run_abandoned,
@@ -291,6 +295,18 @@ class Spans:
 
     def _job_ended(self, event: events.JobEnded) -> None:
         self._set(event, "gogoscope.job.finished", event.finished)
+        self._end(event)
+
+    def _tick_started(self, event: events.TickStarted) -> None:
+        attributes: dict[str, str | int] = {
+            "gogoscope.schedule.name": event.schedule,
+            "gogoscope.tick.at": event.at.isoformat(),
+            "gogoscope.tick.attempt": event.attempt,
+        }
+        self._begin(event, f"tick {event.schedule}", attributes, is_lease=True)
+
+    def _tick_stopped(self, event: events.TickStopped) -> None:
+        self._set(event, CANCELLED, True)
         self._end(event)
 
     # Cache and circuit breakers.
