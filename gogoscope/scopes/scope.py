@@ -864,7 +864,7 @@ class TickScope(LeasedScope):
     _leased = "tick"
 
     def __init__(self, parent: Scope, handle: LockHandle) -> None:
-        super().__init__(parent, f"at schedule {handle.key}")
+        super().__init__(parent, f"at schedule {handle.key}", handle)
 
     async def _run_tick(self, fn: Scheduled, tick: Tick) -> None:
         await self.call(fn, tick)
