@@ -22,6 +22,7 @@ from gogoscope._core.durations import seconds
 from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence.life import Life
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply
+from gogoscope.persistence.permit_records import PermitClaim, PermitReply
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState, ProbeReply
 from gogoscope.persistence.rate_records import RateReply
 from gogoscope.persistence.records.cache import CACHE
@@ -737,6 +738,80 @@ class TestAPauseIsNotShown(BrokenStore):
         async def read_rate(self, name: str) -> RateReply | None:
             found = await super().read_rate(name)
             return None if found is None else evolve(found, until_us=0)
+
+
+class TestOneMoreThanTheLimit(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_permit(
+            self, kind: Any, key: str, claim: PermitClaim, **options: Any
+        ) -> Any:
+            limit = None if claim.limit is None else claim.limit + 1
+            return await super().claim_permit(kind, key, evolve(claim, limit=limit), **options)
+
+
+class TestAWriterBesideReaders(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_permit(
+            self, kind: Any, key: str, claim: PermitClaim, **options: Any
+        ) -> Any:
+            claim = evolve(claim, takes="one")
+            return await super().claim_permit(kind, key, claim, **options)
+
+
+class TestReadersStarveAWriter(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_permit(
+            self, kind: Any, key: str, claim: PermitClaim, **options: Any
+        ) -> Any:
+            claim = evolve(claim, turn_ms=0)
+            return await super().claim_permit(kind, key, claim, **options)
+
+
+class TestATurnLastsForEver(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_permit(
+            self, kind: Any, key: str, claim: PermitClaim, **options: Any
+        ) -> Any:
+            claim = evolve(claim, turn_ms=1_000 * claim.turn_ms)
+            return await super().claim_permit(kind, key, claim, **options)
+
+
+class TestAZombieReleasesThePermitOfAnother(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def release_permit(self, kind: Any, key: str, nonce: str) -> bool:
+            record = await self.read_permits(kind, key)
+            holders = [] if record is None else list(record.holders)
+            held = nonce if nonce in holders or not holders else holders[0]
+            return await super().release_permit(kind, key, held)
+
+
+class TestAHandoverThatIsRefusedFreesNothing(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def hand_over_permit(
+            self, kind: Any, key: str, nonce: str, claim: PermitClaim
+        ) -> Any:
+            record = await self.read_permits(kind, key)
+            if record is not None and record.waiting:
+                return PermitReply(granted=False, record=record, freed=True)
+            return await super().hand_over_permit(kind, key, nonce, claim)
+
+
+class TestSemaphoresAndReadWriteLocksAreOne(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_permit(
+            self, kind: Any, key: str, claim: PermitClaim, **options: Any
+        ) -> Any:
+            return await super().claim_permit("semaphore", key, claim, **options)
+
+
+class TestWhoIsWatchedIsNotCompared(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def claim_permit(
+            self, kind: Any, key: str, claim: PermitClaim, *, dead: Any = None
+        ) -> Any:
+            if dead:
+                await super().force_release_permits(kind, key)
+            return await super().claim_permit(kind, key, claim, dead=dead)
 
 
 class TestUseAfterCloseIsAnAccident(BrokenStore):

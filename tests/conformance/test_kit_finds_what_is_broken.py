@@ -100,6 +100,22 @@ RULES = {
         "test_a_tick_whose_run_died_is_started_again_as_often_as_is_allowed"
     ),
     "TestPausingIsIgnored": "test_nothing_starts_while_a_schedule_is_paused",
+    "TestOneMoreThanTheLimit": "test_as_many_hold_a_semaphore_as_its_limit_says",
+    "TestAWriterBesideReaders": "test_readers_share_and_a_writer_is_alone",
+    "TestReadersStarveAWriter": "test_readers_that_come_later_wait_for_a_writer_that_waits",
+    "TestATurnLastsForEver": "test_a_turn_that_is_not_renewed_ends",
+    "TestAZombieReleasesThePermitOfAnother": (
+        "test_whoever_lost_a_permit_changes_nothing_any_more"
+    ),
+    "TestAHandoverThatIsRefusedFreesNothing": (
+        "test_a_permit_that_nobody_may_get_by_a_handover_is_freed"
+    ),
+    "TestSemaphoresAndReadWriteLocksAreOne": (
+        "test_a_semaphore_and_a_read_write_lock_of_one_key_are_apart"
+    ),
+    "TestWhoIsWatchedIsNotCompared": (
+        "test_the_dead_that_were_watched_lose_their_permits_and_turns"
+    ),
     "TestUseAfterCloseIsAnAccident": "test_a_closed_store_says_so_and_never_hangs",
     "TestOnlyItsOpenerMayCloseIt": "test_a_store_may_be_closed_by_another_task_than_opened_it",
     "TestLocksAreLackingThoughDeclared": (
