@@ -9,7 +9,8 @@ from gogoscope._core.background import Home
 from gogoscope._core.context import slots_lent
 from gogoscope.events import PermitAcquired, PermitReleased
 from gogoscope.exceptions import LockTimeoutError
-from gogoscope.permits.line import PermitLine, Wanted, line_of
+from gogoscope.permits.line import PermitLine, line_of
+from gogoscope.permits.waiting import Wanted
 from gogoscope.permits.wish import Wish
 from gogoscope.persistence.bundle import provider_of
 from gogoscope.persistence.lock_handle import LockHandle, release

@@ -23,29 +23,26 @@ What always holds:
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
-from collections.abc import Mapping
 from functools import partial
 
 import anyio
-from attrs import frozen
 
-from gogoscope._core.background import Spawn
 from gogoscope._core.cancellation import finish
 from gogoscope._core.clock import monotonic
 from gogoscope._core.per_store import PerStore
 from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
-from gogoscope.permits.leases import PermitLeases
 from gogoscope.permits.polling import LONGEST_POLL_SECONDS, Polling
+from gogoscope.permits.waiting import Waiter, Wanted
 from gogoscope.permits.wish import Wish
 from gogoscope.persistence.asking import ask
-from gogoscope.persistence.lock_claims import claim_handle, new_claim, take_back
-from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, Releaser, release
+from gogoscope.persistence.lock_claims import claim_handle, take_back
+from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, release
 from gogoscope.persistence.lock_records import LockClaim, LockRecord
 from gogoscope.persistence.permit_records import PermitReply
 from gogoscope.persistence.protocols.permits import PermitProvider
 from gogoscope.persistence.urgency import urgently
+from gogoscope.persistence.watching import Stop, watch
 
 LOOKS_PER_LEASE = 3
 REQUEST_SECONDS = 1.0
@@ -56,60 +53,6 @@ TURN_SECONDS = 2.0
 LEAVE_SECONDS = 0.5
 FREEING_SECONDS = CLEAN_UP_SECONDS / 2
 """The part of the time for a release that handovers must leave, so that a permit can be freed."""
-
-
-@frozen(eq=False)
-class Wanted:
-    """What is asked for: a permit, and what to tell people about its holder.
-
-    ``spawn`` runs in the background what is left to do when the wait has ended. ``releaser`` is
-    what the handle asks to free the permit.
-    """
-
-    wish: Wish
-    metadata: Mapping[str, str]
-    spawn: Spawn
-    releaser: Releaser
-
-
-class Waiter:
-    """One task that waits."""
-
-    # woken: set when the waiter shall look again; it makes a new one before each look.
-    # asking: whether a claim of it is in flight.
-    # promised: whether a handover to it is in flight.
-    # reserved: whether the store may know of its turn.
-    # gone: whether it has stopped waiting.
-    # handle: the permit, once it has it.
-    __slots__ = (
-        "arrived",
-        "asking",
-        "gone",
-        "handle",
-        "leases",
-        "promised",
-        "reserved",
-        "turn",
-        "wanted",
-        "woken",
-    )
-
-    def __init__(self, provider: PermitProvider, wanted: Wanted) -> None:
-        self.wanted = wanted
-        self.leases = PermitLeases(provider, wanted.wish)
-        self.arrived = monotonic()
-        self.turn = os.urandom(8).hex()
-        self.woken = anyio.Event()
-        self.asking = False
-        self.promised = False
-        self.reserved = False
-        self.gone = False
-        self.handle: LockHandle | None = None
-
-    def new_claim(self) -> LockClaim:
-        """Return a claim that was never sent."""
-        wanted = self.wanted
-        return new_claim(wanted.wish.lease, metadata=wanted.metadata, turn=self.turn)
 
 
 class PermitLine:
@@ -123,6 +66,7 @@ class PermitLine:
     # _users: how many calls of take() have not returned.
     # _had_at: when a permit was last had here; waiting for others counts from then.
     # _polling: what the refusals have shown.
+    # _stop_watching: ends that the store tells this line; None while it does not.
 
     def __init__(
         self, provider: PermitProvider, wish: Wish, lines: dict[tuple[str, str], PermitLine]
@@ -132,6 +76,7 @@ class PermitLine:
         self._key = wish.key
         self._lines = lines
         self._polling = Polling(provider, wish)
+        self._stop_watching: Stop | None = None
         self._waiters: deque[Waiter] = deque()
         self._held: dict[LockHandle, Wish] = {}
         self._users = 0
@@ -205,11 +150,18 @@ class PermitLine:
             left = give_up_at - monotonic()
             if left <= 0:
                 return self._leases(waiter)
+            if first and self._stop_watching is None:
+                self._stop_watching = watch(self._provider, self._kind, self._key, self._told)
             pause = self._pause(waiter) if first else math.inf
             woken = await _set_within(waiter.woken, min(left, pause))
             if waiter.handle is not None:
                 return waiter.handle
             may_ask = not woken or not self._taken_here(waiter)
+
+    def _told(self) -> None:
+        """Have the first ask: the store tells that whoever is next may have a permit."""
+        if self._polling.is_next:
+            self._wake_first()
 
     async def _ask(self, waiter: Waiter, give_up_at: float) -> LockHandle | None:
         waiter.asking = True
@@ -287,6 +239,9 @@ class PermitLine:
             self._waiters.remove(waiter)
             if was_first:
                 self._wake_first()
+        if not self._waiters and self._stop_watching is not None:
+            self._stop_watching()
+            self._stop_watching = None
         if waiter.reserved and waiter.handle is None:
             await finish(partial(self._give_up_turn, waiter.turn), LEAVE_SECONDS)
 

@@ -29,7 +29,7 @@ USUAL_WAIT = 0.25
 class Polling:
     """Learns from the refusals of one semaphore or read/write lock.
 
-    ``record`` is what the last one showed.
+    ``record`` is what the last one showed, ``is_next`` whether nobody waited before its caller.
     """
 
     # _watching: whose lease is over by the clock of this process alone.
@@ -41,6 +41,7 @@ class Polling:
         self._interval = FIRST_POLL_SECONDS
         self._dead_at = math.inf
         self.record: PermitsRecord | None = None
+        self.is_next = False
 
     def dead(self) -> dict[str, int]:
         """Return the versions of those who were watched for a whole lease, and are dead."""
@@ -60,11 +61,11 @@ class Polling:
         self._watching.look(record, turn)
         self._dead_at = monotonic() + dead_in_ms / 1000 if dead_in_ms else math.inf
         before, self.record = self.record, record
+        self.is_next = next(iter(record.waiting), turn) == turn
         longest = LONGEST_POLL_SECONDS
         if before is None or before.holders.keys() != record.holders.keys():
-            is_next = next(iter(record.waiting), turn) == turn
             longest = BUSY_POLL_SECONDS
-            if is_next and waited > USUAL_WAIT:
+            if self.is_next and waited > USUAL_WAIT:
                 longest *= USUAL_WAIT / waited
         self._interval = min(longest, self._interval * 2)
 

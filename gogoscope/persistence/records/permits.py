@@ -26,7 +26,10 @@ from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.rules import permits as permit_rules
 
 PERMIT_KINDS: Mapping[PermitKind, Kind[PermitsRecord]] = {
-    name: json_kind(name, PermitsRecord, permit_rules.purge_at_ms) for name in get_args(PermitKind)
+    name: json_kind(
+        name, PermitsRecord, permit_rules.purge_at_ms, awaited=permit_rules.lets_the_next_in
+    )
+    for name in get_args(PermitKind)
 }
 
 

@@ -167,6 +167,12 @@ def purge_at_ms(record: PermitsRecord, now_ms: int) -> int:
     return max([now_ms, *(permit.lease.lease_until_ms for permit in permits)]) + TOMBSTONE_MS
 
 
+def lets_the_next_in(record: PermitsRecord) -> bool:
+    """Return whether whoever waits first fits beside all holders."""
+    first = next(iter(record.waiting.values()), None)
+    return first is not None and _fit(record.holders.values(), [first])
+
+
 def _fit(held: Iterable[Permit], wanted: Iterable[Permit]) -> bool:
     """Return whether all who want permits can have them at once, beside those that are held."""
     count, all_taken = 0, False

@@ -20,7 +20,7 @@ from gogoscope import (
     Task,
     scope,
 )
-from gogoscope.permits import line
+from gogoscope.permits import line, polling
 from gogoscope.persistence.permit_records import PermitsRecord
 from tests.unit.permits.watched_store import WatchedStore, another_process, settled
 
@@ -182,6 +182,25 @@ async def test_a_writer_waits_only_for_the_readers_before_it(store: WatchedStore
         for one in late:
             await (await one.enter()).leave()
     assert (await record(store, "read_write_lock")).waiting == {}
+
+
+async def test_whoever_is_next_asks_as_soon_as_the_store_tells(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "BUSY_POLL_SECONDS", 3_600)
+    monkeypatch.setattr(polling, "LONGEST_POLL_SECONDS", 3_600)
+    monkeypatch.setattr(polling, "FIRST_POLL_SECONDS", 3_600)
+    elsewhere = another_process(store)
+    async with scope(persistence=store) as s, scope(persistence=elsewhere) as t:
+        holder = await Holder(s, s.read_lock("k", ttl=600)).enter()
+        writer = Holder(t, t.write_lock("k"))
+        with anyio.fail_after(FIVE):
+            while not (await record(store, "read_write_lock")).waiting:
+                await anyio.sleep(0.001)
+        await settled()
+        await holder.leave()
+        await (await writer.enter()).leave()
+    assert elsewhere.calls["claim_permit"] <= 3
 
 
 async def test_a_waiter_that_gives_up_gives_up_its_turn(store: WatchedStore) -> None:
