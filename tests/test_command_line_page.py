@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from gogoscope.cli import changing
 from gogoscope.cli.commands import app
 from gogoscope.cli.exits import MEANINGS
 from gogoscope.cli.listings import LISTINGS
@@ -27,7 +28,7 @@ USAGE = {
     "resolve": "KEY",
     "keys": "[PATTERN]",
     "doctor": "",
-    **dict.fromkeys(("open", "close", "reset"), "NAME"),
+    **dict.fromkeys((*changing.CIRCUIT_CHANGES, *changing.SCHEDULE_CHANGES), "NAME"),
     **{listing.name: "[PATTERN]" for listing in LISTINGS},
 }
 
@@ -95,6 +96,7 @@ def test_every_command_of_the_page_runs(command: Command, monkeypatch: pytest.Mo
         (("release", "order:1", "--yes", "--json"), "release"),
         (("release", "licences", "--kind", "semaphore", "--yes", "--json"), "release"),
         (("resolve", "charge:died", "--repeat", "--yes", "--json"), "resolve"),
+        (("pause", "nightly", "--yes", "--json"), "pause"),
         (("doctor", "--json"), "doctor"),
     ],
 )
@@ -103,7 +105,7 @@ def test_the_other_documents_have_the_fields_of_the_page(
 ) -> None:
     url = "sqlite:///app.db"
     fill(url)
-    (told,) = re.findall(rf"^\| `{row}` \| (.*) \|$", PAGE, re.MULTILINE)[-1:]
+    (told,) = re.findall(rf"^\| `{row}`[^|]* \| (.*) \|$", PAGE, re.MULTILINE)[-1:]
     document = command(*arguments, "--store", url).document
     assert set(document) <= set(re.findall(r"[a-z]+", told))
     for name in document:

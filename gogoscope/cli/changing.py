@@ -21,6 +21,15 @@ CIRCUIT_CHANGES = {
 """The method of the store for each command, and what the help says."""
 
 
+SCHEDULE_CHANGES = {
+    "pause": ("pause_schedule", "Let no tick of a schedule start, until it is continued."),
+    "continue": ("continue_schedule", "Let a paused schedule go on with its next tick from now."),
+    "trigger": ("trigger_schedule", "Have a schedule run once more, besides its ticks."),
+    "forget": ("forget_schedule", "Forget a schedule that no process has any more."),
+}
+"""Likewise for schedules."""
+
+
 async def release(session: Session, key: str) -> None:
     """Free a lock, whoever holds it."""
     locks = session.part("locks")
@@ -79,6 +88,22 @@ async def set_circuit(session: Session, name: str, command: str) -> None:
     method, _ = CIRCUIT_CHANGES[command]
     after = await getattr(circuits, method)(name)
     session.output.done(f"circuit {name!r} is {after.state}", described(CIRCUITS, name, after))
+
+
+async def set_schedule(session: Session, name: str, command: str) -> None:
+    """Pause, continue, trigger or forget a schedule."""
+    schedules = session.part("schedules")
+    record = await schedules.read_schedule(name)
+    if record is None:
+        raise EndedError(ExitCode.FOUND, f"there is no schedule {name!r}")
+    told = "is paused" if record.paused_ms is not None else "is not paused"
+    await session.confirm(
+        f"Schedule {name!r} ({record.definition}) {told}. {command.capitalize()} it?"
+    )
+    method, _ = SCHEDULE_CHANGES[command]
+    if not await getattr(schedules, method)(name):
+        raise EndedError(ExitCode.FOUND, f"there is no schedule {name!r} any more")
+    session.output.done(f"{command}: done for schedule {name!r}", {"name": name, "done": command})
 
 
 async def resolve(

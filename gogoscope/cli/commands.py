@@ -134,16 +134,17 @@ def release(
     return Call(act, common, yes)
 
 
-def _circuit_command(command: str) -> Callable[..., Call]:
+def _change_command(command: str, act: Callable[..., Awaitable[None]]) -> Callable[..., Call]:
     def change(name: str, /, *, yes: Yes = False, common: Common | None = None) -> Call:
-        act = partial(changing.set_circuit, name=_check("NAME", name), command=command)
-        return Call(act, common, yes)
+        return Call(partial(act, name=_check("NAME", name), command=command), common, yes)
 
     return change
 
 
 for _command, (_, _about) in changing.CIRCUIT_CHANGES.items():
-    app.command(_circuit_command(_command), name=_command, help=_about)
+    app.command(_change_command(_command, changing.set_circuit), name=_command, help=_about)
+for _command, (_, _about) in changing.SCHEDULE_CHANGES.items():
+    app.command(_change_command(_command, changing.set_schedule), name=_command, help=_about)
 
 
 @app.command

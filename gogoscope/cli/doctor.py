@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -108,6 +109,12 @@ def _readers(bundle: Any) -> Iterable[tuple[str, Callable[[str], Awaitable[objec
         yield "runs", bundle.runs.read_run
     if bundle.jobs is not None:
         yield "jobs", bundle.jobs.read_job
+    if bundle.permits is not None:
+        yield "permits", partial(bundle.permits.read_permits, "semaphore")
+    if bundle.rate_limits is not None:
+        yield "rates", bundle.rate_limits.read_rate
+    if bundle.schedules is not None:
+        yield "schedules", bundle.schedules.read_schedule
 
 
 async def _tried(

@@ -175,4 +175,26 @@ RATES = Listing(
     method="rate_limits",
 )
 
-LISTINGS = (LOCKS, SEMAPHORES, READ_WRITE_LOCKS, CIRCUITS, RATES, RUNS, JOBS)
+SCHEDULES = Listing(
+    "schedules",
+    "schedules",
+    "List the schedules: when each comes next, and what became of its last run.",
+    (
+        Field("state", "state"),
+        Field("definition"),
+        Field("next", "time"),
+        Field("last", "time"),
+        Field("outcome", "state"),
+        Field("error"),
+        Field("missed", "count", detail=True),
+        Field("started_at", "time", detail=True),
+        Field("ended_at", "time", detail=True),
+        Field("paused_at", "time", detail=True),
+        Field("triggered_at", "time"),
+        *_HOLDER,
+        Field("fencing_token", "count", detail=True),
+    ),
+    key="name",
+)
+
+LISTINGS = (LOCKS, SEMAPHORES, READ_WRITE_LOCKS, CIRCUITS, RATES, RUNS, JOBS, SCHEDULES)

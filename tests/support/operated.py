@@ -70,6 +70,7 @@ async def _fill(url: str) -> None:
         await _permits(store, claim)
         await store.reserve_rate("openai", 3_600_000_000, 3_600_000_000, 0)
         await store.pause_rate("stripe", 3_600_000_000, 1_000_000)
+        await store.open_schedule("nightly", "0 3 * * *", 4_000_000_000_000)
         await _runs(store)
         assert (await store.claim_job("reindex", claim, 2)).granted
         text = store.job_text({"after": 7})

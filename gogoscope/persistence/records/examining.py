@@ -13,8 +13,12 @@ from gogoscope.persistence.records.permits import PERMIT_KINDS
 from gogoscope.persistence.records.place import Kind, RecordCapability
 from gogoscope.persistence.records.rate_limits import RATES
 from gogoscope.persistence.records.runs import RUNS
+from gogoscope.persistence.records.schedules import SCHEDULES
 
-KINDS: tuple[Kind[Any], ...] = (LOCKS, CIRCUITS, CACHE, RUNS, JOBS, RATES, *PERMIT_KINDS.values())
+KINDS: tuple[Kind[Any], ...] = (
+    *(LOCKS, CIRCUITS, CACHE, RUNS, JOBS, RATES, SCHEDULES),
+    *PERMIT_KINDS.values(),
+)
 """The kinds of records of our capabilities."""
 
 MOST_PAGES = 20

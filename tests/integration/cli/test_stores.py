@@ -54,6 +54,7 @@ def test_what_it_holds_is_shown(command: Command, url: str) -> None:
         "openai": "used",
         "stripe": "paused",
     }
+    assert listed("schedules", "name")["nightly"]["state"] == "waiting"
     assert listed("jobs")["reindex"]["saves"] == 1
     keys = command("keys", "--json", "--store", url).document["keys"]
     assert keys == sorted([*ODD_KEYS, "greeting", "nothing"])
@@ -75,6 +76,10 @@ def test_what_is_wrong_is_set_right(command: Command, url: str) -> None:
     for change in ("close", "reset"):
         assert command(change, "payments", "--yes", "--store", url).code == 0
         assert ask(url, "get_state", "payments").state == "closed"
+    for change in ("pause", "continue", "trigger"):
+        assert command(change, "nightly", "--yes", "--store", url).code == 0
+    assert ask(url, "read_schedule", "nightly").trigger_ms is not None
+    assert command("pause", "absent", "--yes", "--store", url).code == 1
     result = ("--result", '{"receipt": 7}')
     assert command("resolve", "charge:died", *result, "--yes", "--store", url).code == 0
     assert ask(url, "read_run", "charge:died").state == "done"

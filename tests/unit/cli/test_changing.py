@@ -13,6 +13,8 @@ CHANGES = [
     ("close", "payments"),
     ("reset", "payments"),
     ("resolve", "charge:died", "--repeat"),
+    ("pause", "nightly"),
+    ("forget", "nightly"),
 ]
 
 
@@ -28,6 +30,7 @@ def test_nothing_is_changed_without_a_terminal_or_yes(
     assert ask(url, "get_state", "search").state == "closed"
     assert ask(url, "get_state", "payments").state == "open"
     assert ask(url, "read_run", "charge:died").state == "unknown"
+    assert ask(url, "read_schedule", "nightly").paused_ms is None
 
 
 def test_release_frees_a_lock_whoever_holds_it(command: Command, url: str) -> None:
@@ -77,6 +80,27 @@ def test_a_circuit_of_which_nothing_is_known_is_told_before_it_is_opened(
 ) -> None:
     told = command("open", "pyaments", "--store", url).err
     assert "Nothing was ever recorded of a circuit 'pyaments'" in told
+
+
+def test_a_schedule_is_paused_and_continued_and_triggered_and_forgotten(
+    command: Command, url: str
+) -> None:
+    def state() -> str:
+        (schedule,) = command("schedules", "--json", "--store", url).document["schedules"]
+        return str(schedule["state"])
+
+    shown = command("pause", "nightly", "--yes", "--json", "--store", url)
+    assert shown.document == {"name": "nightly", "done": "pause"}
+    assert state() == "paused"
+    assert "is paused" in command("continue", "nightly", "--store", url).err
+    assert command("continue", "nightly", "--yes", "--store", url).code == 0
+    assert state() == "waiting"
+    assert command("trigger", "nightly", "--yes", "--store", url).code == 0
+    assert ask(url, "read_schedule", "nightly").trigger_ms is not None
+    assert command("forget", "nightly", "--yes", "--store", url).code == 0
+    for change in ("pause", "continue", "trigger", "forget"):
+        gone = command(change, "nightly", "--yes", "--store", url)
+        assert (gone.code, gone.err) == (1, "gogoscope: there is no schedule 'nightly'\n")
 
 
 def test_resolve_keeps_the_result_of_a_run_that_died(command: Command, url: str) -> None:

@@ -78,6 +78,15 @@ def test_rates_shows_what_is_used_and_what_is_paused(command: Command, url: str)
     assert 3000 < paused["paused_for"] <= 3600
 
 
+def test_schedules_shows_when_each_comes_next(command: Command, url: str) -> None:
+    (schedule,) = command("schedules", "--json", "--store", url).document["schedules"]
+    assert (schedule["name"], schedule["state"]) == ("nightly", "waiting")
+    assert (schedule["definition"], schedule["next"]) == ("0 3 * * *", 4_000_000_000)
+    assert schedule["outcome"] is None
+    (row,) = command("schedules", "--store", url).rows
+    assert row[:4] == ["nightly", "waiting", "0 3 * * *", "2096-10-02T07:06:40.000Z"]
+
+
 def test_circuits_shows_which_are_open(command: Command, url: str) -> None:
     circuits = command("circuits", "--json", "--store", url).document["circuits"]
     assert [(one["name"], one["state"], one["failures"]) for one in circuits] == [
@@ -148,7 +157,7 @@ def test_a_value_that_is_not_there_is_not_found(command: Command, url: str) -> N
 
 
 @pytest.mark.parametrize(
-    "listing", ["locks", "circuits", "runs", "jobs", "keys", "semaphores", "rates"]
+    "listing", ["locks", "circuits", "runs", "jobs", "keys", "semaphores", "rates", "schedules"]
 )
 def test_a_scan_says_first_what_it_will_read(command: Command, url: str, listing: str) -> None:
     shown = command(listing, "--store", url)

@@ -98,6 +98,8 @@ def test_a_file_of_another_kind_is_refused(command: Command, tmp_path: Path) -> 
         (["semaphores"], "permits"),
         (["read-write-locks"], "permits"),
         (["rates"], "rate limits"),
+        (["schedules"], "schedules"),
+        (["pause", "k", "--yes"], "schedules"),
         (["runs"], "runs"),
         (["resolve", "k", "--repeat", "--yes"], "runs"),
         (["jobs"], "jobs"),
