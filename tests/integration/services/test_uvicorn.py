@@ -79,6 +79,8 @@ def running(folder: Path, workers: int, scopes: int) -> Iterator[Server]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "tests.integration.services.app:app"]
     command += ["--port", str(port), "--workers", str(workers)]
+    # A loaded machine takes longer than five seconds to start a worker.
+    command += ["--timeout-worker-healthcheck", "60"]
     environ = {
         **os.environ,
         "SERVICE_STORE": f"sqlite:///{folder / 'service.db'}",
