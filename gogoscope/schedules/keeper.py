@@ -3,9 +3,9 @@
 All processes that have the schedule wait for the same ticks. The one that ran the last tick claims
 the next one at once when it is due, by a write that no other has to precede. The others look a
 little later whether it has begun. Once they have seen that it does, they look only after some of
-the ticks, so that a tick costs few requests with many processes, too. Whoever finds that a tick has
-not begun claims it, and is the first from then on. Every process looks now and then between the
-ticks as well, for what a person asks for.
+the ticks if these are frequent, so that a tick costs few requests with many processes, too. Whoever
+finds that a tick has not begun claims it, and is the first from then on. Every process looks now
+and then between the ticks as well, for what a person asks for.
 
 A tick is due by the clock of the store, as this process knows it. It is claimed by its own time, so
 it does not matter whether the processes agree on that clock.
@@ -59,8 +59,10 @@ from gogoscope.schedules.options import ScheduleOptions
 from gogoscope.schedules.tick import Tick
 from gogoscope.schedules.when import moment
 
-LOOK_SECONDS = 20.0
+LOOK_SECONDS = 60.0
 """How long a process goes without a look at the schedule, at most."""
+FIRST_LOOK_SECONDS = 20.0
+"""How long the one goes that ran the last tick: it sees first what a person asks for."""
 LATER_SECONDS = (0.1, 0.3)
 """How much later than the first process the others look whether a tick has begun."""
 LOOKS = 0.4
@@ -154,7 +156,8 @@ class Keeper(Generic[T]):
         elif record is not None and record.after_ms > before.after_ms:
             self._follows = True
         self._fresh = True
-        self._look_at = monotonic() + jittered(LOOK_SECONDS)
+        longest = FIRST_LOOK_SECONDS if self._first else LOOK_SECONDS
+        self._look_at = monotonic() + jittered(longest)
         if self._failures:
             self._failures = 0
             if self._home.observed:
@@ -192,9 +195,11 @@ class Keeper(Generic[T]):
         when = self._options.when
         tick_ms = when.next_ms(max(now_ms, record.after_ms))
         while tick_ms is not None and (tick_ms - now_ms) / 1000 < most:
-            if self._first or not self._follows or uniform(0.0, 1.0) < LOOKS:
+            next_ms = when.next_ms(tick_ms)
+            rare = next_ms is None or (next_ms - now_ms) / 1000 >= most
+            if self._first or not self._follows or rare or uniform(0.0, 1.0) < LOOKS:
                 return (tick_ms - now_ms) / 1000
-            tick_ms = when.next_ms(tick_ms)
+            tick_ms = next_ms
         return math.inf
 
     def _describe_wait(self, record: ScheduleRecord, now_ms: int) -> str:
