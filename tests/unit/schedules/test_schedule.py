@@ -124,6 +124,28 @@ def test_a_tick_runs_in_one_of_several_processes(run: Run) -> None:
     run(program)
 
 
+def test_a_process_without_the_schedule_never_touches_it(run: Run) -> None:
+    mine, others = Runs(), Runs()
+
+    async def program() -> None:
+        store = MemoryStore()
+        start = await to_next(60)
+        async with scope(persistence=store) as one:
+            one.schedule("mine", interval(60), mine)
+            await until(start + 61)
+            await one.stop()
+        before = (await store.schedules())["mine"]
+        async with scope(persistence=store) as another:
+            another.schedule("another", interval(60), others)
+            await until(start + 301)
+            await another.stop()
+        assert (await store.schedules())["mine"] == before
+        assert len(mine.ticks) == 1
+        assert others.at == [start + 60 * n for n in range(2, 6)]
+
+    run(program)
+
+
 def test_a_tick_is_told_in_the_time_zone_of_its_schedule(run: Run) -> None:
     runs = Runs()
 
