@@ -234,7 +234,8 @@ class Keeper(Generic[T]):
             self._first, self._follows = True, False
             await self._run(answer, found, wanted)
             return
-        self._first = False
+        paused = found is not None and found.paused_ms is not None
+        self._first = self._first and paused  # it is paused: nobody else has run it
         self._note(found, answer.dead_in_ms)
         self._fresh = False
         await self._sleep(jittered(REFUSED_SECONDS))

@@ -533,12 +533,12 @@ def test_a_person_pauses_continues_and_triggers_a_schedule(run: Run) -> None:
             assert (await store.schedules())["s"].state == "paused"
             assert runs.at == [start + 60]
             assert await store.trigger_schedule("s")
-            await until(start + 181 + keeper.LOOK_SECONDS)
+            await until(start + 182 + keeper.LOOK_SECONDS)
             assert [tick.triggered for tick in runs.ticks] == [False, True]
             assert await store.continue_schedule("s")
-            await until(start + 301)
+            await until(start + 361)
             await s.stop()
-        assert runs.at[2:] == [start + 240, start + 300]
+        assert runs.at[2:] == [start + 300, start + 360]
 
     run(program)
 
