@@ -19,9 +19,9 @@ from gogoscope._core.clock import monotonic
 from gogoscope._core.durations import duration, seconds, to_seconds, to_seconds_or_none
 from gogoscope._core.errors import ErrorChain, is_a
 from gogoscope._core.jitter import uniform
-from gogoscope._core.matching import ErrorTypes, errors, matches
+from gogoscope._core.matching import ErrorTypes, errors, is_asked_for, matches
 from gogoscope.events import notify
-from gogoscope.exceptions import CircuitOpenError
+from gogoscope.exceptions import CircuitOpenError, RateLimitExceededError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -170,8 +170,9 @@ class Retry:
     :param attempt_timeout: seconds that each attempt may take; then it fails with ``TimeoutError``
 
     A :class:`CircuitOpenError` is retried only if ``retry_on`` names it, or is a predicate that
-    asks for it. The error of the last attempt is the result; the earlier ones are in its
-    ``__context__``.
+    asks for it. So is a :class:`RateLimitExceededError`, after its ``retry_after``, a
+    :class:`RunError` and a :class:`JobVersionError`. The error of the last attempt is the result;
+    the earlier ones are in its ``__context__``.
     """
 
     attempts: int = field(default=3, kw_only=False, validator=count())
@@ -322,12 +323,15 @@ class Retry:
         return self.delay if start is None else start()
 
     def _retries(self, error: Exception) -> bool | float | timedelta:
-        if is_misuse(error):
+        if is_misuse(error) or not is_asked_for(self.retry_on, error):
             return False
         if is_a(error, CircuitOpenError) and isinstance(self.retry_on, type | tuple):
             kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
             return any(issubclass(kind, CircuitOpenError) for kind in kinds)
-        return matches(self.retry_on, error)
+        answer = matches(self.retry_on, error)
+        if answer is True and is_a(error, RateLimitExceededError):
+            return error.retry_after
+        return answer
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,8 +10,12 @@ from attrs import Attribute
 
 from gogoscope._core.arguments import shown
 from gogoscope._core.errors import is_a
+from gogoscope.exceptions import JobVersionError, RateLimitExceededError, RunError
 
 Answer = TypeVar("Answer")
+
+REFUSALS = (RateLimitExceededError, RunError, JobVersionError)
+"""Errors that tell nothing of what was called: it was not."""
 
 ErrorTypes = type[Exception] | tuple[type[Exception], ...]
 Errors = ErrorTypes | Callable[[Exception], bool]
@@ -45,3 +49,14 @@ def matches(errors: ErrorTypes | Callable[[Exception], Answer], error: Exception
     if isinstance(errors, type | tuple):
         return is_a(error, errors)
     return errors(error)
+
+
+def is_asked_for(errors: ErrorTypes | Callable[[Exception], Any], error: Exception) -> bool:
+    """Return whether an error is no refusal of ours, or its class is named, or is left to code.
+
+    ``Exception`` names no refusal: the class, or one between it and ``GogoscopeError``, does.
+    """
+    if not is_a(error, REFUSALS) or not isinstance(errors, type | tuple):
+        return True
+    kinds = errors if isinstance(errors, tuple) else (errors,)
+    return any(issubclass(kind, REFUSALS) and is_a(error, kind) for kind in kinds)

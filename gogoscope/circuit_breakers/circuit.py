@@ -21,7 +21,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from gogoscope._core.background import Observer, Spawn
 from gogoscope._core.callables import is_misuse
@@ -156,6 +156,10 @@ class Circuit:
             return self._start_probe(kept)
         self._reject_unless_probing()
         return await self._claim_probe()
+
+    def begun_now(self, permit: Permit) -> Permit:
+        """Return a permit for a call that begins only now, after it had waited."""
+        return evolve(permit, began=monotonic()) if self.timed else permit
 
     def returned(self, permit: Permit, value: Any) -> None:
         """Note that a call returned a value; the policy says whether that is a failure."""

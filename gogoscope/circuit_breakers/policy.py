@@ -11,7 +11,7 @@ from attrs.validators import optional
 from gogoscope._core.arguments import count, observer
 from gogoscope._core.durations import duration, to_seconds, to_seconds_or_none
 from gogoscope._core.forks import process_name
-from gogoscope._core.matching import Errors, errors, matches
+from gogoscope._core.matching import Errors, errors, is_asked_for, matches
 from gogoscope.persistence.protocols.circuit_breakers import (
     CircuitBreakerState,
     FailureReport,
@@ -94,7 +94,8 @@ class CircuitPolicy:
 
     def _counts(self, error: Exception) -> bool:
         """Return whether an error of a call is a failure of what was called."""
-        return matches(self.record, error) and not matches(self.ignore, error)
+        counts = is_asked_for(self.record, error) and matches(self.record, error)
+        return bool(counts) and not matches(self.ignore, error)
 
     def _open_ms(self, open_count: int) -> int:
         """Return for how many milliseconds the circuit opens.

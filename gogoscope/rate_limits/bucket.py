@@ -46,7 +46,7 @@ from gogoscope.rate_limits.outage import microseconds
 from gogoscope.rate_limits.policy import RatePolicy
 
 RETURN_SECONDS = 1.0
-"""How long a place is being returned, where there is no background."""
+"""How long a cancelled call returns its place, at most."""
 MOST_UNUSED = 10_000
 """How many unused places are remembered."""
 
@@ -161,7 +161,7 @@ class Bucket:
 
     async def _reserve(self, home: Home, cost_us: int, ends: float) -> Place:
         """Get a place, by a request or without."""
-        if self._outage.failed and (self._asking or self._outage.lasts()):
+        if self._share and self._outage.failed and (self._asking or self._outage.lasts()):
             return self._reserve_here(cost_us, ends)
         if cost_us == self._unit_us and self._batches.holds():
             held = await self._held(home, ends)
@@ -304,7 +304,7 @@ class Bucket:
         return known and place.tat_us == self.contact.tat_us
 
     async def _abandon(self, home: Home, place: Place) -> None:
-        """Return a place that is not used; nobody waits for that, if there is a background."""
+        """Return a place that is not used; shielded from cancellation."""
         if place.local:
             return
         if len(self._unused) >= MOST_UNUSED:
@@ -312,8 +312,7 @@ class Bucket:
         self._unused[place.tat_us] = place.cost_us
         if self._is_last(place):
             work = partial(self.contact.quietly, home, self._return_unused)
-            if not home.spawn(work):
-                await finish(work, RETURN_SECONDS)
+            await finish(work, RETURN_SECONDS)
 
     async def _return_unused(self) -> None:
         """Return the last places, as far as nobody uses them."""

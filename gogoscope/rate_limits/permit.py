@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 from attrs import frozen
 
@@ -92,6 +94,18 @@ class Limiter:
         """
         policy = self.policy
         await self.bucket.take(self.home, policy._cost_us(1), policy._patience(None))
+
+    async def heeding(self, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """Make a call, and pause if its value or its error asks for it."""
+        try:
+            value = await call(*arguments)
+        except BaseException as raised:
+            error = error_of_call(raised)
+            if error is not None:
+                await self.heed(error)
+            raise
+        await self.heed(value)
+        return value
 
     async def correct(self, place: Place, spent: float) -> None:
         """Return what was reserved and not spent, or take what was spent beyond."""

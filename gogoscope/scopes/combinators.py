@@ -22,7 +22,7 @@ from gogoscope._core.durations import seconds
 from gogoscope.events import OnError
 from gogoscope.scopes.lifecycle import Lifecycle
 from gogoscope.scopes.mapping import Completed, Mapped
-from gogoscope.scopes.options import CircuitOption, RetryOption, TaskOptions
+from gogoscope.scopes.options import CircuitOption, RateOption, RetryOption, TaskOptions
 from gogoscope.scopes.outcome import let_interrupt_happen, raise_mistake
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err, Ok
@@ -125,6 +125,7 @@ class Combinators(Lifecycle):
         timeout: float | timedelta | None = None,
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
+        rate_limit: RateOption = None,
     ) -> Mapped[T]:
         """Run a function on each item, and return the results in the order of the items.
 
@@ -142,10 +143,11 @@ class Combinators(Lifecycle):
         :param timeout: seconds for all attempts of one item together
         :param retry: a policy, a number of attempts, or ``False``
         :param circuit_breaker: a policy, or ``False``
+        :param rate_limit: bounds how often it is called, each attempt counted; or ``False``
         :raises TypeError: if ``fn`` or ``items`` are not what they must be
         """
         fn = async_function(fn, "s.map({}, items)")
-        options = TaskOptions(timeout, retry, circuit_breaker)
+        options = TaskOptions(timeout, retry, circuit_breaker, rate_limit=rate_limit)
         return Mapped(self._workers(fn, items, limit, options, ordered=True))
 
     def as_completed(
@@ -157,6 +159,7 @@ class Combinators(Lifecycle):
         timeout: float | timedelta | None = None,
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
+        rate_limit: RateOption = None,
     ) -> Completed[Item, T]:
         """Run a function on each item, and yield ``(item, result)`` as they come: ``async for``.
 
@@ -164,7 +167,7 @@ class Combinators(Lifecycle):
         are those of :meth:`map`.
         """
         fn = async_function(fn, "s.as_completed({}, items)")
-        options = TaskOptions(timeout, retry, circuit_breaker)
+        options = TaskOptions(timeout, retry, circuit_breaker, rate_limit=rate_limit)
         return Completed(self._workers(fn, items, limit, options, ordered=False))
 
     def every(

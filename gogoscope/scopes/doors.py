@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from gogoscope.persistence.lock_handle import LockHandle
     from gogoscope.persistence.run_records import AfterCrash
     from gogoscope.persistence.sharing import SharedStore
+    from gogoscope.rate_limits.limit import RateLimit
+    from gogoscope.rate_limits.permit import Limiter
     from gogoscope.retry import Retry
     from gogoscope.runs.block import InRun, OpenRun, RunBlock
     from gogoscope.runs.once import KeptErrors, Once
@@ -102,6 +104,29 @@ def check_circuit_breaker(option: object) -> CircuitBreaker:
     if not isinstance(option, CircuitBreaker):
         raise TypeError(
             "circuit_breaker must be a CircuitBreaker, or False to switch it off, "
+            f"got {option!r} of type {type(option).__name__}"
+        )
+    return option
+
+
+def limiter(home: Home, policy: RateLimit) -> Limiter:
+    """Return a rate limit at work in a scope's store."""
+    from gogoscope.rate_limits.permit import Limiter
+    from gogoscope.rate_limits.registry import bucket_in
+
+    return Limiter(policy, bucket_in(policy, home.store()), home)
+
+
+def check_rate_limit(option: object) -> RateLimit:
+    """Return a rate limit that is one.
+
+    :raises TypeError: if it is not
+    """
+    from gogoscope.rate_limits.limit import RateLimit
+
+    if not isinstance(option, RateLimit):
+        raise TypeError(
+            "rate_limit must be a RateLimit, or False to switch it off, "
             f"got {option!r} of type {type(option).__name__}"
         )
     return option

@@ -1,7 +1,7 @@
 """Options of scopes and tasks: what they may be, and what is inherited.
 
-``None`` stands for an option that was left out, which is inherited; ``False`` switches a retry or a
-circuit breaker off.
+``None`` stands for an option that was left out, which is inherited; ``False`` switches a retry, a
+circuit breaker or a rate limit off.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from gogoscope.scopes.pipeline import Around, SafetyNets
 
 if TYPE_CHECKING:
     from gogoscope.circuit_breakers.breaker import CircuitBreaker
+    from gogoscope.rate_limits.limit import RateLimit
     from gogoscope.retry import Retry
 
 RetryOption: TypeAlias = "Retry | int | None"
 CircuitOption: TypeAlias = "CircuitBreaker | Literal[False] | None"
+RateOption: TypeAlias = "RateLimit | Literal[False] | None"
 
 Off: TypeAlias = Literal[False]
 
@@ -47,6 +49,10 @@ def _retry(option: RetryOption) -> Retry | Off | None:
 
 def _circuit_breaker(option: CircuitOption) -> CircuitBreaker | Off | None:
     return option if option is None or option is False else doors.check_circuit_breaker(option)
+
+
+def _rate_limit(option: RateOption) -> RateLimit | Off | None:
+    return option if option is None or option is False else doors.check_rate_limit(option)
 
 
 def _slots(concurrency: int | Slots | None) -> Slots | None:
@@ -64,6 +70,7 @@ class ScopeOptions:
     slots: Slots | None = field(default=None, alias="concurrency", converter=_slots)
     retry: Retry | Off | None = field(default=None, converter=_retry)
     circuit_breaker: CircuitBreaker | Off | None = field(default=None, converter=_circuit_breaker)
+    rate_limit: RateLimit | Off | None = field(default=None, converter=_rate_limit)
     persistence: object = None
     fail_fast: bool = False
     on_exit: Literal["wait", "cancel"] = "wait"
@@ -92,6 +99,7 @@ class ScopeOptions:
         concurrency: int | None = None,
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
+        rate_limit: RateOption = None,
         persistence: object = None,
         inline: bool | None = None,
         on_event: OnEvent | None = None,
@@ -107,6 +115,7 @@ class ScopeOptions:
             concurrency=parent.slots if concurrency is None else concurrency,
             retry=parent.retry if retry is None else retry,
             circuit_breaker=parent.circuit_breaker if circuit_breaker is None else circuit_breaker,
+            rate_limit=parent.rate_limit if rate_limit is None else rate_limit,
             persistence=store if persistence is None else persistence,
             inline=parent.inline if inline is None else inline,
             on_event=parent.on_event if on_event is None else on_event,
@@ -122,6 +131,7 @@ class TaskOptions:
     retry: Retry | Off | None = field(default=None, converter=_retry)
     circuit_breaker: CircuitBreaker | Off | None = field(default=None, converter=_circuit_breaker)
     priority: float = 0
+    rate_limit: RateLimit | Off | None = field(default=None, converter=_rate_limit)
 
     def __attrs_post_init__(self) -> None:
         if self.priority != 0:
@@ -134,12 +144,17 @@ class TaskOptions:
 
         :param around: what runs all attempts
 
-        :raises CapabilityNotSupportedError: if the scope's store keeps no circuit breakers
+        :raises CapabilityNotSupportedError: if the scope's store keeps no circuit breakers, or no
+            rate limits
         """
         timeout = None if self.timeout == math.inf else self.timeout
         retry = scope.retry if self.retry is None else self.retry
         breaker = scope.circuit_breaker if self.circuit_breaker is None else self.circuit_breaker
         circuit = doors.circuit(home, breaker) if breaker else None
-        if (timeout, scope.slots, retry or None, circuit, around) == (None,) * 5:
+        rate = scope.rate_limit if self.rate_limit is None else self.rate_limit
+        limiter = doors.limiter(home, rate) if rate else None
+        if (timeout, scope.slots, retry or None, circuit, limiter, around) == (None,) * 6:
             return None
-        return SafetyNets(timeout, scope.slots, self.priority, around, retry or None, circuit)
+        return SafetyNets(
+            timeout, scope.slots, self.priority, around, retry or None, circuit, limiter
+        )

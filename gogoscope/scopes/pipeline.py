@@ -1,4 +1,4 @@
-"""What surrounds the function of a task: timeout, slot, retry, circuit breaker, attempt timeout."""
+"""What surrounds the function of a task: timeout, slot, retry, breaker, rate limit, try timeout."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from attrs import field, frozen
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.slots import Slot, Slots
 from gogoscope.events import RetryScheduled, TaskQueued, TaskStarted, TaskTimedOut, subscribers
+from gogoscope.exceptions import RateLimitExceededError
 from gogoscope.scopes.stage import Guard
 from gogoscope.scopes.task import Task
 
 if TYPE_CHECKING:
     from gogoscope.circuit_breakers.circuit import Circuit
     from gogoscope.circuit_breakers.snapshot import Permit
+    from gogoscope.rate_limits.permit import Limiter
     from gogoscope.retry import Retry
 
 Running: TypeAlias = "Coroutine[Any, Any, Any]"
@@ -42,6 +44,7 @@ class SafetyNets:
     around: Around | None = None
     retry: Retry | None = None
     circuit: Circuit | None = None
+    limiter: Limiter | None = None
     runs_inside: bool = field(init=False)
     lines_up: ClassVar = False
 
@@ -94,8 +97,13 @@ class SafetyNets:
         arguments: tuple[Any, ...] = ()
         if retry is not None and retry.attempt_timeout is not None:
             attempt, arguments = retry._bounded, (attempt,)
+        limiter = self.limiter
+        if limiter is not None and limiter.policy.retry_after is not None:
+            attempt, arguments = limiter.heeding, (attempt, *arguments)
         if self.circuit is not None:
-            attempt, arguments = _guarded, (self.circuit, unjudged, attempt, *arguments)
+            attempt, arguments = _guarded, (self.circuit, limiter, unjudged, attempt, *arguments)
+        elif limiter is not None:
+            attempt, arguments = _limited, (limiter, attempt, *arguments)
         if retry is None:
             return attempt(*arguments)
         tell = partial(_tell_retry, task) if task._parent._home.observed else None
@@ -137,19 +145,28 @@ async def _holding(task: Task[Any], slot: Slot, run: Callable[[], Running]) -> A
         slot.leave()
 
 
+async def _limited(limiter: Limiter, attempt: Callable[..., Running], *arguments: Any) -> Any:
+    await limiter.admit()
+    return await attempt(*arguments)
+
+
 async def _guarded(
     circuit: Circuit,
+    limiter: Limiter | None,
     unjudged: list[Permit] | None,
     attempt: Callable[..., Running],
     *arguments: Any,
 ) -> Any:
     """Call a function through a circuit.
 
+    :param limiter: what the call waits for, once the circuit has admitted it
     :param unjudged: takes the permit of a call that is being cancelled: what that means for the
         circuit shows when the task's own timeout is left, which is a failure; ``None`` if it has
         none, and all that cancels it counts as nothing
     """
     permit = circuit.admit_now() or await circuit.admit()
+    if limiter is not None:
+        permit = await _waited(circuit, permit, limiter)
     try:
         value = await attempt(*arguments)
     except BaseException as raised:  # noqa: BLE001 - it goes on, or the error that it is
@@ -169,6 +186,19 @@ async def _guarded(
             del error  # whose traceback has this frame
     circuit.returned(permit, value)
     return value
+
+
+async def _waited(circuit: Circuit, permit: Permit, limiter: Limiter) -> Permit:
+    """Wait for a rate limit, which is no part of the call; return the permit for the call."""
+    try:
+        await limiter.admit()
+    except RateLimitExceededError as error:
+        circuit.raised(permit, error)
+        raise
+    except BaseException:
+        circuit.abandoned(permit)
+        raise
+    return circuit.begun_now(permit)
 
 
 def _tell_retry(task: Task[Any], attempt: int, error: Exception, delay: float) -> None:

@@ -32,7 +32,13 @@ from gogoscope.scopes import doors
 from gogoscope.scopes.combinators import Combinators
 from gogoscope.scopes.dedupe import Dedupe
 from gogoscope.scopes.mapping import Completed
-from gogoscope.scopes.options import CircuitOption, RetryOption, ScopeOptions, TaskOptions
+from gogoscope.scopes.options import (
+    CircuitOption,
+    RateOption,
+    RetryOption,
+    ScopeOptions,
+    TaskOptions,
+)
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err
 from gogoscope.scopes.resuming import Resumed, Resuming
@@ -108,6 +114,7 @@ class Scope(Combinators):
         timeout: float | timedelta | None = None,
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
+        rate_limit: RateOption = None,
         priority: float = 0,
         dedupe: Hashable = None,
         once: Once | None = None,
@@ -123,6 +130,7 @@ class Scope(Combinators):
         :param timeout: seconds for all attempts together; ``math.inf`` for no limit
         :param retry: a policy, a number of attempts, or ``False``
         :param circuit_breaker: a policy, or ``False``
+        :param rate_limit: bounds how often it is called, each attempt counted; or ``False``
         :param priority: higher goes first where ``concurrency`` makes tasks wait
         :param dedupe: a key: while a task with that key runs, this returns its outcome, too, and
             ``fn`` is not called; the options of the first count
@@ -137,10 +145,16 @@ class Scope(Combinators):
             self._check_open()
         if type(fn) is not FunctionType or not fn.__code__.co_flags & CO_COROUTINE:
             fn = async_function(fn, "s.task({}, *args)")
-        if once is None and timeout is retry is circuit_breaker is None and priority == 0:
+        if (
+            once is None
+            and timeout is retry is circuit_breaker is rate_limit is None
+            and priority == 0
+        ):
             nets = self._own_nets[0] if self._own_nets else self._safety_nets()
         else:
-            nets = self._safety_nets(TaskOptions(timeout, retry, circuit_breaker, priority), once)
+            nets = self._safety_nets(
+                TaskOptions(timeout, retry, circuit_breaker, priority, rate_limit), once
+            )
         if name is None and on_error is None and dedupe is None:  # as most tasks are
             guard = None if nets is None or self._cancelling else nets.guard()
             return self._start(Task(self, fn, args, None, guard, None))
@@ -166,6 +180,7 @@ class Scope(Combinators):
         timeout: float | timedelta | None = None,
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
+        rate_limit: RateOption = None,
         priority: float = 0,
         dedupe: Hashable = None,
         once: Once | None = None,
@@ -182,7 +197,7 @@ class Scope(Combinators):
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
         fn = async_function(fn, "s.call({}, *args)")
-        no_nets = timeout is retry is circuit_breaker is None and priority == 0
+        no_nets = timeout is retry is circuit_breaker is rate_limit is None and priority == 0
         # No variable refers to the task, so that it may run in here.
         result = await (
             self.task(fn, *args)
@@ -194,6 +209,7 @@ class Scope(Combinators):
                 timeout=timeout,
                 retry=retry,
                 circuit_breaker=circuit_breaker,
+                rate_limit=rate_limit,
                 priority=priority,
                 dedupe=dedupe,
                 once=once,
@@ -231,6 +247,7 @@ class Scope(Combinators):
         timeout: float | timedelta | None = None,
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
+        rate_limit: RateOption = None,
         priority: float = 0,
         once: Once | None = None,
         on_error: OnError | None = None,
@@ -252,6 +269,7 @@ class Scope(Combinators):
             timeout=timeout,
             retry=retry,
             circuit_breaker=circuit_breaker,
+            rate_limit=rate_limit,
             priority=priority,
             once=once,
             on_error=on_error,
@@ -297,6 +315,7 @@ class Scope(Combinators):
         concurrency: int | None = None,
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
+        rate_limit: RateOption = None,
         persistence: object = None,
         fail_fast: bool = False,
         on_exit: Literal["wait", "cancel"] = "wait",
@@ -306,8 +325,8 @@ class Scope(Combinators):
     ) -> Scope:
         """Make a scope inside this one: ``async with s.child() as inner``.
 
-        It inherits store, circuit breaker, retry and observer, and shares the slots, unless it is
-        given its own. The options are those of :func:`scope`.
+        It inherits store, circuit breaker, rate limit, retry and observer, and shares the slots,
+        unless it is given its own. The options are those of :func:`scope`.
         """
         self._check_open()
         frame = sys._getframe(1)
@@ -319,6 +338,7 @@ class Scope(Combinators):
             concurrency=concurrency,
             retry=retry,
             circuit_breaker=circuit_breaker,
+            rate_limit=rate_limit,
             persistence=persistence,
             fail_fast=fail_fast,
             on_exit=on_exit,
@@ -631,6 +651,7 @@ class Scope(Combinators):
         timeout: float | timedelta | None = None,
         retry: RetryOption = None,
         circuit_breaker: CircuitOption = None,
+        rate_limit: RateOption = None,
     ) -> Resumed[Item, T]:
         """Run a function on each item that is not done yet: ``async for item, result in``.
 
@@ -680,6 +701,7 @@ class Scope(Combinators):
                 timeout=timeout,
                 retry=retry,
                 circuit_breaker=circuit_breaker,
+                rate_limit=rate_limit,
             )
 
         block = self.job(key, lease=lease, wait=wait, restart=restart, keep=keep)
@@ -902,6 +924,7 @@ def scope(
     concurrency: int | None = None,
     retry: RetryOption = None,
     circuit_breaker: CircuitOption = None,
+    rate_limit: RateOption = None,
     persistence: object = None,
     fail_fast: bool = False,
     on_exit: Literal["wait", "cancel"] = "wait",
@@ -917,6 +940,7 @@ def scope(
     :param concurrency: how many of its tasks run at a time
     :param retry: what its tasks inherit: a policy, or a number of attempts
     :param circuit_breaker: what its tasks inherit
+    :param rate_limit: what its tasks inherit
     :param persistence: where locks, circuits and cached values live: a URL, which opens a store
         for the block, or an open store, or a bundle of stores; if left out, the default store of
         this process (:func:`open_persistence`), or its memory
@@ -937,6 +961,7 @@ def scope(
         concurrency=concurrency,
         retry=retry,
         circuit_breaker=circuit_breaker,
+        rate_limit=rate_limit,
         persistence=persistence,
         fail_fast=fail_fast,
         on_exit=on_exit,
