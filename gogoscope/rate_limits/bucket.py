@@ -27,6 +27,7 @@ by what the bucket was with them.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from itertools import islice
 
@@ -41,7 +42,7 @@ from gogoscope.exceptions import GogoscopeError, RateLimitExceededError
 from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
 from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateReply
 from gogoscope.rate_limits.batches import Batches, Place
-from gogoscope.rate_limits.contact import LOOK_AFTER, Contact
+from gogoscope.rate_limits.contact import LOOK_AFTER, STORE_SECONDS, Contact
 from gogoscope.rate_limits.outage import microseconds
 from gogoscope.rate_limits.policy import RatePolicy
 
@@ -89,7 +90,9 @@ class Bucket:
         self._burst_us = policy._burst_us
         self._share = policy.local_share
         self._batches = Batches(policy._most_at_once, policy.batch == "auto")
-        self.contact = Contact(self.name, self._burst_us, provider)
+        # Without a share of its own, a process has nothing better to do than to wait for the store.
+        patience = STORE_SECONDS if self._share else math.inf
+        self.contact = Contact(self.name, self._burst_us, provider, patience)
         self._outage = self.contact.outage
         self._line: dict[_Want, None] = {}
         self._asking = False

@@ -24,7 +24,7 @@ from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateLimitState, 
 from gogoscope.rate_limits.outage import Outage, microseconds
 
 STORE_SECONDS = 2.0
-"""How long a request may take before the store counts as failed."""
+"""How long a request may take before this process goes on without the store."""
 LOOK_AFTER = 1.0
 """How old an answer may be for a call to go without another look, in seconds."""
 KNOWN_SECONDS = 0.25
@@ -39,12 +39,16 @@ class Contact:
     :param name: the limit
     :param burst_us: what its bucket holds
     :param provider: keeps it
+    :param patience: how long a request may take, in seconds
     """
 
-    def __init__(self, name: str, burst_us: int, provider: RateLimitProvider) -> None:
+    def __init__(
+        self, name: str, burst_us: int, provider: RateLimitProvider, patience: float
+    ) -> None:
         self.name = name
         self._burst_us = burst_us
         self._provider = provider
+        self._patience = patience
         self.outage = Outage()
         self.tat_us = 0
         self._now_us = 0
@@ -144,10 +148,10 @@ class Contact:
 
         :raises GogoscopeError: if the store fails
         """
-        with anyio.move_on_after(STORE_SECONDS):
+        with anyio.move_on_after(self._patience):
             return await ask(request)
         raise StoreTimeoutError(
-            f"the store of rate limit {self.name!r} did not answer within {STORE_SECONDS:g} s"
+            f"the store of rate limit {self.name!r} did not answer within {self._patience:g} s"
         )
 
     def _time_us(self) -> int:

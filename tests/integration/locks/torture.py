@@ -39,8 +39,9 @@ from gogoscope_dynamodb.client import open_client
 from tests.integration.locks.torture_parts.judge import Verdict, judge, read_log
 from tests.integration.locks.torture_parts.plan import KEYS, LONGEST_LEASE, PROCESSES
 from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
+from tests.support.faulty_proxy import FAULTS as FAULTS_OF_HTTP
 from tests.support.faulty_proxy import FaultyProxy
-from tests.support.postgres_proxy import PostgresProxy
+from tests.support.postgres_proxy import FAULTS, PostgresProxy
 from tests.support.postgres_server import running_postgres
 from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_server import running_redis
@@ -146,18 +147,25 @@ class Where:
 
 
 @asynccontextmanager
-async def store_for(persistence: str, folder: Path, chance: random.Random) -> AsyncIterator[Where]:
-    """Set a store up."""
+async def store_for(
+    persistence: str, folder: Path, chance: random.Random, share: float = 1.0
+) -> AsyncIterator[Where]:
+    """Set a store up.
+
+    :param share: how many of the usual faults happen
+    """
+    faults = {name: often * share for name, often in FAULTS.items()}
+    faults_of_http = {name: often * share for name, often in FAULTS_OF_HTTP.items()}
     if persistence == "sqlite":
         yield Where(["sqlite", str(folder / "store.db")], NoProxy())
     elif persistence == "postgresql":
-        async with _postgres(PostgresProxy(chance)) as where:
+        async with _postgres(PostgresProxy(chance, faults)) as where:
             yield where
     elif persistence == "redis":
-        async with _redis(RedisProxy(chance)) as where:
+        async with _redis(RedisProxy(chance, faults)) as where:
             yield where
     else:
-        async with _dynamodb(FaultyProxy(chance)) as where:
+        async with _dynamodb(FaultyProxy(chance, faults_of_http)) as where:
             yield where
 
 
