@@ -48,6 +48,13 @@ class Worker:
         )
 
     async def run(self) -> None:
+        while True:
+            try:
+                await self._run()
+            except PersistenceError:  # it could not be opened
+                await anyio.sleep(0.1)
+
+    async def _run(self) -> None:
         async with _store(self._options.where, self._options.error) as store:
             self._measure(store)
             async with scope(persistence=store, on_exit="cancel") as s:
