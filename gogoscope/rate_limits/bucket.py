@@ -1,28 +1,27 @@
 """The bucket of a rate limit, as one event loop knows it: who waits for a place, and until when.
 
-A call gets a place by one request, and sleeps until its time has come: nobody asks twice. Those
-that come while a request is under way wait in a line, and the next request reserves places for all
-of them, one after the other. So the calls of a process go in the order in which they came, and many
-calls at once make few requests.
+A call gets a place by one request, and goes when its time has come: nobody asks twice. Those that
+come while a request is under way wait in a line, and the next request reserves places for all of
+them, one after the other. So many calls at once make few requests. The calls of a process go in the
+order in which they came (:mod:`gogoscope.rate_limits.places`).
 
 A refusal shows when there will be a place. For a short time, it also refuses those who come next
 and cannot wait for that, without a request.
 
 A pause moves all places that are reserved later. Those that were reserved before are void if their
-time is in the pause. Whoever slept for more than a second looks whether that is so, unless some
-answer has shown it meanwhile, and reserves anew.
+time is in the pause. Whoever goes when no answer has come for a second looks once more whether that
+is so; then it reserves anew.
 
 Invariants:
 
 - A call goes only at a place: at its time or later, and after every pause that this process knows.
-- Each place is for one call. One that is not used is returned if nothing was reserved after it, and
-  lost otherwise.
+- Each place is for one call. One that nobody needs any more is returned if nothing was reserved
+  after it; otherwise it is for the next call of this process, and lost when its time has passed.
 - While the store fails, no call waits for it but the one that finds out whether it still does.
 
 Mutable state: ``_line`` are those who wait for an answer, in their order, and ``_asking`` is true
 while one of them asks for all. ``_most`` of them, and ``_most_more`` places beyond, are asked for
-at once, after a request for more was refused. ``_unused`` are the costs of places that nobody uses,
-by what the bucket was with them.
+at once, after a request for more was refused. ``_places`` are those that were reserved, by cost.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from functools import partial
 from itertools import islice
 
 import anyio
-from attrs import define
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import finish
@@ -41,39 +39,16 @@ from gogoscope.events import RateLimitExceeded, RateLimitPaused, RateLimitWaited
 from gogoscope.exceptions import GogoscopeError, RateLimitExceededError
 from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
 from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateReply
-from gogoscope.rate_limits.batches import Batches, Place
-from gogoscope.rate_limits.contact import LOOK_AFTER, STORE_SECONDS, Contact
+from gogoscope.rate_limits.batches import Batches
+from gogoscope.rate_limits.contact import STORE_SECONDS, Contact
 from gogoscope.rate_limits.outage import microseconds
+from gogoscope.rate_limits.places import Place, Places, Want
 from gogoscope.rate_limits.policy import RatePolicy
 
+MOST_COSTS = 256
+"""How many different costs are remembered, of which there are no places."""
 RETURN_SECONDS = 1.0
 """How long a cancelled call returns its place, at most."""
-MOST_UNUSED = 10_000
-"""How many unused places are remembered."""
-
-
-@define(eq=False)
-class _Want:
-    """A call that wants a place, until ``ends`` by ``monotonic()``.
-
-    Its answer is a place, or an error, or that it is to take one in the bucket of this process.
-    ``turn`` is set when it is answered, and when it is to ask for those in the line.
-    """
-
-    cost_us: int
-    ends: float
-    place: Place | None = None
-    error: GogoscopeError | None = None
-    is_local: bool = False
-    turn: anyio.Event | None = None
-
-    @property
-    def answered(self) -> bool:
-        return self.place is not None or self.error is not None or self.is_local
-
-    def wake(self) -> None:
-        if self.turn is not None:
-            self.turn.set()
 
 
 class Bucket:
@@ -94,11 +69,11 @@ class Bucket:
         patience = STORE_SECONDS if self._share else math.inf
         self.contact = Contact(self.name, self._burst_us, provider, patience)
         self._outage = self.contact.outage
-        self._line: dict[_Want, None] = {}
+        self._line: dict[Want, None] = {}
         self._asking = False
         self._most: int | None = None
         self._most_more: int | None = None
-        self._unused: dict[int, int] = {}
+        self._places: dict[int, Places] = {}
 
     async def take(self, home: Home, cost_us: int, wait: float) -> Place:
         """Wait until a call may go.
@@ -111,9 +86,8 @@ class Bucket:
         """
         began = monotonic()
         try:
-            place = await self._reserve(home, cost_us, began + wait)
-            while not await self._may_go(home, place):
-                place = await self._reserve(home, cost_us, began + wait)
+            while (place := await self._place(home, cost_us, began + wait)) is None:
+                pass  # it was paused
         except RateLimitExceededError as error:
             if home.observed:
                 home.emit(RateLimitExceeded(home.name, self.name, error.retry_after))
@@ -141,80 +115,83 @@ class Bucket:
         """
         if home.observed:
             home.emit(RateLimitPaused(home.name, self.name, seconds))
-        self._batches.drop()
+        for places in self._places.values():
+            places.drop_spare()
         await self.contact.pause(seconds)
 
-    async def _may_go(self, home: Home, place: Place) -> bool:
-        """Wait until the time of a place has come; return whether it is still good then."""
-        left = place.go_at - monotonic()
-        if left > 0:
-            try:
-                await self._sleep(left)
-                if not place.local and left > LOOK_AFTER:
-                    await self.contact.quietly(home, self.contact.look)
-            except BaseException:
-                await self._abandon(home, place)
-                raise
-        if place.local:
-            return not self._outage.is_paused(place)
-        return place.at_us >= self.contact.until_us
-
-    async def _sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
-
-    async def _reserve(self, home: Home, cost_us: int, ends: float) -> Place:
-        """Get a place, by a request or without."""
+    async def _place(self, home: Home, cost_us: int, ends: float) -> Place | None:
+        """Return a place whose time has come; ``None`` if it is void, since there was a pause."""
         if self._share and self._outage.failed and (self._asking or self._outage.lasts()):
-            return self._reserve_here(cost_us, ends)
-        if cost_us == self._unit_us and self._batches.holds():
-            held = await self._held(home, ends)
-            if held is not None:
-                return held
-        least_us = self.contact.wait_us(cost_us)
-        if least_us is not None and least_us > microseconds(ends - monotonic()):
-            raise RateLimitExceededError(self.name, least_us / 1e6)
-        want = _Want(cost_us, ends)
-        await self._answered(home, want)
-        if want.place is not None:
-            return want.place
-        if want.error is not None:
-            raise want.error
-        return self._reserve_here(cost_us, ends)
+            return await self._place_here(cost_us, ends)
+        places = self._places_for(cost_us)
+        want = Want(cost_us, ends)
+        try:
+            if places.has_spare(ends):
+                places.join(want)
+            else:
+                await self._answered(home, want)
+            if want.is_local:
+                return await self._place_here(cost_us, ends)
+            place = await places.turn(want)
+            try:
+                await self.contact.quietly(home, self.contact.look)
+            except BaseException:
+                places.put_back(place)
+                raise
+        except BaseException:
+            places.leave(want)
+            if places:
+                work = partial(self.contact.quietly, home, partial(self._return_spare, places))
+                await finish(work, RETURN_SECONDS)
+            raise
+        if cost_us == self._unit_us:
+            self._batches.used += 1
+        return place if place.at_us >= self.contact.until_us else None
 
-    async def _held(self, home: Home, ends: float) -> Place | None:
-        """Return a place that is held and comes in time."""
-        await self.contact.quietly(home, self.contact.look)
-        while (place := self._batches.take(ends)) is not None:
-            if place.at_us >= self.contact.until_us:
-                return place
-        return None
+    def _places_for(self, cost_us: int) -> Places:
+        places = self._places.get(cost_us)
+        if places is None:
+            if len(self._places) >= MOST_COSTS:
+                self._places = {cost: places for cost, places in self._places.items() if places}
+            held = self._batches.most - 1 if cost_us == self._unit_us else 0
+            places = self._places[cost_us] = Places(self.name, held)
+        return places
 
-    def _reserve_here(self, cost_us: int, ends: float) -> Place:
-        """Get a place in the bucket of this process alone, since the store fails."""
+    async def _place_here(self, cost_us: int, ends: float) -> Place | None:
+        """Return a place in the bucket of this process alone, since the store fails."""
         wait = max(0.0, ends - monotonic())
         place, delay = self._outage.reserve(cost_us, self._burst_us, wait, self._share)
         if place is None:
             raise RateLimitExceededError(self.name, delay)
-        return place
+        await self._sleep(delay)
+        return None if self._outage.is_paused(place) else place
 
-    async def _answered(self, home: Home, want: _Want) -> None:
-        """Wait in the line until a call has its answer."""
+    async def _sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            await anyio.sleep(seconds)
+
+    async def _answered(self, home: Home, want: Want) -> None:
+        """Wait in the line until a call has a place, or is to take one of this process alone.
+
+        :raises RateLimitExceededError: if it would have to wait for too long
+        :raises PersistenceError: if the store fails, and the process has no share of its own
+        """
+        least_us = self.contact.wait_us(want.cost_us)
+        if least_us is not None and least_us > microseconds(want.ends - monotonic()):
+            raise RateLimitExceededError(self.name, least_us / 1e6)
         self._line[want] = None
         try:
             while not want.answered:
                 if self._asking:
-                    want.turn = anyio.Event()
-                    await want.turn.wait()
+                    await want.wait()
                 else:
                     await self._ask_for_all(home)
-        except BaseException:
-            self._line.pop(want, None)
-            if want.place is not None:
-                await self._abandon(home, want.place)
-            raise
         finally:
+            self._line.pop(want, None)
             if not self._asking and self._line:
                 next(iter(self._line)).wake()
+        if want.error is not None:
+            raise want.error
 
     async def _ask_for_all(self, home: Home) -> None:
         """Ask once for those who are in the line, and settle those whom the answer settles."""
@@ -237,13 +214,13 @@ class Bucket:
         finally:
             self._asking = False
 
-    def _more(self, group: list[_Want]) -> int:
+    def _more(self, group: list[Want]) -> int:
         """Return how many places to reserve beyond those of a group."""
         units = sum(want.cost_us == self._unit_us for want in group)
         more = self._batches.more(units) if units else 0
         return more if self._most_more is None else min(more, self._most_more)
 
-    def _wait_us(self, group: list[_Want], total: int, more: int) -> int:
+    def _wait_us(self, group: list[Want], total: int, more: int) -> int:
         """Return how long the last place may be away, so that nobody waits for too long."""
         now = monotonic()
         reserved, waits = 0, []
@@ -254,24 +231,22 @@ class Bucket:
             waits.append(microseconds(group[-1].ends - now))
         return min(waits)
 
-    def _settle(self, group: list[_Want], more: int, total: int, reply: RateReply) -> None:
+    def _settle(self, group: list[Want], more: int, total: int, reply: RateReply) -> None:
         """Hand out the places that were reserved, one after the other."""
         self._most = self._most_more = None
-        places, reserved, begun = [], 0, reply.tat_us - total
-        for cost in [*(want.cost_us for want in group), *[self._unit_us] * more]:
+        reserved, begun = 0, reply.tat_us - total
+        for want in [*group, *[None] * more]:
+            cost = self._unit_us if want is None else want.cost_us
             reserved = min(total, reserved + cost)
             at_us = max(begun + reserved - self._burst_us, reply.now_us)
             go_at = self.contact.told_at + (at_us - reply.now_us) / 1e6
-            places.append(Place(cost, begun + reserved, at_us, go_at))
-        for want, place in zip(group, places, strict=False):
-            if want in self._line:
-                want.place = place
+            places = self._places_for(cost)
+            places.add(Place(cost, begun + reserved, at_us, go_at))
+            if want in self._line:  # otherwise it was cancelled, and the place is spare
+                places.join(want)
                 self._answer(want)
-            else:  # it was cancelled meanwhile
-                self._unused[place.tat_us] = place.cost_us
-        self._batches.keep(places[len(group) :])
 
-    def _refuse(self, group: list[_Want], more: int, reply: RateReply) -> None:
+    def _refuse(self, group: list[Want], more: int, reply: RateReply) -> None:
         """Refuse those who cannot wait for their places; the others are to ask again."""
         now = monotonic()
         free_us = max(reply.tat_us, reply.now_us) - reply.now_us - self._burst_us
@@ -298,7 +273,7 @@ class Bucket:
                 want.error = error
             self._answer(want)
 
-    def _answer(self, want: _Want) -> None:
+    def _answer(self, want: Want) -> None:
         self._line.pop(want, None)
         want.wake()
 
@@ -306,21 +281,11 @@ class Bucket:
         known = not (place.local or self._outage.failed)
         return known and place.tat_us == self.contact.tat_us
 
-    async def _abandon(self, home: Home, place: Place) -> None:
-        """Return a place that is not used; shielded from cancellation."""
-        if place.local:
-            return
-        if len(self._unused) >= MOST_UNUSED:
-            self._unused.clear()
-        self._unused[place.tat_us] = place.cost_us
-        if self._is_last(place):
-            work = partial(self.contact.quietly, home, self._return_unused)
-            await finish(work, RETURN_SECONDS)
-
-    async def _return_unused(self) -> None:
-        """Return the last places, as far as nobody uses them."""
-        while (tat_us := self.contact.tat_us) in self._unused:
-            cost_us = 0
-            while tat_us - cost_us in self._unused:
-                cost_us += self._unused.pop(tat_us - cost_us)
-            await self.contact.give_back(tat_us, cost_us)
+    async def _return_spare(self, places: Places) -> None:
+        """Return the last places, as far as nobody needs them, and nothing was reserved after."""
+        while taken := places.take_last(self.contact.tat_us):
+            cost_us = sum(place.cost_us for place in taken)
+            if not await self.contact.give_back(taken[0].tat_us, cost_us):
+                for place in reversed(taken):
+                    places.add(place)
+                return

@@ -90,15 +90,17 @@ class Contact:
         reply = await self._ask(partial(self._provider.read_rate, self.name))
         return RateLimitState(0.0, 0.0) if reply is None else reply.state()
 
-    async def give_back(self, tat_us: int, cost_us: int) -> None:
-        """Return what was reserved last.
+    async def give_back(self, tat_us: int, cost_us: int) -> bool:
+        """Return what was reserved last; ``False`` if something was reserved after it.
 
         :param tat_us: what the bucket was with it
         :raises GogoscopeError: if the store fails
         """
         request = partial(self._provider.return_rate, self.name, tat_us, cost_us)
-        if await self._ask(request) and self.tat_us == tat_us:
+        returned = await self._ask(request)
+        if returned and self.tat_us == tat_us:
             self.tat_us -= cost_us
+        return returned
 
     def wait_us(self, cost_us: int) -> int | None:
         """Return how long a call has to wait at least, by the last answer; ``None`` if not known.

@@ -12,7 +12,7 @@ from attrs import define
 from gogoscope._core.clock import monotonic
 from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateRecord
 from gogoscope.persistence.rules import rate_limits as rate_rules
-from gogoscope.rate_limits.batches import Place
+from gogoscope.rate_limits.places import Place
 
 OUTAGE_SECONDS = 1.0
 """How long a store that failed is left alone."""

@@ -12,8 +12,8 @@ from attrs import frozen
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.hints import explains
-from gogoscope.rate_limits.batches import Place
 from gogoscope.rate_limits.bucket import Bucket
+from gogoscope.rate_limits.places import Place
 from gogoscope.rate_limits.policy import RatePolicy, check_spent
 
 

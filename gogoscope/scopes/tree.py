@@ -95,6 +95,7 @@ _WAITS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Circuit.admit": lambda names: f"circuit {names['self'].name!r}",
     "Keeper._wait": lambda names: str(names["self"]._waits_for),
     "Bucket._sleep": lambda names: f"rate limit {names['self'].name!r}",
+    "Places.turn": lambda names: f"rate limit {names['self'].name!r}",
     "Bucket._answered": lambda names: f"rate limit {names['self'].name!r}",
     "Ticker.run": lambda names: "the next tick",
     "Line.take": lambda names: f"{names['self'].kind} {names['self']._key!r}",

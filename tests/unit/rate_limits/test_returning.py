@@ -74,9 +74,7 @@ def test_the_last_who_waits_returns_its_place_when_cancelled(
     run(main)
 
 
-def test_a_place_in_the_middle_is_lost_and_never_given_to_two(
-    run: Run, store: CountingStore
-) -> None:
+def test_those_behind_one_that_is_cancelled_move_up(run: Run, store: CountingStore) -> None:
     limit = RateLimit("api", rate=1)
 
     async def main() -> None:
@@ -88,7 +86,48 @@ def test_a_place_in_the_middle_is_lost_and_never_given_to_two(
             tasks[2].cancel()
             await anyio.sleep(0.1)
             s.task(times, rate_limit=limit)
-        assert times.at == [0, 3, 4]
+        assert times.at == [0, 1, 2]
+
+    run(main)
+
+
+def test_a_place_that_another_process_stands_behind_is_for_the_next_call_here(
+    run: Run, store: CountingStore
+) -> None:
+    limit = RateLimit("api", rate=1)
+
+    async def main() -> None:
+        here, there = Times(), Times()
+        async with scope(persistence=store) as s, scope(persistence=store.elsewhere()) as t:
+            await s.call(here, rate_limit=limit)
+            cancelled = s.task(here, rate_limit=limit)
+            await anyio.sleep(0.1)
+            t.task(there, rate_limit=limit)
+            await anyio.sleep(0.1)
+            cancelled.cancel()
+            await anyio.sleep(0.1)
+            s.task(here, rate_limit=limit)
+        assert (here.at, there.at) == ([0, 1], [2])
+        assert store.requests["reserve"] == 2
+
+    run(main)
+
+
+def test_a_place_that_nobody_needs_until_its_time_is_lost(run: Run, store: CountingStore) -> None:
+    limit = RateLimit("api", rate=1)
+
+    async def main() -> None:
+        here, there = Times(), Times()
+        async with scope(persistence=store) as s, scope(persistence=store.elsewhere()) as t:
+            await s.call(here, rate_limit=limit)
+            cancelled = s.task(here, rate_limit=limit)
+            await anyio.sleep(0.1)
+            t.task(there, rate_limit=limit)
+            await anyio.sleep(0.1)
+            cancelled.cancel()
+            await anyio.sleep(1)
+            s.task(here, rate_limit=limit)
+        assert (here.at, there.at) == ([0, 3], [2])
 
     run(main)
 
