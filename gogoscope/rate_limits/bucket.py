@@ -96,6 +96,13 @@ class Bucket:
             home.emit(RateLimitWaited(home.name, self.name, monotonic() - began))
         return place
 
+    def take_ready(self) -> int:
+        """Take the places of a batch whose time has come; return how many there are."""
+        places = self._places.get(self._unit_us)
+        count = 0 if places is None else places.take_ready()
+        self._batches.used += count
+        return count
+
     async def give_back(self, home: Home, place: Place, cost_us: int) -> None:
         """Return a part of a place that was used, if nothing was reserved after it."""
         if self._is_last(place):

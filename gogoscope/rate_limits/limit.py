@@ -12,11 +12,12 @@ from attrs import frozen
 
 from gogoscope._core.callables import explain_misuse, is_misuse, told
 from gogoscope._core.cancellation import error_of_call
+from gogoscope._core.context import current
 from gogoscope._core.durations import seconds as checked_seconds
 from gogoscope.persistence.rate_records import RateLimitState
 from gogoscope.rate_limits.permit import Acquiring, Limiter
 from gogoscope.rate_limits.policy import RatePolicy
-from gogoscope.rate_limits.registry import bucket_in, home_here
+from gogoscope.rate_limits.registry import PROCESS, bucket_in, home_here, keep_ready, ready
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -74,8 +75,12 @@ class RateLimit(RatePolicy):
         :raises TaskCancelled: if ``fn`` ended with a cancellation that nobody asked for
         :raises Exception: what ``fn`` raised
         """
-        limiter = limiter_in(self)
-        await limiter.admit()
+        places = ready.get(self)
+        if not places or _scope_here() is not None or not _took_one(places):
+            limiter = limiter_in(self)
+            await limiter.admit()
+            if limiter.home is PROCESS and self.batch != 1:
+                keep_ready(self, limiter.bucket)
         awaitable: Any = fn
         try:
             awaitable = fn(*args)
@@ -87,14 +92,15 @@ class RateLimit(RatePolicy):
             try:
                 if is_misuse(error):
                     explain_misuse(fn, awaitable, _USAGE)
-                await limiter.heed(error)
+                if self.retry_after is not None:
+                    await limiter_in(self).heed(error)
                 if error is raised:
                     raise
                 raise error
             finally:
                 del error  # whose traceback has this frame
         if self.retry_after is not None:
-            await limiter.heed(value)
+            await limiter_in(self).heed(value)
         return value
 
     def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -127,6 +133,7 @@ class RateLimit(RatePolicy):
             or of the process outside of any scope
         :raises PersistenceError: if the store fails; this process pauses all the same
         """
+        ready.clear()
         limiter = limiter_in(self, store)
         await limiter.bucket.pause(limiter.home, checked_seconds("seconds", seconds))
 
@@ -137,6 +144,19 @@ class RateLimit(RatePolicy):
         :raises PersistenceError: if the store fails
         """
         return await limiter_in(self, store).bucket.contact.state()
+
+
+# A call that finds a place ready uses it; an attribute of a module would cost a lookup.
+_scope_here = current.get
+
+
+def _took_one(places: list[None]) -> bool:
+    """Take a place that is ready, unless another thread has taken the last one."""
+    try:
+        places.pop()
+    except IndexError:
+        return False
+    return True
 
 
 def limiter_in(policy: RatePolicy, store: object = None) -> Limiter:

@@ -15,6 +15,7 @@ from gogoscope._core.hints import explains
 from gogoscope.rate_limits.bucket import Bucket
 from gogoscope.rate_limits.places import Place
 from gogoscope.rate_limits.policy import RatePolicy, check_spent
+from gogoscope.rate_limits.registry import ready
 
 
 class Permit:
@@ -119,5 +120,6 @@ class Limiter:
         """Pause if the value or the error of a call asks for it; errors of the store are noted."""
         seconds = self.policy._pause_after(outcome)
         if seconds > 0:
+            ready.clear()
             bucket, home = self.bucket, self.home
             await bucket.contact.quietly(home, partial(bucket.pause, home, seconds))

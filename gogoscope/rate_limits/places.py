@@ -143,6 +143,14 @@ class Places:
             tat_us -= taken[-1].cost_us
         return taken
 
+    def take_ready(self) -> int:
+        """Take the spare places whose time has come; return how many there are."""
+        now, count = monotonic(), 0
+        while len(self._places) > len(self._line) and self._places[0].go_at <= now:
+            self._places.popleft()
+            count += 1
+        return count
+
     def drop_spare(self) -> None:
         """Forget the spare places: they are lost."""
         while len(self._places) > len(self._line):

@@ -108,7 +108,7 @@ def test_a_place_that_another_process_stands_behind_is_for_the_next_call_here(
             await anyio.sleep(0.1)
             s.task(here, rate_limit=limit)
         assert (here.at, there.at) == ([0, 1], [2])
-        assert store.requests["reserve"] == 2
+        assert store.requests["reserve"] == 3
 
     run(main)
 
