@@ -19,9 +19,11 @@ from gogoscope.persistence import (
     check_key_prefix,
     seconds,
 )
+from gogoscope.persistence.rate_records import RateReply
 from gogoscope.stores.redis import examination, scripts
 from gogoscope.stores.redis.address import address_of
 from gogoscope.stores.redis.entries import RedisEntries
+from gogoscope.stores.redis.rates import RedisRates
 from gogoscope.stores.redis.requests import Request
 from gogoscope.stores.redis.server import Server
 
@@ -66,6 +68,7 @@ class RedisStore(RecordStore):
         self._server = Server(address_of(parsed), timeout, ca_file)
         self._life = self._server.life
         self._entries = RedisEntries(self._server, clock if clock is None else check_clock(clock))
+        self._rates = RedisRates(self._server, clock)
         super().__init__(
             CompareAndSwapRecords(self._entries),
             key_prefix=key_prefix,
@@ -95,6 +98,10 @@ class RedisStore(RecordStore):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    async def reserve_rate(self, name: str, cost_us: int, burst_us: int, wait_us: int) -> RateReply:
+        """Reserve a place in one write, or learn from the refusal when there will be one."""
+        return await self._rates.reserve(self._full_key(name), cost_us, burst_us, wait_us)
 
     async def aclose(self) -> None:
         """Close the connections, as leaving the block does; the store may be opened again.
