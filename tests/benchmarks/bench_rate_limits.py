@@ -115,10 +115,10 @@ async def _timed(round_of: Callable[..., Awaitable[None]], *arguments: Any) -> f
 
 @define
 class Run:
-    """When calls went, and how many commands the server has carried out for them."""
+    """When calls went, and how many requests the server has read for them."""
 
     at: list[float] = field(factory=list)
-    commands: int = 0
+    requests: int = 0
 
     def most_in_a_second(self) -> int:
         first = most = 0
@@ -166,14 +166,14 @@ async def _run(make: Callable[[str, list[Acquire]], Any], url: str, seconds: flo
     async with Redis.from_url(url) as looker:
         acquires: list[Acquire] = []
         async with make(url, acquires):
-            before = (await looker.info("stats"))["total_commands_processed"]
+            before = (await looker.info("stats"))["total_reads_processed"]
             end = time.monotonic() + seconds
             async with anyio.create_task_group() as group:
                 for acquire in acquires:
                     for _ in range(WORKERS):
                         group.start_soon(work, acquire, end)
-            after = (await looker.info("stats"))["total_commands_processed"]
-    run.commands = after - before - 1
+            after = (await looker.info("stats"))["total_reads_processed"]
+    run.requests = after - before - 1
     run.at.sort()
     return run
 
@@ -291,7 +291,7 @@ def main(seconds: float, *, check: bool, peers: bool) -> int:
             over = max(0, run.most_in_a_second() - RATE)
             print(
                 f"{name:<26} {len(run.at) / seconds:6.1f} calls a second, {over:3} over the limit "
-                f"in the worst second, {run.commands / len(run.at):6.2f} commands a call"
+                f"in the worst second, {run.requests / len(run.at):6.2f} requests a call"
             )
     wrong = [
         waiting > MOST_REQUESTS,
