@@ -12,7 +12,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from gogoscope.stores.redis.address import Address
 from gogoscope.stores.redis.connections import Connect, Connection
-from gogoscope.stores.redis.scripts import CLEAR, LOAD, PAGE, PUT, SWAP, TIME
+from gogoscope.stores.redis.scripts import CLEAR, LOAD, PAGE, PUT, RESERVE, SWAP, TIME
 from gogoscope.stores.redis.store import RedisStore
 from tests.support.dynamodb_faults import Fault, fine
 
@@ -25,6 +25,7 @@ NAMES = {
         "page": PAGE,
         "clear": CLEAR,
         "time": TIME,
+        "reserve": RESERVE,
     }.items()
 }
 

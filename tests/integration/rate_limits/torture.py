@@ -28,8 +28,8 @@ from tests.integration.rate_limits.plan import BURST, CLOCK_ERROR, PROCESSES, RA
 from tests.support.engines import DUMMY_CREDENTIALS
 
 START_SECONDS = 60.0
-KILL_EVERY = 3.0
-FAULT_SHARE = 0.3
+KILL_EVERY = 4.0
+FAULT_SHARE = 0.1
 """So many of the usual faults: a process that waits for a lost answer calls nobody meanwhile."""
 WORKER = "tests.integration.rate_limits.worker"
 
