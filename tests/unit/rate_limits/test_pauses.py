@@ -50,7 +50,7 @@ def test_a_pause_is_told_and_known_without_a_request(run: Run, store: CountingSt
                 with pytest.raises(RateLimitExceededError) as refused:
                     async with limit.acquire():
                         pass
-            assert refused.value.retry_after == pytest.approx(5.1, abs=0.01)
+                assert refused.value.retry_after == pytest.approx(5.1, abs=0.01)
             assert store.requests == {"pause": 1}
         assert [e.seconds for e in events if isinstance(e, RateLimitPaused)] == [10]
 
