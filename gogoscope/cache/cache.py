@@ -92,8 +92,10 @@ class Cache:
         values = await told(self._layers.store.get_many)(keys)
         if self._context.observed():
             for key in keys:
-                event = (CacheHit, key, False) if key in values else (CacheMissed, key)
-                self._context.tell(*event)
+                if key in values:
+                    self._context.tell(CacheHit, key, False)
+                else:
+                    self._context.tell(CacheMissed, key)
         return values
 
     async def set(

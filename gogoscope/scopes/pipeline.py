@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 from attrs import field, frozen
@@ -46,7 +46,7 @@ class SafetyNets:
     circuit: Circuit | None = None
     limiter: Limiter | None = None
     runs_inside: bool = field(init=False)
-    lines_up: ClassVar = False
+    lines_up: bool = field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         # A timeout is for the function alone, not for its awaiter.
@@ -117,7 +117,7 @@ class _InLine:
     _nets: SafetyNets
     _slot: Slot
     runs_inside: bool = False
-    lines_up: ClassVar = True
+    lines_up: bool = True
 
     def never_run(self) -> None:
         """Leave the line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 from importlib import import_module
 from typing import Any
 
@@ -53,7 +54,7 @@ def starlette_app() -> Any:
     from starlette.routing import Route
 
     @asynccontextmanager
-    async def lifespan(app: Any) -> Any:
+    async def lifespan(app: Any) -> AsyncIterator[None]:
         service = current_scope()
         assert service is not None
         service.every(0.05, answer)
