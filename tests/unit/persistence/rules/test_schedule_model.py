@@ -5,7 +5,13 @@ from __future__ import annotations
 from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from gogoscope.persistence.lock_records import LockClaim
 from gogoscope.persistence.rules import schedules as rules
@@ -40,11 +46,17 @@ class Schedules(RuleBasedStateMachine):
     def clock(self, who: str) -> int:
         return self.now_ms + self.off[who]
 
-    @rule(ms=st.integers(0, 900))
+    @initialize()
+    def all_have_the_schedule(self) -> None:
+        for who in self.off:
+            self.open(who, "one")
+        self.now_ms += 5 * EVERY_MS
+
+    @rule(ms=st.integers(EVERY_MS, 4 * LEASE_MS))
     def time_passes(self, ms: int) -> None:
         self.now_ms += ms
 
-    @rule(who=WHO, definition=st.sampled_from(["one", "another"]))
+    @rule(who=WHO, definition=st.sampled_from(["one", "one", "one", "another"]))
     def open(self, who: str, definition: str) -> None:
         before = self.record
         self.record, self.seen[who] = rules.open_schedule(before, self.clock(who), definition, None)
@@ -55,16 +67,22 @@ class Schedules(RuleBasedStateMachine):
         if self.record is not None:
             self.seen[who] = self.record
 
-    @rule(who=WHO, oldest=st.booleans(), retries=st.integers(0, 2))
-    def claim(self, who: str, oldest: bool, retries: int) -> None:
-        seen = self.seen.get(who)
-        if seen is None:
-            return
+    @rule(
+        who=WHO,
+        stale=st.booleans(),
+        oldest=st.booleans(),
+        impatient=st.booleans(),
+        retries=st.integers(0, 2),
+    )
+    def claim(self, who: str, stale: bool, oldest: bool, impatient: bool, retries: int) -> None:
+        if not stale:
+            self.look(who)
+        seen = self.seen[who]
         now_ms = self.clock(who)
         first = (seen.after_ms // EVERY_MS + 1) * EVERY_MS
         newest = now_ms // EVERY_MS * EVERY_MS
         wanted = Wanted("tick", first if oldest else newest, seen.after_ms, retries=retries)
-        if seen.at_ms is not None and seen.may_start_again(retries):
+        if seen.at_ms is not None and seen.may_start_again(retries) and not impatient:
             wanted = evolve(wanted, kind="again", at_ms=seen.at_ms)
         elif seen.trigger_ms is not None:
             wanted = evolve(wanted, kind="trigger", at_ms=seen.trigger_ms)
@@ -87,7 +105,9 @@ class Schedules(RuleBasedStateMachine):
             assert self.last_tick < wanted.at_ms <= now_ms
             assert wanted.at_ms not in self.starts
             self.last_tick = wanted.at_ms
-        if wanted.kind == "again":
+        if wanted.kind != "again":
+            assert not before.may_start_again(retries)
+        else:
             assert wanted.at_ms not in self.finished
             assert self.starts[wanted.at_ms] <= retries
         self.starts[wanted.at_ms] = self.starts.get(wanted.at_ms, 0) + 1
@@ -141,6 +161,11 @@ class Schedules(RuleBasedStateMachine):
         if self.record is not None:
             assert self.record.after_ms >= self.last_tick
 
+    @invariant()
+    def starts_are_counted(self) -> None:
+        if self.record is not None and self.record.at_ms is not None:
+            assert self.record.starts == self.starts[self.record.at_ms]
+
 
 TestSchedules = Schedules.TestCase
-TestSchedules.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSchedules.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
