@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import anyio
 
-from gogoscope.exceptions import InvalidURLError
+from gogoscope.exceptions import InvalidURLError, PersistenceError
 from gogoscope.persistence import (
     Clock,
     Codec,
@@ -22,6 +22,7 @@ from gogoscope.persistence import (
     check_key_prefix,
     seconds,
 )
+from gogoscope.persistence.rate_records import RateReply
 from gogoscope.persistence.watching import Ear, Listener
 from gogoscope.stores.postgres import examination
 from gogoscope.stores.postgres.client import PostgresClient
@@ -29,6 +30,7 @@ from gogoscope.stores.postgres.connection import options
 from gogoscope.stores.postgres.entries import PostgresEntries
 from gogoscope.stores.postgres.joined import JoinedEntries, JoinedStore, Joint
 from gogoscope.stores.postgres.listening import open_ear
+from gogoscope.stores.postgres.rates import PostgresRates
 from gogoscope.stores.postgres.schema import check_table, set_up
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class PostgresStore(RecordStore):
         self._clock = None if clock is None else check_clock(clock)
         self._listener = Listener(self._listen)
         self._entries = PostgresEntries(self._client, self._table, self._clock, self._listener)
+        self._rates = PostgresRates(self._client, self._table, self._clock)
         super().__init__(
             CompareAndSwapRecords(self._entries),
             key_prefix=key_prefix,
@@ -147,6 +150,16 @@ class PostgresStore(RecordStore):
             codec=self._codec,
             max_clock_skew=self._skew_ms / 1000,
         )
+
+    async def reserve_rate(self, name: str, cost_us: int, burst_us: int, wait_us: int) -> RateReply:
+        """Reserve a place in one write, or learn from the refusal when there will be one."""
+        try:
+            reply = await self._rates.reserve(self._full_key(name), cost_us, burst_us, wait_us)
+        except PersistenceError as error:
+            if error.retryable:
+                raise
+            reply = None  # what is there is no number: reading it tells more
+        return reply or await super().reserve_rate(name, cost_us, burst_us, wait_us)
 
     async def aclose(self) -> None:
         """Close its connections, as leaving the block does; the store may be opened again.
