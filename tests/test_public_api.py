@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import gogoscope
 from gogoscope import exceptions, persistence, stores, testing
+from tests.support.pages import PAGES, ROOT, blocks
 
 
 def test_everything_public_is_listed_and_nothing_else() -> None:
@@ -73,12 +72,12 @@ def test_errors_say_what_happened_and_survive_pickling(error: Exception, text: s
 
 ALIASES = {"Result"}  # of types, which have no docstrings
 
-ROOT = Path(__file__).resolve().parent.parent
-
 PUBLIC_MODULES = {
     "gogoscope",
     "gogoscope.events",
     "gogoscope.exceptions",
+    "gogoscope.integrations.asgi",
+    "gogoscope.integrations.opentelemetry",
     "gogoscope.persistence",
     "gogoscope.stores",
     "gogoscope.testing",
@@ -88,11 +87,10 @@ PUBLIC_MODULES = {
 
 
 def shown_programs() -> Iterator[tuple[str, str]]:
-    """Return the programs of the README and of the examples, each with a name."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
-    for number, program in enumerate(blocks, 1):
-        yield f"README-{number}", program
+    """Return the programs of the README, of the pages and of the examples, each with a name."""
+    for page in [ROOT / "README.md", *sorted(PAGES.glob("*.md"))]:
+        for number, program in enumerate(blocks(page.read_text(encoding="utf-8"), "python"), 1):
+            yield f"{page.stem}-{number}", program
     for path in sorted((ROOT / "examples").rglob("*.py")):
         yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
 
@@ -121,7 +119,7 @@ def is_public(module: str, name: str | None) -> bool:
 @pytest.mark.parametrize(
     "program", [pytest.param(program, id=name) for name, program in shown_programs()]
 )
-def test_readme_and_examples_import_from_public_places_only(program: str) -> None:
+def test_readme_pages_and_examples_import_from_public_places_only(program: str) -> None:
     assert [found for found in our_imports(program) if not is_public(*found)] == []
 
 

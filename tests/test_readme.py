@@ -1,52 +1,24 @@
-"""What the README shows is true: its programs run, its commands exist, its table is ours."""
+"""What the README shows is true: its program runs, and what it names exists."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Awaitable, Callable, Mapping
-from inspect import signature
+import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gogoscope import Scope, Task, scope
-from gogoscope_dynamodb import DynamoDBAdapter
-from gogoscope_dynamodb.client import DynamoDBClient
-from gogoscope_dynamodb.schema import KEYS
-from tests.support.engines import Engine
+from tests.support.pages import PAGES, ROOT, blocks, read_page, run_program
 from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+(PROGRAM,) = blocks(README, "python")
+RECEIPT = "None receipt of A-0001\n"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-
-
-def run_program(program: str, folder: Path, environ: Mapping[str, str] = os.environ) -> str:
-    finished = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=folder,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
-
-
-def test_the_first_program_has_ten_lines_of_code_and_prints_a_receipt(tmp_path: Path) -> None:
-    program = blocks("python")[0]
-    assert len([line for line in program.splitlines() if line]) == 10
-    assert run_program(program, tmp_path) == "None receipt of A-0001\n"
+def test_the_program_has_ten_lines_of_code_and_prints_a_receipt(tmp_path: Path) -> None:
+    assert len([line for line in PROGRAM.splitlines() if line]) == 10
+    assert run_program(PROGRAM, tmp_path) == RECEIPT
     assert (tmp_path / "shop.db").exists()
 
 
@@ -55,155 +27,57 @@ def server_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return shared_store_url(request, tmp_path)
 
 
-def test_the_programs_run_on_any_server_by_its_url_alone(tmp_path: Path, server_url: str) -> None:
-    first, stores = blocks("python")[0], blocks("python")[2]
-    on_server = first.replace("sqlite:///shop.db", server_url)
-    assert on_server != first
-    assert run_program(on_server, tmp_path) == "None receipt of A-0001\n"
-    on_server = stores.replace("sqlite:///shop.db?key_prefix=myapp:", server_url)
-    assert on_server != stores
-    assert run_program(on_server, tmp_path) == "{'name': 'John'}\n"
+def test_the_program_runs_on_any_server_by_its_url_alone(tmp_path: Path, server_url: str) -> None:
+    on_server = PROGRAM.replace("sqlite:///shop.db", server_url)
+    assert on_server != PROGRAM
+    assert run_program(on_server, tmp_path) == RECEIPT
 
 
-def test_the_program_about_scopes_runs(tmp_path: Path) -> None:
-    assert run_program(blocks("python")[1], tmp_path).splitlines() == [
-        "home from a and prices from b",
-        "one from a",
-        "two from a",
-        "three from a",
-        "Ok(error=None, value='news from a')",
-    ]
+CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+SET_UP = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python "
 
 
-def test_the_table_about_scopes_names_what_there_is() -> None:
-    about = README.split("## A scope")[1].split("## Errors")[0]
-    methods = re.findall(r"`s\.(\w+)", about)
-    assert len(methods) == 17
-    assert [name for name in methods if not hasattr(scope(), name)] == []
-    assert [name for name in re.findall(r"`task\.(\w+)", about) if not hasattr(Task, name)] == []
-    known = {*signature(scope).parameters, *signature(Scope.task).parameters, "stagger", "limit"}
-    options = re.findall(r"`(\w+)`|[`(](\w+)=", about)
-    assert {name for pair in options for name in pair if name} <= known
-
-
-def test_the_program_about_stores_runs(tmp_path: Path) -> None:
-    assert run_program(blocks("python")[2], tmp_path) == "{'name': 'John'}\n"
-
-
-def test_the_program_about_runs_has_its_effect_once(tmp_path: Path) -> None:
-    receipts = "{'receipt': 7}\n{'receipt': 7}\n"
-    assert run_program(blocks("python")[3], tmp_path) == "charging 7\n" + receipts
-    assert run_program(blocks("python")[3], tmp_path) == receipts
-
-
-def test_the_program_about_jobs_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    pages = "page 1\npage 2\npage 3\n"
-    assert run_program(blocks("python")[4], tmp_path) == pages + "finished\n"
-    assert run_program(blocks("python")[4], tmp_path) == "finished before\n"
-
-
-def test_the_program_that_makes_a_table_runs_and_may_run_again(
-    tmp_path: Path, dynamodb_engine: Engine
-) -> None:
-    if dynamodb_engine.kind == "real":
-        pytest.skip("its table is called my-table, which on a real endpoint may be somebody's")
-    environ = {**os.environ, "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_engine.endpoint_url}
-    for _ in range(2):
-        run_program(blocks("python")[5], tmp_path, environ)
-
-
-def test_no_program_is_left_out() -> None:
-    assert len(blocks("python")) == 7
-
-
-def test_the_test_passes(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(blocks("python")[6])
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:asyncio")
-    result.assert_outcomes(passed=2)  # on asyncio and on trio
-
-
-def test_the_table_for_the_aws_cli_is_the_one_that_create_table_makes() -> None:
-    table = json.loads(blocks("json")[0])
-    assert table == {"TableName": "my-table", "BillingMode": "PAY_PER_REQUEST", **KEYS}
-
-
-def test_the_policy_names_every_operation_that_is_called_and_no_other() -> None:
-    policy = json.loads(blocks("json")[1])
-    granted = {action for statement in policy["Statement"] for action in statement["Action"]}
-    to_make_a_table = {"CreateTable", "DescribeTable", "DescribeTimeToLive", "UpdateTimeToLive"}
-    for operation in to_make_a_table:
-        assert f"{operation}`" in README
-    operations = [name for name in vars(DynamoDBClient) if not name.startswith("_")]
-    called = {name.title().replace("_", "") for name in operations}
-    assert granted == {f"dynamodb:{operation}" for operation in called - to_make_a_table}
-
-
-def test_three_commands_do_all_their_set_up() -> None:
-    fleet, tests, long_tests = (block.strip() for block in blocks("sh"))
-    set_up = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && "
-    assert fleet == set_up + ".venv/bin/python examples/fleet.py"
-    assert tests == set_up + ".venv/bin/python -m pytest"
-    assert long_tests == tests + " -m 'slow or engine'"
+def test_two_commands_do_all_their_set_up() -> None:
+    fleet, tests = (block.strip() for block in blocks(README, "sh"))
+    assert fleet == SET_UP + "examples/fleet.py"
+    assert tests == SET_UP + "-m pytest"
     assert (ROOT / "examples" / "fleet.py").is_file()
 
 
-def test_every_linked_file_exists() -> None:
-    links = re.findall(r"\]\(([^):]+)\)", README)
-    assert links
-    for link in links:
-        assert (ROOT / link).is_file(), link
+def test_the_developers_guide_has_the_command_for_the_tests_that_take_long() -> None:
+    (command,) = (block.strip() for block in blocks(read_page("developing"), "sh"))
+    assert command == SET_UP + "-m pytest -m 'slow or engine'"
 
 
-class Counting:
-    """A DynamoDB client that answers with nothing and counts what it is asked."""
-
-    def __init__(self) -> None:
-        self.asked: set[str] = set()
-
-    def __getattr__(self, operation: str) -> Callable[..., Awaitable[dict[str, Any]]]:
-        async def answer(**parameters: Any) -> dict[str, Any]:
-            self.asked.add(f"dynamodb:{operation.title().replace('_', '')}")
-            return {"Responses": {}, "UnprocessedKeys": {}, "UnprocessedItems": {}, "Items": []}
-
-        return answer
+def test_it_fits_on_a_screen() -> None:
+    assert len(README.splitlines()) <= 90
+    assert len(README.split()) <= 750
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_the_methods_that_need_the_second_statement_of_the_policy_are_named() -> None:
-    client: Any = Counting()
-    store = DynamoDBAdapter(client, "my-table")
+def test_it_names_the_version_and_the_pythons_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"Version {project['version']}, beta" in README
+    assert "Development Status :: 4 - Beta" in project["classifiers"]
+    language = "Programming Language :: Python :: 3."
+    minors = [int(c.removeprefix(language)) for c in project["classifiers"] if language in c]
+    assert f"Python 3.{min(minors)} to 3.{max(minors)}" in README
 
-    async def iterate() -> None:
-        assert [key async for key in store.iterate_keys()] == []
 
-    calls: dict[str, Callable[[], Awaitable[object]]] = {
-        "get": lambda: store.get("k"),
-        "get_entry": lambda: store.get_entry("k"),
-        "get_many": lambda: store.get_many(["a", "b"]),
-        "set": lambda: store.set("k", 1),
-        "set_many": lambda: store.set_many({"a": 1, "b": 2}),
-        "touch": lambda: store.touch("k"),
-        "delete": lambda: store.delete("k"),
-        "delete_many": lambda: store.delete_many(["a", "b"]),
-        "has": lambda: store.has("k"),
-        "clear": store.clear,
-        "keys": store.keys,
-        "iterate_keys": iterate,
-        "circuits": store.circuits,
-        "locks": store.locks,
-        "runs": store.runs,
-        "jobs": store.jobs,
-        "schedules": store.schedules,
-        "get_state": lambda: store.get_state("k"),
-        "holder": lambda: store.holder("k"),
-    }
-    statement = json.loads(blocks("json")[1])["Statement"][1]
-    needing = set()
-    for name, call in calls.items():
-        client.asked.clear()
-        await call()
-        if client.asked & set(statement["Action"]):
-            needing.add(name)
-    (sentence,) = re.findall(r"Leave the second statement out if nothing calls([^.]*)\.", README)
-    assert set(re.findall(r"`(\w+)\(\)`", sentence)) == needing
+@pytest.mark.parametrize(
+    "page", [pytest.param(path, id=path.name) for path in [ROOT / "README.md", *PAGES.glob("*.md")]]
+)
+def test_every_linked_file_exists(page: Path) -> None:
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^):#]+\.md)(?:#[\w-]*)?\)", text):
+        assert (page.parent / link).is_file(), link
+
+
+def test_every_page_of_the_documentation_can_be_reached() -> None:
+    assert set(re.findall(r"\]\(docs/pages/(\w+)\.md", README)) >= {"guide", "guarantees", "stores"}
+
+
+def test_every_figure_names_the_script_that_it_comes_from() -> None:
+    named = re.findall(r"`((?:tests|examples)/[\w/.]+)`", README)
+    assert named
+    for path in named:
+        assert (ROOT / path).exists(), path
