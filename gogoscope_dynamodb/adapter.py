@@ -31,6 +31,7 @@ from gogoscope_dynamodb.circuit_breakers.probes import CircuitProbes
 from gogoscope_dynamodb.client import DynamoDBClient, check_client, open_client
 from gogoscope_dynamodb.entries import Entries
 from gogoscope_dynamodb.locks import Locks
+from gogoscope_dynamodb.rate_limits import RateLimits
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.table import create_table
 from gogoscope_dynamodb.transactions import Transactions
@@ -42,7 +43,14 @@ _ARN = re.compile(r"arn:[a-z-]+:dynamodb:(?P<region>[a-z0-9-]+):\d*:table/[A-Za-
 
 
 class DynamoDBAdapter(
-    Locks, CircuitControl, CircuitCounting, CircuitProbes, Cache, Transactions, BaseStore
+    Locks,
+    CircuitControl,
+    CircuitCounting,
+    CircuitProbes,
+    Cache,
+    RateLimits,
+    Transactions,
+    BaseStore,
 ):
     """Locks, circuit breakers and a cache in one DynamoDB table.
 

@@ -24,10 +24,12 @@ from gogoscope.persistence import (
     check_key,
     check_lock,
 )
+from gogoscope.persistence.rate_records import RateRecord
 
 Item = dict[str, Any]
 
-LOCK, CIRCUIT, CACHE = "LOCK#", "CB#", "CACHE#"
+LOCK, CIRCUIT, CACHE, RATE = "LOCK#", "CB#", "CACHE#", "RATE#"
+RATE_FORMAT = 1
 SORT_KEY = "METADATA"
 TTL_ATTRIBUTE = "expiresAt"
 KEYS: dict[str, Any] = {
@@ -229,6 +231,47 @@ def decode_circuit(item: Item) -> CircuitBreakerState:
             version=version_of(item),
         )
         return check_circuit_state(state)
+
+
+def encode_rate(record: RateRecord, now_us: int, writer: str) -> dict[str, Any]:
+    """Return the ``data`` of a rate limit.
+
+    :param now_us: the time of whoever writes it
+    :param writer: the name of the write
+    """
+    return {
+        "M": {
+            "format": number(RATE_FORMAT),
+            "tat": number(record.tat_us),
+            "until": number(record.until_us),
+            "at": number(now_us),
+            "by": text(writer),
+        }
+    }
+
+
+def decode_rate(item: Item) -> RateRecord:
+    """Return the rate limit of an item.
+
+    :raises CorruptRecordError: if the item cannot be understood
+    """
+    with _understanding(item):
+        version_of(item)
+        data = item["data"]["M"]
+        if data["format"] != number(RATE_FORMAT):
+            raise ValueError(f"its format must be {RATE_FORMAT}, got {data['format']}")
+        return RateRecord(_integer(data, "tat"), _integer(data, "until"))
+
+
+def rate_writer_of(item: Item) -> tuple[str, int]:
+    """Return the name of the write that a rate limit is from, and the time of whoever wrote it.
+
+    :raises CorruptRecordError: if the item cannot be understood
+    """
+    with _understanding(item):
+        data = item["data"]["M"]
+        name: str = data["by"]["S"]
+        return name, _integer(data, "at")
 
 
 def end_of(item: Item) -> int | None:

@@ -41,7 +41,7 @@ class Trust:
 
     def compare(self, response: Mapping[str, Any]) -> None:
         """Compare the clock with the time of an answer, which was received just now."""
-        told = _date_of(response)
+        told = date_of(response)
         if told is not None:
             ahead = self._clock.wall() - told.timestamp()
             self._right = -LARGEST_ERROR <= ahead <= LARGEST_ERROR + DATE_STEP
@@ -49,7 +49,8 @@ class Trust:
             self._right = True
 
 
-def _date_of(response: Mapping[str, Any]) -> datetime | None:
+def date_of(response: Mapping[str, Any]) -> datetime | None:
+    """Return the server's time in an answer, in whole seconds; ``None`` if it does not tell it."""
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     try:
         return parsedate_to_datetime(headers["date"])

@@ -38,14 +38,15 @@ class ServerClock:
         self._at = 0.0
         self._was_set = False
 
-    def learn(self, server_ms: int, sent: float, received: float) -> None:
+    def learn(self, server_ms: int, sent: float, received: float, *, step_ms: int = 1) -> None:
         """Learn from an answer.
 
-        :param server_ms: what the server's clock showed, in whole milliseconds, rounded down
+        :param server_ms: what the server's clock showed, rounded down
         :param sent: when the request was sent, by ``monotonic()``
         :param received: when the answer was there, likewise
+        :param step_ms: to how many milliseconds it was rounded
         """
-        low, high = server_ms - received * 1000, server_ms + 1 - sent * 1000
+        low, high = server_ms - received * 1000, server_ms + step_ms - sent * 1000
         error = self._drifted(received)
         self._at = received
         self._low, self._high = max(low, self._low - error), min(high, self._high + error)
