@@ -7,12 +7,27 @@ from typing import Protocol, TypeVar
 
 from gogoscope.persistence.protocols.cache import CacheProvider
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerStateProvider
+from gogoscope.persistence.protocols.jobs import JobProvider
 from gogoscope.persistence.protocols.locks import LockProvider
+from gogoscope.persistence.protocols.permits import PermitProvider
+from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
+from gogoscope.persistence.protocols.runs import RunProvider
+from gogoscope.persistence.protocols.schedules import ScheduleProvider
 
 P = TypeVar("P")
 
 
-class Store(LockProvider, CircuitBreakerStateProvider, CacheProvider, Protocol):
+class Store(
+    LockProvider,
+    CircuitBreakerStateProvider,
+    CacheProvider,
+    JobProvider,
+    PermitProvider,
+    RateLimitProvider,
+    RunProvider,
+    ScheduleProvider,
+    Protocol,
+):
     """A store with all capabilities, as those that come with gogoscope have them.
 
     The backend of somebody else may lack a capability: its store then lacks the methods, and a
