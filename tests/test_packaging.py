@@ -84,6 +84,7 @@ def test_the_extras_are_those_of_the_readme_the_developers_and_the_benchmarks(
         "cli",
         "dynamodb",
         "dev",
+        "docs",
         "otel",
         "postgres",
         "redis",
