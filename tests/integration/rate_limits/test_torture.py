@@ -12,19 +12,22 @@ import anyio
 import pytest
 
 from tests.integration.rate_limits.judge import Call, Verdict, judge
+from tests.integration.rate_limits.plan import PROCESSES
 from tests.integration.rate_limits.torture import torture
 from tests.support.engines import DYNAMODB
 from tests.support.postgres_server import POSTGRES
 from tests.support.redis_server import REDIS
 
-SECONDS = float(os.environ.get("GOGOSCOPE_TORTURE_SECONDS", "5"))
+SECONDS = float(os.environ.get("GOGOSCOPE_TORTURE_SECONDS", "4"))
 LONG = SECONDS >= 60
 """Whether it runs for long enough to judge how much of the rate is used, and by whom."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cancel", [False, True] if LONG else [True])
-@pytest.mark.parametrize("persistence", ["sqlite", DYNAMODB, POSTGRES, REDIS])
+@pytest.mark.parametrize(
+    "persistence", ["sqlite", DYNAMODB, POSTGRES, REDIS] if LONG else ["sqlite", REDIS]
+)
 def test_a_rate_limit_holds_under_torture(
     persistence: str, cancel: bool, request: pytest.FixtureRequest
 ) -> None:
@@ -32,7 +35,7 @@ def test_a_rate_limit_holds_under_torture(
         request.getfixturevalue("atomic_dynamodb")
     verdict = anyio.run(partial(torture, persistence, SECONDS, 7, cancel=cancel))
     assert not verdict.problems, str(verdict)
-    assert verdict.calls > 20
+    assert verdict.calls >= PROCESSES
     if LONG:
         print(persistence, verdict)
     if LONG and not cancel and persistence != "dynamodb":
