@@ -85,11 +85,20 @@ Rule = Callable[[RateRecord | None, int], tuple[RateRecord | None, RateReply]]
 
 @frozen
 class _Seen:
-    """A limit as it was seen last; ``others`` says whether others use what seems to be full."""
+    """A limit as it was seen last.
+
+    ``others`` counts how often others used what seemed to be full by that, and less for each time
+    when they did not, between 0 and 3: from 2 on they are expected to. (So do processors guess
+    where a branch goes: it takes two surprises to change one's mind.)
+    """
 
     record: RateRecord
     version: int
-    others: bool = False
+    others: int = 0
+
+    def judged(self, *, busy: bool) -> _Seen:
+        """Return the same after it was found out whether what seemed to be full was."""
+        return evolve(self, others=min(3, self.others + 1) if busy else max(0, self.others - 1))
 
 
 class RateLimits(Capability):
@@ -216,7 +225,7 @@ class RateLimits(Capability):
         record, version, is_guess, expected = None, 0, True, usual
         if known is not None:
             expected = fitting(known.record, self._fleet_clock.now_ms() * 1000)
-        update = BUSY if expected is IDLE and known is not None and known.others else expected
+        update = BUSY if expected is IDLE and known is not None and known.others > 1 else expected
         if update is REPLACE:
             update = usual  # Only to what is shown now is anything done that is so rare.
         for _ in range(MOST_ROUNDS):
@@ -234,9 +243,10 @@ class RateLimits(Capability):
                 values_now = {**_values(new, now_us, by, version), **values(now_us)}
                 answer = await self._write_rate(key, update, values_now)
                 seen = None if answer.item is None else self._see_rate(name, answer.item)
-            if expected is IDLE and seen is not None:
-                self._rates_seen[name] = evolve(self._rates_seen[name], others=update is not IDLE)
             if answer is not None and seen is not None and (answer.granted or _is_echo(answer, by)):
+                if expected is IDLE:
+                    judged = self._rates_seen[name].judged(busy=update is not IDLE)
+                    self._rates_seen[name] = judged
                 return _granted(seen.record, now_us)
             is_guess = False
             record, version = (None, 0) if seen is None else (seen.record, seen.version)

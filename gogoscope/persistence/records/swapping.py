@@ -190,6 +190,16 @@ class CompareAndSwapRecords(Records):
         self._seen.forget_all(kind, prefix)
         await self._place.clear(kind.name, prefix)
 
+    def note(self, kind: Kind[Any], key: str, entry: Entry | None, *, written: bool) -> None:
+        """Note an entry that a request of the place's own has shown, for the next guess.
+
+        :param written: whether that request has written it
+        """
+        if written:
+            self._written(kind, key, entry)
+        else:
+            self._seen.put(kind, key, entry)
+
     def _apply(
         self,
         kind: Kind[Record],

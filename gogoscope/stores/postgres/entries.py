@@ -97,7 +97,7 @@ class PostgresEntries(CompareAndSwap):
         """Return an entry as the newest completed write left it, ``None`` if there is none."""
         _check_key(key)
         reply = await self._client.run(self._statements.load, kind, key)
-        return _entry(kind, key, reply.rows[0][0]) if reply.rows else None
+        return entry_of(kind, key, reply.rows[0][0]) if reply.rows else None
 
     async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
         """Write ``new`` if the last writer is still that of ``seen``, in one statement."""
@@ -212,10 +212,10 @@ def _swapped(kind: str, key: str, reply: Reply) -> Swapped:
     row = reply.rows[0][0]
     if row is None:
         return Swapped(swapped=True)
-    return Swapped(swapped=False, found=_entry(kind, key, row), in_doubt=reply.in_doubt)
+    return Swapped(swapped=False, found=entry_of(kind, key, row), in_doubt=reply.in_doubt)
 
 
-def _entry(kind: str, key: str, row: bytes | None) -> Entry:
+def entry_of(kind: str, key: str, row: bytes | None) -> Entry:
     """Return the entry of a row in JSON."""
     columns = json.loads(row or b"{}")
     if columns.get("format") != FORMAT:

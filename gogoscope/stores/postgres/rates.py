@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import secrets
 
-from gogoscope.persistence import Clock
+from gogoscope.persistence import Clock, Entry
 from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateReply
 from gogoscope.persistence.records.rate_limits import RATES
 from gogoscope.persistence.rules.rate_limits import KEEP_MS
 from gogoscope.stores.postgres.client import PostgresClient
+from gogoscope.stores.postgres.entries import entry_of
 from gogoscope.stores.postgres.schema import FORMAT, NOW
 
 _TIME = "coalesce($4::bigint, (extract(epoch FROM statement_timestamp()) * 1000000)::bigint)"
 _COST, _BURST, _WAIT, _LONGEST = "$5::bigint", "$6::bigint", "$7::bigint", "$8::bigint"
+_CHARACTERS_OF_WRITERS = 402
+"""Those of the ids of 31 writers, with a space between two."""
 _NEW = f"""
 SELECT
   CASE WHEN granted THEN '{{"tat_us":' || tat
@@ -30,7 +33,7 @@ SELECT
   CASE WHEN granted THEN greatest(tat, till) / 1000 + {KEEP_MS} ELSE r.purge_at END,
   CASE WHEN granted THEN greatest(now, r.number + 1) ELSE r.number END,
   CASE WHEN granted THEN $3 ELSE r.writer END,
-  CASE WHEN granted THEN $3 ELSE r.writers END
+  CASE WHEN granted THEN right(r.writers, {_CHARACTERS_OF_WRITERS}) || ' ' || $3 ELSE r.writers END
 FROM (
   SELECT excluded.number AS now, (nullif(r.content, '')::json ->> 'tat_us')::bigint AS kept,
     coalesce((nullif(r.content, '')::json ->> 'until_us')::bigint, 0) AS pause
@@ -50,11 +53,11 @@ CROSS JOIN LATERAL (
 _RESERVE = f"""
 INSERT INTO %TABLE AS r (kind, key, format, content, purge_at, number, writer, writers)
 SELECT $1, $2, {FORMAT}, '{{"tat_us":' || time + {_COST} || '}}',
-  (time + {_COST}) / 1000 + {KEEP_MS}, time, $3, $3
+  (time + {_COST}) / 1000 + {KEEP_MS}, time, $3, '- ' || $3
 FROM (SELECT {_TIME} AS time) AS clock
 ON CONFLICT (kind, key) DO UPDATE
 SET (content, purge_at, number, writer, writers) = ({_NEW})
-RETURNING {NOW}, r.content, (r.writer = $3)::text, r.format::text, {_TIME}::text
+RETURNING {NOW}, row_to_json(r), {_TIME}::text
 """
 
 
@@ -73,30 +76,29 @@ class PostgresRates:
 
     async def reserve(
         self, name: str, cost_us: int, burst_us: int, wait_us: int
-    ) -> RateReply | None:
+    ) -> tuple[RateReply, Entry] | None:
         """Reserve a place in one request, or learn from the refusal when there will be one.
 
         :param name: the limit, with the prefix of the store
-        :returns: ``None`` if it can never be granted, or what is there was not written by this
-            version
+        :returns: the answer, and the entry as it is then; ``None`` if it can never be granted
         """
         wait_us = min(wait_us, LONGEST_WAIT_US)
         if cost_us > burst_us + wait_us:
             return None
         now_us = None if self._clock is None else int(self._clock.wall() * 1000) * 1000
+        writer = secrets.token_hex(6)
         reply = await self._client.run(
             self._reserve,
-            *(RATES.name, name, secrets.token_hex(6)),
+            *(RATES.name, name, writer),
             *(now_us, cost_us, burst_us, wait_us, LONGEST_WAIT_US),
             writes=True,
         )
-        ((content, granted, version, time),) = reply.rows
-        if version != str(FORMAT).encode():
-            return None
-        record = RATES.restore(name, content, None)
+        ((row, time),) = reply.rows
+        entry = entry_of(RATES.name, name, row)
+        record = RATES.restore(name, entry.text, entry.purge_at_ms)
         now = int(time or b"0")
         until_us = record.until_us if 0 < record.until_us - now <= LONGEST_WAIT_US else 0
         tat_us = record.tat_us
         if tat_us - now > burst_us + LONGEST_WAIT_US:  # the rule does not believe it
             tat_us = max(now, until_us) + burst_us
-        return RateReply(granted == b"true", tat_us, until_us, now)
+        return RateReply(entry.writer == writer, tat_us, until_us, now), entry

@@ -23,6 +23,7 @@ from gogoscope.persistence import (
     seconds,
 )
 from gogoscope.persistence.rate_records import RateReply
+from gogoscope.persistence.records.rate_limits import RATES
 from gogoscope.persistence.watching import Ear, Listener
 from gogoscope.stores.postgres import examination
 from gogoscope.stores.postgres.client import PostgresClient
@@ -99,8 +100,9 @@ class PostgresStore(RecordStore):
         self._listener = Listener(self._listen)
         self._entries = PostgresEntries(self._client, self._table, self._clock, self._listener)
         self._rates = PostgresRates(self._client, self._table, self._clock)
+        self._swapping = CompareAndSwapRecords(self._entries)
         super().__init__(
-            CompareAndSwapRecords(self._entries),
+            self._swapping,
             key_prefix=key_prefix,
             codec=codec,
             max_clock_skew=max_clock_skew,
@@ -153,13 +155,19 @@ class PostgresStore(RecordStore):
 
     async def reserve_rate(self, name: str, cost_us: int, burst_us: int, wait_us: int) -> RateReply:
         """Reserve a place in one write, or learn from the refusal when there will be one."""
+        key = self._full_key(name)
         try:
-            reply = await self._rates.reserve(self._full_key(name), cost_us, burst_us, wait_us)
+            told = await self._rates.reserve(key, cost_us, burst_us, wait_us)
         except PersistenceError as error:
             if error.retryable:
                 raise
-            reply = None  # what is there is no number: reading it tells more
-        return reply or await super().reserve_rate(name, cost_us, burst_us, wait_us)
+            await self.read_rate(name)  # What is there is no number: that tells more of it.
+            told = None
+        if told is None:
+            return await super().reserve_rate(name, cost_us, burst_us, wait_us)
+        reply, entry = told
+        self._swapping.note(RATES, key, entry, written=reply.granted)
+        return reply
 
     async def aclose(self) -> None:
         """Close its connections, as leaving the block does; the store may be opened again.

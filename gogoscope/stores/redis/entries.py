@@ -65,7 +65,7 @@ class RedisEntries(CompareAndSwap):
     async def load(self, kind: str, key: str) -> Entry | None:
         """Return an entry as the newest completed write left it, ``None`` if there is none."""
         reply = await self._run(scripts.LOAD, kind, key, lambda attempt: (), writes=False)
-        return _entry(kind, key, reply.parts[0])
+        return entry_of(kind, key, reply.parts[0])
 
     async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
         """Write ``new`` if the last writer is still that of ``seen``, in one atomic step."""
@@ -75,7 +75,7 @@ class RedisEntries(CompareAndSwap):
         if reply.status == scripts.DONE:
             return Swapped(swapped=True)
         return Swapped(
-            swapped=False, found=_entry(kind, key, reply.parts[0]), in_doubt=reply.in_doubt
+            swapped=False, found=entry_of(kind, key, reply.parts[0]), in_doubt=reply.in_doubt
         )
 
     async def put(self, kind: str, key: str, new: Entry) -> None:
@@ -216,7 +216,7 @@ def _keys(kind: str, names: Sequence[bytes]) -> list[str]:
     return found
 
 
-def _entry(kind: str, key: str, found: bytes | None) -> Entry | None:
+def entry_of(kind: str, key: str, found: bytes | None) -> Entry | None:
     """Return the entry that a key has.
 
     :raises CorruptRecordError: if what it has was not written by a script of ours

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import secrets
 
-from gogoscope.persistence import KEEP_MS, Clock, corrupt_record
+from gogoscope.persistence import KEEP_MS, Clock, Entry, corrupt_record
 from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateReply
 from gogoscope.persistence.rules.rate_limits import KEEP_MS as KEEP_FULL_MS
+from gogoscope.stores.redis.entries import entry_of
 from gogoscope.stores.redis.requests import Request
 from gogoscope.stores.redis.scripts import NONE, RESERVE
 from gogoscope.stores.redis.server import Server
 
 CORRUPT = b"corrupt"
+CHARACTERS_OF_WRITERS = 402
+"""Those of the ids of 31 writers, with a comma between two."""
 
 
 class RedisRates:
@@ -33,20 +36,25 @@ class RedisRates:
         self._server = server
         self._clock = clock
 
-    async def reserve(self, name: str, cost_us: int, burst_us: int, wait_us: int) -> RateReply:
+    async def reserve(
+        self, name: str, cost_us: int, burst_us: int, wait_us: int
+    ) -> tuple[RateReply, Entry | None]:
         """Reserve a place in one request, or learn from the refusal when there will be one.
 
         :param name: the limit, with the prefix of the store
+        :returns: the answer, and the entry as it is then
         """
         now = NONE if self._clock is None else int(self._clock.wall() * 1000) * 1000
         arguments = (
             *(now, secrets.token_hex(6), cost_us, burst_us, min(wait_us, LONGEST_WAIT_US)),
-            *(LONGEST_WAIT_US, KEEP_FULL_MS, KEEP_MS),
+            *(LONGEST_WAIT_US, KEEP_FULL_MS, KEEP_MS, CHARACTERS_OF_WRITERS),
         )
         key = f"gogoscope:rate:{name}".encode()
         request = Request(self._server, RESERVE, lambda attempt: arguments, key, writes=True)
         reply = await request.run()
         if reply.status == CORRUPT:
             raise corrupt_record("rate", name, ValueError("this version did not write it"))
-        tat_us, until_us, now_us = map(int, reply.parts)
-        return RateReply(reply.status == b"done", tat_us, until_us, now_us)
+        *times, found = reply.parts
+        tat_us, until_us, now_us = map(int, times)
+        told = RateReply(reply.status == b"done", tat_us, until_us, now_us)
+        return told, entry_of("rate", name, found)

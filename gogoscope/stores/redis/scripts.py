@@ -139,7 +139,7 @@ local function whole(number) return string.format('%.0f', number) end
 local cost, burst, wait = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local longest = tonumber(ARGV[7])
 local now = tonumber(ARGV[2]) or time[1] * 1000000 + time[2]
-local tat, till = now, 0
+local tat, till, older = now, 0, '-'
 local found, writer, puts, number = read(KEYS[1])
 if found and writer ~= '.' then
   local text = writer and string.match(found, '\\n(.*)$')
@@ -147,24 +147,29 @@ if found and writer ~= '.' then
   if text == '' then tat = now end
   if not tat then return answer('corrupt') end
   till = tonumber(string.match(text, '"until_us":(%d+)') or '0')
+  older = string.match(found, '^1 %S+ %S+ %d+ (%S+)')
+  older = string.sub(older == '.' and writer or writer .. ',' .. older, 1, tonumber(ARGV[10]))
 end
-if writer == ARGV[3] then return answer('done', whole(tat), whole(till), whole(now)) end
+if writer == ARGV[3] then return answer('done', whole(tat), whole(till), whole(now), found) end
 if till <= now or till - now > longest then till = 0 end
 if tat - now > burst + longest then tat = math.max(now, till) + burst end
 local full = math.max(tat, now) + cost
-if full - now > burst + wait then return answer('refused', whole(tat), whole(till), whole(now)) end
+if full - now > burst + wait then
+  return answer('refused', whole(tat), whole(till), whole(now), found)
+end
 local purge = math.floor(math.max(now, full, till) / 1000) + tonumber(ARGV[8])
 local left = purge - math.floor(now / 1000) + tonumber(ARGV[9])
 local following = math.max(now, tonumber(number) + 1)
-local head = '1 ' .. ARGV[3] .. ' ' .. whole(purge) .. ' ' .. whole(following) .. ' .'
+local head = '1 ' .. ARGV[3] .. ' ' .. whole(purge) .. ' ' .. whole(following) .. ' ' .. older
 local text = '{"tat_us":' .. whole(full)
 if till > 0 then text = text .. ',"until_us":' .. whole(till) end
 write(head, puts or '.', whole(left), text .. '}')
-return answer('done', whole(full), whole(till), whole(now))
+return answer('done', whole(full), whole(till), whole(now), redis.call('GET', KEYS[1]))
 """,
 )
 """Arguments: tag, time, id of this write, cost, burst and wait, and the longest wait, all of these
-in microseconds; for how many milliseconds a full bucket is remembered, and kept after that."""
+in microseconds; for how many milliseconds a full bucket is remembered, and kept after that; how
+many characters the ids of the earlier writers may have."""
 
 PAGE = _script(
     _TIME,

@@ -20,6 +20,7 @@ from gogoscope.persistence import (
     seconds,
 )
 from gogoscope.persistence.rate_records import RateReply
+from gogoscope.persistence.records.rate_limits import RATES
 from gogoscope.stores.redis import examination, scripts
 from gogoscope.stores.redis.address import address_of
 from gogoscope.stores.redis.entries import RedisEntries
@@ -69,8 +70,9 @@ class RedisStore(RecordStore):
         self._life = self._server.life
         self._entries = RedisEntries(self._server, clock if clock is None else check_clock(clock))
         self._rates = RedisRates(self._server, clock)
+        self._swapping = CompareAndSwapRecords(self._entries)
         super().__init__(
-            CompareAndSwapRecords(self._entries),
+            self._swapping,
             key_prefix=key_prefix,
             codec=codec,
             max_clock_skew=max_clock_skew,
@@ -101,7 +103,10 @@ class RedisStore(RecordStore):
 
     async def reserve_rate(self, name: str, cost_us: int, burst_us: int, wait_us: int) -> RateReply:
         """Reserve a place in one write, or learn from the refusal when there will be one."""
-        return await self._rates.reserve(self._full_key(name), cost_us, burst_us, wait_us)
+        key = self._full_key(name)
+        reply, entry = await self._rates.reserve(key, cost_us, burst_us, wait_us)
+        self._swapping.note(RATES, key, entry, written=reply.granted)
+        return reply
 
     async def aclose(self) -> None:
         """Close the connections, as leaving the block does; the store may be opened again.
