@@ -158,7 +158,7 @@ class LockAcquired(Event):
 
 
 class LockReleased(Event):
-    """A lock was released; ``freed`` is ``False`` if it had been lost before."""
+    """A lock was released; ``freed`` is ``False`` if it was lost, or ends with its lease."""
 
     key: str
     freed: bool
@@ -265,7 +265,7 @@ class PermitAcquired(Event):
 
 
 class PermitReleased(Event):
-    """A permit of ``key`` was released; ``freed`` is ``False`` if it had been lost before."""
+    """A permit was released; ``freed`` is ``False`` if it was lost, or ends with its lease."""
 
     what: str
     key: str

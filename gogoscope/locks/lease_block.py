@@ -175,8 +175,11 @@ class LeaseBlock(Generic[B]):
 
 async def _release_if_possible(handle: LockHandle) -> None:
     """Free what was leased and is over here; in the store it may be longer."""
-    with suppress(GogoscopeError):
-        await handle.release()
+    try:
+        with suppress(GogoscopeError):
+            await handle.release()
+    finally:
+        handle._abandon()
 
 
 async def _raised_by(step: Callable[[], Awaitable[object]]) -> BaseException | None:

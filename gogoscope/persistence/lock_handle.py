@@ -326,7 +326,8 @@ class LockHandle:
 async def release(handle: LockHandle) -> None:
     """Free a lock at the end of a block, whatever cancels the block; else its lease ends it.
 
-    It takes no longer than ``CLEAN_UP_SECONDS``, and logs if the store fails.
+    It takes no longer than ``CLEAN_UP_SECONDS``, and logs if the store fails. In any case the
+    handle is done with: nobody will ask it again, so what knows of it forgets it.
     """
 
     async def free() -> None:
@@ -335,7 +336,10 @@ async def release(handle: LockHandle) -> None:
         except GogoscopeError as error:
             log_warning("%r could not be released; its lease will end", handle, error=error)
 
-    await finish(free, CLEAN_UP_SECONDS)
+    try:
+        await finish(free, CLEAN_UP_SECONDS)
+    finally:
+        handle._abandon()
 
 
 class _StoreReleaser:

@@ -112,8 +112,9 @@ class Places:
             while next(iter(self._line)) is not want:
                 await want.wait()
             left = self._places[0].go_at - monotonic()
-            if left > 0:
+            while left > 0:
                 await anyio.sleep(left)
+                left = self._places[0].go_at - monotonic()  # the first one may be another now
             return self._places.popleft()
         finally:
             self.leave(want)

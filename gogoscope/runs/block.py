@@ -167,7 +167,7 @@ class RunBlock(LeaseBlock[R]):
         :raises LeaseLostError: if somebody else has taken the run over
         :raises PersistenceError: if the store fails
         """
-        handle, began = self._handle, monotonic()
+        handle, began, kept = self._handle, monotonic(), False
         try:
             try:
                 written = await self._write(state, outcome)
@@ -180,9 +180,13 @@ class RunBlock(LeaseBlock[R]):
             record = RunRecord(handle._record, state, self._once.payload, outcome=outcome)
             self._line.settle(record)
             self._local.keep(self.key, record, self._once.keep, began)
+            kept = True
         finally:
             handle._abandon()
-        self._tell(RunCompleted, state != "unkept")
+            if kept:
+                self._tell(RunCompleted, state != "unkept")
+            else:
+                self._tell(RunAbandoned)
 
     def _tell(self, event: Callable[..., Event], *details: object) -> None:
         """Tell those who listen what happened to the run."""

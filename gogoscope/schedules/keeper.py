@@ -19,6 +19,7 @@ as far as it knows, and ``_follows`` that it has seen another one do so. ``_look
 look at the latest, and ``_dead_at`` when the run of another may be dead, both on the clock of
 ``monotonic()``. ``_doubtful`` is the nonce of a claim whose answer never came. ``_failures`` counts
 the failures of the store since its last answer. ``_waits_for`` is the next tick, for ``s.tree()``.
+``_ahead`` tells that ticks were run long before their time, so that nothing starts until then.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ LATER_SECONDS = (0.1, 0.3)
 """How much later than the first process the others look whether a tick has begun."""
 LOOKS = 0.4
 """After which part of the ticks each of the others looks, if they come in quick succession."""
+FAR_AHEAD_MS = 3_600_000
+"""A tick that was run so long before its time was run by a clock that was wrong."""
 REFUSED_SECONDS = 0.1
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
@@ -99,6 +102,7 @@ class Keeper(Generic[T]):
         self._doubtful: str | None = None
         self._failures = 0
         self._waits_for = "its store"
+        self._ahead = False
 
     @uninterrupted
     async def run(self) -> None:
@@ -128,6 +132,7 @@ class Keeper(Generic[T]):
             await self._open()
             return
         now_ms = self._provider.schedule_now_ms()
+        self._note_wrong_clock(self._record, now_ms)
         wanted = await find_wanted(self._options, self._record, now_ms)
         runs = self._record.state == "running"
         if wanted is None or (runs and monotonic() < self._dead_at):
@@ -287,6 +292,22 @@ class Keeper(Generic[T]):
             self._home.emit(TickFailed(self._home.name, tick.schedule, tick.at, error, id=number))
         if not notify(self._options.on_error, error):
             log_error("the tick %s of schedule %r failed", tick.at, tick.schedule, error=error)
+
+    def _note_wrong_clock(self, record: ScheduleRecord, now_ms: int) -> None:
+        """Tell, once, that nothing starts for long, since ticks to come were run already.
+
+        Only a person can say whether it was that clock which was wrong, or is this one.
+        """
+        was_ahead, self._ahead = self._ahead, record.after_ms - now_ms > FAR_AHEAD_MS
+        if self._ahead and not was_ahead:
+            name = self._options.name
+            log_warning(
+                "schedule %r has run up to %s already: a clock was ahead, or this one is behind; "
+                "nothing starts before that, unless store.forget_schedule(%r) lets it begin anew",
+                name,
+                moment(record.after_ms, self._options.when.zone),
+                name,
+            )
 
     def _note_failure(self, error: GogoscopeError) -> None:
         self._failures += 1

@@ -65,8 +65,12 @@ def claim(
         return new, PermitReply(granted=True, record=new)
     if turn is not None and request.turn_ms and _must_renew(mine, request, now_ms, at):
         lease = _granted(known, now_ms, evolve(request.lease, lease_ms=request.turn_ms), at)
-        since = lease.acquired_at_ms if mine is None else mine.lease.acquired_at_ms
-        place = evolve(own, lease=evolve(lease, fencing_token=0, acquired_at_ms=since))
+        version, since = lease.version, lease.acquired_at_ms
+        if mine is not None:
+            # It grows though a clock was set back, or whoever watches the turn takes it for dead.
+            version, since = max(version, mine.lease.version + 1), mine.lease.acquired_at_ms
+        lease = evolve(lease, version=version, fencing_token=0, acquired_at_ms=since)
+        place = evolve(own, lease=lease)
         known = evolve(known, waiting={**waiting, turn: place})
     others = [*holders.values(), *before.values()]
     dead_in_ms = min(

@@ -22,6 +22,7 @@ from gogoscope import (
     RunInProgressError,
     StoreConnectionError,
     TaskCancelled,
+    UnexpectedStoreError,
     scope,
 )
 from gogoscope.events import Event, RunCompleted, RunFound, RunStarted
@@ -354,6 +355,25 @@ async def test_events_tell_what_ran_and_what_was_found(store: RunStore) -> None:
             await s.call(Effect(), once=Once("charge", 60))
     told = [event for event in events if isinstance(event, RunStarted | RunCompleted | RunFound)]
     assert [type(event) for event in told] == [RunStarted, RunCompleted, RunFound]
+
+
+async def test_a_run_whose_verdict_cannot_be_kept_has_an_end_for_observers(
+    store: RunStore,
+) -> None:
+    kinds: list[str] = []
+    observed = scope(persistence=store, on_event=lambda event: kinds.append(type(event).__name__))
+    store.failures["complete"] = [UnexpectedStoreError("broken for good")]
+    async with observed as s:
+        with pytest.raises(UnexpectedStoreError):
+            await s.call(Effect(1), once=Once("a", keep=60))
+
+        async def taken_over() -> None:
+            await store.take_over("b", "theirs")
+
+        with pytest.raises(LeaseLostError):
+            await s.call(taken_over, once=Once("b", keep=60))
+    runs = [kind for kind in kinds if kind.startswith("Run")]
+    assert runs == ["RunStarted", "RunAbandoned"] * 2
 
 
 async def test_a_thread_may_run_once(store: RunStore) -> None:

@@ -588,6 +588,35 @@ def test_a_schedule_that_is_forgotten_begins_anew(run: Run) -> None:
     run(program)
 
 
+def test_no_tick_runs_twice_after_a_clock_was_ahead_and_the_log_tells_how_to_go_on(
+    run: Run, virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = Runs()
+
+    async def program() -> None:
+        store = MemoryStore()
+        start = await to_next(60)
+        async with scope(persistence=store) as s:
+            s.schedule("nightly", interval(60), runs)
+            await until(start + 61)
+            virtual_clock._start += 86_400  # as if somebody set it
+            await anyio.sleep(61)
+            virtual_clock._start -= 86_400
+            assert len(runs.at) >= 2
+            early = len(runs.at)
+            await anyio.sleep(600)
+            assert len(runs.at) == early
+            [told] = [one.getMessage() for one in caplog.records if "was ahead" in one.message]
+            assert "store.forget_schedule('nightly')" in told
+            assert await store.forget_schedule("nightly")
+            await anyio.sleep(300)
+            assert len(runs.at) > early
+            assert len(set(runs.at)) == len(runs.at)
+            await s.stop()
+
+    run(program)
+
+
 def test_events_tell_of_ticks(run: Run) -> None:
     events: list[Event] = []
 

@@ -28,6 +28,20 @@ NAMES = ["a", "b", "c", "d", "e"]
 WHO = st.sampled_from(NAMES)
 
 
+def test_a_turn_that_is_renewed_changes_though_the_clock_was_set_back() -> None:
+    """Whoever watches it would take it for dead otherwise."""
+    holder = PermitClaim(LockClaim("reader", "reader", 60_000), None, "one", 0)
+    record, _ = rules.claim(None, NOW_MS, holder)
+    writer = PermitClaim(LockClaim("writer", "writer", 60_000, turn="w"), None, "all", TURN_MS)
+    versions = []
+    for now_ms in range(NOW_MS - 3_600_000, NOW_MS - 3_600_000 + 4 * TURN_MS, TURN_MS):
+        record, reply = rules.claim(record, now_ms, writer)
+        assert not reply.granted
+        assert record is not None
+        versions.append(record.waiting["w"].lease.version)
+    assert sorted(set(versions)) == versions
+
+
 @define
 class Process:
     """What one process knows: its permit, and what it waits for."""
