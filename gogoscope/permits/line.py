@@ -39,7 +39,7 @@ from gogoscope.persistence.asking import ask
 from gogoscope.persistence.lock_claims import claim_handle, take_back
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, LockHandle, release
 from gogoscope.persistence.lock_records import LockClaim, LockRecord
-from gogoscope.persistence.permit_records import PermitReply
+from gogoscope.persistence.permit_records import PermitKind, PermitReply
 from gogoscope.persistence.protocols.permits import PermitProvider
 from gogoscope.persistence.urgency import urgently
 from gogoscope.persistence.watching import Stop, watch
@@ -72,7 +72,7 @@ class PermitLine:
         self, provider: PermitProvider, wish: Wish, lines: dict[tuple[str, str], PermitLine]
     ) -> None:
         self._provider = provider
-        self._kind = wish.kind
+        self._kind: PermitKind = wish.kind
         self._key = wish.key
         self._lines = lines
         self._polling = Polling(provider, wish)

@@ -31,7 +31,7 @@ from gogoscope.persistence.records.rate_limits import RATES
 from gogoscope.persistence.records.store import AnyStore
 from gogoscope.persistence.rules import circuit_breakers as circuit_rules
 from gogoscope.persistence.rules import locks as lock_rules
-from gogoscope.persistence.schedule_records import Wanted
+from gogoscope.persistence.schedule_records import TickEnd, Wanted
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing.conformance import (
     CacheConformance,
@@ -586,10 +586,12 @@ class TestATickIsStartedEarly(BrokenStore):
 
 class TestAZombieEndsATick(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
-        async def end_tick(self, name: str, nonce: str, *rest: Any) -> bool:
+        async def end_tick(
+            self, name: str, nonce: str, how: TickEnd, error: str | None = None
+        ) -> bool:
             record = await self.read_schedule(name)
             holder = nonce if record is None else record.lease.nonce or nonce
-            return await super().end_tick(name, holder, *rest)
+            return await super().end_tick(name, holder, how, error)
 
 
 class TestADeadTickIsForgotten(BrokenStore):
@@ -684,34 +686,42 @@ class TestAnUnfinishedJobIsForgotten(BrokenStore):
 
 class TestARefusalCosts(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
-        async def reserve_rate(self, name: str, cost: int, burst: int, wait: int) -> RateReply:
-            reply = await super().reserve_rate(name, cost, burst, wait)
+        async def reserve_rate(
+            self, name: str, cost_us: int, burst_us: int, wait_us: int
+        ) -> RateReply:
+            reply = await super().reserve_rate(name, cost_us, burst_us, wait_us)
             if not reply.granted:
-                await super().reserve_rate(name, cost, burst, 10**12)
+                await super().reserve_rate(name, cost_us, burst_us, 10**12)
             return reply
 
 
 class TestAnIdleBucketOverflows(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
-        async def reserve_rate(self, name: str, cost: int, burst: int, wait: int) -> RateReply:
-            return await super().reserve_rate(name, cost, 2 * burst, wait)
+        async def reserve_rate(
+            self, name: str, cost_us: int, burst_us: int, wait_us: int
+        ) -> RateReply:
+            return await super().reserve_rate(name, cost_us, 2 * burst_us, wait_us)
 
 
 class TestWhoWaitsReservesNothing(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
-        async def reserve_rate(self, name: str, cost: int, burst: int, wait: int) -> RateReply:
-            reply = await super().reserve_rate(name, cost, burst, wait)
-            if reply.granted and reply.tat_us - reply.now_us > burst:
-                await super().return_rate(name, reply.tat_us, cost)
+        async def reserve_rate(
+            self, name: str, cost_us: int, burst_us: int, wait_us: int
+        ) -> RateReply:
+            reply = await super().reserve_rate(name, cost_us, burst_us, wait_us)
+            if reply.granted and reply.tat_us - reply.now_us > burst_us:
+                await super().return_rate(name, reply.tat_us, cost_us)
             return reply
 
 
 class TestReservingIsNotAtomic(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
-        async def reserve_rate(self, name: str, cost: int, burst: int, wait: int) -> RateReply:
+        async def reserve_rate(
+            self, name: str, cost_us: int, burst_us: int, wait_us: int
+        ) -> RateReply:
             key = self._full_key(name)
             before = await self._records.read(RATES, key)
-            reply = await super().reserve_rate(name, cost, burst, wait)
+            reply = await super().reserve_rate(name, cost_us, burst_us, wait_us)
             after = await self._records.read(RATES, key)
             await self._records.write_many(RATES, [key], lambda key, now_ms: before)
             await anyio.lowlevel.checkpoint()

@@ -255,10 +255,12 @@ class PermitConformance(Conformance):
     async def test_a_permit_is_handed_over_in_one_write(self, store: PermitProvider) -> None:
         first = await taken(store, a_claim("a", 1))
         claim = a_claim("b", 1)
-        for _ in range(2):
-            reply = await store.hand_over_permit(SEMAPHORE, "k", "a", claim)
-            assert (reply.granted, reply.freed) == (True, True)
-            assert list(await self.holders(store)) == ["b"]
+        first_reply, reply = [
+            await store.hand_over_permit(SEMAPHORE, "k", "a", claim) for _ in range(2)
+        ]
+        assert (first_reply.granted, first_reply.freed) == (True, True)
+        assert (reply.granted, reply.freed) == (True, True)
+        assert list(await self.holders(store)) == ["b"]
         assert lease_of(reply, claim).fencing_token > first.fencing_token
 
     async def test_a_permit_that_nobody_may_get_by_a_handover_is_freed(
