@@ -461,6 +461,10 @@ class WithALife(MemoryStore):
         self._life.check()
         return await super().read_rate(name)
 
+    async def read_permits(self, kind: Any, key: str) -> Any:
+        self._life.check()
+        return await super().read_permits(kind, key)
+
 
 class BrokenLife(BrokenStore):
     works_after_close: ClassVar = False
