@@ -71,9 +71,9 @@ def test_the_extra_schedules_brings_cronsim_and_time_zones(up_to_date: None) -> 
 
 
 def test_the_extra_dev_brings_what_tests_types_lint_and_examples_need() -> None:
-    assert {"pytest", "hypothesis", "mypy", "pyright", "ruff", "trio", "rich"} <= requirements(
-        "dev"
-    )
+    wanted = {"pytest", "hypothesis", "mypy", "pyright", "ruff", "trio", "rich"}
+    wanted |= {"django", "fastapi", "litestar", "starlette", "uvicorn"}
+    assert wanted <= requirements("dev")
 
 
 def test_the_extras_are_those_of_the_readme_the_developers_and_the_benchmarks(
