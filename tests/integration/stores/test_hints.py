@@ -15,6 +15,7 @@ import pytest
 from gogoscope import Once, scope
 from gogoscope.cache import loading
 from gogoscope.locks import line, polling
+from gogoscope.permits import polling as permit_polling
 from gogoscope.persistence import PersistenceURL, watching
 from gogoscope.persistence.watching import Listener
 from gogoscope.stores.memory import MemoryStore
@@ -52,11 +53,12 @@ def open_store(request: pytest.FixtureRequest) -> Open:
 @pytest.fixture
 def never_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody look again before it is told."""
-    for module in (polling, line, loading):
+    for module in (polling, line, loading, permit_polling):
         monkeypatch.setattr(module, "FIRST_POLL_SECONDS", NEVER)
         monkeypatch.setattr(module, "LONGEST_POLL_SECONDS", NEVER)
     monkeypatch.setattr(polling, "BUSY_POLL_SECONDS", NEVER)
     monkeypatch.setattr(polling, "RESERVE_AFTER_SECONDS", NEVER)
+    monkeypatch.setattr(permit_polling, "BUSY_POLL_SECONDS", NEVER)
 
 
 async def heard(store: Any) -> None:
@@ -86,6 +88,29 @@ async def test_a_lock_that_is_released_elsewhere_is_had_at_once(open_store: Open
                 group.start_soon(wait)
                 await heard(mine)
                 assert await handle.release()
+
+
+@pytest.mark.usefixtures("never_polls")
+async def test_a_permit_that_is_freed_elsewhere_is_had_at_once(open_store: Open) -> None:
+    async with open_store() as mine, open_store() as theirs:
+        end = anyio.Event()
+
+        async def hold(store: Any, begun: anyio.Event) -> None:
+            async with scope(persistence=store) as s, s.semaphore("k", 1, ttl=600):
+                begun.set()
+                await end.wait()
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                begun = anyio.Event()
+                group.start_soon(hold, theirs, begun)
+                await begun.wait()
+                group.start_soon(hold, mine, anyio.Event())
+                await heard(mine)
+                # Who has waited for a quarter of a second takes a turn, and is told of it.
+                while not (await theirs.read_permits("semaphore", "k")).waiting:
+                    await anyio.sleep(0.01)
+                end.set()
 
 
 @pytest.mark.usefixtures("never_polls")
