@@ -129,7 +129,7 @@ def check_count(name: str, value: int, minimum: int = 1) -> int:
     :raises ValueError: if it is too small
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{name} must be an int, got {shown(value)} of type {type(value).__name__}")
     if value < minimum:
         raise ValueError(f"{name} must be {minimum} or more, got {value!r}")
     return value

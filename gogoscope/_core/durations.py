@@ -8,11 +8,17 @@ the name of the field.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from attrs import Attribute
+
+from gogoscope._core.arguments import shown
+
+LARGEST = sys.float_info.max
+"""No ``float`` is larger, but an ``int`` may be."""
 
 
 def seconds(
@@ -37,27 +43,29 @@ def seconds(
         value = value.total_seconds()
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(
-            f"{name} must be a number of seconds or a timedelta, got {value!r} "
+            f"{name} must be a number of seconds or a timedelta, got {shown(value)} "
             f"of type {type(value).__name__}"
         )
     if value > 0 or (zero and value == 0):
-        if value == math.inf and not infinite:
-            raise ValueError(f"{name} must be a finite number of seconds, got {value!r}")
+        if value > LARGEST and not (infinite and value == math.inf):
+            raise ValueError(f"{name} must be a finite number of seconds, got {shown(value)}")
         if maximum is not None and value > maximum:
             raise ValueError(
-                f"{name} must be at most {maximum:g} seconds, got {value!r}; "
+                f"{name} must be at most {maximum:g} seconds, got {shown(value)}; "
                 "durations are in seconds, not milliseconds"
             )
         return float(value)
     allowed = "0 or more" if zero else "more than 0"
-    raise ValueError(f"{name} must be {allowed} seconds, got {value!r}")
+    raise ValueError(f"{name} must be {allowed} seconds, got {shown(value)}")
 
 
 def to_seconds(value: float | timedelta) -> float:
     """Convert a duration to seconds; anything else is left for :func:`duration` to refuse."""
     if isinstance(value, timedelta):
         return value.total_seconds()
-    return value if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return value if value > LARGEST or value < -LARGEST else float(value)
 
 
 def to_seconds_or_none(value: float | timedelta | None) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import evolve
 
+from gogoscope._core.arguments import shown
 from gogoscope._core.durations import seconds
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.persistence.stored import check_fields, check_text, checks_of, told
@@ -29,7 +30,7 @@ def check_key(key: str, name: str = "key") -> str:
         can keep
     """
     if not isinstance(key, str):
-        raise TypeError(f"{name} must be a str, got {key!r} of type {type(key).__name__}")
+        raise TypeError(f"{name} must be a str, got {shown(key)} of type {type(key).__name__}")
     if not key:
         raise ValueError(f"{name} must not be empty, got {key!r}")
     if "\0" in key:

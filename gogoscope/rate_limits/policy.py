@@ -11,7 +11,7 @@ from attrs import Attribute, field, frozen
 from attrs.validators import optional
 
 from gogoscope._core.arguments import count, observer, shown
-from gogoscope._core.durations import duration, seconds, to_seconds, to_seconds_or_none
+from gogoscope._core.durations import LARGEST, duration, seconds, to_seconds, to_seconds_or_none
 from gogoscope.persistence.validation import check_key
 
 HIGHEST_RATE = 1e6
@@ -52,8 +52,8 @@ def check_units(name: str, value: float) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {shown(value)} of type {_kind(value)}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be more than 0 and finite, got {value!r}")
+    if not 0 < value <= LARGEST:
+        raise ValueError(f"{name} must be more than 0 and finite, got {shown(value)}")
 
 
 def check_spent(units: float) -> float:
@@ -105,6 +105,7 @@ class RatePolicy:
                 f"once, got {self.batch!r}"
             )
         object.__setattr__(self, "_unit_us", self.per * 1e6 / self.rate)
+        check_units("burst", self.burst)
         object.__setattr__(self, "_burst_us", self._cost_us(self.burst))
         most = self.burst // AUTO_SHARE if self.batch == "auto" else self.batch
         object.__setattr__(self, "_most_at_once", max(1, most))

@@ -174,6 +174,13 @@ def test_a_pattern_is_case_sensitive_and_none_matches_all() -> None:
         glob_matcher(not_a_pattern)
 
 
+class Unshowable:
+    """Something whose ``repr`` fails; the error about it does not."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
 @frozen
 class Waits:
     pause: float = field(default=1.0, converter=to_seconds, validator=duration(maximum=60))
@@ -198,6 +205,11 @@ def test_a_field_takes_durations_and_keeps_seconds() -> None:
     ("options", "error", "message"),
     [
         ({"pause": 0}, ValueError, "pause must be more than 0 seconds"),
+        ({"pause": 10**5000}, ValueError, "pause must be a finite number of seconds"),
+        ({"pause": -(10**5000)}, ValueError, "pause must be more than 0 seconds"),
+        ({"limit": 10**400}, ValueError, "limit must be a finite number of seconds"),
+        ({"pause": Unshowable()}, TypeError, "pause must be a number of seconds or a timedelta"),
+        ({"tries": Unshowable()}, TypeError, "tries must be an int"),
         ({"pause": 61}, ValueError, "pause must be at most 60 seconds"),
         ({"pause": None}, TypeError, "pause must be a number of seconds or a timedelta, got None"),
         ({"pause": True}, TypeError, "pause must be a number of seconds or a timedelta, got True"),

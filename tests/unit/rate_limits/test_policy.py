@@ -19,6 +19,8 @@ pytestmark = pytest.mark.anyio
         ({"name": 3}, TypeError, "name"),
         ({"rate": 0}, ValueError, "rate must be more than 0 and finite, got 0"),
         ({"rate": float("inf")}, ValueError, "rate must be more than 0 and finite"),
+        ({"rate": 10**400}, ValueError, "rate must be more than 0 and finite"),
+        ({"burst": 10**400}, ValueError, "burst must be more than 0 and finite"),
         ({"rate": "5"}, TypeError, "rate must be a number, got '5' of type str"),
         ({"rate": True}, TypeError, "rate must be a number"),
         ({"rate": 2_000_000}, ValueError, "rate must be at most 1,000,000 a second"),
