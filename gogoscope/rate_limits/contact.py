@@ -2,7 +2,8 @@
 
 Mutable state: ``tat_us`` and ``_now_us`` are what the last answer has shown, and ``told_at`` is
 when it came, by ``monotonic()``; ``until_us`` is when the longest pause ends that any answer has
-shown. All but ``told_at`` are by the store's clock.
+shown. All but ``told_at`` are by the store's clock. ``_pause_ends`` is when a pause ends, by
+``monotonic()``, that the store has not been told of, since it failed.
 """
 
 from __future__ import annotations
@@ -54,12 +55,15 @@ class Contact:
         self._now_us = 0
         self.told_at = -math.inf
         self.until_us = 0
+        self._pause_ends = -math.inf
 
     async def reserve(self, cost_us: int, wait_us: int) -> RateReply:
         """Reserve what costs so much, if it comes in time.
 
         :raises GogoscopeError: if the store fails
         """
+        if self._pause_ends != -math.inf:
+            await self._tell_of_pause()
         wait_us = min(wait_us, LONGEST_WAIT_US)
         return await self._learn(self._provider.reserve_rate, cost_us, self._burst_us, wait_us)
 
@@ -69,10 +73,10 @@ class Contact:
         :raises GogoscopeError: if the store fails; this process pauses all the same
         """
         self.outage.pause(seconds, self._burst_us)
-        pause_us = microseconds(seconds)
         if self.told_at != -math.inf:
-            self.until_us = max(self.until_us, self._time_us() + pause_us)
-        await self._learn(self._provider.pause_rate, pause_us, self._burst_us)
+            self.until_us = max(self.until_us, self._time_us() + microseconds(seconds))
+        self._pause_ends = max(self._pause_ends, monotonic() + seconds)
+        await self._tell_of_pause()
 
     async def look(self) -> None:
         """Find out whether the limit is paused, unless that is known.
@@ -133,6 +137,18 @@ class Contact:
         """Note that the store does not fail."""
         if self.outage.end() and home.observed:
             home.emit(RateLimitStoreRecovered(home.name, self.name))
+
+    async def _tell_of_pause(self) -> None:
+        """Tell the store of a pause, as soon as it answers.
+
+        :raises GogoscopeError: if the store fails
+        """
+        ends = self._pause_ends
+        left = ends - monotonic()
+        if left > 0:
+            await self._learn(self._provider.pause_rate, microseconds(left), self._burst_us)
+        if self._pause_ends == ends:  # otherwise there was another one meanwhile
+            self._pause_ends = -math.inf
 
     async def _learn(
         self, request: Callable[..., Awaitable[RateReply | None]], *arguments: int

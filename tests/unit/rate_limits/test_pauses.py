@@ -166,3 +166,28 @@ def test_a_process_pauses_though_the_store_fails(run: Run, store: CountingStore)
         assert times.at[1] >= 5
 
     run(main)
+
+
+def test_a_pause_that_the_store_did_not_take_is_told_as_soon_as_it_answers(
+    run: Run, store: CountingStore
+) -> None:
+    """Nobody goes before its end: neither this process nor, from then on, another one."""
+    unplugged = UnpluggableStore(store)
+    limit = RateLimit("api", rate=10, burst=10)
+
+    async def main() -> None:
+        times = Times()
+        async with scope(persistence=store.elsewhere()) as other, scope(persistence=unplugged) as s:
+            unplugged.unplug()
+            with pytest.raises(StoreConnectionError):
+                await limit.pause(5)
+            await anyio.sleep(2)
+            unplugged.plug_in()
+            s.task(limit.call, times)
+            await anyio.sleep(1)
+            other.task(limit.call, times)
+        assert len(times.at) == 2
+        assert min(times.at) >= 5
+        assert store.requests["pause"] == 1
+
+    run(main)
