@@ -27,6 +27,7 @@ ROOMS = (
     ("gogoscope.jobs", "gogoscope.permits", "gogoscope.runs", "gogoscope.schedules"),
     ("gogoscope.scopes",),
     ("gogoscope",),
+    ("gogoscope.blocking",),
     ("gogoscope.testing", "gogoscope.cli", "gogoscope.integrations"),
     ("gogoscope.__main__",),
 )

@@ -323,6 +323,19 @@ def running() -> EventLoop:
     return Asyncio() if on_asyncio() else Trio()
 
 
+def runs_here() -> bool:
+    """Return whether an event loop runs the calling code, in this thread."""
+    # Another thread may be importing them.
+    running_loop = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    if running_loop is not None and running_loop() is not None:
+        return True
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    try:
+        return lowlevel is not None and lowlevel.current_trio_token() is not None
+    except RuntimeError:
+        return False
+
+
 def mark(loop: EventLoop) -> object | None:
     """Return what :meth:`EventLoop.reaches` takes, for the innermost cancel scope.
 

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, TypeVarTuple
 
 from attrs import evolve
 
-from gogoscope._core.background import Home
+from gogoscope._core.background import Home, Spawn
 from gogoscope._core.callables import async_function
 from gogoscope._core.interrupts import uninterrupted_methods
 from gogoscope.cache.layers import Layers
@@ -54,10 +54,10 @@ class Cache:
     def __repr__(self) -> str:
         return f"<Cache on {self._layers.store!r}>"
 
-    def _hosted_by(self, home: Home) -> Self:
+    def _hosted_by(self, home: Home, spawn: Spawn) -> Self:
         """Return this cache as a scope uses it: with its events and its background."""
         cache = copy.copy(self)
-        cache._context = evolve(self._context, observer=home, spawn=home.spawn)
+        cache._context = evolve(self._context, observer=home, spawn=spawn)
         return cache
 
     async def get(self, key: str, default: Any = None) -> Any:
@@ -255,12 +255,16 @@ def cache_of(home: Home) -> Cache:
 
 
 class HomeCache:
-    """The cache of one scope, attached to it as a service."""
+    """The cache of one scope, attached to it as a service.
 
-    def __init__(self, home: Home) -> None:
+    :param home: the scope
+    :param spawn: runs refreshes in the background; the scope itself if left out
+    """
+
+    def __init__(self, home: Home, spawn: Spawn | None = None) -> None:
         stores = Persistence.of(home.store())
         cache = stores.cache if isinstance(stores.cache, Cache) else Cache(stores)
-        self.cache = cache._hosted_by(home)
+        self.cache = cache._hosted_by(home, spawn or home.spawn)
 
     def begin_end(self) -> float:
         """Return the seconds to wait for refreshes."""

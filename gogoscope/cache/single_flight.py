@@ -9,7 +9,7 @@ a task which was cancelled with it raises ``TaskCancelled``, and that is no outc
 
 A load may ask for other keys, so that flights wait for each other. If one would wait for itself,
 through however many others, it would wait for ever. So each task knows the flights whose loads it
-runs in (``_aboard``), each flight knows the flights that its load waits for (``waits_for``), and
+runs in (``aboard``), each flight knows the flights that its load waits for (``waits_for``), and
 before a task waits it follows those from the flight that it wants: if it meets one that it is
 aboard of, that is an error.
 """
@@ -55,7 +55,7 @@ class _Flight:
 
 
 # The flights whose loads the current task runs in, the outermost first; child tasks inherit them.
-_aboard: ContextVar[tuple[_Flight, ...]] = ContextVar("aboard", default=())
+aboard: ContextVar[tuple[_Flight, ...]] = ContextVar("aboard", default=())
 
 
 class Flights:
@@ -99,7 +99,7 @@ class Flights:
         return value
 
     async def _fly(self, key: str, flight: _Flight, load: Callable[[], Awaitable[T]]) -> T:
-        token = _aboard.set((*_aboard.get(), flight))
+        token = aboard.set((*aboard.get(), flight))
         left = flight.left = anyio.Event()
         try:
             value = await load()
@@ -115,7 +115,7 @@ class Flights:
                 raise
             raise error from raised
         finally:
-            _aboard.reset(token)
+            aboard.reset(token)
             flight.left = None
             left.set()
         flight.value = copied(value)
@@ -134,7 +134,7 @@ class Flights:
 
 def leave_all() -> None:
     """Note that no load waits for the current task, whichever started it."""
-    _aboard.set(())
+    aboard.set(())
 
 
 @contextmanager
@@ -143,18 +143,18 @@ def _no_circle(key: str, flight: _Flight) -> Iterator[None]:
 
     :raises RuntimeError: if that flight waits for one of them
     """
-    aboard = _aboard.get()
+    around = aboard.get()
     seen: set[_Flight] = set()
     unvisited = [flight]
     while unvisited:
         seen.add(found := unvisited.pop())
-        if found in aboard:
+        if found in around:
             raise RuntimeError(f"the function that loads {key!r} waits for its own value")
         unvisited += [next_one for next_one in found.waits_for if next_one not in seen]
-    for waiting in aboard:
+    for waiting in around:
         waiting.waits_for.append(flight)
     try:
         yield
     finally:
-        for waiting in aboard:
+        for waiting in around:
             waiting.waits_for.remove(flight)

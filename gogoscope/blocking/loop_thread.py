@@ -1,0 +1,208 @@
+"""The event loop in a thread that works for all blocking clients of a process.
+
+There is one loop a process, in a daemon thread that starts with the first call. A forked process
+has none at first: it starts its own, and leaves alone what it inherited from its parent. At the end
+of the interpreter the loop is asked to finish, and waited for within a bound.
+
+Invariants:
+
+- ``_thread`` is the loop of this process, or ``None``; ``_guard`` is held while it changes, and no
+  fork comes in between.
+- ``_work`` is what was begun and has not ended. Nothing is added once ``_over`` is set. So every
+  piece of work either ends by itself or is told that it is over, and nobody waits for ever.
+- The thread of a caller never waits for the loop to take a piece of work, only for its end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+from anyio.lowlevel import checkpoint, current_token
+
+from gogoscope._core.event_loop import EventLoop, running
+from gogoscope._core.forks import after_fork, lock_across_forks
+from gogoscope.blocking.refusals import refuse_green_threads
+from gogoscope.events import log_error
+
+EXIT_SECONDS = 5.0
+"""How long the end of the interpreter waits for the loop to finish."""
+
+
+class Work(Protocol):
+    """Something that runs in the loop for a thread that waits for it."""
+
+    async def run(self) -> None:
+        """Do it; raises nothing."""
+        ...
+
+    def stop(self) -> None:
+        """Cancel it, in the loop; it ends soon."""
+        ...
+
+    def over(self) -> None:
+        """Note that the loop has ended, so that it will never run."""
+        ...
+
+
+class LoopThread:
+    """An event loop that runs in a thread of its own, until :meth:`end`."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        """The process that it belongs to."""
+        self._work: set[Work] = set()
+        self._over = False
+        self._lock = lock_across_forks()
+        self._begun = threading.Event()
+        self._loop: EventLoop | None = None
+        self._create_task: Callable[[Awaitable[object]], Any]
+        self._tasks: set[object] = set()
+        self._ended: anyio.Event | None = None
+        self.at_end: set[Callable[[], object]] = set()
+        """What is called in the loop when it is to end; for what runs in the loop."""
+        self._running = threading.Thread(target=self._run, name="gogoscope", daemon=True)
+        self._running.start()
+        self._begun.wait()
+
+    def start(self, work: Work) -> None:
+        """Begin a piece of work in the loop; it runs in a copy of the caller's context."""
+        with self._lock:
+            over = self._over
+            if not over:
+                self._work.add(work)
+        if over:
+            work.over()
+        else:
+            self.call_soon(partial(self._begin, work))
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """Call a function in the loop, soon; it raises nothing. Does nothing if the loop ended."""
+        if self._loop is not None and self.process == os.getpid():
+            self._loop.call_from_anywhere(call)
+
+    def spawn(self, run: Callable[[], Awaitable[object]]) -> None:
+        """Run something in the background, from inside the loop; it raises nothing.
+
+        It knows nothing of the context that asked for it, and so keeps none of that alive.
+        """
+        Context().run(self._create, run)
+
+    def is_here(self) -> bool:
+        """Return whether it is the loop of this process, and has not been asked to end."""
+        return self.process == os.getpid() and not self._over
+
+    def end(self) -> None:
+        """End everything that runs in the loop, and the loop; waits for ``EXIT_SECONDS``."""
+        self.call_soon(self._finish)
+        self._running.join(EXIT_SECONDS)
+
+    def _run(self) -> None:
+        # At the end of the interpreter no thread can be started, which the loop may ask for.
+        with suppress(RuntimeError):
+            anyio.run(self._main, backend="asyncio")
+        self._end_work()
+
+    async def _main(self) -> None:
+        try:
+            self._finished = anyio.Event()
+            self._loop = running()
+            native: Any = current_token().native_token
+            self._create_task = native.create_task
+            self._begun.set()
+            await self._finished.wait()
+            while self._tasks:
+                self._ended = anyio.Event()
+                await self._ended.wait()
+        except Exception as error:  # noqa: BLE001 - nobody awaits it
+            log_error("the event loop of gogoscope.blocking has failed", error=error)
+        finally:
+            self._end_work()
+
+    def _begin(self, work: Work) -> None:
+        if not self._over:
+            self._create(partial(self._serve, work))
+
+    def _create(self, run: Callable[[], Awaitable[object]]) -> None:
+        # Not in a task group: anyio cannot start a task in one from outside of all tasks.
+        task = self._create_task(run())
+        self._tasks.add(task)  # asyncio itself keeps none
+        task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: object) -> None:
+        self._tasks.discard(task)
+        if self._ended is not None:
+            self._ended.set()
+
+    async def _serve(self, work: Work) -> None:
+        try:
+            await work.run()
+        finally:
+            with self._lock:
+                self._work.discard(work)
+
+    def _finish(self) -> None:
+        with self._lock:
+            self._over = True
+        for call in list(self.at_end):
+            call()
+        for work in list(self._work):
+            work.stop()
+        self._finished.set()
+
+    def _end_work(self) -> None:
+        self._begun.set()
+        with self._lock:
+            self._over = True
+            work, self._work = self._work, set()
+        for one in work:
+            one.over()
+
+
+_guard = lock_across_forks()
+_thread: LoopThread | None = None
+_inherited: list[LoopThread] = []
+
+
+def loop_thread() -> LoopThread:
+    """Return the loop of this process, which is started if it does not run yet.
+
+    :raises UnsupportedEventLoopError: if threads are green ones here
+    """
+    global _thread  # noqa: PLW0603 - it is that of the process
+    if _thread is None:
+        refuse_green_threads()
+        with _guard:
+            if _thread is None:
+                # Here, so that no fork comes while the other thread imports the event loop.
+                anyio.run(checkpoint, backend="asyncio")
+                # Only now, so that what stores have registered for the end comes after this.
+                atexit.unregister(_end)
+                atexit.register(_end)
+                _thread = LoopThread()
+    return _thread
+
+
+def _end() -> None:
+    global _thread
+    thread, _thread = _thread, None
+    if thread is not None:
+        thread.end()
+
+
+def _leave_to_parent() -> None:
+    """Forget the loop of the parent, and keep all of it: to end it is the parent's business."""
+    global _thread  # noqa: PLW0603 - likewise
+    if _thread is not None:
+        _inherited.append(_thread)
+        _thread = None
+
+
+after_fork(_leave_to_parent)

@@ -1,0 +1,271 @@
+"""The loop of a process: it starts with the first call, is not inherited, and ends with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow  # each starts a process
+
+forks = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+
+
+def run(program: str, folder: Path, *, code: int = 0) -> list[str]:
+    """Run a program in a process of its own; return what it prints."""
+    ran = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == code, ran.stderr
+    assert code or not ran.stderr, ran.stderr
+    return ran.stdout.splitlines()
+
+
+START = """
+import os, threading
+from gogoscope.blocking import connect
+from gogoscope import LeaseLostError, LockTimeoutError, ScopeClosedError
+
+db = connect("sqlite:///store.db")
+threads = [thread.name for thread in threading.enumerate()]
+assert "gogoscope" not in threads, threads
+"""
+
+FORKED = """
+def in_child(work):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            import sys
+            sys.stdout.flush()
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_the_thread_starts_with_the_first_call(tmp_path: Path) -> None:
+    program = (
+        START
+        + """
+db.cache.set("k", 1)
+print([thread.name for thread in threading.enumerate() if thread.name == "gogoscope"])
+"""
+    )
+    assert run(program, tmp_path) == ["['gogoscope']"]
+
+
+def test_a_program_ends_and_releases_what_it_holds(tmp_path: Path) -> None:
+    program = (
+        START
+        + """
+handle = db.acquire_lock("a", 600)
+lock = db.lock("b", ttl=600).acquire()
+def wait():
+    try:
+        db.lock("a").acquire()
+    except ScopeClosedError:
+        pass  # the program has ended
+waiting = threading.Thread(target=wait, daemon=True)
+waiting.start()
+print("end")
+"""
+    )
+    assert run(program, tmp_path) == ["end"]
+    program = (
+        START
+        + """
+with db.lock("a", wait=0), db.lock("b", wait=0):
+    print("free")
+"""
+    )
+    assert run(program, tmp_path) == ["free"]
+
+
+def test_a_program_ends_after_an_error_in_a_block(tmp_path: Path) -> None:
+    program = (
+        START
+        + """
+with db.lock("a"):
+    raise SystemExit(3)
+"""
+    )
+    run(program, tmp_path, code=3)
+    assert run(START + "print(db.lock('a', wait=0).acquire().key)", tmp_path) == ["a"]
+
+
+@forks
+def test_a_forked_process_has_a_loop_of_its_own(tmp_path: Path) -> None:
+    program = (
+        START
+        + FORKED
+        + """
+db.cache.set("k", "parent")
+def work():
+    assert db.cache.get("k") == "parent"
+    db.cache.set("k", "child")
+    with db.lock("child"):
+        in_child(lambda: print(db.cache.get("k")))
+    db.close()
+in_child(work)
+print(db.cache.get("k"))
+with db.lock("child", wait=0):
+    print("free")
+"""
+    )
+    assert run(program, tmp_path) == ["child", "child", "free"]
+
+
+@forks
+def test_a_client_that_was_not_used_before_the_fork_works_after_it(tmp_path: Path) -> None:
+    program = (
+        START
+        + FORKED
+        + """
+in_child(lambda: db.cache.set("k", 5))
+print(db.cache.get("k"))
+"""
+    )
+    assert run(program, tmp_path) == ["5"]
+
+
+@forks
+def test_what_the_parent_holds_is_the_parents(tmp_path: Path) -> None:
+    program = (
+        START
+        + FORKED
+        + """
+handle = db.acquire_lock("b", 600)
+lock = db.lock("a")
+def work():
+    for held in (lock, handle):
+        try:
+            held.ensure()
+        except LeaseLostError as error:
+            print(error)
+        held.release()
+    lock.__exit__(None, None, None)
+    for key in "ab":
+        try:
+            db.lock(key, wait=0).acquire()
+        except LockTimeoutError:
+            print("held")
+with lock:
+    in_child(work)
+    lock.ensure()
+    assert lock.is_valid()
+    handle.ensure()
+    assert handle.is_valid()
+"""
+    )
+    held = "is lost: the process that this one was forked from holds it"
+    assert run(program, tmp_path) == [
+        f"the lease of 'a' {held}",
+        f"the lease of 'b' {held}",
+        "held",
+        "held",
+    ]
+
+
+@forks
+def test_a_process_that_is_forked_while_threads_call_has_a_loop_too(tmp_path: Path) -> None:
+    # In memory: SQLite itself allows no fork while another thread is inside of it.
+    program = (
+        START.replace("sqlite:///store.db", "memory:")
+        + FORKED
+        + """
+db.cache.get("k")
+over = threading.Event()
+def busy():
+    while not over.is_set():
+        db.cache.get("k")
+threads = [threading.Thread(target=busy) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for number in range(3):
+    in_child(lambda: print(db.cache.get_or_set("k", lambda: number, 60)))
+over.set()
+for thread in threads:
+    thread.join()
+"""
+    )
+    assert run(program, tmp_path) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("library", "patch"),
+    [
+        ("gevent", "from gevent import monkey; monkey.patch_all()"),
+        ("eventlet", "import eventlet; eventlet.monkey_patch()"),
+    ],
+)
+def test_green_threads_are_refused_by_name(tmp_path: Path, library: str, patch: str) -> None:
+    pytest.importorskip(library)
+    program = (
+        patch
+        + """
+from gogoscope import UnsupportedEventLoopError
+from gogoscope.blocking import connect
+try:
+    connect("memory:")
+except UnsupportedEventLoopError as error:
+    print(error)
+"""
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stdout.startswith(f"{library} has patched the standard library of this process")
+    assert "gunicorn -k gthread" in ran.stdout
+
+
+def test_a_library_that_imitates_eventlet_is_refused_by_name(tmp_path: Path) -> None:
+    program = """
+import sys, types
+sys.modules["eventlet"] = types.ModuleType("eventlet")
+patcher = sys.modules["eventlet.patcher"] = types.ModuleType("eventlet.patcher")
+patcher.is_monkey_patched = lambda name: name == "thread"
+from gogoscope import UnsupportedEventLoopError
+from gogoscope.blocking import connect
+try:
+    connect("memory:")
+except UnsupportedEventLoopError as error:
+    print(str(error).split()[0])
+"""
+    assert run(program, tmp_path) == ["eventlet"]
+
+
+def test_gevent_without_monkey_patching_is_no_hindrance(tmp_path: Path) -> None:
+    pytest.importorskip("gevent")
+    program = """
+import gevent.monkey
+from gogoscope.blocking import connect
+print(connect("memory:").cache.get("k", 4))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stdout == "4\n", ran.stderr
