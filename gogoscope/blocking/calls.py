@@ -47,7 +47,8 @@ ENDED = object()
 _call: ContextVar[Call[Any] | None] = ContextVar("call", default=None)
 
 
-_OURS = (__name__, "gogoscope.blocking.functions")
+def _is_ours(module: str) -> bool:
+    return module.startswith("gogoscope.")
 
 
 @frozen(eq=False)
@@ -152,7 +153,7 @@ class Call(Generic[T]):
     def ran(self, error: BaseException) -> None:
         """Note with which frames a function of the user's has failed."""
         traceback = error.__traceback__
-        while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in _OURS:
+        while traceback is not None and _is_ours(traceback.tb_frame.f_globals["__name__"]):
             traceback = traceback.tb_next
         self._own = _Raised(error, traceback, error.__context__)
 

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, TypeVarTuple
 
-from gogoscope._core.arguments import check_count, check_name, check_observer
+from gogoscope._core.arguments import check_name, check_observer
 from gogoscope._core.callables import callable_name, name_of_code, told
-from gogoscope.blocking.blocks import Acquiring, Lock, Run, SharedLock, marked, running
+from gogoscope.blocking.blocks import Acquiring, Run, marked, running
 from gogoscope.blocking.cache import BlockingCache, CachedDecorator, cached_by
 from gogoscope.blocking.functions import async_form, sync_function
-from gogoscope.blocking.handles import LockHandle
 from gogoscope.blocking.hosts import Hosts, Options, ask
+from gogoscope.blocking.leases import Leases
 from gogoscope.blocking.refusals import refuse_event_loop, refuse_green_threads
 from gogoscope.cache.local import LocalCache
 from gogoscope.events import OnEvent
-from gogoscope.locks.acquire import check_patience
-from gogoscope.permits.wish import What, wish
 from gogoscope.persistence.registry import find_opener
 from gogoscope.persistence.run_records import AfterCrash
 from gogoscope.persistence.url import PersistenceURL, redacted
-from gogoscope.persistence.validation import check_key, check_lease, check_metadata
 from gogoscope.rate_limits.limit import RateLimit
 from gogoscope.runs.once import KeptErrors, Once
 from gogoscope.scopes.options import CircuitOption, RetryOption
@@ -36,14 +33,14 @@ P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
 
-class Client:
+class Client(Leases):
     """Locks, runs, limits, circuit breakers and a cache for threads; made by :func:`connect`.
 
     Any number of threads may use it. What is called through it runs in the thread that calls.
     """
 
     def __init__(self, url: str, name: str, on_event: OnEvent | None) -> None:
-        self._hosts = Hosts(Options(url, name, on_event))
+        super().__init__(Hosts(Options(url, name, on_event)))
         self._cache = BlockingCache(self._hosts)
         weakref.finalize(self, self._hosts.drop).atexit = False
 
@@ -83,118 +80,6 @@ class Client:
         """
         refuse_event_loop("db.close()", "async with scope(persistence=url)")
         self._hosts.close()
-
-    def lock(
-        self,
-        key: str,
-        ttl: float | timedelta = 30,
-        wait: float | timedelta | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> Lock:
-        """Hold a lock for a block: ``with db.lock(key) as lock``.
-
-        It is renewed at a third of its lease until the block ends; then it is released. If the
-        lease is lost, ``lock.ensure()`` raises, and so does the end of the block. ``lock =
-        db.lock(key).acquire()`` and ``lock.release()`` are the same without a block.
-
-        :param key: the lock
-        :param ttl: the lease in seconds, at most 3,600, or a ``timedelta`` of at most 12
-            hours: how long a dead holder blocks others
-        :param wait: seconds to wait for it; ``None`` waits for ever
-        :param metadata: what to tell people about the holder, besides host, pid and name
-        :raises LockTimeoutError: on entering, if it was not free in time
-        :raises LockError: on entering, if this thread holds it already
-        """
-        check_key(key)
-        lease, patience = timedelta(seconds=check_lease(ttl)), check_patience(wait)
-        told_of = check_metadata({} if metadata is None else metadata)
-        return Lock(self._hosts, lambda s: s.lock(key, lease, patience, told_of), key)
-
-    def acquire_lock(
-        self, key: str, ttl: float | timedelta, wait: float | timedelta | None = 0
-    ) -> LockHandle | None:
-        """Take a lock that is not renewed; it is released when the client is closed at the latest.
-
-        :param key: the lock
-        :param ttl: the lease in seconds, at most 3,600, or a ``timedelta`` of at most 12 hours
-        :param wait: seconds to wait for it; ``None`` waits for ever
-        :returns: a handle, itself a context manager, or ``None`` if it was not free in time
-        :raises PersistenceError: if the store failed, or did not answer in time
-        """
-        check_key(key)
-        lease, patience = timedelta(seconds=check_lease(ttl)), check_patience(wait)
-        handle = ask(
-            self._hosts,
-            lambda s: s.acquire_lock(key, lease, patience),
-            "db.acquire_lock(key, ttl)",
-        )
-        return None if handle is None else LockHandle(self._hosts, handle)
-
-    def semaphore(
-        self,
-        key: str,
-        limit: int,
-        ttl: float | timedelta = 30,
-        wait: float | timedelta | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> SharedLock:
-        """Hold one of ``limit`` permits for a block: ``with db.semaphore(key, 5) as permit``.
-
-        The parameters are those of :meth:`gogoscope.Scope.semaphore`.
-
-        :raises LockTimeoutError: on entering, if no permit was free in time
-        :raises LockError: on entering, if this thread holds ``limit`` permits already
-        """
-        return self._shared("semaphore", key, check_count("limit", limit), ttl, wait, metadata)
-
-    def read_lock(
-        self,
-        key: str,
-        ttl: float | timedelta = 30,
-        wait: float | timedelta | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> SharedLock:
-        """Read for a block, while nobody writes: ``with db.read_lock(key) as reading``.
-
-        The parameters are those of :meth:`lock`.
-
-        :raises LockTimeoutError: on entering, if it was not free in time
-        :raises LockError: on entering, if this thread holds it already, for reading or writing
-        """
-        return self._shared("read_lock", key, None, ttl, wait, metadata)
-
-    def write_lock(
-        self,
-        key: str,
-        ttl: float | timedelta = 30,
-        wait: float | timedelta | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> SharedLock:
-        """Write for a block, alone: ``with db.write_lock(key) as writing``.
-
-        The parameters are those of :meth:`lock`.
-
-        :raises LockTimeoutError: on entering, if it was not free in time
-        :raises LockError: on entering, if this thread holds it already, for reading or writing
-        """
-        return self._shared("write_lock", key, None, ttl, wait, metadata)
-
-    def _shared(
-        self,
-        what: What,
-        key: str,
-        limit: int | None,
-        ttl: float | timedelta,
-        wait: float | timedelta | None,
-        metadata: Mapping[str, str] | None,
-    ) -> SharedLock:
-        wanted = wish(what, key, limit, ttl, wait, metadata)
-        lease = timedelta(seconds=wanted.lease)
-        return SharedLock(
-            self._hosts,
-            lambda s: s._permit(what, key, limit, lease, wanted.patience, wanted.metadata),
-            wanted,
-        )
 
     def claim(
         self,

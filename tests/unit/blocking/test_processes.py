@@ -16,7 +16,7 @@ forks = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork"
 def run(program: str, folder: Path, *, code: int = 0) -> list[str]:
     """Run a program in a process of its own; return what it prints."""
     ran = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", program],
         cwd=folder,
         capture_output=True,
         text=True,
