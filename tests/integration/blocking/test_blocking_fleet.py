@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gogoscope import PersistenceError
 from gogoscope.blocking import connect
-from tests.support.redis_server import REDIS
+from tests.support.redis_server import REDIS, running_redis
 from tests.support.shared_stores import shared_store_url
 
 WORKER = Path(__file__).parent / "worker.py"
@@ -64,3 +65,22 @@ def test_the_lock_of_a_process_that_was_killed_is_free_after_its_lease(
                 lock.ensure()
         finally:
             holder.kill()
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+def test_a_store_that_is_stopped_and_continued_loses_no_lock() -> None:
+    with running_redis() as server:
+        url = f"{server.url}?request_timeout=0.5"
+        with connect(url) as db, db.lock("section", ttl=60) as lock:
+            pid = server.pid
+            server.signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(PersistenceError):
+                    db.cache.get("k")
+                lock.ensure()
+            finally:
+                server.resume(pid)
+            assert lock.is_valid()
+        with connect(url) as second, second.lock("section", wait=0):
+            pass
