@@ -74,8 +74,10 @@ ALIASES = {"Result"}  # of types, which have no docstrings
 
 PUBLIC_MODULES = {
     "gogoscope",
+    "gogoscope.blocking",
     "gogoscope.events",
     "gogoscope.exceptions",
+    "gogoscope.integrations.aws",
     "gogoscope.integrations.asgi",
     "gogoscope.integrations.opentelemetry",
     "gogoscope.persistence",
