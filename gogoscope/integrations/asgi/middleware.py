@@ -34,11 +34,11 @@ TOO_LATE = "the time for this request is over"
 
 @frozen
 class _Around:
-    """What surrounds the current request."""
+    """What surrounds the current request; ``limit`` has its deadline."""
 
     service: Scope
     deadline_header: str
-    deadline: float
+    limit: anyio.CancelScope
 
 
 _around: ContextVar[_Around] = ContextVar("gogoscope.asgi")
@@ -65,7 +65,7 @@ def deadline_headers() -> dict[str, str]:
     """
     here = _here()
     # Some frameworks answer in a task of their own, which stands in no cancel scope of the request.
-    deadline = min(anyio.current_effective_deadline(), here.deadline)
+    deadline = min(anyio.current_effective_deadline(), here.limit.deadline)
     if deadline == math.inf:
         return {}
     return {here.deadline_header: f"{max(deadline - anyio.current_time(), 0.0):.3f}"}
@@ -91,7 +91,8 @@ class ScopeMiddleware:
     tasks have ended when the request has. So does each WebSocket, without a deadline.
 
     A caller that waits no longer than some seconds can say so in a header. If they are over before
-    the response has begun, it is a 504; a header that is no number is answered with a 400.
+    the response has begun, it is a 504; a header that is no number is answered with a 400. What the
+    framework does after the response has no deadline.
 
     :param app: the application
     :param persistence: a URL, which opens a store for the service, or what :func:`gogoscope.scope`
@@ -164,7 +165,7 @@ class ScopeMiddleware:
         elif kind == "http":
             await self._serve(connection, receive, send)
         else:
-            async with self._child(math.inf):
+            async with self._child(anyio.CancelScope()):
                 await self._app(connection, receive, send)
 
     @asynccontextmanager
@@ -182,14 +183,14 @@ class ScopeMiddleware:
             finally:
                 self._service = None
 
-    def _child(self, deadline: float) -> Scope:
+    def _child(self, limit: anyio.CancelScope) -> Scope:
         service = self._service
         if service is None:
             raise ScopeClosedError(
                 "a request came outside of the lifespan; run the server with lifespans on, and put "
                 "ScopeMiddleware around the application if its middlewares do not see them"
             )
-        _around.set(_Around(service, self._header or DEADLINE_HEADER, deadline))
+        _around.set(_Around(service, self._header or DEADLINE_HEADER, limit))
         return service.child(name=f"{self._name} request")
 
     async def _serve(self, connection: Connection, receive: Receive, send: Send) -> None:
@@ -201,21 +202,21 @@ class ScopeMiddleware:
             except ValueError as error:
                 await answer(send, 400, str(error))
                 return
-        response = Response(send)
-        deadline = anyio.CancelScope(deadline=anyio.current_time() + left)
+        limit = anyio.CancelScope(deadline=anyio.current_time() + left)
+        response = Response(send, limit)
         if left > 0:
-            with deadline:
-                await self._run(connection, receive, response, deadline.deadline)
-            if not deadline.cancelled_caught:
+            with limit:
+                await self._run(connection, receive, response, limit)
+            if not limit.cancelled_caught:
                 return
         if response.started:
             raise TimeoutError(f"{TOO_LATE}, in the middle of the response")
         await answer(send, 504, TOO_LATE)
 
     async def _run(
-        self, connection: Connection, receive: Receive, response: Response, deadline: float
+        self, connection: Connection, receive: Receive, response: Response, limit: anyio.CancelScope
     ) -> None:
-        async with self._child(deadline) as s:
+        async with self._child(limit) as s:
             if not self._cancel_on_disconnect:
                 await self._app(connection, receive, response.send)
                 return

@@ -34,9 +34,13 @@ def seconds_left(connection: Connection, name: bytes) -> float:
 
 @define
 class Response:
-    """The response of a request, and how far it has come."""
+    """The response of a request, and how far it has come.
+
+    :param limit: bounds the request, until the caller has the whole response
+    """
 
     _send: Send
+    _limit: anyio.CancelScope
     started: bool = False
     ended: bool = False
 
@@ -46,6 +50,8 @@ class Response:
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.ended = True
         await self._send(message)
+        if self.ended:
+            self._limit.deadline = math.inf
 
 
 @define

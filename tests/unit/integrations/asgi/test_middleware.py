@@ -296,6 +296,21 @@ async def test_what_a_framework_does_after_the_response_goes_on_without_the_clie
     assert "mailed" in app.did
 
 
+async def test_what_a_framework_does_after_the_response_has_no_deadline() -> None:
+    class Mailing(App):
+        async def serve(self, receive: Any, send: Any) -> None:
+            await respond(send)
+            assert anyio.current_effective_deadline() == math.inf
+            assert deadline_headers() == {}
+            self.did.append("mailed")
+
+    app = Mailing()
+    server = Server(ScopeMiddleware(app, request_timeout=1000))
+    async with server.running():
+        assert (await server.ask({HEADER: "60"})).text == "fine"
+    assert "mailed" in app.did
+
+
 async def test_a_websocket_has_a_scope_and_no_deadline() -> None:
     class Chat(App):
         async def serve(self, receive: Any, send: Any) -> None:
