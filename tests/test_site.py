@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gogoscope import exceptions
+from tests.benchmarks.plots import PLOTS, PLOTTED, Plot
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "pages"
@@ -47,6 +48,12 @@ PRINTED = {
         "cached_values": "building 7\n{\"{'report': 7, 'rows': 3}\"}\n{'name': 'John'} ?\n"
         "asking for EUR\n1.1 1.1\n",
     },
+    "batch": {
+        "mails": "13 failed: customer 13 has no address\n19 sent, 1 failed\n",
+        "import_customers": "missing: 0\nrun once more: 1 at most\n",
+        "nightly": "run 1\nrun 2\n",
+    },
+    "operating": {"service": "ready\n"},
 }
 
 
@@ -164,3 +171,10 @@ def test_every_page_is_in_the_navigation() -> None:
     named = set(re.findall(r"([\w/]+\.md)$", navigation, re.MULTILINE))
     assert pages - named == set(), "add these to nav in docs/mkdocs.yml"
     assert named - pages == set()
+
+
+@pytest.mark.parametrize("plot", PLOTTED, ids=lambda plot: plot.name)
+def test_the_plots_are_drawn_from_what_was_measured(plot: Plot) -> None:
+    drawn = (PLOTS / f"{plot.name}.svg").read_text(encoding="utf-8")
+    assert drawn == plot.draw()
+    assert f'--8<-- "docs/plots/{plot.name}.svg"' in text_of("comparison")

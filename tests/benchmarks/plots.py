@@ -1,0 +1,121 @@
+"""Draws the plots of the site from what the benchmarks have printed, kept in ``docs/measured``.
+
+Each plot is an SVG of bars, drawn in the colours of the text around it, so that it can be read in
+light and dark. Run it from the repository after a benchmark has been run again:
+
+    python -m tests.benchmarks.bench_breaker > docs/measured/breaker.txt
+    python -m tests.benchmarks.plots
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from pathlib import Path
+
+from attrs import frozen
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+MEASURED, PLOTS = DOCS / "measured", DOCS / "plots"
+
+WIDTH, NAMES, VALUES, ROW, BAR = 640, 190, 90, 26, 16
+OURS, OTHERS = "#5c6bc0", "#9e9e9e"
+
+
+@frozen
+class Plot:
+    """Bars of one table that a benchmark prints.
+
+    :param name: of the plot, ``docs/plots/NAME.svg``
+    :param source: of the measurement, ``docs/measured/SOURCE.txt``
+    :param title: what the bars show, and in which unit
+    :param row: finds name and value in a line
+    :param section: what the line before the first row begins with
+    :param left_out: names that are not drawn, since they measure something else
+    """
+
+    name: str
+    source: str
+    title: str
+    row: str
+    section: str
+    left_out: tuple[str, ...] = ()
+
+    def values(self) -> dict[str, float]:
+        """Return what was measured, the least first."""
+        lines = (MEASURED / f"{self.source}.txt").read_text(encoding="utf-8").splitlines()
+        begin = next(n for n, line in enumerate(lines) if line.startswith(self.section))
+        found = {}
+        for line in lines[begin + 1 :]:
+            if not line.strip():
+                break
+            row = re.match(self.row, line)
+            if row is not None and row["name"].strip() not in self.left_out:
+                found[row["name"].strip()] = float(row["value"])
+        return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+    def draw(self) -> str:
+        """Return the SVG."""
+        values = self.values()
+        # One that is far behind gets a bar that is cut off, so that the others can be compared.
+        longest = sorted(values.values())[-2] * 1.25
+        longest = min(longest, max(values.values())) or 1
+        height = ROW * len(values) + 8
+        told = "; ".join(f"{name}: {value:g}" for name, value in values.items())
+        parts = [
+            (
+                f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" '
+                f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(self.title)}. '
+                f'{escape(told)}" fill="currentColor" font-family="sans-serif" font-size="14">'
+            )
+        ]
+        for number, (name, value) in enumerate(values.items()):
+            top = 4 + number * ROW
+            room = WIDTH - NAMES - VALUES
+            length = max(2.0, min(1.0, value / longest) * room)
+            colour = OURS if name.startswith("gogoscope") else OTHERS
+            baseline = top + BAR - 3
+            parts.append(
+                f'<text x="{NAMES - 8}" y="{baseline}" text-anchor="end">{escape(name)}</text>'
+                f'<rect x="{NAMES}" y="{top}" width="{length:.0f}" height="{BAR}" rx="2" '
+                f'fill="{colour}"/>'
+            )
+            if value > longest:
+                cut = NAMES + length - 14
+                parts.append(
+                    f'<path d="M{cut:.0f} {top + BAR + 2}l6 -{BAR + 4}" fill="none" '
+                    f'stroke="currentColor" stroke-width="2"/>'
+                )
+            parts.append(f'<text x="{NAMES + length + 6:.0f}" y="{baseline}">{value:g}</text>')
+        return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+NUMBER = r"(?P<value>[\d.]+)"
+PLOTTED = (
+    Plot(
+        "breaker",
+        "breaker",
+        "Nanoseconds of a call through a closed circuit",
+        rf"(?P<name>\S.*?)\s+{NUMBER}\s+[\d.]+$",
+        "call ",
+        ("bare await", "gogoscope retry", "gogoscope retry + breaker.call"),
+    ),
+    Plot(
+        "sequential",
+        "scope",
+        "Microseconds of starting a task that does nothing and awaiting it",
+        rf"  (?P<name>[^\s:][^:]*?)\s+{NUMBER}\s+[\d.]+(\s|$)",
+        "sequential await of a no-op",
+    ),
+)
+
+
+def main() -> None:
+    """Draw all plots whose measurement is there."""
+    PLOTS.mkdir(exist_ok=True)
+    for plot in PLOTTED:
+        (PLOTS / f"{plot.name}.svg").write_text(plot.draw(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
