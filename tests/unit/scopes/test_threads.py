@@ -14,7 +14,17 @@ import anyio
 import pytest
 from attrs import frozen
 
-from gogoscope import CircuitBreaker, Err, Ok, Scope, ScopeClosedError, Task, scope
+from gogoscope import (
+    CircuitBreaker,
+    Err,
+    Ok,
+    Scope,
+    ScopeClosedError,
+    Task,
+    Tick,
+    interval,
+    scope,
+)
 from gogoscope.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -22,6 +32,10 @@ pytestmark = pytest.mark.anyio
 
 async def double(number: int = 1) -> int:
     return 2 * number
+
+
+async def tick(each: Tick) -> None:
+    assert each.schedule == "tick"
 
 
 @asynccontextmanager
@@ -63,13 +77,17 @@ OF_SCOPES: dict[str, Use] = {
     "map": lambda t: t.s.map(double, [1]),
     "name": lambda t: t.s.name,
     "race": lambda t: t.s.race([double]),
+    "read_lock": lambda t: t.s.read_lock("table"),
     "resume": lambda t: t.s.resume("import", double, [1]),
+    "schedule": lambda t: t.s.schedule("tick", interval(1), tick),
+    "semaphore": lambda t: t.s.semaphore("key", 2),
     "stop": lambda t: t.s.stop(0.1),
     "stop_on_signals": lambda t: t.s.stop_on_signals(),
     "stopping": lambda t: t.s.stopping.set(),
     "task": lambda t: t.s.task(double),
     "thread": lambda t: t.s.thread(print),
     "tree": lambda t: t.s.tree(),
+    "write_lock": lambda t: t.s.write_lock("table"),
 }
 OF_TASKS: dict[str, Use] = {
     "cancel": lambda t: t.task.cancel("from a thread"),
