@@ -118,10 +118,7 @@ class Runner:
         self.spare: Stage | None = None
 
     def stage(self) -> Stage:
-        """Return a stage that runs nothing."""
-        spare, self.spare = self.spare, None
-        if spare is not None:
-            return spare
+        """Return a new stage, which runs nothing yet."""
         new: Any = stage(takes_interrupts=self.takes_interrupts)  # a generator, and a coroutine
         new.send(None)
         return cast("Stage", new)

@@ -40,7 +40,7 @@ from gogoscope.scopes.options import (
     TaskOptions,
 )
 from gogoscope.scopes.pipeline import SafetyNets
-from gogoscope.scopes.results import Err
+from gogoscope.scopes.results import Err, Result
 from gogoscope.scopes.resuming import Resumed, Resuming
 from gogoscope.scopes.services import Services
 from gogoscope.scopes.signals import stop_on_signals
@@ -196,14 +196,23 @@ class Scope(Combinators):
         :raises ScopeClosedError: outside the scope's block
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
-        fn = async_function(fn, "s.call({}, *args)")
-        no_nets = timeout is retry is circuit_breaker is rate_limit is None and priority == 0
         # No variable refers to the task, so that it may run in here.
-        result = await (
-            self.task(fn, *args)
-            if no_nets and name is dedupe is once is None and on_error is None
-            else self.task(
-                fn,
+        if (
+            once is None
+            and timeout is retry is circuit_breaker is rate_limit is None
+            and priority == 0
+            and name is dedupe is on_error is None
+        ):  # most calls: what a task without options takes, and no more
+            if type(fn) is not FunctionType or not fn.__code__.co_flags & CO_COROUTINE:
+                fn = async_function(fn, "s.call({}, *args)")
+            if self._group is None or not self._loop.is_here():
+                self._check_open()
+            nets = self._own_nets[0] if self._own_nets else self._safety_nets()
+            guard = None if nets is None or self._cancelling else nets.guard()
+            result: Result[T] = await self._start(Task(self, fn, args, None, guard, None))
+        else:
+            result = await self.task(
+                async_function(fn, "s.call({}, *args)"),
                 *args,
                 name=name,
                 timeout=timeout,
@@ -215,7 +224,6 @@ class Scope(Combinators):
                 once=once,
                 on_error=on_error,
             )
-        )
         if isinstance(result, Err):
             if is_a(result._unread, TaskCancelled):
                 await checkpoint_if_cancelled()  # that of the caller goes before its echo

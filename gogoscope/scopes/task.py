@@ -132,7 +132,7 @@ class Task(Running[T_co]):
         self._awaiters = 1  # whoever cancels that one cancels the task
         assert self._context is not None
         runner = self._parent._runner
-        stage = runner.stage()
+        stage, runner.spare = runner.spare or runner.stage(), None
         try:
             awaited = self._context.run(stage.send, self)
             if awaited is not ENDED:
