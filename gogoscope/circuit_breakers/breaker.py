@@ -13,6 +13,7 @@ from attrs import frozen
 from gogoscope._core.callables import explain_misuse, is_misuse, told
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.context import current
+from gogoscope._core.interrupts import interruptible, uninterrupted
 from gogoscope.circuit_breakers.policy import CircuitPolicy
 from gogoscope.circuit_breakers.registry import circuit_for, circuit_in, recent
 from gogoscope.persistence.records.circuit_breakers import writes
@@ -95,34 +96,79 @@ class CircuitBreaker(CircuitPolicy):
         else:
             circuit = circuit_for(self, fn)
             snapshot = circuit.snapshot
-            permit = circuit.admit_now() or await circuit.admit()
+            admitted = circuit.admit_now()
+            if admitted is None:
+                return await self._call_when_admitted(circuit, fn, args)
+            permit = admitted
         awaitable: Any = fn
         try:
             awaitable = fn(*args)
             value: T = await awaitable
         except BaseException as raised:  # noqa: BLE001 - it goes on, or the error that it is
-            error = error_of_call(raised)
-            if circuit.thread != get_ident():  # the memory is as that thread has seen it
-                circuit, permit = _as_here(circuit, permit, circuit_for(self, fn))
+            error = await self._ended(circuit, permit, raised, fn, awaitable)
             try:
-                if error is None:
-                    circuit.abandoned(permit)
-                    raise
-                circuit.raised(permit, error)
-                if is_misuse(error):
-                    explain_misuse(fn, awaitable, _USAGE)
                 if error is raised:
                     raise
                 raise error
             finally:
                 del error  # whose traceback has this frame
-                if circuit.left_to_call:
-                    await circuit.send_left()
         if not (snapshot.calm and circuit.plain):
             circuit.returned(permit, value)
             if circuit.left_to_call:
                 await circuit.send_left()
         return value
+
+    @uninterrupted
+    async def _call_when_admitted(
+        self, circuit: Circuit, fn: Callable[[*Ts], Awaitable[T]], args: tuple[*Ts]
+    ) -> T:
+        """Call a function, perhaps as a probe: nobody else is admitted until its end is known."""
+        permit = await circuit.admit()
+        awaitable: Any = fn
+        try:
+            awaitable = fn(*args)
+            value: T = await interruptible(awaitable)
+        except BaseException as raised:  # noqa: BLE001 - likewise
+            error = await self._ended(circuit, permit, raised, fn, awaitable)
+            try:
+                if error is raised:
+                    raise
+                raise error
+            finally:
+                del error  # whose traceback has this frame
+        circuit.returned(permit, value)
+        if circuit.left_to_call:
+            await circuit.send_left()
+        return value
+
+    @uninterrupted
+    async def _ended(
+        self,
+        circuit: Circuit,
+        permit: Permit,
+        raised: BaseException,
+        fn: Callable[..., object],
+        awaitable: object,
+    ) -> BaseException:
+        """Note that a call raised something; return what goes on to the caller.
+
+        :raises TypeError: if the function was no async one; says what to write
+        """
+        error = error_of_call(raised)
+        if circuit.thread != get_ident():  # the memory is as that thread has seen it
+            circuit, permit = _as_here(circuit, permit, circuit_for(self, fn))
+        try:
+            if error is None:
+                circuit.abandoned(permit)
+                return raised
+            circuit.raised(permit, error)
+            if is_misuse(error):
+                explain_misuse(fn, awaitable, _USAGE)
+            return error
+        finally:
+            del error, raised  # whose traceback may get this frame
+            if circuit.left_to_call:
+                await circuit.send_left()
 
     def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """Guard an async function, as ``@breaker``: each call of it goes through :meth:`call`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import trio
 
 import gogoscope
-from gogoscope import Cache, LockHandle, scope
+from gogoscope import Cache, CircuitBreaker, LockHandle, scope
 from gogoscope.stores.memory import MemoryStore
 
 PACKAGE = str(Path(gogoscope.__file__).parent)
@@ -113,3 +114,34 @@ def test_a_wait_for_a_lock_is_never_left_in_the_line() -> None:
 
     files = ("locks/acquire.py", "locks/queue.py", "locks/polling.py", "locks/line.py")
     assert interrupt_everywhere(program, check, files) > 40
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_probe_of_code_outside_of_scopes_is_never_left_without_a_verdict(fails: bool) -> None:
+    breaker = CircuitBreaker("interrupted", failure_threshold=1, reset_timeout=0.001)
+
+    async def fine() -> None:
+        await anyio.sleep(0)
+        if fails:
+            raise OSError
+
+    async def broken() -> None:
+        raise OSError
+
+    async def program() -> None:
+        async with scope():
+            pass  # as the program's other parts do
+        with suppress(OSError):
+            await breaker.call(broken)
+        await anyio.sleep(0.002)
+        with suppress(OSError):
+            await breaker.call(fine)
+
+    async def check() -> None:
+        await anyio.sleep(0.01)
+        with suppress(OSError):
+            await breaker.call(fine)
+        await breaker.reset()
+
+    files = ("circuit_breakers/breaker.py",)
+    assert interrupt_everywhere(program, check, files) > 20
