@@ -1,8 +1,9 @@
 """What a scope costs beside bare task groups, and beside libraries that do part of the same.
 
 All sides of a case take turns in one run, each time on an event loop of its own; the table shows
-the medians and what they are to the case's first side. Peers that are not installed are named
-(``pip install 'gogoscope[bench]'`` brings them). Run it from the repository:
+the medians of the processor's time, so that other programs count for little, and what they are to
+the case's first side. Peers that are not installed are named (``pip install 'gogoscope[bench]'``
+brings them). Run it from the repository:
 
     python -m tests.benchmarks.bench_scope [--rounds 15] [--check]
 
@@ -72,14 +73,14 @@ async def yield_of(item: int) -> int:
 
 
 async def timed(body: Body) -> float:
-    """Time a body inside a running event loop."""
+    """Return the processor's time of a body, inside a running event loop."""
     await body()  # warms up what is loaded or cached when first used
     gc.collect()
     gc.disable()
     try:
-        began = time.perf_counter()
+        began = time.process_time()
         await body()
-        return time.perf_counter() - began
+        return time.process_time() - began
     finally:
         gc.enable()
 
