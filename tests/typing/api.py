@@ -14,7 +14,9 @@ from gogoscope import (
     LocalCache,
     LockHandle,
     Ok,
+    Once,
     Persistence,
+    RateLimit,
     Result,
     Retry,
     Task,
@@ -23,6 +25,7 @@ from gogoscope import (
     open_persistence,
     scope,
 )
+from gogoscope.blocking import Client, connect
 from gogoscope.persistence import (
     CacheProvider,
     CircuitBreakerState,
@@ -191,3 +194,25 @@ async def breaker_without_a_scope(store: CircuitBreakerStateProvider) -> None:
     assert_type(await store.circuits("pay*"), dict[str, CircuitBreakerState])
     async with scope() as s:
         assert_type(s.task(guarded, 1), Task[float])
+
+
+def without_an_event_loop(limit: RateLimit) -> None:
+    with connect("memory:") as db:
+        assert_type(db, Client)
+        assert_type(db.call(half, 1), float)
+        assert_type(db.call(half, 1, retry=3, once=Once("key", 60)), float)
+        with db.lock("key", wait=timedelta(seconds=1)) as lock:
+            assert_type(lock.fencing_token, int)
+            assert_type(lock.extend(5), bool)
+        assert_type(db.cache.get_or_set("key", half, 60, 1), float)
+        with db.acquire(limit) as permit:
+            permit.spent(1)
+        with db.claim("key", 60) as run:
+            assert_type(run.done, bool)
+        assert_type(db.once(lambda number: f"{number}", 60)(half)(1), float)
+        assert_type(db.guarded(retry=2)(half)(1), float)
+        assert_type(db.cached(60)(half)(1), float)
+
+
+def half(number: int) -> float:
+    return number / 2
