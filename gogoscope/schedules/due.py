@@ -68,12 +68,13 @@ async def _due(when: When, after_ms: int, until_ms: int, most: int) -> DueTicks:
     """Return the ticks that are due; after a long time they are many, so others go on meanwhile."""
     newest: deque[int] = deque(maxlen=most)
     count = 0
-    while True:
-        part_ms = min(until_ms, after_ms + AT_A_TIME_MS)
+    while (tick := when.next_ms(after_ms)) is not None and tick <= until_ms:
+        part_ms = min(until_ms, max(tick, after_ms) + AT_A_TIME_MS)
         part = when.due(after_ms, part_ms, most)
         newest.extend(part.newest)
         count += part.count
         if part_ms >= until_ms:
-            return DueTicks(tuple(newest), count)
+            break
         after_ms = part_ms
         await checkpoint()
+    return DueTicks(tuple(newest), count)
