@@ -38,7 +38,7 @@ def files_of(*folders: str) -> set[str]:
         for folder in folders
         for path in (ROOT / folder).rglob("*")
         if path.is_file()
-        and not re.search(r"/(__pycache__|\.\w+_cache|[\w.-]+\.egg-info)/", str(path))
+        and not re.search(r"/(__pycache__|\.hypothesis|\.\w+_cache|[\w.-]+\.egg-info)/", str(path))
     }
 
 

@@ -145,27 +145,30 @@ async def test_on_sqlite_a_big_read_lets_others_in_between(tmp_path: Path, read:
     assert clock.lookers == ["all", "one", "all", "all", "all"]
 
 
-async def test_on_sqlite_a_lock_does_not_wait_behind_other_operations(tmp_path: Path) -> None:
+async def test_on_sqlite_a_lease_does_not_wait_behind_other_operations(tmp_path: Path) -> None:
     clock = StoppedClock()
     async with SQLiteStore(tmp_path / "store.db", clock=clock) as store:
+        handle = await store.acquire("job", 30)
+        assert handle is not None
+        clock.lookers.clear()
 
         async def write(number: int) -> None:
             WHO.set("write")
             await store.set(f"key {number}", number)
 
-        async def lock() -> None:
-            WHO.set("lock")
-            assert await store.acquire("job", 30) is not None
+        async def release() -> None:
+            WHO.set("release")
+            assert await handle.release()
 
         clock.stop()
         async with anyio.create_task_group() as group:
             for number in range(5):
                 group.start_soon(write, number)
             await clock.until_looked_at()
-            group.start_soon(lock)
+            group.start_soon(release)
             await anyio.wait_all_tasks_blocked()
             clock.go_on()
-    assert clock.lookers == ["write", "lock", *["write"] * 4]
+    assert clock.lookers == ["write", "release", *["write"] * 4]
 
 
 async def test_a_request_that_waits_for_its_turn_still_times_out_on_its_own(
