@@ -138,9 +138,11 @@ def test_every_error_has_its_cause_and_its_cure() -> None:
 
 PUBLIC = [
     "gogoscope",
+    "gogoscope.blocking",
     "gogoscope.events",
     "gogoscope.exceptions",
     "gogoscope.integrations.asgi",
+    "gogoscope.integrations.aws",
     "gogoscope.integrations.opentelemetry",
     "gogoscope.persistence",
     "gogoscope.stores",

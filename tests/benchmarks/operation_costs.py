@@ -164,9 +164,8 @@ async def _locks(s: Any, store: Any, tell: Callable[[str], None], key: str) -> N
     tell("renew a lock (at a third of its lease)")
     await handle.release()
     tell("release a handle")
+    asked, begun = anyio.Event(), anyio.Event()
     async with anyio.create_task_group() as group, s.lock(f"{key}queue"):
-        asked = anyio.Event()
-        begun = anyio.Event()
 
         async def wait() -> None:
             asked.set()

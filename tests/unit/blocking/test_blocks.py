@@ -22,6 +22,7 @@ from gogoscope import (
     RunError,
 )
 from gogoscope.blocking import Client, connect
+from gogoscope.events import LeaseLost
 
 PATIENCE = 20.0
 
@@ -102,18 +103,18 @@ def test_the_loss_of_a_lease_is_shown_by_ensure_and_at_the_end(db: Client, url: 
     lost = threading.Event()
 
     def note(event: object) -> None:
-        if isinstance(event, gogoscope.events.LeaseLost):
+        if isinstance(event, LeaseLost):
             lost.set()
 
-    with connect(url, on_event=note) as client:
-        with pytest.raises(LeaseLostError, match="stock"):  # noqa: SIM117 - the block itself raises
+    with connect(url, on_event=note) as client:  # noqa: SIM117 - the block itself raises
+        with pytest.raises(LeaseLostError, match="stock"):
             with client.lock("stock", ttl=0.2) as lock:
                 lock.ensure()
                 steal(db, "stock")
                 assert lost.wait(PATIENCE)
                 with pytest.raises(LeaseLostError, match="stock") as caught:
                     lock.ensure()
-        assert len(traceback.extract_tb(caught.value.__traceback__)) < 6
+                assert len(traceback.extract_tb(caught.value.__traceback__)) < 6
 
 
 def steal(db: Client, key: str) -> None:

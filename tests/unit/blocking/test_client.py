@@ -19,6 +19,7 @@ import pytest
 import gogoscope
 from gogoscope import CircuitBreaker, CircuitOpenError, LockTimeoutError, Once, ScopeClosedError
 from gogoscope.blocking import Client, Lock, connect
+from gogoscope.events import LockWaiting
 
 PATIENCE = 20.0
 request: contextvars.ContextVar[str] = contextvars.ContextVar("request")
@@ -383,7 +384,7 @@ def test_ctrl_c_while_waiting_leaves_nothing_behind(
     waiting: list[object] = []
 
     def note(event: object) -> None:
-        if isinstance(event, gogoscope.events.LockWaiting):
+        if isinstance(event, LockWaiting):
             waiting.append(event)
 
     with connect(url, on_event=note) as second:
