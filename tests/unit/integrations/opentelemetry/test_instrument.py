@@ -135,7 +135,7 @@ async def test_a_waiter_is_linked_to_a_holder_in_another_process(exported: Expor
         handle = await store.holder("a")
         assert handle is not None
         assert handle.metadata["traceparent"] == metadata["traceparent"]
-        async with scope(name="waiter", persistence=OtherStore(store)) as t:
+        async with scope(name="waiter", persistence=store.with_prefix("")) as t:
             assert await t.acquire_lock("a", 5, wait=0.05) is None
     (link,) = exported.span("lock wait").links
     assert link.context.span_id == ids.span_id
@@ -150,16 +150,6 @@ async def test_a_holder_tells_of_its_trace(exported: Exported) -> None:
     assert holder is not None
     trace_parent = f"00-{span.trace_id:032x}-{span.span_id:016x}-"
     assert holder.metadata["traceparent"].startswith(trace_parent)
-
-
-class OtherStore:
-    """A store that nobody here knows to be the same."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
 
 
 class UnreadableError(Exception):
