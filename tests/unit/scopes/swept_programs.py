@@ -410,7 +410,7 @@ PROGRAMS = [
     Program(map_iterated_and_left, ExceptionGroup, {"concurrency": 2}),
     Program(retried),
     Program(timed_out),
-    Program(timed_out_as_a_whole, TimeoutError, {"timeout": 0.005}),
+    Program(timed_out_as_a_whole, TimeoutError, {"timeout": 0.02}),
     Program(threads),
     Program(locks, options={"persistence": STORE}, afterwards=every_lock_is_free),
     Program(
