@@ -168,7 +168,7 @@ def judge(folder: Path, *tests: str) -> dict[str, tuple[int, set[str]]]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=280,
         check=False,
     )
     assert finished.returncode in (0, 1), finished.stdout + finished.stderr
