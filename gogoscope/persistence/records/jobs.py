@@ -11,7 +11,6 @@ from gogoscope.persistence.job_records import Job, JobRecord, JobReply
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply, describe_holder
 from gogoscope.persistence.records.place import RecordCapability, json_kind
 from gogoscope.persistence.rules import jobs as job_rules
-from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.validation import check_ttl
 from gogoscope.persistence.values import decoded
 
@@ -118,7 +117,7 @@ class RecordJobs(RecordCapability):
 
     def job_left_ms(self, lease: LockRecord) -> int:
         """Return how long a lease still runs, in milliseconds; makes no request."""
-        return lock_rules.left_ms(lease, self._records.now_ms(), self._records.steady())
+        return self._left_ms(lease)
 
     async def jobs(self, pattern: str | None = None) -> dict[str, Job]:
         """Return the jobs that are known, by their keys; one that is corrupt is left out.

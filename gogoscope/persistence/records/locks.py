@@ -111,4 +111,4 @@ class RecordLocks(RecordCapability):
 
     def lease_left_ms(self, record: LockRecord) -> int:
         """Return how long the lease of a record still runs, in milliseconds; makes no request."""
-        return lock_rules.left_ms(record, self._records.now_ms(), self._records.steady())
+        return self._left_ms(record)

@@ -22,7 +22,6 @@ from gogoscope.persistence.permit_records import (
     Semaphore,
 )
 from gogoscope.persistence.records.place import Kind, RecordCapability, json_kind
-from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.rules import permits as permit_rules
 
 PERMIT_KINDS: Mapping[PermitKind, Kind[PermitsRecord]] = {
@@ -91,7 +90,7 @@ class RecordPermits(RecordCapability):
 
     def permit_left_ms(self, lease: LockRecord) -> int:
         """Return how long a lease still runs, in milliseconds; makes no request."""
-        return lock_rules.left_ms(lease, self._records.now_ms(), self._records.steady())
+        return self._left_ms(lease)
 
     async def semaphores(self, pattern: str | None = None) -> dict[str, Semaphore]:
         """Return the semaphores that somebody holds or waits for, by their keys.

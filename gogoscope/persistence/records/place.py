@@ -22,10 +22,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from gogoscope._core.durations import seconds
 from gogoscope.events import log_warning
 from gogoscope.exceptions import CorruptRecordError
-from gogoscope.persistence.lock_records import Steady
+from gogoscope.persistence.lock_records import LockRecord, Steady
 from gogoscope.persistence.records.kinds import Kind as Kind
 from gogoscope.persistence.records.kinds import Record as Record
 from gogoscope.persistence.records.kinds import json_kind as json_kind
+from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.stored import leave_out
 from gogoscope.persistence.validation import (
     check_key,
@@ -201,6 +202,10 @@ class RecordCapability:
         return self._records.transact(
             kind, self._full_key(key), lambda record, now_ms: rule(record, now_ms, *args, **options)
         )
+
+    def _left_ms(self, lease: LockRecord) -> int:
+        """Return how long a lease still runs, in milliseconds; makes no request."""
+        return lock_rules.left_ms(lease, self._records.now_ms(), self._records.steady())
 
     def _skew_now_ms(self) -> int:
         """Return what is allowed for the difference of two clocks, errors of measuring included."""

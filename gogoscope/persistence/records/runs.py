@@ -11,7 +11,6 @@ from gogoscope.exceptions import RunInProgressError
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply, describe_holder
 from gogoscope.persistence.protocols.runs import NOT_SAID
 from gogoscope.persistence.records.place import RecordCapability, json_kind
-from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.rules import runs as run_rules
 from gogoscope.persistence.run_records import AfterCrash, Run, RunRecord, RunReply, Verdict
 from gogoscope.persistence.validation import check_ttl
@@ -98,7 +97,7 @@ class RecordRuns(RecordCapability):
 
     def run_left_ms(self, lease: LockRecord) -> int:
         """Return how long a lease still runs, in milliseconds; makes no request."""
-        return lock_rules.left_ms(lease, self._records.now_ms(), self._records.steady())
+        return self._left_ms(lease)
 
     async def resolve_run(
         self,

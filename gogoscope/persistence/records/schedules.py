@@ -6,7 +6,6 @@ from typing import Literal
 
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply, describe_holder
 from gogoscope.persistence.records.place import RecordCapability, json_kind
-from gogoscope.persistence.rules import locks as lock_rules
 from gogoscope.persistence.rules import schedules as schedule_rules
 from gogoscope.persistence.schedule_records import (
     Schedule,
@@ -67,7 +66,7 @@ class RecordSchedules(RecordCapability):
 
     def tick_left_ms(self, lease: LockRecord) -> int:
         """Return how long a lease still runs, in milliseconds; makes no request."""
-        return lock_rules.left_ms(lease, self._records.now_ms(), self._records.steady())
+        return self._left_ms(lease)
 
     async def pause_schedule(self, name: str) -> bool:
         """Let no tick of a schedule start, in the whole fleet, until it is continued.
