@@ -52,6 +52,12 @@ SPREAD = 16
 """How many further workers a worker asks for whose first task suspended: most others may, too."""
 NATIVELY = "asyncio's own Task.cancel() was called"
 """Why a task is cancelled whose worker is."""
+LINKS_CALLERS = sys.version_info[:2] == (3, 12)
+"""Whether closing a generator links its frame to those that stand around.
+
+Errors of tasks keep the frame of their stage. The event loop closes it, not the block: else they
+would keep the block, too.
+"""
 DEEPEST = 40
 """How many tasks may run inside each other, before the interpreter's stack is in danger."""
 
@@ -200,7 +206,9 @@ class Runner:
     def close(self) -> None:
         """Let the worker end that waits for more."""
         self._closed = True
-        self.spare = None
+        spare, self.spare = self.spare, None
+        if spare is not None and LINKS_CALLERS and not self._loop.call_soon(spare.close):
+            self._loop.call_from_anywhere(spare.close)
         self._unpark()
 
     def spread(self, most: int) -> None:
