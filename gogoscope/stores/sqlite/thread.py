@@ -54,6 +54,7 @@ class WorkerThread:
             target=_serve, args=(self._calls, self._urgent, self._loop), name=name, daemon=True
         ).start()
         self._end = weakref.finalize(self, self._calls.put, None)
+        self._end.atexit = False  # others may use the thread until the end of the process
 
     def end(self, last: Callable[[], object] | None = None) -> None:
         """Let the thread end after the calls that wait, and after ``last`` if there is one."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator
@@ -200,6 +202,42 @@ async def test_the_thread_ends_when_it_is_closed(worker: WorkerThread) -> None:
 async def test_the_thread_ends_when_nothing_refers_to_it() -> None:
     await WorkerThread(NAME).run(int)
     await until_it_ended()
+
+
+AT_EXIT = """
+import asyncio
+import atexit
+import threading
+
+from gogoscope.stores.sqlite.thread import WorkerThread
+
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+
+
+def in_loop(coroutine):
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(10)
+
+
+async def opened():
+    return WorkerThread("late")
+
+
+@atexit.register
+def at_exit():
+    print(in_loop(thread.run(lambda: "still here")))
+
+
+thread = in_loop(opened())
+"""
+
+
+def test_the_thread_serves_until_the_end_of_the_process() -> None:
+    """Whoever closes a store at exit may have registered that before the store was opened."""
+    ran = subprocess.run(
+        [sys.executable, "-c", AT_EXIT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.stdout == "still here\n", ran.stderr
 
 
 async def test_a_call_after_its_end_is_refused(worker: WorkerThread) -> None:
