@@ -168,7 +168,7 @@ class LockQueue:
             woken = await _set_within(waiter.woken, min(left, pause))
             if waiter.handle is not None:
                 return waiter.handle
-            if not woken and not first:
+            if not woken and (not first or (left <= pause and self._held_here() is not None)):
                 return self._record()
             may_ask = not woken or self._held_here() is None
 

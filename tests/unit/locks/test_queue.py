@@ -114,7 +114,7 @@ async def test_waiting_for_a_lock_held_in_this_process_sends_nothing(store: Coun
         with pytest.raises(LockTimeoutError, match=f"held by '{handle.owner}' .*pid"):
             async with s.lock("job", wait=0.1):
                 pass
-        assert store.calls["claim"] <= 1
+        assert not store.calls
         with pytest.raises(LockTimeoutError, match="lock 'job' was not free: held by"):
             async with s.lock("job", wait=0):
                 pass
