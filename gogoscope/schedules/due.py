@@ -14,7 +14,7 @@ from gogoscope.persistence.schedule_records import ScheduleRecord, Wanted
 from gogoscope.schedules.options import ScheduleOptions
 from gogoscope.schedules.when import DueTicks, When
 
-AT_A_TIME_MS = 3_600_000
+AT_A_TIME_MS = 30 * 86_400_000
 """Of how many milliseconds the ticks are counted before other tasks go on."""
 
 

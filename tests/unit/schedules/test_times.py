@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gogoscope import ConfigurationError, cron, interval
+from gogoscope.schedules.cron import Cron
 from gogoscope.schedules.when import DueTicks, When, moment, walk
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -169,6 +172,8 @@ def test_a_tick_does_not_depend_on_where_the_search_began(
     assert list(ticks) == sorted(set(ticks))
     inside = when.due(first + ahead, last, 1000).newest
     assert list(inside) == [tick for tick in ticks if tick > first + ahead]
+    assert when.due(first, last - ahead, 9) == walk(when, first, last - ahead, 9)
+    assert when.due(first + ahead, last, 9) == walk(when, first + ahead, last, 9)
 
 
 @pytest.mark.parametrize("bad", ["", "* * *", "61 * * * *", "0 0 31 2 *", "nonsense", "0 0 * * x"])
@@ -198,3 +203,64 @@ def test_without_cronsim_the_error_says_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(ConfigurationError, match=r"pip install 'gogoscope\[schedules\]'"):
         cron("* * * * *")
     assert interval(1).next_ms(0) == 1_000
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    expression=st.sampled_from(
+        [
+            "*/7 1,2 * * *",
+            "45 * * * *",
+            "*/25 * * * *",
+            "0 0 * * sun",
+            "30 2 L * *",
+            "0 */3 29 2 *",
+            "15 4 1 * mon#1",
+            "0 12 LW * fri",
+            "10,50 30 * * * *",
+        ]
+    ),
+    zone=st.sampled_from([*ZONES, "Asia/Kathmandu", "Pacific/Apia", "Africa/Casablanca"]),
+    year=st.sampled_from([1975, 2011, 2024, 2026]),
+    after=st.integers(0, 366 * 86_400_000),
+    length=st.integers(-1, 120 * 86_400),
+    most=st.integers(1, 7),
+)
+def test_the_ticks_of_a_span_are_counted_as_a_walk_finds_them(
+    expression: str, zone: str, year: int, after: int, length: int, most: int
+) -> None:
+    when = cron(expression, tz=zone)
+    after_ms = ms(f"{year}-01-01T00:00+00:00") + after
+    until_ms = after_ms + length * 1000
+    assert when.due(after_ms, until_ms, most) == walk(when, after_ms, until_ms, most)
+
+
+class CountedSearch:
+    """The search of an expression; counts the times that it has found."""
+
+    def __init__(self, when: Cron) -> None:
+        self._search = when._search
+        self.found = 0
+
+    def __call__(self, expression: str, after: datetime) -> Iterator[datetime]:
+        for shows in self._search(expression, after):
+            self.found += 1
+            yield shows
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_a_year_of_ticks_each_second_is_not_searched_tick_by_tick(zone: str) -> None:
+    when = cron("* * * * * *", tz=zone)
+    search = CountedSearch(when)
+    begin, end = ms("2026-01-01T00:00+00:00"), ms("2027-01-01T00:00+00:00")
+    due = evolve(when, search=search).due(begin, end, 3)
+    assert due == DueTicks((end - 2000, end - 1000, end), 365 * 86_400)
+    assert search.found == 0
+
+
+def test_the_next_tick_in_an_hour_that_is_repeated_is_not_searched_from_its_first_pass_on() -> None:
+    when = cron("* * * * * *", tz="Europe/Berlin")
+    search = CountedSearch(when)
+    after = ms("2026-10-25T01:10:00+00:00")
+    assert evolve(when, search=search).next_ms(after) == after + 1000
+    assert search.found <= 4
