@@ -21,7 +21,7 @@ NAME = f"gogoscope-{PROJECT['version']}"
 PACKAGES = ("gogoscope", "gogoscope_dynamodb")
 IN_THE_SDIST = (*PACKAGES, "docs", "examples", "tests")
 ALONE = {".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml"}
-KINDS = {".css", ".json", ".jsonl", ".md", ".py", ".svg", ".toml", ".typed", ".yml", ".txt"}
+KINDS = {".css", ".js", ".json", ".jsonl", ".md", ".py", ".svg", ".toml", ".typed", ".yml", ".txt"}
 
 
 def build(kind: str, folder: Path) -> Path:

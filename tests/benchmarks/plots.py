@@ -18,8 +18,10 @@ from attrs import frozen
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MEASURED, PLOTS = DOCS / "measured", DOCS / "plots"
 
-WIDTH, NAMES, VALUES, ROW, BAR = 640, 190, 90, 26, 16
-OURS, OTHERS = "#5c6bc0", "#9e9e9e"
+# As wide as a phone shows without making the letters small.
+WIDTH, NAMES, VALUES, ROW, BAR = 480, 190, 64, 26, 16
+# Both can be told from white and from the dark ground of the site.
+OURS, OTHERS = "#5c6bc0", "#808080"
 
 
 @frozen
