@@ -19,18 +19,18 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlencode
 
 import aioboto3  # type: ignore[import-untyped]
 import anyio
-from attrs import define, field, frozen
+from attrs import define, field
 
 from gogoscope import open_persistence
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
-from tests.support.dynamodb_faults import FaultyClient
+from tests.benchmarks.replay import Operation, Replay
 from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
 CPU_LIMIT = 0.90
@@ -40,9 +40,6 @@ OPENING_LIMIT = 1.3
 CALLS = 20
 WARM_UP = 5
 VALUE = {"name": "John", "tags": ["a", "b"], "visits": 17}
-
-Operation = Callable[[DynamoDBAdapter], Awaitable[None]]
-Request = tuple[str, dict[str, Any]]
 
 
 async def acquire_and_release(store: DynamoDBAdapter) -> None:
@@ -91,43 +88,6 @@ def ratio(samples: Mapping[str, list[float]], side: str) -> float:
     """Return the median of the ratios of a side to "raw" in each round, but for the first ones."""
     pairs = list(zip(samples[side], samples["raw"], strict=True))[WARM_UP:]
     return statistics.median(ours / raw for ours, raw in pairs)
-
-
-@frozen
-class Replay:
-    """Shows the requests of an operation, and sends them once more for another key, timed.
-
-    What decides whether a write is granted is the item of its key and the order of the writes. So
-    all those are granted that were granted when a store sent them.
-    """
-
-    store: DynamoDBAdapter
-    recorder: FaultyClient
-    plain: Any
-
-    @classmethod
-    def on(cls, plain: Any, table: str) -> Replay:
-        """Return one whose requests are shown by a store on a plain client."""
-        recorder = FaultyClient(plain)
-        return cls(DynamoDBAdapter(recorder, table, key_prefix="shown:"), recorder, plain)
-
-    async def requests(self, operation: Operation, times: int) -> list[Request]:
-        """Carry out an operation, and return its requests, for another key."""
-        self.recorder.calls.clear()
-        for _ in range(times):
-            await operation(self.store)
-        return [(name, _for_another_key(parameters)) for name, parameters in self.recorder.calls]
-
-    async def send(self, requests: list[Request]) -> None:
-        """Send requests on the plain client."""
-        for name, parameters in requests:
-            await getattr(self.plain, name)(**parameters)
-
-
-def _for_another_key(parameters: dict[str, Any]) -> dict[str, Any]:
-    part = "Item" if "Item" in parameters else "Key"
-    key = {"pk": {"S": parameters[part]["pk"]["S"].replace("shown:", "raw:")}}
-    return {**parameters, part: {**parameters[part], **key}}
 
 
 async def compare(

@@ -27,14 +27,8 @@ import aioboto3  # type: ignore[import-untyped]
 from gogoscope import current_scope
 from gogoscope.integrations.aws import lambda_handler
 from gogoscope_dynamodb import create_table
-from tests.benchmarks.bench_dynamodb import (
-    CALLS,
-    WARM_UP,
-    Replay,
-    Sides,
-    acquire_and_release,
-    ratio,
-)
+from tests.benchmarks.bench_dynamodb import CALLS, WARM_UP, Sides, acquire_and_release, ratio
+from tests.benchmarks.replay import Replay
 from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
 CPU_LIMIT = 1.4

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import itertools
 import json
 import os
 import statistics
@@ -25,11 +24,12 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from gogoscope import scope
+from gogoscope import Scope, scope
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
 from tests.benchmarks.lock_peers import ALONE, HEADER, Result, measure_peers
 from tests.benchmarks.lock_peers import HANDOFFS as HANDOFFS_OF_PEERS
+from tests.benchmarks.replay import Replay, Request
 from tests.support.dynamodb_faults import FaultyClient
 from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
@@ -167,33 +167,30 @@ def contend_between_processes(
 
 async def compare_latency(client: Any, table: str, rounds: int, report: Report) -> None:
     """Alternate taking and releasing a lock in a scope with the two raw requests."""
-    recorder = FaultyClient(client)
-    async with scope(persistence=DynamoDBAdapter(recorder, table)) as s:
-        handle = await s.acquire_lock("raw", 30)
+    replay = Replay.on(client, table)
+    requests: list[Request] = []
+
+    async def take_and_free(s: Scope) -> None:
+        handle = await s.acquire_lock("ours", 30)
         assert handle is not None
         await handle.release()
-    (_, acquire), (_, release) = recorder.calls
-    nonces = itertools.count()
 
-    async def raw() -> None:
-        nonce = {"S": f"{next(nonces):016x}"}
-        acquire["ExpressionAttributeValues"][":nonce"] = nonce
-        acquire["ExpressionAttributeValues"][":lease"]["M"]["nonce"] = nonce
-        release["ExpressionAttributeValues"][":nonce"] = nonce
-        await client.update_item(**acquire)
-        await client.update_item(**release)
-
-    async with scope(persistence=DynamoDBAdapter(client, table)) as s:
+    async with (
+        scope(persistence=DynamoDBAdapter(client, table)) as s,
+        scope(persistence=replay.store) as shown,
+    ):
 
         async def ours() -> None:
-            handle = await s.acquire_lock("ours", 30)
-            assert handle is not None
-            await handle.release()
+            await take_and_free(s)
+
+        async def raw() -> None:
+            await replay.send(requests)
 
         sides: list[tuple[list[float], Callable[[], Awaitable[None]]]] = [([], ours), ([], raw)]
         gc.collect()
         gc.disable()
         for _ in range(WARM_UP + rounds):
+            requests = await replay.requests(lambda _: take_and_free(shown), 1)
             for times, call in sides:
                 began = time.perf_counter()
                 await call()

@@ -27,6 +27,7 @@ from attrs import define, field
 from gogoscope import RateLimit, scope
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import UnpluggableStore, VirtualClock
+from tests.benchmarks.peers import why_left_out
 
 CALLS = 2_000
 ROUNDS = 40
@@ -132,8 +133,8 @@ class Run:
 Acquire = Callable[[], Awaitable[object]]
 
 
-async def side_by_side(seconds: float) -> dict[str, Run | None]:
-    """Let each library call for some seconds; ``None`` for one that is not installed."""
+async def side_by_side(seconds: float) -> dict[str, Run | str]:
+    """Let each library call for some seconds; tell of one that is left out, why."""
     from tests.support.redis_server import running_redis
 
     makers = {
@@ -143,13 +144,15 @@ async def side_by_side(seconds: float) -> dict[str, Run | None]:
         "limits, fixed window": _limits_fixed,
         "PyrateLimiter": _pyrate,
     }
-    runs: dict[str, Run | None] = {}
+    runs: dict[str, Run | str] = {}
     for name, make in makers.items():
         with running_redis() as server:
             try:
                 runs[name] = await _run(make, server.url, seconds)
-            except ImportError:
-                runs[name] = None
+            except Exception as error:
+                if name.startswith("gogoscope"):
+                    raise
+                runs[name] = why_left_out(error)
     return runs
 
 
@@ -285,8 +288,8 @@ def main(seconds: float, *, check: bool, peers: bool) -> int:
     if peers:
         print(f"\n{RATE} calls a second on Redis, {PROCESSES} clients with {WORKERS} callers each:")
         for name, run in anyio.run(side_by_side, seconds).items():
-            if run is None:
-                print(f"{name:<26} is not installed")
+            if isinstance(run, str):
+                print(f"{name:<26} {run}")
                 continue
             over = max(0, run.most_in_a_second() - RATE)
             print(

@@ -23,7 +23,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import anyio
@@ -32,6 +31,7 @@ from attrs import Factory, define
 
 from gogoscope import Retry, scope
 from gogoscope.events import subscribers
+from tests.benchmarks.peers import why_left_out
 
 SEQUENTIAL = 2_000
 FAN_OUT = 10_000
@@ -41,6 +41,7 @@ LIMIT = 10
 CALLS = 20_000
 
 Side = Callable[[], float]
+"""Do the work, and return its seconds."""
 Body = Callable[[], Awaitable[object]]
 AsyncFunction = Callable[[], Coroutine[Any, Any, None]]
 
@@ -51,10 +52,12 @@ class Case:
 
     name: str
     operations: int
-    sides: dict[str, Side | None] = Factory(dict)
+    sides: dict[str, Side] = Factory(dict)
     targets: dict[str, float] = Factory(dict)
     pairs: dict[tuple[str, str], float] = Factory(dict)
     """Targets for the ratio of two sides."""
+    left_out: dict[str, str] = Factory(dict)
+    """Sides of other libraries that could not be measured, and why."""
 
 
 async def no_op() -> None:
@@ -95,11 +98,20 @@ def on_trio(body: Body) -> Side:
     return lambda: trio.run(timed, body)
 
 
-def peer(name: str, body: Callable[[Any], Awaitable[object]]) -> Side | None:
-    """Run a body that takes a library; ``None`` if it is not installed."""
-    if find_spec(name) is None:
-        return None
-    return on_asyncio(functools.partial(body, importlib.import_module(name)))
+class PeerError(Exception):
+    """Another library is not there, or broke."""
+
+
+def peer(name: str, body: Callable[[Any], Awaitable[object]]) -> Side:
+    """Run a body that takes a library."""
+
+    def side() -> float:
+        try:
+            return on_asyncio(functools.partial(body, importlib.import_module(name)))()
+        except Exception as error:
+            raise PeerError(why_left_out(error)) from error
+
+    return side
 
 
 def sequential() -> Case:  # noqa: C901 - one function for each side
@@ -310,7 +322,7 @@ def limited_map(name: str, fn: Callable[[int], Awaitable[int]]) -> Case:  # noqa
             "gogoscope": on_asyncio(ours),
             "gogoscope, async for": on_asyncio(ours_iterated),
             "gogoscope, from a generator": on_asyncio(ours_from_a_generator),
-            "the same, on trio": on_trio(bare),
+            "anyio, on trio": on_trio(bare),
             "gogoscope, on trio": on_trio(ours),
             "asyncio.gather + Semaphore": on_asyncio(gather),
             "aiometer": peer("aiometer", aiometer),
@@ -418,13 +430,20 @@ def cases() -> Iterator[Case]:
 
 def measure(case: Case, rounds: int) -> dict[str, float]:
     """Return the median of each side in seconds; they take turns, in both directions."""
-    times: dict[str, list[float]] = {name: [] for name, side in case.sides.items() if side}
-    order = [(times[name], side) for name, side in case.sides.items() if side]
+    times: dict[str, list[float]] = {name: [] for name in case.sides}
+    order = list(case.sides.items())
     for _ in range(rounds):
-        for taken, side in order:
-            taken.append(side())
+        for name, side in order:
+            if name in case.left_out:
+                continue
+            try:
+                times[name].append(side())
+            except PeerError as failed:
+                case.left_out[name] = str(failed)
         order.reverse()
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return {
+        name: statistics.median(taken) for name, taken in times.items() if name not in case.left_out
+    }
 
 
 def report(case: Case, medians: dict[str, float]) -> bool:
@@ -433,8 +452,8 @@ def report(case: Case, medians: dict[str, float]) -> bool:
     first = next(iter(medians.values()))
     print(f"\n{case.name:<34}{'us each':>10}{'ratio':>9}{'target':>9}")
     for name in case.sides:
-        if name not in medians:
-            print(f"  {name:<32}{'not installed':>19}")
+        if name in case.left_out:
+            print(f"  {name:<32}  {case.left_out[name]}")
             continue
         ratio, target = medians[name] / first, case.targets.get(name)
         verdict = ""

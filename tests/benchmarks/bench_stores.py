@@ -4,7 +4,8 @@ Each row alternates two things in one run and shows the medians, their ratio, an
 may be. DynamoDB Local, or the engine that the tests use, is needed for its part. Run it from the
 repository:
 
-    python -m tests.benchmarks.bench_stores [--rounds 300] [--only memory|sqlite|dynamodb] [--check]
+    python -m tests.benchmarks.bench_stores [--rounds 300] [--items 5000]
+                                            [--only memory|sqlite|dynamodb] [--check]
 
 ``--check`` fails if a number is over its limit. Other libraries are measured if they are installed
 (``pip install 'gogoscope[bench]'``).
@@ -15,8 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import importlib.util
-import itertools
 import json
 import math
 import os
@@ -32,7 +31,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from attrs import frozen
+from attrs import Factory, define, frozen
 
 from gogoscope import Cache, LocalCache
 from gogoscope.stores.memory import MemoryStore
@@ -40,24 +39,32 @@ from gogoscope.stores.sqlite.identity import OLD_NS
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
+from tests.benchmarks.peers import why_left_out
+from tests.benchmarks.replay import Operation, Replay, Request
 from tests.support.dynamodb_faults import FaultyClient, Perform
 from tests.support.engines import DUMMY_CREDENTIALS, new_table_name, running_engine
 
 Call = Callable[[], Awaitable[Any]]
 SMALL_DICT = {"name": "John", "tags": ["a", "b"], "visits": 17}
 KEY = "user:1"
-ITEMS = 5_000
+HITS = 300
 
 
 @frozen
 class Pair:
-    """Two things to compare: ``calls`` of each make one sample; ``limit`` is for their ratio."""
+    """Two things to compare: ``calls`` of each make one sample; ``limit`` is for their ratio.
+
+    ``prepare`` is called before both make a sample, and is not timed. ``theirs`` says that ``ours``
+    is that of another library, which is named and left out if it breaks.
+    """
 
     name: str
     ours: Call
     bare: Call
     limit: float | None = None
     calls: int = 1
+    prepare: Call | None = None
+    theirs: bool = False
 
 
 class Table:
@@ -72,7 +79,13 @@ class Table:
 
     async def compare(self, pairs: list[Pair]) -> None:
         for pair in pairs:
-            ours, bare, ratio = await measure(pair, self._rounds)
+            try:
+                ours, bare, ratio = await measure(pair, self._rounds)
+            except Exception as error:
+                if not pair.theirs:
+                    raise
+                self.left_out(pair.name, error)
+                continue
             shown = f"{pair.name:<44}{ours * 1e6:>9.2f}{bare * 1e6:>9.2f}{ratio:>8.2f}"
             self._row(shown, pair.limit, ratio)
 
@@ -81,6 +94,9 @@ class Table:
         self.fine = self.fine and within
         limit = f"at most {most:g}" if most < math.inf else f"at least {least:g}"
         print(f"{name:<44}{value:>9g}   {limit}{'' if within else '  <- missed'}")
+
+    def left_out(self, name: str, error: Exception) -> None:
+        print(f"{name:<44}  {why_left_out(error)}")
 
     def _row(self, shown: str, limit: float | None, ratio: float) -> None:
         within = limit is None or ratio <= limit
@@ -95,6 +111,8 @@ async def measure(pair: Pair, rounds: int) -> tuple[float, float, float]:
     gc.disable()
     try:
         for number in range(rounds + rounds // 10 + 1):
+            if pair.prepare is not None:
+                await pair.prepare()
             if number % 2:
                 ours = await seconds_of(pair.ours, pair.calls)
                 bare = await seconds_of(pair.bare, pair.calls)
@@ -153,13 +171,20 @@ async def memory_part(table: Table) -> None:
         assert not isinstance(value, dict) or got is not value
         hit = functools.partial(bare.get, KEY)
         pairs = [
-            Pair(f"store.get, {name}", functools.partial(store.get, KEY), hit, limit),
-            Pair(f"Cache.get, {name}", functools.partial(cache.get, KEY), hit),
-            Pair(f"Cache.get_or_set, {name}", loading_hit(cache), hit),
-            Pair(f"  behind a LocalCache, {name}", loading_hit(fronted), hit),
+            Pair(f"gogoscope store, {name}", functools.partial(store.get, KEY), hit, limit, HITS),
+            Pair(f"gogoscope cache, {name}", functools.partial(cache.get, KEY), hit, None, HITS),
+            Pair(f"gogoscope get_or_set, {name}", loading_hit(cache), hit, None, HITS),
+            Pair(f"gogoscope LocalCache, {name}", loading_hit(fronted), hit, None, HITS),
         ]
-        pairs += [Pair(f"{peer}, {name}", get, hit) for peer, get in (await peers(value)).items()]
-        await table.compare([Pair(p.name, p.ours, p.bare, p.limit, 300) for p in pairs])
+        await table.compare(pairs)
+        for peer, make in PEERS.items():
+            shown = f"{peer}, {name}"
+            try:
+                get = await make(value)
+            except Exception as error:
+                table.left_out(shown, error)
+                continue
+            await table.compare([Pair(shown, get, hit, None, HITS, theirs=True)])
 
 
 def loading_hit(cache: Cache) -> Call:
@@ -171,20 +196,32 @@ def loading_hit(cache: Cache) -> Call:
     return lambda: cache.get_or_set(KEY, load, 60)
 
 
-async def peers(value: Any) -> dict[str, Call]:
-    """Return the hits of other libraries that are installed."""
-    found: dict[str, Call] = {}
-    if importlib.util.find_spec("cashews"):
-        cashews: Any = import_module("cashews").Cache()
-        cashews.setup("mem://")
-        await cashews.set(KEY, value, expire=3600)
-        found["cashews"] = lambda: cashews.get(KEY)
-    if importlib.util.find_spec("aiocache"):
-        modules: Any = import_module("aiocache"), import_module("aiocache.serializers")
-        aiocache = modules[0].SimpleMemoryCache(serializer=modules[1].JsonSerializer())
-        await aiocache.set(KEY, value, ttl=3600)
-        found["aiocache (JSON)"] = lambda: aiocache.get(KEY)
-    return found
+async def _cashews(value: Any) -> Call:
+    cache: Any = import_module("cashews").Cache()
+    cache.setup("mem://")
+    await cache.set(KEY, value, expire=3600)
+    return lambda: cache.get(KEY)
+
+
+async def _cashews_get_or_set(value: Any) -> Call:
+    cache: Any = import_module("cashews").Cache()
+    cache.setup("mem://")
+    await cache.set(KEY, value, expire=3600)
+    return lambda: cache.get_or_set(KEY, value, expire=60)
+
+
+async def _aiocache(value: Any) -> Call:
+    modules: Any = import_module("aiocache"), import_module("aiocache.serializers")
+    cache = modules[0].SimpleMemoryCache(serializer=modules[1].JsonSerializer())
+    await cache.set(KEY, value, ttl=3600)
+    return lambda: cache.get(KEY)
+
+
+PEERS = {
+    "cashews": _cashews,
+    "cashews get_or_set": _cashews_get_or_set,
+    "aiocache (JSON)": _aiocache,
+}
 
 
 async def sqlite_part(table: Table) -> None:
@@ -270,58 +307,67 @@ class BareSQLite:
         )
 
 
-async def dynamodb_part(table: Table, endpoint_url: str) -> None:
+@define
+class Again:
+    """Sends the requests of one operation once more, as often as they are shown."""
+
+    replay: Replay
+    operation: Operation
+    requests: list[Request] = Factory(list)
+
+    async def show(self) -> None:
+        self.requests = await self.replay.requests(self.operation, 1)
+
+    async def send(self) -> None:
+        await self.replay.send(self.requests)
+
+
+async def set_value(store: DynamoDBAdapter) -> None:
+    await store.set(KEY, SMALL_DICT, 3600)
+
+
+async def get_value(store: DynamoDBAdapter) -> None:
+    assert await store.get(KEY) == SMALL_DICT
+
+
+async def dynamodb_part(table: Table, endpoint_url: str, items: int) -> None:
     """Compare requests with the raw calls on the same client, and count those of ``clear``."""
     name = new_table_name()
     async with open_client(endpoint_url=endpoint_url) as opened:
         client: Any = opened
         await create_table(client, name)
         store = DynamoDBAdapter(client, name)
-        recorder = FaultyClient(client)
-        recording = DynamoDBAdapter(recorder, name)
-        await recording.set(KEY, SMALL_DICT, 3600)
-        await recording.get(KEY)
-        (_, put), (_, get) = recorder.calls
-        nonces = itertools.count()
-
-        async def raw_set() -> None:
-            # Bytes that were written before are written faster than new ones.
-            now_ms = int(time.time() * 1000)
-            item = put["Item"]
-            item["version"] = {"N": str(now_ms * 1000)}
-            item["expiresAt"] = {"N": str(now_ms // 1000 + 3600)}
-            item["data"]["M"]["until"] = {"N": str(now_ms + 3_600_000)}
-            item["data"]["M"]["by"] = {"S": f"{next(nonces):016x}"}
-            await client.put_item(**put)
-
-        pairs = [
-            Pair("set", lambda: store.set(KEY, SMALL_DICT, 3600), raw_set, 1.1),
-            Pair("get", lambda: store.get(KEY), lambda: client.get_item(**get), 1.1),
-        ]
-        peer = await dynamodb_peer(client)
-        if peer is not None:
-            text = json.dumps(SMALL_DICT)
-            await peer.set(KEY, text, ttl=3600)
-            pairs += [
-                Pair(
-                    "aiocache-dynamodb set",
-                    lambda: peer.set(KEY, text, ttl=3600),
-                    raw_set,
-                ),
-                Pair(
-                    "aiocache-dynamodb get", lambda: peer.get(KEY), lambda: client.get_item(**get)
-                ),
-            ]
+        replay = Replay.on(client, name)
+        write, read = Again(replay, set_value), Again(replay, get_value)
+        for again in (write, read):
+            await again.show()
+            await again.send()
         table.head("DynamoDB, against the raw call on the same client", HEADS)
-        await table.compare(pairs)
-        await count_clear(table, client, name)
+        await table.compare(
+            [
+                Pair("set", lambda: set_value(store), write.send, 1.1, prepare=write.show),
+                Pair("get", lambda: get_value(store), read.send, 1.1, prepare=read.show),
+            ]
+        )
+        try:
+            peer, text = await _aiocache_dynamodb(client), json.dumps(SMALL_DICT)
+        except Exception as error:
+            table.left_out("aiocache-dynamodb", error)
+        else:
+            name_of = "aiocache-dynamodb {}".format
+            put, get = (lambda: peer.set(KEY, text, ttl=3600)), (lambda: peer.get(KEY))
+            await table.compare(
+                [
+                    Pair(name_of("set"), put, write.send, prepare=write.show, theirs=True),
+                    Pair(name_of("get"), get, read.send, prepare=read.show, theirs=True),
+                ]
+            )
+        await count_clear(table, client, name, items)
         await client.delete_table(TableName=name)
 
 
-async def dynamodb_peer(client: Any) -> Any:
-    """Give another library's cache on a table of its own, or ``None`` if it is not installed."""
-    if not importlib.util.find_spec("aiocache_dynamodb"):
-        return None
+async def _aiocache_dynamodb(client: Any) -> Any:
+    made: Any = import_module("aiocache_dynamodb")
     name = new_table_name()
     await client.create_table(
         TableName=name,
@@ -329,15 +375,14 @@ async def dynamodb_peer(client: Any) -> Any:
         KeySchema=[{"AttributeName": "cache_key", "KeyType": "HASH"}],
         AttributeDefinitions=[{"AttributeName": "cache_key", "AttributeType": "S"}],
     )
-    made: Any = import_module("aiocache_dynamodb")
     return made.DynamoDBCache(table_name=name, dynamodb_client=client)
 
 
-async def count_clear(table: Table, client: Any, name: str) -> None:
-    """Count the requests of clearing a table of 5,000 items, and how many are in flight at once."""
+async def count_clear(table: Table, client: Any, name: str, items: int) -> None:
+    """Count the requests of clearing a table of many items, and how many are in flight at once."""
     counter = FaultyClient(client)
     store = DynamoDBAdapter(counter, name, key_prefix="big:")
-    await store.set_many({f"item:{number}": "x" * 1000 for number in range(ITEMS)})
+    await store.set_many({f"item:{number}": "x" * 1000 for number in range(items)})
     counter.calls.clear()
     now = most = 0
 
@@ -355,8 +400,8 @@ async def count_clear(table: Table, client: Any, name: str) -> None:
     await store.clear()
     seconds = time.perf_counter() - start
     pages = counter.operations.count("scan")
-    print(f"\nclear() of {ITEMS:,} items of 1 KB: {seconds:.2f} s, {pages} pages")
-    table.figure("requests", len(counter.calls), most=ITEMS + pages)
+    print(f"\nclear() of {items:,} items of 1 KB: {seconds:.2f} s, {pages} pages")
+    table.figure("requests", len(counter.calls), most=items + pages)
     table.figure("most writes in flight", most, least=8)
     assert await store.keys() == []
 
@@ -364,7 +409,7 @@ async def count_clear(table: Table, client: Any, name: str) -> None:
 HEADS = f"{'us':>9}{'bare us':>9}{'ratio':>8}{'limit':>8}"
 
 
-async def main(rounds: int, only: str | None, check: bool) -> bool:
+async def main(rounds: int, items: int, only: str | None, check: bool) -> bool:
     """Print the tables; tell whether everything is within its limits."""
     table = Table(rounds)
     if only in (None, "memory"):
@@ -373,18 +418,19 @@ async def main(rounds: int, only: str | None, check: bool) -> bool:
         await sqlite_part(table)
     if only in (None, "dynamodb"):
         with running_engine() as engine:
-            await dynamodb_part(table, engine.endpoint_url)
+            await dynamodb_part(table, engine.endpoint_url, items)
     return table.fine or not check
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--items", type=int, default=5_000)
     parser.add_argument("--only", choices=["memory", "sqlite", "dynamodb"])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     os.environ.update(
         {name: DUMMY_CREDENTIALS[name] for name in DUMMY_CREDENTIALS.keys() - os.environ}
     )
-    program = functools.partial(main, options.rounds, options.only, options.check)
+    program = functools.partial(main, options.rounds, options.items, options.only, options.check)
     sys.exit(not anyio.run(program))

@@ -19,6 +19,8 @@ from typing import Any
 
 from attrs import define, frozen
 
+from tests.benchmarks.peers import why_left_out
+
 HOLD = 0.005
 WAITERS, HANDOFFS, ALONE = 8, 40, 200
 LONGEST_SECONDS = 20.0
@@ -65,10 +67,10 @@ def measure_peers(endpoint_url: str) -> None:
     for name, module in DISTRIBUTIONS.items():
         try:
             importlib.import_module(module)
-        except ImportError:
-            print(f"{name:<24}not installed", flush=True)
-            continue
-        print(f"{name:<24}{_measure(_OPENERS[name])}", flush=True)
+            found = str(_measure(_OPENERS[name]))
+        except Exception as error:
+            found = f"  {why_left_out(error)}"
+        print(f"{name:<24}{found}", flush=True)
 
 
 def _measure(opener: Callable[[Any, Requests], tuple[Locked, Callable[[], None]]]) -> Result:

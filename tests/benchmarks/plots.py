@@ -3,8 +3,9 @@
 Each plot is an SVG of bars, drawn in the colours of the text around it, so that it can be read in
 light and dark. Run it from the repository after a benchmark has been run again:
 
-    python -m tests.benchmarks.bench_breaker > docs/measured/breaker.txt
     python -m tests.benchmarks.plots
+
+``python -m tests.benchmarks.record`` runs the benchmarks, and then this.
 """
 
 from __future__ import annotations
@@ -25,26 +26,24 @@ OURS, OTHERS = "#5c6bc0", "#808080"
 
 
 @frozen
-class Plot:
-    """Bars of one table that a benchmark prints.
+class Rows:
+    """What a plot takes from a table that a benchmark prints.
 
-    :param name: of the plot, ``docs/plots/NAME.svg``
     :param source: of the measurement, ``docs/measured/SOURCE.txt``
-    :param title: what the bars show, and in which unit
-    :param row: finds name and value in a line
     :param section: what the line before the first row begins with
+    :param row: finds name and value in a line
+    :param called: how a name is shown
     :param left_out: names that are not drawn, since they measure something else
     """
 
-    name: str
     source: str
-    title: str
-    row: str
     section: str
+    row: str
+    called: str = "{}"
     left_out: tuple[str, ...] = ()
 
     def values(self) -> dict[str, float]:
-        """Return what was measured, the least first."""
+        """Return what was measured."""
         lines = (MEASURED / f"{self.source}.txt").read_text(encoding="utf-8").splitlines()
         begin = next(n for n, line in enumerate(lines) if line.startswith(self.section))
         found = {}
@@ -53,7 +52,32 @@ class Plot:
                 break
             row = re.match(self.row, line)
             if row is not None and row["name"].strip() not in self.left_out:
-                found[row["name"].strip()] = float(row["value"])
+                found[self.called.format(row["name"].strip())] = float(row["value"])
+        return found
+
+
+@frozen
+class Plot:
+    """Bars of what was measured.
+
+    :param name: of the plot, ``docs/plots/NAME.svg``
+    :param title: what the bars show, and in which unit
+    :param rows: of which tables they are
+    :param ordered: whether the bars keep the order of the tables, instead of the least first
+    :param ours: what the names of our bars begin with
+    """
+
+    name: str
+    title: str
+    rows: tuple[Rows, ...]
+    ordered: bool = False
+    ours: tuple[str, ...] = ("gogoscope",)
+
+    def values(self) -> dict[str, float]:
+        """Return what was measured, in the order of the bars."""
+        found = {name: value for rows in self.rows for name, value in rows.values().items()}
+        if self.ordered:
+            return found
         return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
     def draw(self) -> str:
@@ -75,7 +99,7 @@ class Plot:
             top = 4 + number * ROW
             room = WIDTH - NAMES - VALUES
             length = max(2.0, min(1.0, value / longest) * room)
-            colour = OURS if name.startswith("gogoscope") else OTHERS
+            colour = OURS if name.startswith(self.ours) else OTHERS
             baseline = top + BAR - 3
             parts.append(
                 f'<text x="{NAMES - 8}" y="{baseline}" text-anchor="end">{escape(name)}</text>'
@@ -93,21 +117,27 @@ class Plot:
 
 
 NUMBER = r"(?P<value>[\d.]+)"
+SIDE = rf"  (?P<name>[^\s:][^:]*?)\s+{NUMBER}\s+[\d.]+(\s|$)"
+"""A row of ``bench_scope``: microseconds and ratio."""
+
+
 PLOTTED = (
     Plot(
         "breaker",
-        "breaker",
         "Nanoseconds of a call through a closed circuit",
-        rf"(?P<name>\S.*?)\s+{NUMBER}\s+[\d.]+$",
-        "call ",
-        ("bare await", "gogoscope retry", "gogoscope retry + breaker.call"),
+        (
+            Rows(
+                "breaker",
+                "call ",
+                rf"(?P<name>\S.*?)\s+{NUMBER}\s+[\d.]+$",
+                left_out=("bare await", "gogoscope retry", "gogoscope retry + breaker.call"),
+            ),
+        ),
     ),
     Plot(
         "sequential",
-        "scope",
         "Microseconds of starting a task that does nothing and awaiting it",
-        rf"  (?P<name>[^\s:][^:]*?)\s+{NUMBER}\s+[\d.]+(\s|$)",
-        "sequential await of a no-op",
+        (Rows("scope", "sequential await of a no-op", SIDE),),
     ),
 )
 

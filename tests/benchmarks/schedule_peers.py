@@ -1,12 +1,12 @@
 """Other schedulers for the same task: a job a second, several processes, some of which are killed.
 
     python -m tests.benchmarks.schedule_peers [--seconds 30] [--processes 4] [--kills 2]
-                                              [--arq PYTHON]
+                                              [--after 20] [--arq PYTHON]
 
 All of them share one Redis, which is started for the run. The job takes 0.4 seconds. A process that
 has just begun it is killed with SIGKILL, as often as ``--kills`` says; no other takes its place.
 Counted are the seconds for which the job was done more than once, and those for which it was not
-done at all, 20 seconds after the last.
+done at all, 20 seconds after the last (``--after``).
 
 - gogoscope: ``s.schedule`` with ``missed="all"`` and a lease of 2 seconds.
 - APScheduler 3.11.3: an ``AsyncIOScheduler`` with a ``RedisJobStore`` in each process; ``coalesce``
@@ -114,8 +114,9 @@ def run_worker(library: str, url: str, journal: Path) -> None:
         )
 
 
-def measure(library: str, python: str, url: str, seconds: int, processes: int, kills: int) -> str:
+def measure(library: str, python: str, url: str, given: argparse.Namespace) -> str:
     """Let a library run, kill processes meanwhile, and return a line of what came of it."""
+    seconds, processes, kills = given.seconds, given.processes, given.kills
     with TemporaryDirectory() as folder:
         journal = Path(folder) / "journal"
         journal.touch()
@@ -131,7 +132,7 @@ def measure(library: str, python: str, url: str, seconds: int, processes: int, k
                 if part < kills:
                     kill_next(journal, workers)
             ended = round(time.time()) - 1
-            time.sleep(AFTER_SECONDS)
+            time.sleep(given.after)
         finally:
             for worker in workers:
                 worker.kill()
@@ -181,12 +182,14 @@ def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         run_worker(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
         return
+    from tests.benchmarks.peers import why_left_out
     from tests.support.redis_server import running_redis
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, default=SECONDS)
     parser.add_argument("--processes", type=int, default=PROCESSES)
     parser.add_argument("--kills", type=int, default=KILLS)
+    parser.add_argument("--after", type=float, default=AFTER_SECONDS)
     parser.add_argument("--arq", help="the python of a virtual environment with arq")
     given = parser.parse_args()
     pythons = {"gogoscope": sys.executable}
@@ -201,9 +204,12 @@ def main() -> None:
             print(f"{library:<22}not installed", flush=True)
             continue
         with running_redis() as redis:
-            line = measure(
-                library, pythons[library], redis.url, given.seconds, given.processes, given.kills
-            )
+            try:
+                line = measure(library, pythons[library], redis.url, given)
+            except Exception as error:
+                if library == "gogoscope":
+                    raise
+                line = f"{library:<22}  {why_left_out(error)}"
         print(line, flush=True)
 
 
