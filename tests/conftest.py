@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from typing import Any
 
@@ -49,3 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         loops = set(item.name.partition("[")[2].rstrip("]").split("-"))
         if item.get_closest_marker("slow_elsewhere") and loops & {"uvloop", "trio"}:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the thousands of collected tests out of each collection of garbage from now on."""
+    gc.collect()
+    gc.freeze()

@@ -200,7 +200,9 @@ def test_the_rule_that_a_place_breaks_is_named(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", WELL)
+@pytest.mark.parametrize(
+    "name", [WELL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in WELL[1:])]
+)
 def test_a_store_with_nothing_wrong_breaks_no_rule(name: str, tmp_path: Path) -> None:
     kept, broken = judge(tmp_path, f"{BROKEN}::{name}")[name]
     assert broken == set()

@@ -232,7 +232,7 @@ def test_a_cancelled_probe_is_returned_at_once(url: str, start: Start) -> None:
 
 
 @posix_only
-@pytest.mark.parametrize("late", ["succeed", "fail"])
+@pytest.mark.parametrize("late", ["succeed", pytest.param("fail", marks=pytest.mark.slow)])
 def test_the_late_verdict_of_a_process_that_was_stopped_changes_nothing(
     url: str, start: Start, late: str
 ) -> None:

@@ -77,6 +77,7 @@ def test_the_fleet_pays_every_order_once_on_a_server(kill: list[str], server_url
     assert int(figure(output, "calls spared")) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
 def test_the_fleet_shows_its_progress_as_a_table_in_a_terminal() -> None:
     import pty

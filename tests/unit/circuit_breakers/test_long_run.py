@@ -75,6 +75,7 @@ async def work(
         seen[1] += isinstance(err, CircuitOpenError)
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("seconds", [900, pytest.param(3600, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_dead_service_is_called_no_more_than_the_policy_allows(
