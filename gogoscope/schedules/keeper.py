@@ -5,7 +5,8 @@ the next one at once when it is due, by a write that no other has to precede. Th
 little later whether it has begun. Once they have seen that it does, they look only after some of
 the ticks if these are frequent, so that a tick costs few requests with many processes, too. Whoever
 finds that a tick has not begun claims it, and is the first from then on. Every process looks now
-and then between the ticks as well, for what a person asks for.
+and then between the ticks as well, for what a person asks for; a store that tells of changes lets
+it look at once.
 
 A tick is due by the clock of the store, as this process knows it. It is claimed by its own time, so
 it does not matter whether the processes agree on that clock.
@@ -18,7 +19,8 @@ Mutable state: ``_record`` is the schedule as the last answer showed it, ``None`
 as far as it knows, and ``_follows`` that it has seen another one do so. ``_look_at`` is when to
 look at the latest, and ``_dead_at`` when the run of another may be dead, both on the clock of
 ``monotonic()``. ``_doubtful`` is the nonce of a claim whose answer never came. ``_failures`` counts
-the failures of the store since its last answer. ``_waits_for`` is the next tick, for ``s.tree()``.
+the failures of the store since its last answer. ``_called`` is set when the store tells of
+something, or the scope is stopping. ``_waits_for`` is the next tick, for ``s.tree()``.
 ``_ahead`` tells that ticks were run long before their time, so that nothing starts until then.
 """
 
@@ -53,6 +55,7 @@ from gogoscope.persistence.lock_claims import claim_handle, new_claim
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.persistence.lock_watching import Watched
 from gogoscope.persistence.schedule_records import ScheduleRecord, Wanted
+from gogoscope.persistence.watching import watch
 from gogoscope.schedules.block import OpenTick, T, TickBlock
 from gogoscope.schedules.claims import TickLeases, schedules_of
 from gogoscope.schedules.due import find_wanted
@@ -112,6 +115,14 @@ class Keeper(Generic[T]):
         :raises ConfigurationError: if the store cannot be used as it is configured
         """
         self._provider = schedules_of(self._home)
+        self._called = anyio.Event()
+        stop = watch(self._provider, "schedule", self._options.name, self._call)
+        try:
+            await self._go_on_until_stopping()
+        finally:
+            stop()
+
+    async def _go_on_until_stopping(self) -> None:
         while not self._stopping.is_set():
             try:
                 await self._go_on()
@@ -185,11 +196,13 @@ class Keeper(Generic[T]):
         if record.paused_ms is None:
             pause = min(pause, self._seconds_to_tick(record, now_ms, pause) + later)
         self._waits_for = self._describe_wait(record, now_ms)
-        await self._sleep(pause)
+        told = await self._is_told_within(pause)
         self._fresh = False
+        if told and not self._first:
+            await self._sleep(uniform(*LATER_SECONDS))
         if self._stopping.is_set():
             return
-        if not self._first or monotonic() >= self._look_at:
+        if told or not self._first or monotonic() >= self._look_at:
             await self._look()
 
     def _seconds_to_tick(self, record: ScheduleRecord, now_ms: int, most: float) -> float:
@@ -215,6 +228,22 @@ class Keeper(Generic[T]):
         if next_ms is None:
             return "nothing: its ticks are over"
         return f"the tick at {moment(next_ms, when.zone)}"
+
+    async def _is_told_within(self, seconds: float) -> bool:
+        """Sleep, but not longer than until the scope is stopping, or the store tells of something.
+
+        :returns: whether it does
+        """
+        with anyio.move_on_after(max(0.0, seconds)), self._stopping.telling(self._call):
+            if not self._stopping.is_set():
+                await self._called.wait()
+        told = self._called.is_set()
+        if told:
+            self._called = anyio.Event()
+        return told
+
+    def _call(self) -> None:
+        self._called.set()
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but not longer than until the scope is stopping."""

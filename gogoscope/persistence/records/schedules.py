@@ -15,7 +15,12 @@ from gogoscope.persistence.schedule_records import (
     Wanted,
 )
 
-SCHEDULES = json_kind("schedule", ScheduleRecord, schedule_rules.purge_at_ms)
+SCHEDULES = json_kind(
+    "schedule",
+    ScheduleRecord,
+    schedule_rules.purge_at_ms,
+    awaited=schedule_rules.asks_to_look,
+)
 
 
 class RecordSchedules(RecordCapability):
@@ -87,7 +92,8 @@ class RecordSchedules(RecordCapability):
     async def trigger_schedule(self, name: str) -> bool:
         """Have a schedule run once more, besides its ticks, even if it is paused.
 
-        It runs as soon as a process looks, and no run is in progress. Before it has begun, asking
+        It runs as soon as a process looks, which is at once where the store tells of changes, and
+        no run is in progress. Before it has begun, asking
         again changes nothing.
 
         :returns: ``False`` if there is no such schedule

@@ -155,6 +155,19 @@ def purge_at_ms(record: ScheduleRecord, now_ms: int) -> int | None:
     return max(now_ms, record.next_ms or 0, record.lease.lease_until_ms) + FORGOTTEN_MS
 
 
+def asks_to_look(record: ScheduleRecord) -> bool:
+    """Return whether those who wait for ticks shall look: before the next tick there is a run.
+
+    Or they have slept while the ticks were paused, or were others.
+    """
+    if record.state == "running":
+        return False
+    if record.trigger_ms is not None or record.state == "interrupted":
+        return True
+    began_anew = record.at_ms is None or record.after_ms > record.at_ms
+    return began_anew and record.paused_ms is None
+
+
 def _may_start(record: ScheduleRecord, now_ms: int, wanted: Wanted) -> bool:
     """Return whether a run is due, whoever holds the lease.
 

@@ -12,12 +12,13 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from gogoscope import Once, scope
+from gogoscope import Once, Tick, interval, scope
 from gogoscope.cache import loading
 from gogoscope.locks import line, polling
 from gogoscope.permits import polling as permit_polling
 from gogoscope.persistence import PersistenceURL, watching
 from gogoscope.persistence.watching import Listener
+from gogoscope.schedules import keeper
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.stores.postgres.store import from_url as open_postgres
 from gogoscope.stores.redis.store import from_url as open_redis
@@ -156,6 +157,27 @@ async def test_a_job_that_is_left_elsewhere_is_had_at_once(open_store: Open) -> 
                 group.start_soon(work, mine, anyio.Event())
                 await heard(mine)
                 end.set()
+
+
+async def test_a_schedule_that_is_triggered_elsewhere_runs_at_once(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "FIRST_LOOK_SECONDS", NEVER)
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", NEVER)
+    async with open_store() as mine, open_store() as theirs:
+        ran = anyio.Event()
+
+        async def job(tick: Tick) -> None:
+            ran.set()
+
+        with anyio.fail_after(PATIENCE):
+            async with scope(persistence=mine) as s:
+                s.schedule("k", interval(86_400), job)
+                await heard(mine)
+                while not await theirs.trigger_schedule("k"):
+                    await anyio.sleep(0.01)
+                await ran.wait()
+                await s.stop()
 
 
 @pytest.mark.usefixtures("never_polls")

@@ -548,6 +548,54 @@ def test_a_person_pauses_continues_and_triggers_a_schedule(run: Run) -> None:
     run(program)
 
 
+@pytest.mark.parametrize("processes", [1, 3])
+def test_what_a_person_asks_for_is_done_at_once_where_the_store_tells_of_changes(
+    run: Run, processes: int
+) -> None:
+    runs = Runs()
+
+    async def program() -> None:
+        shared = MemoryStore()
+        start = await to_next(3600)
+        async with AsyncExitStack() as fleet:
+            for _ in range(processes):
+                s = await fleet.enter_async_context(scope(persistence=shared))
+                s.schedule("s", interval(1), runs)
+                fleet.callback(s.stopping.set)
+            await until(start + 3)
+            assert await shared.pause_schedule("s")
+            await until(start + 100)
+            before = len(runs.ticks)
+            assert await shared.trigger_schedule("s")
+            await anyio.sleep(0.5)
+            assert [tick.triggered for tick in runs.ticks[before:]] == [True]
+            assert await shared.continue_schedule("s")
+            await until(start + 103.5)
+        assert runs.at[-3:] == [start + 101, start + 102, start + 103]
+
+    run(program)
+
+
+def test_a_run_that_a_deployment_cut_short_is_begun_again_at_once_elsewhere(run: Run) -> None:
+    runs = Runs(lasting=100)
+
+    async def program() -> None:
+        shared = MemoryStore()
+        start = await to_next(3600)
+        async with scope(persistence=shared) as old:
+            old.schedule("s", interval(3600), runs)
+            await until(start + 3601)
+            async with scope(persistence=shared) as new:
+                new.schedule("s", interval(3600), runs)
+                await until(start + 3610)
+                old.cancel()
+                await until(start + 3611)
+                assert [tick.attempt for tick in runs.ticks] == [1, 2]
+                await new.stop()
+
+    run(program)
+
+
 def test_a_changed_definition_is_taken_over(run: Run) -> None:
     runs = Runs()
 
