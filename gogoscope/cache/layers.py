@@ -8,8 +8,9 @@ knows whether the store was changed.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
+from typing import Any
 
-from attrs import frozen
+from attrs import NOTHING, frozen
 
 from gogoscope._core.clock import monotonic
 from gogoscope.cache.local import LocalCache
@@ -30,6 +31,14 @@ class Layers:
     def find(self, key: str) -> CacheEntry | None:
         """Return the entry of a key in the local layer, or ``None`` if it has none."""
         return None if self.local is None else self.local._find(key)
+
+    def peek(self, key: str) -> Any:
+        """Return the value of a key if its store is in the memory of this process.
+
+        :returns: ``NOTHING`` if it is elsewhere, or if it takes more than a look to know it
+        """
+        peek = None if self.local is not None else getattr(self.store, "_peek", None)
+        return NOTHING if peek is None else peek(key)
 
     def get_entry(
         self, key: str, *, latest: bool = False, stale: bool = False

@@ -41,7 +41,7 @@ from functools import partial
 from typing import Any
 
 import anyio
-from attrs import frozen
+from attrs import NOTHING, frozen
 
 from gogoscope._core.background import Home, Observer, ProcessObserver, Spawn
 from gogoscope._core.callables import NotAwaitableError
@@ -165,6 +165,10 @@ class Loading:
             if self._context.observed():
                 self._context.tell(CacheHit, self._key, True)
             return found.value
+        if not self._context.observed():
+            value = self._context.layers.peek(self._key)
+            if value is not NOTHING:
+                return value
         self._state = state_of(self._context.layers.store)
         entry = await self._read()
         if self._context.observed():

@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 from weakref import WeakSet
 
+from attrs import NOTHING
+
 from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence import (
     Answer,
@@ -262,14 +264,21 @@ class MemoryStore(RecordStore):
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, or ``default`` if it has none."""
-        # The shortest way to a hit. Everything else, errors included, is left to the long way.
+        found = self._peek(key)
+        return await super().get(key, default) if found is NOTHING else found
+
+    def _peek(self, key: str) -> Any:
+        """Return the value of a key, or ``NOTHING`` if it takes more than a look to know it.
+
+        It is the shortest way to a hit. Everything else, errors included, is left to the long way.
+        """
         try:
             record, purge_at_ms = self._cached[self._key_prefix + key]
             if key and purge_at_ms - record.stale_ms > self._wall() * 1000:
                 return self._codec.loads(record.content)
         except Exception:  # noqa: BLE001 - raised by the long way, with what it is about
-            return await super().get(key, default)
-        return await super().get(key, default)
+            return NOTHING
+        return NOTHING
 
     def __repr__(self) -> str:
         return f"<MemoryStore key_prefix={self._key_prefix!r} at {id(self):#x}>"
