@@ -11,6 +11,8 @@ Invariants:
 - ``_work`` is what was begun and has not ended. Nothing is added once ``_over`` is set. So every
   piece of work either ends by itself or is told that it is over, and nobody waits for ever.
 - The thread of a caller never waits for the loop to take a piece of work, only for its end.
+- A fork comes between two steps of the loop (:class:`_Standstill`), so that the forked process
+  inherits no half of a step: an import, above all, which nobody could ever finish there.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
@@ -28,7 +31,7 @@ import anyio
 from anyio.lowlevel import checkpoint, current_token
 
 from gogoscope._core.event_loop import EventLoop, running
-from gogoscope._core.forks import after_fork, lock_across_forks
+from gogoscope._core.forks import after_fork, lock_across_forks, take_across_forks
 from gogoscope.blocking.refusals import refuse_green_threads
 from gogoscope.events import log_error
 
@@ -52,6 +55,51 @@ class Work(Protocol):
         ...
 
 
+class _Standstill:
+    """The loop, as a lock: whoever has it knows that the loop stands still, between two steps.
+
+    Its locks are the plainest there are, since a forked process inherits and releases them.
+
+    :param call_soon: calls a function in the loop
+    :param is_elsewhere: whether the loop runs, in another thread of this process
+    """
+
+    def __init__(
+        self, call_soon: Callable[[Callable[[], object]], None], is_elsewhere: Callable[[], bool]
+    ) -> None:
+        self._call_soon = call_soon
+        self._is_elsewhere = is_elsewhere
+        self._over: threading.Lock | None = None
+
+    def acquire(self, *, timeout: float) -> bool:
+        """Let the loop stand still; ``False`` if its step takes longer."""
+        stands, over = threading.Lock(), threading.Lock()
+        stands.acquire()
+        over.acquire()
+
+        def stand() -> None:
+            stands.release()
+            over.acquire()
+
+        until = time.monotonic() + timeout
+        self._call_soon(stand)
+        while self._is_elsewhere():
+            left = until - time.monotonic()
+            if stands.acquire(timeout=max(0.0, min(left, 0.05))):
+                break
+            if left <= 0:
+                over.release()
+                return False
+        self._over = over
+        return True
+
+    def release(self) -> None:
+        """Let the loop go on."""
+        over, self._over = self._over, None
+        if over is not None:
+            over.release()
+
+
 class LoopThread:
     """An event loop that runs in a thread of its own, until :meth:`end`."""
 
@@ -71,6 +119,8 @@ class LoopThread:
         self._running = threading.Thread(target=self._run, name="gogoscope", daemon=True)
         self._running.start()
         self._begun.wait()
+        self._standstill = _Standstill(self.call_soon, self._is_elsewhere)
+        take_across_forks(self._standstill)
 
     def start(self, work: Work) -> None:
         """Begin a piece of work in the loop; it runs in a copy of the caller's context."""
@@ -98,6 +148,12 @@ class LoopThread:
     def is_here(self) -> bool:
         """Return whether it is the loop of this process, and has not been asked to end."""
         return self.process == os.getpid() and not self._over
+
+    def _is_elsewhere(self) -> bool:
+        here = threading.get_ident()
+        return (
+            self.process == os.getpid() and self._running.is_alive() and self._running.ident != here
+        )
 
     def end(self) -> None:
         """End everything that runs in the loop, and the loop; waits for ``EXIT_SECONDS``."""

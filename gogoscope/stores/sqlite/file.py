@@ -6,15 +6,17 @@ the thread, where it can neither be cancelled nor let an urgent operation go fir
 is switched off (``timeout=0``), and an operation that finds the file busy waits on the event loop
 and tries again. Invariants:
 
-- Only the thread uses ``_connection``. The event loop takes it away, and lets the thread close it,
-  where it cannot wait for the thread.
+- Only the thread uses ``_connection``, and a fork, which closes it. The event loop takes it away,
+  and lets the thread close it, where it cannot wait for the thread.
 - An operation is one transaction, which is rolled back if anything goes wrong inside. A busy file
   is noticed before anything is written, so trying again is safe.
 - ``_poller`` lets one task of this process try again at a time, so that many that wait do not
   storm the file.
-- A fork must not touch the connection of its parent, not even to close it: ``life`` knows the
-  process that opened it. A fork waits until the thread is outside of SQLite (``_inside``), whose
-  own locks it would inherit otherwise.
+- A forked process must not inherit a connection, not even to close it. SQLite would believe that
+  the locks on the file, which are the parent's, are its own. Then whoever is the last to close the
+  file removes its write-ahead log, while the forked process uses it. So a fork waits until the
+  thread is outside of SQLite (``_inside``), and closes the connection; the next use opens it again.
+  In between, ``_connection`` is ``None``, but ``_files`` are still those that were opened.
 - Whoever removes or replaces a file that is open makes two stores of it, and two holders of each
   lock. So every use, when it is done, compares the files with those that were opened.
 """
@@ -26,6 +28,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import anyio
@@ -73,7 +76,7 @@ class SQLiteFile:
         self._set_up = set_up
         self._connection: sqlite3.Connection | None = None
         self._files: OpenFiles | None = None
-        self._inside = lock_across_forks()
+        self._inside = lock_across_forks(self._part)
         self.life = Life(f"the SQLite store {path!r}")
 
     async def open(self) -> None:
@@ -102,6 +105,7 @@ class SQLiteFile:
         finally:
             # It is still open after asyncio's own cancellation, which knows no shield.
             connection, self._connection = self._connection, None
+            self._files = None
             shut = None if connection is None else functools.partial(self._shut, connection)
             self._thread.end(shut)
             self.life.end()
@@ -147,9 +151,9 @@ class SQLiteFile:
 
     def _use(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         with self._inside:
-            connection, files = self._connection, self._files
-            if connection is None or files is None:
+            if self._files is None:
                 raise self._closed()
+            connection, files = self._connection or self._open_again(self._files), self._files
             try:
                 try:
                     return work(connection)
@@ -163,31 +167,61 @@ class SQLiteFile:
                 files.check()
 
     def _connect(self) -> None:
+        _make_private(self.path)
         with self._inside:
-            _make_private(self.path)
-            try:
-                connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
-                try:
-                    self._set_up(connection, self.path)
-                    self._files = OpenFiles(self.path)
-                except BaseException:
-                    connection.close()
-                    raise
-            except sqlite3.Error as error:
-                raise _translated(error, self.path) from error
-            self._connection = connection
+            self._open(self.path)
 
-    def _disconnect(self) -> None:
+    def _open_again(self, files: OpenFiles) -> sqlite3.Connection:
+        """Open what a fork has closed, unless somebody has removed or replaced it meanwhile."""
+        files.check_database()
+        connection = self._open(files.database)
+        try:
+            files.check_database()
+        except PersistenceError:
+            self._part()
+            self._files = files
+            raise
+        return connection
+
+    def _open(self, path: str) -> sqlite3.Connection:
+        try:
+            # A fork closes it, in whichever thread that is.
+            connection = sqlite3.connect(
+                path, timeout=0, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._set_up(connection, self.path)
+                self._files = OpenFiles(path)
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise _translated(error, self.path) from error
+        self._connection = connection
+        return connection
+
+    def _part(self) -> None:
+        """Close the connection before a fork; it is opened again with the next use."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._shut(connection)
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _disconnect(self) -> None:
+        with self._inside:
+            connection, self._connection, self._files = self._connection, None, None
+            if connection is not None:
+                self._shut_inside(connection)
 
     def _shut(self, connection: sqlite3.Connection) -> None:
         with self._inside:
-            try:
-                connection.close()
-            except sqlite3.Error as error:
-                raise _translated(error, self.path) from error
+            self._shut_inside(connection)
+
+    def _shut_inside(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.close()
+        except sqlite3.Error as error:
+            raise _translated(error, self.path) from error
 
 
 def _make_private(path: str) -> None:

@@ -36,9 +36,10 @@ class OpenFiles:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        # Where they are, whatever becomes of the current folder.
         beside = os.path.realpath(path)
-        self._paths = (str(Path(path).absolute()), f"{beside}-wal", f"{beside}-shm")
+        self.database = str(Path(path).absolute())
+        """Where the database is, whatever becomes of the current folder."""
+        self._paths = (self.database, f"{beside}-wal", f"{beside}-shm")
         folders = {str(Path(path).parent) for path in self._paths}
         self._folder = folders.pop() if len(folders) == 1 else None
         self._seen: tuple[int, int, int] | None = None
@@ -60,12 +61,23 @@ class OpenFiles:
                 if folder == self._seen:
                     return
         if [_identity(path) for path in self._paths] != self._files:
-            raise PersistenceError(
-                f"a file of the SQLite store {self._path!r} was removed or replaced while it was "
-                "open, so that others may hold the same locks; close the store and open it again"
-            )
+            raise self._replaced()
         is_old = folder is not None and folder[0] < time.time_ns() - OLD_NS
         self._seen = folder if is_old else None
+
+    def check_database(self) -> None:
+        """Make sure that the database is the same, whatever became of the two beside it.
+
+        :raises PersistenceError: if it was removed or replaced
+        """
+        if _identity(self.database) != self._files[0]:
+            raise self._replaced()
+
+    def _replaced(self) -> PersistenceError:
+        return PersistenceError(
+            f"a file of the SQLite store {self._path!r} was removed or replaced while it was open, "
+            "so that others may hold the same locks; close the store and open it again"
+        )
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -180,29 +181,100 @@ with lock:
     ]
 
 
-@forks
-def test_a_process_that_is_forked_while_threads_call_has_a_loop_too(tmp_path: Path) -> None:
-    # In memory: SQLite itself allows no fork while another thread is inside of it.
-    program = (
-        START.replace("sqlite:///store.db", "memory:")
-        + FORKED
-        + """
-db.cache.get("k")
+FORKS = int(os.environ.get("GOGOSCOPE_TEST_FORKS", "15"))
+
+BUSY = """
 over = threading.Event()
-def busy():
+def call():
+    db.cache.set("k", 1)
+def lock():
+    with db.lock("busy", wait=60):
+        pass
+def open_and_close():
+    with connect(url + str(threading.get_ident())) as other:
+        other.cache.set("k", 1)
+def busy(work):
     while not over.is_set():
-        db.cache.get("k")
-threads = [threading.Thread(target=busy) for _ in range(3)]
+        work()
+threads = [threading.Thread(target=busy, args=(work,)) for work in works]
 for thread in threads:
     thread.start()
-for number in range(3):
-    in_child(lambda: print(db.cache.get_or_set("k", lambda: number, 60)))
-over.set()
+def work():
+    faulthandler.dump_traceback_later(30, exit=True)
+    db.cache.set("forked", 1)
+    with db.lock("forked", wait=60):
+        pass
+try:
+    for number in range(times):
+        in_child(work)
+finally:
+    over.set()
 for thread in threads:
     thread.join()
+print("done")
+"""
+
+
+@forks
+@pytest.mark.parametrize("works", ["call, call, call", "lock, lock", "open_and_close, call"])
+@pytest.mark.parametrize("url", ["sqlite:///store.db", "memory:"])
+def test_a_process_that_is_forked_while_threads_call_has_a_loop_too(
+    tmp_path: Path, url: str, works: str
+) -> None:
+    # The first fork comes while the loop imports what locks need.
+    program = (
+        START.replace("sqlite:///store.db", url)
+        + "import faulthandler\n"
+        + f"url, times = {url.replace('memory:', 'memory://')!r}, {FORKS}\n"
+        + FORKED
+        + BUSY.replace("in works]", f"in [{works}]]")
+    )
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=max(120, 2 * FORKS),
+        check=False,
+    )
+    assert (ran.stdout, ran.returncode) == ("done\n", 0), ran.stderr
+
+
+@forks
+@pytest.mark.parametrize("end", ["db.close()", "os.kill(os.getpid(), 9)"])
+def test_a_forked_process_goes_on_when_all_others_have_closed_the_file(
+    tmp_path: Path, end: str
+) -> None:
+    program = (
+        START
+        + f"""
+import subprocess, sys
+other = '''
+from gogoscope.blocking import connect
+with connect("sqlite:///store.db") as db:
+    print(db.cache.get("forked"), db.acquire_lock("a", 5), flush=True)
+'''
+ended, end = os.pipe()
+begun, begin = os.pipe()
+db.cache.set("k", "parent")
+if (pid := os.fork()) == 0:
+    os.close(end)
+    db.cache.set("forked", "child")
+    with db.lock("a") as lock:
+        os.write(begin, b"+")
+        os.read(ended, 1)  # until the parent has ended, or closed
+        assert subprocess.run([sys.executable, "-c", other]).returncode == 0
+        db.cache.set("forked", "still")
+        assert lock.is_valid()
+    print(db.cache.get("forked"), db.cache.get("k"), flush=True)
+    os._exit(0)
+os.read(begun, 1)
+{end}
+os.close(end)
+os.waitpid(pid, 0)
 """
     )
-    assert run(program, tmp_path) == ["0", "1", "2"]
+    assert run(program, tmp_path, code=-9 if "kill" in end else 0) == ["child None", "still parent"]
 
 
 @pytest.mark.parametrize(

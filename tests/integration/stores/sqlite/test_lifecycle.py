@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pytest
 from gogoscope.exceptions import PersistenceError
 from gogoscope.persistence.lock_records import LockClaim
 from gogoscope.stores.sqlite import store as store_module
+from gogoscope.stores.sqlite.file import SQLiteFile
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope.testing.conformance import ManualClock
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
@@ -356,7 +357,7 @@ async def in_the_fork():
     else:
         raise AssertionError("the fork could use its parent's store")
     await store.__aexit__(None, None, None)
-    assert store._file._connection is not None, "SQLite forbids a fork even to close it"
+    assert store._file._connection is None, "SQLite forbids a fork even to close it"
     async with SQLiteStore(sys.argv[1]) as own:
         assert await own.get("k") == 1
         await own.set("k", 2)
@@ -489,6 +490,81 @@ async def test_a_fork_waits_until_no_thread_is_inside_sqlite(path: Path) -> None
             os._exit(0 if clock.go_on.is_set() and not store._file._inside.locked() else 1)
         _, code = await anyio.to_thread.run_sync(os.waitpid, pid, 0)
         assert os.waitstatus_to_exitcode(code) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+async def test_a_fork_inherits_no_connection_and_the_parent_opens_its_own_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    async with SQLiteStore(path.name) as store:
+        handle = await store.acquire("job", 60)
+        assert handle is not None
+        await fork(lambda: store._file._connection is None)
+        monkeypatch.chdir("/")
+        assert await handle.is_valid()
+        assert await handle.extend()
+        assert store._file._connection is not None
+    assert not (Path("/") / path.name).exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_a_file_that_was_removed_after_a_fork_is_not_made_again(
+    path: Path, is_replaced: bool
+) -> None:
+    async with SQLiteStore(path) as store:
+        handle = await store.acquire("job", 60)
+        assert handle is not None
+        await fork(lambda: True)
+        path.rename(path.with_suffix(".old"))
+        if is_replaced:
+            shutil.copy(path.with_suffix(".old"), path)
+        for _ in range(2):
+            with pytest.raises(PersistenceError, match="was removed or replaced"):
+                await handle.is_valid()
+        assert path.exists() == is_replaced
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+async def test_a_file_that_is_replaced_while_it_is_opened_again_is_not_used(path: Path) -> None:
+    opened: list[int] = []
+
+    def set_up(connection: sqlite3.Connection, path: str) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        opened.append(1)
+        if len(opened) == 2:
+            shutil.copy(path, f"{path}.new")
+            Path(f"{path}.new").replace(path)
+
+    file = SQLiteFile(str(path), 5, set_up)
+    await file.open()
+    await fork(lambda: True)
+    for _ in range(2):
+        with pytest.raises(PersistenceError, match="was removed or replaced"):
+            await file.run(lambda connection: connection.execute("CREATE TABLE t (x)"))
+    await file.close()
+    assert len(opened) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+async def test_a_store_that_was_closed_for_a_fork_may_be_closed(path: Path) -> None:
+    async with SQLiteStore(path) as store:
+        await store.set("k", 1)
+        await fork(lambda: True)
+        await store.aclose()
+        with pytest.raises(PersistenceError, match="not open"):
+            await store.get("k")
+    async with store:
+        assert await store.get("k") == 1
+
+
+async def fork(is_so: Callable[[], bool]) -> None:
+    """Fork, and make sure that something is so in the forked process."""
+    if (pid := os.fork()) == 0:
+        os._exit(0 if is_so() else 1)
+    _, code = await anyio.to_thread.run_sync(os.waitpid, pid, 0)
+    assert os.waitstatus_to_exitcode(code) == 0
 
 
 async def test_a_lock_is_renewed_while_very_many_keys_are_written(
