@@ -54,5 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Keep the thousands of collected tests out of each collection of garbage from now on."""
+    import hypothesis.strategies  # noqa: F401 - it looks who refers to what, so before
+
     gc.collect()
     gc.freeze()
