@@ -96,6 +96,22 @@ def checked(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
     return list(numbers)
 
 
+def handled_by_others() -> list[signal.Signals]:
+    """Return the signals to stop on that somebody handles who does not end the program at once.
+
+    To listen to these takes nothing from anybody. In another thread than the main one there are
+    none.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    handlers = {number: signal.getsignal(number) for number in DEFAULT_SIGNALS}
+    return [
+        number
+        for number, handler in handlers.items()
+        if callable(handler) and not _ends_at_once(handler)
+    ]
+
+
 class SharedSignal:
     """One signal, and who listens to it.
 

@@ -14,10 +14,7 @@ and FastAPI).
 
 from __future__ import annotations
 
-from gogoscope.integrations.asgi.middleware import (
-    ScopeMiddleware,
-    current_service,
-    deadline_headers,
-)
+from gogoscope.integrations.asgi.here import current_service, deadline_headers
+from gogoscope.integrations.asgi.middleware import ScopeMiddleware
 
 __all__ = ["ScopeMiddleware", "current_service", "deadline_headers"]

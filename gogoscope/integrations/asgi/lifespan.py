@@ -47,7 +47,12 @@ class _Server:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass on what the application answers to the startup."""
+        """Pass on what the application answers to the startup.
+
+        :raises RuntimeError: if it takes the lifespan for something else
+        """
+        if not message["type"].startswith("lifespan."):
+            raise RuntimeError(f"this is a lifespan; got the message {message['type']!r} in it")
         self.answer = message
         if message["type"].startswith("lifespan.startup."):
             await self.send_on(message)

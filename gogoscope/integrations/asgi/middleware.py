@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
 from datetime import timedelta
 
 import anyio
-from attrs import frozen
 
 from gogoscope import Scope, open_persistence, scope
 from gogoscope._core.arguments import check_flag, check_name
 from gogoscope._core.durations import seconds
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import ScopeClosedError
+from gogoscope.integrations.asgi.here import Here, here
 from gogoscope.integrations.asgi.lifespan import live
 from gogoscope.integrations.asgi.protocol import (
     Application,
@@ -25,57 +24,24 @@ from gogoscope.integrations.asgi.protocol import (
     answer,
     check_header_name,
 )
-from gogoscope.integrations.asgi.requests import GONE, Listening, Response, seconds_left
+from gogoscope.integrations.asgi.requests import (
+    GONE,
+    Listening,
+    Reply,
+    Response,
+    Socket,
+    seconds_left,
+)
+from gogoscope.integrations.asgi.service import STOPPING, Service
 from gogoscope.scopes.options import CircuitOption, RetryOption
 
 DEADLINE_HEADER = "x-request-timeout"
 TOO_LATE = "the time for this request is over"
-
-
-@frozen
-class _Around:
-    """What surrounds the current request; ``limit`` has its deadline."""
-
-    service: Scope
-    deadline_header: str
-    limit: anyio.CancelScope
-
-
-_around: ContextVar[_Around] = ContextVar("gogoscope.asgi")
-
-
-def current_service() -> Scope:
-    """Return the scope of the service that the current request belongs to.
-
-    What is started in it outlives the request. The scope of the request itself is
-    :func:`gogoscope.current_scope`.
-
-    :raises ScopeClosedError: outside of requests
-    """
-    return _here().service
-
-
-def deadline_headers() -> dict[str, str]:
-    """Return the header that tells another service how many seconds the caller still waits.
-
-    Add it to the headers of a request that is made for the current one. The time is that until the
-    nearest deadline around the caller; without one, this is empty.
-
-    :raises ScopeClosedError: outside of requests
-    """
-    here = _here()
-    # Some frameworks answer in a task of their own, which stands in no cancel scope of the request.
-    deadline = min(anyio.current_effective_deadline(), here.limit.deadline)
-    if deadline == math.inf:
-        return {}
-    return {here.deadline_header: f"{max(deadline - anyio.current_time(), 0.0):.3f}"}
-
-
-def _here() -> _Around:
-    try:
-        return _around.get()
-    except LookupError:
-        raise ScopeClosedError("this is called outside of a request of ScopeMiddleware") from None
+CANCELLED = "the request was cancelled"
+NO_LIFESPAN = (
+    "a request came outside of the lifespan; run the server with lifespans on, and put "
+    "ScopeMiddleware around the application if its middlewares do not see them"
+)
 
 
 class ScopeMiddleware:
@@ -84,8 +50,11 @@ class ScopeMiddleware:
     While the server runs, the store is the default one of the process, and the service has a scope:
     the application's own lifespan runs in its block, where :func:`gogoscope.current_scope` returns
     it. If the application knows no lifespans, as Django's, the server is answered all the same.
-    When the server shuts down, the scope's ``stopping`` is set, the application's lifespan ends,
-    the tasks have ``grace`` seconds to end, and the store is closed.
+    The end of the service begins when SIGTERM or SIGINT reaches the server, if it handles them in
+    this process, or when it shuts the lifespan down: the scope's ``stopping`` is set. The requests
+    end, the application's lifespan ends, then the tasks. What still runs ``grace`` seconds after
+    the beginning is cancelled: a request is answered with 503, a WebSocket is closed with 1012.
+    Last, the store is closed.
 
     Each request runs in a child of that scope, which :func:`gogoscope.current_scope` returns: its
     tasks have ended when the request has. So does each WebSocket, without a deadline.
@@ -99,12 +68,13 @@ class ScopeMiddleware:
         takes
     :param name: names the service's scope; those of its requests are named ``"NAME request"``
     :param retry: what tasks inherit, as are the following three
-    :param grace: how many seconds the tasks of the service have to end at the shutdown
+    :param grace: how many seconds requests and tasks have to end from the beginning of the end;
+        ``math.inf`` for no limit
     :param request_timeout: seconds for each request; no limit if left out
     :param deadline_header: the header in which callers say how many seconds they wait; ``None``
         reads none
-    :param cancel_on_disconnect: whether a request is cancelled when its client disconnects before
-        it has the whole response; what the framework does after the response goes on
+    :param cancel_on_disconnect: whether a request or a WebSocket is cancelled when its client
+        disconnects before it has the whole response; what the framework does after it goes on
     :raises TypeError: if an option is of the wrong type
     :raises ValueError: if an option is out of range
     """
@@ -139,7 +109,7 @@ class ScopeMiddleware:
             self._longest = seconds("request_timeout", request_timeout, infinite=True)
         self._header = deadline_header
         self._cancel_on_disconnect = cancel_on_disconnect
-        self._service: Scope | None = None
+        self._service: Service | None = None
 
         def open_scope(store: object) -> Scope:
             return scope(
@@ -165,33 +135,29 @@ class ScopeMiddleware:
         elif kind == "http":
             await self._serve(connection, receive, send)
         else:
-            async with self._child(anyio.CancelScope()):
-                await self._app(connection, receive, send)
+            await self._run(connection, receive, Socket(send), anyio.CancelScope())
 
     @asynccontextmanager
     async def _serving(self) -> AsyncGenerator[Callable[[], object]]:
         """Open the store and the service's scope; yield what is to be called at the shutdown."""
+        if self._service is not None:
+            raise RuntimeError(
+                f"{self!r} runs in another lifespan, which has not ended; make a second one for it"
+            )
         async with AsyncExitStack() as stack:
             store = self._persistence
             if isinstance(store, str):
                 store = await stack.enter_async_context(open_persistence(store, default=True))
-            service = await stack.enter_async_context(self._open_scope(store))
-            self._service = service
+            opened = await stack.enter_async_context(self._open_scope(store))
+            service = self._service = Service(opened, self._grace)
+            token = here.set(Here(opened, self._header or DEADLINE_HEADER))
             try:
-                yield service.stopping.set
-                await service.stop(self._grace)
+                service.watch()
+                yield service.begin_end
+                await service.end()
             finally:
+                here.reset(token)
                 self._service = None
-
-    def _child(self, limit: anyio.CancelScope) -> Scope:
-        service = self._service
-        if service is None:
-            raise ScopeClosedError(
-                "a request came outside of the lifespan; run the server with lifespans on, and put "
-                "ScopeMiddleware around the application if its middlewares do not see them"
-            )
-        _around.set(_Around(service, self._header or DEADLINE_HEADER, limit))
-        return service.child(name=f"{self._name} request")
 
     async def _serve(self, connection: Connection, receive: Receive, send: Send) -> None:
         """Serve a request, within its time."""
@@ -214,15 +180,32 @@ class ScopeMiddleware:
         await answer(send, 504, TOO_LATE)
 
     async def _run(
-        self, connection: Connection, receive: Receive, response: Response, limit: anyio.CancelScope
+        self, connection: Connection, receive: Receive, reply: Reply, limit: anyio.CancelScope
     ) -> None:
-        async with self._child(limit) as s:
-            if not self._cancel_on_disconnect:
-                await self._app(connection, receive, response.send)
-                return
-            listening = Listening(receive, response, lambda: s.cancel(GONE))
-            task = s.task(listening.listen, retry=False, circuit_breaker=False)
-            try:
-                await self._app(connection, listening.receive, response.send)
-            finally:
-                task.cancel()
+        """Run the application for one connection, in a scope."""
+        service = self._service
+        if service is None:
+            raise ScopeClosedError(NO_LIFESPAN)
+        child = service.scope.child(name=f"{self._name} request")
+        returned = False
+        token = here.set(Here(service.scope, self._header or DEADLINE_HEADER, child, limit))
+        try:
+            async with child as s:
+                with service.in_flight(s):
+                    await self._call(connection, receive, reply, s)
+                returned = True
+        finally:
+            here.reset(token)
+        if not (returned or reply.ended or child.cancel_reason == GONE):
+            await reply.break_off(STOPPING if service.is_over else CANCELLED)
+
+    async def _call(self, connection: Connection, receive: Receive, reply: Reply, s: Scope) -> None:
+        if not self._cancel_on_disconnect:
+            await self._app(connection, receive, reply.send)
+            return
+        listening = Listening(receive, reply, lambda: s.cancel(GONE))
+        task = s.task(listening.listen, retry=False, circuit_breaker=False)
+        try:
+            await self._app(connection, listening.receive, reply.send)
+        finally:
+            task.cancel()

@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
 
 import anyio
 from attrs import define, field
 
-from gogoscope.integrations.asgi.protocol import Connection, Message, Receive, Send, header
+from gogoscope.exceptions import TaskCancelled
+from gogoscope.integrations.asgi.protocol import (
+    Connection,
+    Message,
+    Receive,
+    Send,
+    answer,
+    header,
+)
 
 GONE = "the client has disconnected"
+DISCONNECTS = ("http.disconnect", "websocket.disconnect")
+ENDS_OF_BODY = ("http.response.body", "http.response.zerocopysend", "http.response.pathsend")
+SERVICE_RESTART = 1012
+"""A code of the registry of RFC 6455, section 11.7."""
 
 
 def seconds_left(connection: Connection, name: bytes) -> float:
@@ -32,6 +46,21 @@ def seconds_left(connection: Connection, name: bytes) -> float:
     return left
 
 
+class Reply(Protocol):
+    """What the application sends to the client, and how far that has come."""
+
+    ended: bool
+    """Whether the client has all of it."""
+
+    async def send(self, message: Message) -> None:
+        """Pass on what the application sends."""
+        ...
+
+    async def break_off(self, why: str) -> None:
+        """End it, since the application was cancelled."""
+        ...
+
+
 @define
 class Response:
     """The response of a request, and how far it has come.
@@ -43,22 +72,55 @@ class Response:
     _limit: anyio.CancelScope
     started: bool = False
     ended: bool = False
+    _trailers: bool = False
 
     async def send(self, message: Message) -> None:
-        """Pass on a part of the response."""
-        self.started = True
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self.ended = True
+        """Pass on a part of the response, or what goes before it."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.started = True
+            self._trailers = message.get("trailers", False)
+        elif kind == "http.response.trailers":
+            self.ended = not message.get("more_trailers", False)
+        elif kind in ENDS_OF_BODY and not message.get("more_body", False):
+            self.ended = not self._trailers
         await self._send(message)
         if self.ended:
             self._limit.deadline = math.inf
+
+    async def break_off(self, why: str) -> None:
+        """Answer with a 503, or raise an error in the middle of the response.
+
+        :raises TaskCancelled: for the server, which then breaks the connection
+        """
+        if self.started:
+            raise TaskCancelled(f"{why}, in the middle of the response")
+        await answer(self._send, 503, why)
+
+
+@define
+class Socket:
+    """What a WebSocket sends."""
+
+    _send: Send
+    ended: bool = False
+
+    async def send(self, message: Message) -> None:
+        """Pass on what the application sends."""
+        self.ended = message["type"] == "websocket.close"
+        await self._send(message)
+
+    async def break_off(self, why: str) -> None:
+        """Close the WebSocket, unless the server has done that."""
+        with suppress(Exception):  # each server has an error of its own for one that is closed
+            await self.send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": why})
 
 
 @define
 class Listening:
     """Receives ahead of the application, so that a client that disconnects is noticed.
 
-    Of the body of the request, one message is received ahead, so that it never fills the memory.
+    One message is received ahead, so that a body or a WebSocket never fills the memory.
 
     :param receive: the server's
     :param gone: is called if the client disconnects before it has the whole response
@@ -68,7 +130,7 @@ class Listening:
     """
 
     _receive: Receive
-    _response: Response
+    _reply: Reply
     _gone: Callable[[], object]
     _messages: deque[Message] = field(factory=deque)
     _came: anyio.Event = field(factory=anyio.Event)
@@ -80,12 +142,12 @@ class Listening:
             message = await self._receive()
             self._messages.append(message)
             self._came.set()
-            if message["type"] == "http.disconnect":
+            if message["type"] in DISCONNECTS:
                 break
-            if message.get("more_body", False):
+            if message["type"] != "http.request" or message.get("more_body", False):
                 await self._taken.wait()
                 self._taken = anyio.Event()
-        if not self._response.ended:
+        if not self._reply.ended:
             self._gone()
 
     async def receive(self) -> Message:
@@ -94,7 +156,7 @@ class Listening:
             self._came = anyio.Event()
             await self._came.wait()
         message = self._messages[0]
-        if message["type"] != "http.disconnect":
+        if message["type"] not in DISCONNECTS:
             self._messages.popleft()
             self._taken.set()
         return message

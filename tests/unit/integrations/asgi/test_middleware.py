@@ -395,7 +395,7 @@ async def test_a_request_outside_of_the_lifespan_is_an_error_that_says_what_to_d
 
 async def test_outside_of_a_request_there_is_no_service() -> None:
     for ask in (current_service, deadline_headers):
-        with pytest.raises(ScopeClosedError, match="outside of a request"):
+        with pytest.raises(ScopeClosedError, match="outside of a service"):
             ask()
 
 
