@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from gogoscope import exceptions
-from tests.benchmarks.plots import PLOTS, PLOTTED, Plot
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "pages"
@@ -173,10 +172,3 @@ def test_every_page_is_in_the_navigation() -> None:
     named = set(re.findall(r"([\w/]+\.md)$", navigation, re.MULTILINE))
     assert pages - named == set(), "add these to nav in docs/mkdocs.yml"
     assert named - pages == set()
-
-
-@pytest.mark.parametrize("plot", PLOTTED, ids=lambda plot: plot.name)
-def test_the_plots_are_drawn_from_what_was_measured(plot: Plot) -> None:
-    drawn = (PLOTS / f"{plot.name}.svg").read_text(encoding="utf-8")
-    assert drawn == plot.draw()
-    assert f'--8<-- "docs/plots/{plot.name}.svg"' in text_of("comparison")

@@ -94,9 +94,9 @@ def pairs(connection: Any, store: PostgresStore) -> list[Pair]:
         assert await cursor.fetchone()
 
     return [
-        Pair("acquire and release", acquire_and_release, bare_lock, 2),
-        Pair("set a value", set_value, bare_set, 1),
-        Pair("get a value", get_value, bare_get, 1),
+        Pair("acquire + release", acquire_and_release, bare_lock, 2),
+        Pair("set", set_value, bare_set, 1),
+        Pair("get", get_value, bare_get, 1),
     ]
 
 

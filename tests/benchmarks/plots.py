@@ -19,10 +19,8 @@ from attrs import frozen
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MEASURED, PLOTS = DOCS / "measured", DOCS / "plots"
 
-# As wide as a phone shows without making the letters small.
-WIDTH, NAMES, VALUES, ROW, BAR = 480, 190, 64, 26, 16
-# Both can be told from white and from the dark ground of the site.
-OURS, OTHERS = "#5c6bc0", "#808080"
+WIDTH, NAMES, VALUES, ROW, BAR = 640, 225, 80, 26, 16
+OURS, OTHERS = "#5c6bc0", "#9e9e9e"
 
 
 @frozen
@@ -119,7 +117,10 @@ class Plot:
 NUMBER = r"(?P<value>[\d.]+)"
 SIDE = rf"  (?P<name>[^\s:][^:]*?)\s+{NUMBER}\s+[\d.]+(\s|$)"
 """A row of ``bench_scope``: microseconds and ratio."""
-
+LOCKS = " " * 24 + " requests"
+"""What the table of locks on DynamoDB begins with."""
+RATIO = rf"(?P<name>acquire \+ release|set|get)\s+[\d.]+\s+[\d.]+\s+{NUMBER}"
+"""A row of a store: microseconds of ours and of what it is compared with, and their ratio."""
 
 PLOTTED = (
     Plot(
@@ -138,6 +139,66 @@ PLOTTED = (
         "sequential",
         "Microseconds of starting a task that does nothing and awaiting it",
         (Rows("scope", "sequential await of a no-op", SIDE),),
+    ),
+    Plot(
+        "fan_out",
+        "Microseconds a task of 10,000 that do nothing and are started at once",
+        (Rows("scope", "fan-out of 10,000 no-ops", SIDE),),
+    ),
+    Plot(
+        "sleepers",
+        "Microseconds a task of 1,000 that sleep for a millisecond",
+        (Rows("scope", "1,000 tasks that sleep 1 ms", SIDE),),
+    ),
+    Plot(
+        "map",
+        "Microseconds an item of 10,000 that are mapped, ten at a time",
+        (
+            Rows(
+                "scope",
+                "map of 10,000 yields",
+                SIDE,
+                left_out=("gogoscope, async for", "gogoscope, from a generator"),
+            ),
+        ),
+    ),
+    Plot(
+        "lock_alone",
+        "Milliseconds of taking and releasing a lock on DynamoDB",
+        (Rows("locks", LOCKS, rf"(?P<name>\S+)\s+[\d.]+\s+{NUMBER}"),),
+    ),
+    Plot(
+        "lock_contended",
+        "Requests to DynamoDB for each handover among eight waiters",
+        (Rows("locks", LOCKS, rf"(?P<name>\S+)\s+[\d.]+\s+[\d.]+\s+{NUMBER}"),),
+    ),
+    Plot(
+        "hits",
+        "Microseconds of a hit in the memory of the process, of a small dict",
+        (Rows("stores", "memory: a hit", rf"(?P<name>\S.*), small dict\s+{NUMBER}"),),
+    ),
+    Plot(
+        "stores",
+        "Time of an operation, to that of the bare requests or statements it is made of",
+        (
+            Rows("stores", "SQLite", RATIO, "SQLite: {}"),
+            Rows(
+                "postgres",
+                " " * 22,
+                rf"(?P<name>\S.*?)\s+\d+us\s+\d+us\s+{NUMBER}",
+                "PostgreSQL: {}",
+            ),
+            Rows("redis", "Redis", RATIO, "Redis: {}"),
+            Rows("redis", "Redis", rf"(?P<name>redis-py's Lock)\s+\S+\s+\S+\s+{NUMBER}"),
+            Rows("stores", "DynamoDB", RATIO, "DynamoDB: {}"),
+            Rows(
+                "stores",
+                "DynamoDB",
+                rf"(?P<name>aiocache-dynamodb \S+)\s+\S+\s+\S+\s+{NUMBER}",
+            ),
+        ),
+        ordered=True,
+        ours=("SQLite:", "PostgreSQL:", "Redis:", "DynamoDB:"),
     ),
 )
 

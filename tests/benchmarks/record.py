@@ -1,8 +1,9 @@
-"""Records what the benchmarks print, in ``docs/measured``, and draws the plots of the site from it.
+"""Records what the benchmarks print, in ``docs/measured``, and draws plots and tables from it.
 
     python -m tests.benchmarks.record                # all that a quiet machine should measure
     python -m tests.benchmarks.record scope locks    # some
     python -m tests.benchmarks.record --short        # all, but with few rounds: do they run?
+    python -m tests.benchmarks.record --draw         # none: only the plots and tables, once more
 
 Each recording begins with its command, and with what it ran on: the Python, the number of
 processors, and the versions of the libraries that it compares. One that was made with another
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.benchmarks import plots
+from tests.benchmarks import figures, plots
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN_PYTHON = (3, 11)
@@ -153,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--draw", action="store_true")
     arguments = sys.argv[1:]
     more: tuple[str, ...] = ()
     if "--" in arguments:
@@ -163,7 +165,7 @@ def main() -> None:
     if unknown := set(options.names) - known.keys():
         parser.error(f"no recording {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     failed = []
-    for name in options.names or known:
+    for name in [] if options.draw else options.names or known:
         began = time.monotonic()
         fine = run_short(known[name]) if options.short else record(known[name], more)
         told = "" if fine else " FAILED"
@@ -172,6 +174,7 @@ def main() -> None:
             failed.append(name)
     if not options.short:
         plots.main()
+        figures.main()
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
