@@ -86,7 +86,8 @@ async def kept_session(region: str | None = None, endpoint_url: str | None = Non
     session = _kept.get(settings)
     if session is None or sys.modules.get("aioboto3") is None:
         make = functools.partial(_make, settings, region, endpoint_url)
-        session = await anyio.to_thread.run_sync(make, abandon_on_cancel=True)
+        alone = anyio.CapacityLimiter(1)  # others may hold all threads until the store is open
+        session = await anyio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=alone)
     return session
 
 

@@ -40,6 +40,17 @@ OPEN_TO_BACKENDS = ("gogoscope.persistence", "gogoscope.exceptions")
 LONG = ("gogoscope.scopes.scope",)
 
 # Where an import at the top would be paid for by everybody who uses something else.
+# No errors of users leave their blocks, or only those that end the program.
+NO_ERRORS_OF_USERS = (
+    "gogoscope.stores",
+    "gogoscope.cli",
+    "gogoscope.testing",
+    "gogoscope.persistence.in_flight",
+    "gogoscope.circuit_breakers.contact",
+    "gogoscope.scopes.stopping",
+    "gogoscope.scopes.works",
+    "gogoscope.integrations.asgi.middleware",
+)
 DOORS = ("gogoscope.scopes.doors", "gogoscope.testing.pytest_plugin")
 
 
@@ -149,6 +160,14 @@ def test_stores_import_only_what_is_open_to_them(name: str) -> None:
     for target in OURS[name]:
         is_face = PATHS[name].name == "__init__.py" and target == "gogoscope._core.faces"
         assert is_face or is_in(target, package, *OPEN_TO_BACKENDS), f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("name", [name for name in CORE if not is_in(name, *NO_ERRORS_OF_USERS)])
+def test_errors_of_users_pass_untouched(name: str) -> None:
+    """What contextlib makes of generators, and its stacks, change what leaves a block."""
+    source = PATHS[name].read_text(encoding="utf-8")
+    assert "contextmanager\n" not in source
+    assert "ExitStack(" not in source
 
 
 @pytest.mark.parametrize("name", [name for name in CORE if not is_in(name, "gogoscope.testing")])

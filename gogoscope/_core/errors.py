@@ -19,6 +19,7 @@ _attributes = vars(BaseException)["__dict__"]
 _traceback = vars(BaseException)["__traceback__"]
 _cause = vars(BaseException)["__cause__"]
 _context = vars(BaseException)["__context__"]
+_arguments = vars(BaseException)["args"]
 _members = vars(BaseExceptionGroup)["exceptions"]
 
 
@@ -40,6 +41,17 @@ def traceback_of(error: BaseException) -> types.TracebackType | None:
     """Return the traceback of an error."""
     traceback: types.TracebackType | None = _traceback.__get__(error)
     return traceback
+
+
+def forget_traceback(error: BaseException) -> None:
+    """Remove the traceback of an error, which is to be raised once more."""
+    _traceback.__set__(error, None)
+
+
+def arguments_of(error: BaseException) -> tuple[object, ...]:
+    """Return the arguments that an error was made with."""
+    arguments: tuple[object, ...] = _arguments.__get__(error)
+    return arguments
 
 
 def cause_of(error: BaseException) -> BaseException | None:
@@ -100,12 +112,19 @@ def led_to_by(error: BaseException, *, contexts: bool) -> Iterator[BaseException
 
 
 class Origin:
-    """Where an error came from, before others raised it again."""
+    """Where an error came from, before others raised it again.
+
+    :param error: the error, as it is now
+    :param of_user: whether the frames of this package that led to it are left out
+    """
 
     __slots__ = ("_context", "_traceback")
 
-    def __init__(self, error: BaseException) -> None:
-        self._traceback = _traceback.__get__(error)
+    def __init__(self, error: BaseException, *, of_user: bool = False) -> None:
+        traceback = _traceback.__get__(error)
+        while of_user and traceback is not None and _is_own(traceback.tb_frame):
+            traceback = traceback.tb_next
+        self._traceback = traceback
         self._context = _context.__get__(error)
 
     def restore(self, error: BaseException) -> None:

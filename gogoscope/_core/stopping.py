@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
 import anyio
 
+from gogoscope._core.between import Between
 from gogoscope._core.cancellation import checkpoint, says_stopping
 from gogoscope.exceptions import TaskCancelled
 
@@ -90,14 +91,9 @@ class Stopping(anyio.Event):
         """Return whether the block that an exception leaves only ends because it is stopping."""
         return raised is not None and self.is_set() and says_stopping(raised)
 
-    @contextmanager
-    def telling(self, listener: Callable[[], object]) -> Iterator[None]:
+    def telling(self, listener: Callable[[], object]) -> Between:
         """Call a listener at each change while the block runs; it has to look what is true now."""
-        self.listen(listener)
-        try:
-            yield
-        finally:
-            self.leave(listener)
+        return Between(partial(self.listen, listener), partial(self.leave, listener))
 
     def listen(self, listener: Callable[[], object]) -> None:
         """Call a listener at each change, until it leaves."""
@@ -110,14 +106,9 @@ class Stopping(anyio.Event):
         for event in self._chain():
             event._listeners.discard(listener)
 
-    @contextmanager
-    def in_progress(self) -> Iterator[None]:
+    def in_progress(self) -> Between:
         """Note, while the block runs, that it may still end when the event is set."""
-        self.begin()
-        try:
-            yield
-        finally:
-            self.end()
+        return Between(self.begin, self.end)
 
     def begin(self) -> None:
         """Note that something begins which may still end when the event is set."""

@@ -8,9 +8,10 @@ thread's block is raised inside the async one, which keeps it or heeds it, as it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from functools import partial
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
@@ -18,6 +19,8 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 import anyio
 from attrs import define
 
+from gogoscope._core.between import Between
+from gogoscope._core.errors import Origin, is_a
 from gogoscope._core.forks import after_fork
 from gogoscope.blocking.calls import ENTERED, Call, call_here
 from gogoscope.blocking.hosts import Hosts, ask
@@ -100,7 +103,7 @@ class Hold(Generic[I]):
         :param error: what leaves the block of the thread, which goes on
         :raises Exception: what the end of the block raises, if there is no error
         """
-        if error is not None and not isinstance(error, Exception):
+        if error is not None and not is_a(error, Exception):
             self.abandon()
             return
         self._error = error
@@ -186,12 +189,12 @@ class Block(Generic[I]):
             return  # what the parent of this process holds is the parent's
         if mark is not None:
             mark.remove()
-        traceback = None if error is None else error.__traceback__
+        origin = None if error is None else Origin(error)
         try:
             hold.leave(error)
         finally:
-            if error is not None:
-                error.__traceback__ = traceback  # without the frames of the loop
+            if origin is not None and error is not None:
+                origin.restore(error)  # without the frames of the loop
 
     def _inner(self) -> I:
         """Return what is inside.
@@ -403,18 +406,10 @@ def refuse_run_in_itself(mark: Mark) -> None:
         raise RunError(mark.what[2], "it would wait for itself: this code is part of it")
 
 
-@contextmanager
-def running(mark: Mark | None) -> Iterator[None]:
-    """Note that the calling thread runs something, if anything.
+def running(mark: Mark) -> Between:
+    """Note that the calling thread runs something.
 
     :raises RunError: if it does already
     """
-    if mark is None:
-        yield
-        return
     refuse_run_in_itself(mark)
-    _marks.append(mark)
-    try:
-        yield
-    finally:
-        mark.remove()
+    return Between(partial(_marks.append, mark), mark.remove)

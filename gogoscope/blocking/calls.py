@@ -23,7 +23,6 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from functools import partial
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 import anyio
@@ -32,6 +31,7 @@ from attrs import frozen
 
 from gogoscope._core.cancellation import checkpoint_if_cancelled
 from gogoscope._core.context import current
+from gogoscope._core.errors import Origin, forget_traceback
 from gogoscope.blocking.loop_thread import LoopThread
 from gogoscope.cache.single_flight import aboard
 from gogoscope.exceptions import ScopeClosedError
@@ -47,17 +47,12 @@ ENDED = object()
 _call: ContextVar[Call[Any] | None] = ContextVar("call", default=None)
 
 
-def _is_ours(module: str) -> bool:
-    return module.startswith("gogoscope.")
-
-
 @frozen(eq=False)
 class _Raised:
-    """An error of a user's function, as it was when the function raised it."""
+    """An error of a user's function, and where the function raised it."""
 
     error: BaseException
-    traceback: TracebackType | None
-    context: BaseException | None
+    origin: Origin
 
 
 class Call(Generic[T]):
@@ -117,13 +112,15 @@ class Call(Generic[T]):
         error = self._error
         if error is None:
             return cast("T", self._value)
-        own, traceback = self._own, None
+        own = self._own
         if own is not None and own.error is error:
-            traceback, error.__context__ = own.traceback, own.context
+            own.origin.restore(error)
+        else:
+            forget_traceback(error)
         try:
-            raise error.with_traceback(traceback)
+            raise error
         finally:
-            del self, error, own, traceback
+            del self, error, own
 
     def abandon(self) -> None:
         """Cancel it, and wait for its end, within a bound."""
@@ -152,10 +149,7 @@ class Call(Generic[T]):
 
     def ran(self, error: BaseException) -> None:
         """Note with which frames a function of the user's has failed."""
-        traceback = error.__traceback__
-        while traceback is not None and _is_ours(traceback.tb_frame.f_globals["__name__"]):
-            traceback = traceback.tb_next
-        self._own = _Raised(error, traceback, error.__context__)
+        self._own = _Raised(error, Origin(error, of_user=True))
 
     # In the loop.
 

@@ -218,7 +218,9 @@ class Client(Leases):
             circuit_breaker=circuit_breaker,
             once=once,
         )
-        with running(None if once is None else marked(self._hosts, "claim", once.key)):
+        if once is None:
+            return call.value()
+        with running(marked(self._hosts, "claim", once.key)):
             return call.value()
 
     def guarded(

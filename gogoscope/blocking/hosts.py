@@ -10,6 +10,7 @@ import anyio
 from attrs import define, frozen
 
 from gogoscope._core.background import Home
+from gogoscope._core.errors import forget_traceback
 from gogoscope._core.forks import lock_across_forks
 from gogoscope.blocking.calls import Call, without_caller
 from gogoscope.blocking.loop_thread import LoopThread, loop_thread
@@ -90,8 +91,9 @@ class Host:
             await opening.wait()
             if self._failure is not None:
                 failure = self._failure
+                forget_traceback(failure)
                 try:
-                    raise failure.with_traceback(None)
+                    raise failure
                 finally:
                     del failure
         self._check_open()

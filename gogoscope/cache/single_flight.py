@@ -16,14 +16,14 @@ aboard of, that is an error.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import anyio
 from attrs import define, field
 
+from gogoscope._core.between import Between
 from gogoscope._core.cancellation import error_of_call
 from gogoscope._core.context import slots_lent
 from gogoscope._core.errors import Origin
@@ -137,8 +137,7 @@ def leave_all() -> None:
     aboard.set(())
 
 
-@contextmanager
-def _no_circle(key: str, flight: _Flight) -> Iterator[None]:
+def _no_circle(key: str, flight: _Flight) -> Between:
     """Note that the loads around the current task wait for a flight.
 
     :raises RuntimeError: if that flight waits for one of them
@@ -151,10 +150,13 @@ def _no_circle(key: str, flight: _Flight) -> Iterator[None]:
         if found in around:
             raise RuntimeError(f"the function that loads {key!r} waits for its own value")
         unvisited += [next_one for next_one in found.waits_for if next_one not in seen]
-    for waiting in around:
-        waiting.waits_for.append(flight)
-    try:
-        yield
-    finally:
+
+    def begin() -> None:
+        for waiting in around:
+            waiting.waits_for.append(flight)
+
+    def end() -> None:
         for waiting in around:
             waiting.waits_for.remove(flight)
+
+    return Between(begin, end)

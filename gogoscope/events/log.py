@@ -21,6 +21,14 @@ def description(value: object) -> str:
         return f"<{kind.__name__} of {', '.join(parts)}, whose repr fails>"
 
 
+def text_of(error: BaseException) -> str:
+    """Return the text of an error of the user, or a substitute if that fails."""
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - likewise
+        return description(error)
+
+
 def log_error(message: str, *arguments: object, error: BaseException | None = None) -> None:
     """Log an error that nobody would see otherwise."""
     _log(logging.ERROR, message, arguments, error)

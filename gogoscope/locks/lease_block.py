@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import is_cancellation, unwrapped
-from gogoscope._core.errors import cause_of, first_of, lead_to
+from gogoscope._core.errors import cause_of, first_of, is_a, lead_to
 from gogoscope._core.groups import Companion
 from gogoscope._core.interrupts import uninterrupted_methods
 from gogoscope.events import LeaseLost, description
@@ -200,7 +200,7 @@ def _first_out(
     """
     if leaving is None or further is None:
         return further if leaving is None else leaving
-    if isinstance(further, Exception) or is_cancellation(further):
+    if is_a(further, Exception) or is_cancellation(further):
         return leaving
     lead_to(further, leaving)
     return further

@@ -1,7 +1,10 @@
 """From a URL to an open store, through entry points.
 
 A backend registers, under the scheme of its URLs, a function that opens a store. Only the backend
-that a URL names is imported, so that a program pays for no other.
+that a URL names is imported, so that a program pays for no other. To import one, and to look for
+it, takes so long that an event loop leaves it to a worker thread.
+
+Mutable state: ``_imported`` are the schemes whose backends this process has imported.
 """
 
 from __future__ import annotations
@@ -10,9 +13,14 @@ import functools
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from importlib.metadata import EntryPoints, entry_points
 from typing import Any
 
+import anyio
+import anyio.to_thread
+
+from gogoscope._core.clock import current_clock
 from gogoscope.exceptions import (
     AmbiguousBackendError,
     BackendUnavailableError,
@@ -59,7 +67,23 @@ def find_opener(url: PersistenceURL) -> Opener:
         raise BackendUnavailableError(
             f"the backend {point.value!r} of scheme {url.scheme!r} cannot be imported: {error}"
         ) from error
+    _imported.add(url.scheme)
     return opener
+
+
+async def load_opener(url: PersistenceURL) -> Opener:
+    """Do what :func:`find_opener` does, and leave the event loop its time meanwhile.
+
+    In virtual time nobody waits for that, and time must not pass while a thread works.
+    """
+    if url.scheme in _imported or current_clock.simulated:  # type: ignore[attr-defined]
+        return find_opener(url)
+    alone = anyio.CapacityLimiter(1)  # others may hold all threads until the store is open
+    find = partial(find_opener, url)
+    return await anyio.to_thread.run_sync(find, abandon_on_cancel=True, limiter=alone)
+
+
+_imported: set[str] = set()
 
 
 @functools.lru_cache(maxsize=4)

@@ -27,7 +27,7 @@ from attrs import define, field
 from gogoscope.persistence.default import DefaultStore
 from gogoscope.persistence.life import is_closed
 from gogoscope.persistence.protocols.store import Store
-from gogoscope.persistence.registry import find_opener
+from gogoscope.persistence.registry import load_opener
 from gogoscope.persistence.url import PersistenceURL, redacted
 
 
@@ -65,7 +65,7 @@ class SharedStore(AbstractAsyncContextManager[Store]):
             async with shared.guard:
                 if shared.opener is None:
                     url = PersistenceURL.parse(self._url)
-                    opener = find_opener(url)(url)
+                    opener = (await load_opener(url))(url)
                     shared.store = await opener.__aenter__()
                     shared.opener = opener
         except BaseException:

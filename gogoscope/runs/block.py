@@ -17,6 +17,7 @@ import anyio
 from gogoscope._core.background import Home
 from gogoscope._core.clock import monotonic
 from gogoscope._core.context import current
+from gogoscope._core.errors import is_a
 from gogoscope._core.hints import explains
 from gogoscope.events import (
     Event,
@@ -138,7 +139,7 @@ class RunBlock(LeaseBlock[R]):
         return None if self._transaction.begun else super()._loss()
 
     async def _give_up(self, leaving: BaseException | None) -> None:
-        keeps = isinstance(leaving, Exception) and isinstance(leaving, self._once.keep_errors)
+        keeps = is_a(leaving, Exception) and is_a(leaving, self._once.keep_errors)
         transaction = self._transaction
         held = self._handle.lost is None
         if leaving is not None and keeps and held and not transaction.is_open():
@@ -157,7 +158,7 @@ class RunBlock(LeaseBlock[R]):
         """Return what the run came to, as it is kept."""
         try:
             return "done", self._provider.run_outcome(self._locked.result)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - a codec of the user raises what it likes
             log_warning("the result of run %r cannot be kept", self.key, error=error)
             return "unkept", None
 

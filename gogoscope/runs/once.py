@@ -9,9 +9,11 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
-from gogoscope._core.arguments import shown
+from gogoscope._core.arguments import encodable, shown
 from gogoscope._core.durations import seconds
+from gogoscope._core.errors import arguments_of
 from gogoscope.cache.local import LocalCache
+from gogoscope.events.log import description, text_of
 from gogoscope.exceptions import KeptError
 from gogoscope.persistence.run_records import AfterCrash
 from gogoscope.persistence.validation import check_key, check_lease, check_ttl
@@ -107,8 +109,11 @@ class Once:
 def text_of_error(error: BaseException) -> str:
     """Return the text by which an error is kept: its type, its message and its arguments."""
     kind = type(error)
-    arguments = [part if is_storable(part) else shown(part) for part in error.args]
-    return _JSON.dumps([f"{kind.__module__}.{kind.__qualname__}", str(error), arguments])
+    arguments = [
+        part if is_storable(part) else encodable(description(part)) for part in arguments_of(error)
+    ]
+    name = encodable(f"{kind.__module__}.{kind.__qualname__}")
+    return _JSON.dumps([name, encodable(text_of(error)), arguments])
 
 
 def error_of_text(key: str, text: Any) -> KeptError:

@@ -15,6 +15,7 @@ import anyio
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import finish
+from gogoscope._core.errors import is_a
 from gogoscope._core.jitter import jittered
 from gogoscope.events import description
 from gogoscope.exceptions import GogoscopeError, LeaseLostError, PersistenceError
@@ -74,7 +75,7 @@ class TickBlock(LeaseBlock[T]):
                 self._home.spawn(partial(self._try_to_say, "interrupted"))
             elif leaving is None:
                 await self._say("done", None)
-            elif isinstance(leaving, Exception):
+            elif is_a(leaving, Exception):
                 await self._say("failed", description(leaving)[:LONGEST_ERROR])
             else:
                 await finish(partial(self._try_to_say, "interrupted"), CLEAN_UP_SECONDS)

@@ -14,7 +14,6 @@ scope does not reach this one; ``_outer`` is the frame in which this one was ope
 from __future__ import annotations
 
 import math
-from contextlib import AsyncExitStack
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +30,7 @@ from gogoscope._core.cancellation import (
 from gogoscope._core.context import Frame
 from gogoscope._core.event_loop import EventLoop
 from gogoscope._core.interrupts import uninterrupted_methods
+from gogoscope._core.resources import Resources
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, ScopeCancelled
@@ -98,7 +98,7 @@ class Block:
         self._timed_out = self._used = False
         self._group: TaskGroup | None = None
         self._cancel_scope: anyio.CancelScope | None = None
-        self._resources: AsyncExitStack | None = None
+        self._resources: Resources | None = None
         self._host = 0
         self._in_body = self._body_cancelled = False
         self._depth = 0

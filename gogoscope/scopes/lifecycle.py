@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -37,8 +37,9 @@ from gogoscope._core.cancellation import (
     says_cancelled,
 )
 from gogoscope._core.context import current, slots_lent
-from gogoscope._core.errors import cause_of, first_of, is_a, lead_to, traceback_of
+from gogoscope._core.errors import cause_of, first_of, is_a, lead_to
 from gogoscope._core.event_loop import running
+from gogoscope._core.resources import Resources
 from gogoscope.events import ScopeEnded, ScopeStarted
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.scopes.block import FROM_OUTSIDE, Block
@@ -71,8 +72,8 @@ class Lifecycle(Block):
                 "'async with' or open a scope of its own"
             )
         if self._resources is None:
-            self._resources = AsyncExitStack()
-        return await self._resources.enter_async_context(resource)
+            self._resources = Resources()
+        return await self._resources.enter(resource)
 
     async def __aenter__(self) -> Self:
         if self._used:
@@ -242,16 +243,14 @@ class Lifecycle(Block):
             await checkpoint()  # what can still begin does so
             end_what_never_began(unbegun)
 
-    async def _close_resources(self, resources: AsyncExitStack, leaving: Leaving) -> None:
+    async def _close_resources(self, resources: Resources, leaving: Leaving) -> None:
         """Leave the entered resources with what leaves the block; note what comes out of them."""
         assert self._cancel_scope is not None
         left = leaving.exception
-        try:
-            if left is None:
-                await resources.aclose()
-            elif await resources.__aexit__(type(left), left, traceback_of(left)):
-                leaving.exception = None
-        except BaseException as raised:  # noqa: BLE001 - it is noted
+        raised = await resources.leave(left)
+        if raised is None:
+            leaving.exception = None
+        elif raised is not left:
             cut_short = is_cancellation(raised)
             if cut_short and self._cancel_scope.cancel_called and not self._body_cancelled:
                 self._timed_out = True

@@ -188,13 +188,15 @@ class Resuming(Generic[Item, T]):
             self._saving = saving = Saving(job, done, self._total, self._save_every)
             if job.finished and not self._retry_failed:
                 return
-            seen = _Seen(done)
-            async with saving.kept_up():
-                async for (position, item), result in self._start(job, seen.left_of(self._items)):
-                    await self._hand_over(item, result)
-                    if not _is_unread(result):
-                        await saving.add(position, failed=isinstance(result, Err))
-                saving.know_total(seen.count)
+            await saving.kept_up(partial(self._run_items, job, _Seen(done), saving))
+
+    async def _run_items(self, job: Any, seen: _Seen, saving: Saving) -> None:
+        """Run what is not done, and note what was done of it."""
+        async for (position, item), result in self._start(job, seen.left_of(self._items)):
+            await self._hand_over(item, result)
+            if not _is_unread(result):
+                await saving.add(position, failed=isinstance(result, Err))
+        saving.know_total(seen.count)
 
     async def _hand_over(self, item: Item, result: Ok[T] | Err) -> None:
         """Hand a result to the loop, and wait until it comes back."""

@@ -12,8 +12,7 @@ all, whatever cancels it, and what leaves the loop goes on.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -106,14 +105,16 @@ class Saving:
         """Note how many items there are, now that all have come."""
         self.meter.note(None, total)
 
-    @asynccontextmanager
-    async def kept_up(self) -> AsyncIterator[None]:
-        """Save what is due while a block runs, and everything at its end."""
+    async def kept_up(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Save what is due while some work is done, and everything at its end.
+
+        :param work: notes what is done
+        """
         companion = Companion(self._keep_up, f"gogoscope saves of {self._job.key}", _do_nothing)
         await companion.begin()
         try:
             try:
-                yield
+                await work()
             finally:
                 self._stopped.cancel()
                 await companion.end()

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager
 
 from attrs import define
 
+from gogoscope.events.log import text_of
 from gogoscope.integrations.asgi.protocol import Application, Connection, Message, Receive, Send
 
 logger = logging.getLogger("gogoscope.asgi")
@@ -82,7 +83,7 @@ async def live(
             if not server.is_stopping:
                 await server.receive()
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {text_of(error)}"
         if server.answer is None:
             await send({"type": "lifespan.startup.failed", "message": text})
         elif not server.has_answered("startup.failed"):

@@ -9,13 +9,13 @@ still runs after the grace is cancelled. The server answers the signal itself, i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import anyio
 from attrs import define, field
 
 from gogoscope import Scope
+from gogoscope._core.between import Between
 from gogoscope.scopes.signals import handled_by_others, listen
 
 STOPPING = "the service is stopping"
@@ -63,16 +63,15 @@ class Service:
         self.begin_end()
         await self.scope.stop(max(self._ends_at - anyio.current_time(), 0.0))
 
-    @contextmanager
-    def in_flight(self, request: Scope) -> Iterator[None]:
+    def in_flight(self, request: Scope) -> Between:
         """Have the scope of a request, which is open, cancelled at the end of the grace."""
-        self._requests.add(request)
-        if self.is_over:
-            request.cancel(STOPPING)
-        try:
-            yield
-        finally:
-            self._requests.discard(request)
+
+        def begin() -> None:
+            self._requests.add(request)
+            if self.is_over:
+                request.cancel(STOPPING)
+
+        return Between(begin, partial(self._requests.discard, request))
 
     async def _cut_off(self) -> None:
         await self._asked.wait()  # by a callback of the event loop, which runs in no task

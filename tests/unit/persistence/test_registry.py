@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from gogoscope.exceptions import (
@@ -15,10 +19,11 @@ from gogoscope.exceptions import (
     InvalidURLError,
     UnknownBackendError,
 )
-from gogoscope.persistence import PersistenceURL, open_persistence
+from gogoscope.persistence import PersistenceURL, open_persistence, registry
 from gogoscope.persistence.registry import find_opener
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.stores.sqlite.store import SQLiteStore
+from gogoscope.testing import VirtualClock
 
 RECORDING_BACKEND = """
     from contextlib import asynccontextmanager
@@ -97,6 +102,57 @@ def test_a_backend_that_cannot_be_imported_says_what_is_missing(site: Site) -> N
         find_opener(PersistenceURL.parse("needy:"))
     assert isinstance(caught.value, ImportError)
     assert isinstance(caught.value.__cause__, ImportError)
+
+
+@pytest.mark.anyio
+async def test_a_backend_is_imported_beside_the_event_loop(site: Site) -> None:
+    came_here: list[int] = []
+    builtins.came_here = came_here  # type: ignore[attr-defined]
+    slow = """
+    import builtins, threading
+
+    builtins.came_here.append(threading.get_ident())
+    """
+    site.add("slow", "slow = slow_backend:from_url", slow_backend=slow + RECORDING_BACKEND)
+    sys.modules.pop("slow_backend", None)
+    registry._imported.discard("slow")
+    try:
+        for _ in range(2):
+            async with open_persistence("slow:"):
+                pass
+    finally:
+        del builtins.came_here  # type: ignore[attr-defined]
+    assert len(came_here) == 1
+    assert came_here[0] != threading.get_ident()
+
+
+@pytest.mark.anyio
+async def test_a_store_can_be_opened_while_all_worker_threads_are_busy(site: Site) -> None:
+    site.add("mine", "mine = mine_late:from_url", mine_late=RECORDING_BACKEND)
+    registry._imported.discard("mine")
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    holders = [object() for _ in range(int(limiter.total_tokens))]
+    for holder in holders:
+        await limiter.acquire_on_behalf_of(holder)
+    try:
+        with anyio.fail_after(20):
+            async with open_persistence("mine:"):
+                pass
+    finally:
+        for holder in holders:
+            limiter.release_on_behalf_of(holder)
+
+
+def test_in_virtual_time_no_time_passes_while_a_backend_is_imported(site: Site) -> None:
+    site.add("mine", "mine = mine_virtual:from_url", mine_virtual=RECORDING_BACKEND)
+    registry._imported.discard("mine")
+
+    async def main() -> None:
+        with anyio.fail_after(0.001):
+            async with open_persistence("mine:"):
+                pass
+
+    VirtualClock().run(main)
 
 
 @pytest.mark.anyio

@@ -26,7 +26,9 @@ from gogoscope import (
     scope,
 )
 from gogoscope.events import Event, RunCompleted, RunFound, RunStarted
+from gogoscope.persistence.values import JSONCodec
 from gogoscope.stores import MemoryStore
+from tests.support.hostile_errors import HOSTILE, hostile
 from tests.unit.runs.run_store import RunStore, another_process
 
 pytestmark = pytest.mark.anyio
@@ -237,6 +239,45 @@ async def test_a_result_that_cannot_be_kept_leaves_the_run_done(
             await s.call(effect, once=Once("charge", 60))
     assert effect.calls == 1
     assert "cannot be kept" in caplog.text
+
+
+async def test_a_result_that_a_codec_fails_on_leaves_the_run_done() -> None:
+    class Broken(JSONCodec):
+        def dumps(self, value: Any) -> str:
+            raise RuntimeError("of the codec")
+
+    effect = Effect()
+    async with scope(persistence=MemoryStore(codec=Broken())) as s:
+        assert await s.call(effect, once=Once("charge", 60)) == "receipt"
+        with pytest.raises(ResultNotKeptError):
+            await s.call(effect, once=Once("charge", 60, wait=0))
+    assert effect.calls == 1
+
+
+@pytest.mark.parametrize("hostility", HOSTILE)
+async def test_a_hostile_error_is_kept_like_others(hostility: str, store: RunStore) -> None:
+    kind = hostile(hostility)
+    effect = Effect(error=kind("no", object()))
+    async with scope(persistence=store) as s:
+        with pytest.raises(kind):
+            await s.call(effect, once=Once("charge", 60, keep_errors=Exception))
+        with pytest.raises(KeptError):
+            await s.call(effect, once=Once("charge", 60, keep_errors=Exception, wait=0))
+        with pytest.raises(kind):
+            await s.call(effect, once=Once("other", 60, keep_errors=KeyError))
+        with pytest.raises(kind):
+            await s.call(effect, once=Once("other", 60, keep_errors=KeyError, wait=0))
+    assert effect.calls == 3
+
+
+async def test_an_error_whose_text_no_store_can_hold_is_kept_with_escapes(store: RunStore) -> None:
+    effect = Effect(error=OSError(2, "no file", "\udcff.txt"))
+    async with scope(persistence=store) as s:
+        with pytest.raises(OSError, match="no file"):
+            await s.call(effect, once=Once("charge", 60, keep_errors=OSError))
+        with pytest.raises(KeptError, match=r"udcff\.txt"):
+            await s.call(effect, once=Once("charge", 60, keep_errors=OSError, wait=0))
+    assert effect.calls == 1
 
 
 async def test_none_is_a_result_like_others(store: RunStore) -> None:

@@ -39,6 +39,7 @@ from gogoscope.persistence import current_clock
 from gogoscope.schedules import keeper
 from gogoscope.stores import MemoryStore
 from gogoscope.testing import UnpluggableStore, VirtualClock
+from tests.support.hostile_errors import HOSTILE, hostile
 
 Backend = Literal["asyncio", "trio"]
 Run = Callable[[Callable[[], Awaitable[Any]]], Any]
@@ -302,6 +303,30 @@ def test_an_error_is_told_and_the_schedule_goes_on(
         assert all("schedule 'logged' failed" in record.getMessage() for record in logged)
         assert all(record.exc_info for record in logged)
         assert (found["told"].outcome, found["told"].error) == ("failed", "OSError('broken')")
+
+    run(program)
+
+
+@pytest.mark.parametrize("hostility", HOSTILE)
+def test_a_hostile_error_is_told_as_it_is(run: Run, hostility: str) -> None:
+    errors: list[Exception] = []
+    told: list[Exception] = []
+
+    async def fail(tick: Tick) -> None:
+        errors.append(hostile(hostility)("no"))
+        raise errors[-1]
+
+    async def program() -> None:
+        store = MemoryStore()
+        start = await to_next(60)
+        async with scope(persistence=store) as s:
+            s.schedule("told", interval(60), fail, on_error=told.append)
+            await until(start + 121)
+            found = await store.schedules()
+            await s.stop()
+        assert list(map(id, told)) == list(map(id, errors))
+        assert len(told) == 2
+        assert found["told"].outcome == "failed"
 
     run(program)
 

@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Literal
 
 import anyio
 import pytest
 
-from gogoscope import CircuitBreaker, Retry, Scope, scope
+from gogoscope import CircuitBreaker, Once, RateLimit, Retry, Scope, scope
 from gogoscope.stores import MemoryStore
+from tests.support.hostile_errors import HOSTILE, FrozenError, hostile, kinds
 
 pytestmark = pytest.mark.anyio
 
 Fail = Callable[[], Awaitable[None]]
-
-
-class HostileExit(BaseException):
-    """What must never come out of touching an error."""
-
-
-def refuse(*arguments: object) -> NoReturn:
-    raise HostileExit
-
-
-HOSTILE: dict[str, dict[str, Any]] = {
-    "every attribute": {"__getattribute__": refuse},
-    "other attributes": {"__getattr__": refuse},
-    "setting": {"__setattr__": refuse},
-    "text": {"__repr__": refuse, "__str__": refuse, "__format__": refuse},
-    "comparing": {"__eq__": refuse, "__hash__": refuse},
-    "truth": {"__bool__": refuse},
-    "length": {"__len__": refuse},
-    "properties": {
-        name: property(refuse, refuse)
-        for name in (
-            *("__class__", "__dict__", "__notes__", "__traceback__", "__cause__", "__context__"),
-            *("__suppress_context__", "args", "add_note", "with_traceback", "reason", "retryable"),
-        )
-    },
-    "false": {"__bool__": lambda error: False},
-    "empty": {"__len__": lambda error: 0},
-}
 
 
 async def leave_it(s: Scope, fail: Fail) -> None:
@@ -100,18 +73,62 @@ async def in_a_child(s: Scope, fail: Fail) -> None:
         inner.task(fail)
 
 
+async def hold_a_permit(s: Scope, fail: Fail) -> None:
+    async with s.semaphore("key", 2), s.read_lock("key"):
+        await fail()
+
+
+async def run_once(s: Scope, fail: Fail) -> None:
+    s.task(fail, once=Once("one", 60, keep_errors=KeyError))
+    async with s.claim("two", keep=60, keep_errors=Exception):
+        await fail()
+
+
+async def limit(s: Scope, fail: Fail) -> None:
+    few = RateLimit("few", rate=1000, burst=10, retry_after=lambda outcome: None)
+    s.task(fail, rate_limit=few)
+    s.task(few(fail))
+    async with few.acquire():
+        await fail()
+
+
+async def go_on_with_a_job(s: Scope, fail: Fail) -> None:
+    with suppress(Exception):
+        async with s.job("one"):
+            await fail()
+    async for _, result in s.resume("two", lambda _: fail(), range(3)):
+        result.unwrap()
+
+
+async def resume_from_a_source(s: Scope, fail: Fail) -> None:
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        await fail()
+
+    async for _, result in s.resume("key", double, source()):
+        result.unwrap()
+
+
+async def enter_what_fails_at_its_end(s: Scope, fail: Fail) -> None:
+    class Resource:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *_: object) -> None:
+            await fail()
+
+    await s.enter(Resource())
+    await s.enter(Resource())
+
+
+async def double(number: int) -> int:
+    return 2 * number
+
+
 PROGRAMS = [
     *(leave_it, drop_it, unwrap_it, raise_it_in_the_body, try_again, combine, tick, load),
-    *(hold_a_lock, in_a_child),
+    *(hold_a_lock, in_a_child, hold_a_permit, run_once, limit, go_on_with_a_job),
+    *(resume_from_a_source, enter_what_fails_at_its_end),
 ]
-
-
-def kinds(raised: BaseException) -> set[type[BaseException]]:
-    """Return the kinds of the errors in an exception, without touching them."""
-    if issubclass(type(raised), BaseExceptionGroup):
-        members = vars(BaseExceptionGroup)["exceptions"].__get__(raised)
-        return set().union(*map(kinds, members))
-    return {type(raised)}
 
 
 class Lines(logging.Handler):
@@ -133,7 +150,7 @@ def test_rule_4_a_hostile_error_is_an_error_like_others(
     program: Callable[[Scope, Fail], Awaitable[None]],
     backend: Literal["asyncio", "trio"],
 ) -> None:
-    kind = type("HostileError", (Exception,), HOSTILE[hostility])
+    kind = hostile(hostility)
     raised: list[BaseException] = []
 
     async def fail() -> None:
@@ -159,11 +176,6 @@ def test_rule_4_a_hostile_error_is_an_error_like_others(
     assert len(raised) == 1
     assert kinds(raised[0]) == {kind}
     assert all("HostileError" in line for line in log.lines)
-
-
-@dataclasses.dataclass(frozen=True)
-class FrozenError(Exception):
-    code: int
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
