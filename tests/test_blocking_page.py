@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pages import outputs
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "pages" / "blocking.md").read_text(encoding="utf-8")
 FILES = dict(
@@ -46,6 +48,10 @@ PRINTED = {
     "django_view": ['{"order": 7} {"order": 7}'],
     "tasks": ["charged 7", "{'receipt': '7'} {'receipt': '7'}"],
 }
+
+
+def test_the_page_shows_what_its_first_program_prints() -> None:
+    assert outputs(PAGE)["plain"].splitlines() == PRINTED["plain"]
 
 
 def test_every_program_of_the_page_is_run_here() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gogoscope import JobProgress, Scope
 from gogoscope.events import JobSaved
+from tests.support.pages import outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "pages" / "jobs.md").read_text(encoding="utf-8")
@@ -35,6 +36,9 @@ def run(name: str, folder: Path, **changes: str) -> list[str]:
     return finished.stdout.splitlines()
 
 
+SHOWN = {name: text.splitlines() for name, text in outputs(PAGE).items()}
+
+
 def test_every_program_of_the_page_is_run_here() -> None:
     assert PAGE.count("```python") == 3
     assert set(FILES) == {"reindex", "rows", "watched"}
@@ -42,21 +46,20 @@ def test_every_program_of_the_page_is_run_here() -> None:
 
 def test_a_job_goes_on_from_its_last_state_and_finishes_once(tmp_path: Path) -> None:
     lines = run("reindex", tmp_path)
-    assert lines == [
-        "page a b",
+    assert lines == SHOWN["reindex"]
+    assert [line for line in lines if "of" in line] == [
         "####------ 2 of 5",
-        "page c d",
         "########-- 4 of 5",
-        "page e",
         "########## 5 of 5",
-        "finished",
     ]
+    assert lines[-1] == "finished"
     assert run("reindex", tmp_path) == ["finished before"]
 
 
 def test_the_loop_yields_what_is_not_done_and_later_what_had_failed(tmp_path: Path) -> None:
     *rows, progress = run("rows", tmp_path)
     assert sorted(rows) == ["ROW 0", "ROW 1", "ROW 3", "ROW 4", "row 2 failed"]
+    assert sorted(SHOWN["rows"][:-1]) == sorted(rows)
     assert progress.startswith("5 of 5 (100 %)")
     assert run("rows", tmp_path) == ["5 of 5 (100 %)"]
     again = run("rows", tmp_path, **{"limit=3": "retry_failed=True", '{"row 2"}': "()"})
@@ -64,12 +67,9 @@ def test_the_loop_yields_what_is_not_done_and_later_what_had_failed(tmp_path: Pa
 
 
 def test_each_save_is_an_event_that_draws_a_bar(tmp_path: Path) -> None:
-    assert run("watched", tmp_path) == [
-        "[##--------] 1 of 4 (25 %)",
-        "[#####-----] 2 of 4 (50 %)",
-        "[#######---] 3 of 4 (75 %)",
-        "[##########] 4 of 4 (100 %)",
-    ]
+    lines = run("watched", tmp_path)
+    assert lines == SHOWN["watched"]
+    assert lines[-1] == "[##########] 4 of 4 (100 %)"
 
 
 def test_what_the_page_names_is_there() -> None:

@@ -13,7 +13,7 @@ from gogoscope.events import lookers, subscribers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "pages" / "observing.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"^```python\n# (\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
+FILES = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pages import outputs
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "pages" / "rate_limits.md").read_text(encoding="utf-8")
 FILES = dict(
@@ -20,6 +22,11 @@ PRINTED = {
     "tokens": r"0\.\d s until all is free again\n",
     "pauses": r"TooManyRequests and all wait: True\nthe next call went after 0\.\d s\n",
 }
+
+
+def test_the_page_shows_what_its_programs_print() -> None:
+    shown = outputs(PAGE)
+    assert all(re.fullmatch(PRINTED[name], shown[name]) for name in PRINTED)
 
 
 def test_every_program_of_the_page_is_run_here() -> None:

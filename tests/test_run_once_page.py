@@ -13,6 +13,7 @@ import pytest
 
 from gogoscope import Once
 from tests.support.engines import Engine, Tables
+from tests.support.pages import outputs
 from tests.support.postgres_server import PostgresTable
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +52,11 @@ def run(name: str, folder: Path, **environment: str) -> list[str]:
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.splitlines()
+
+
+def test_the_page_shows_what_its_programs_print() -> None:
+    shown = {name: text.splitlines() for name, text in outputs(PAGE).items()}
+    assert shown == {name: PRINTED[name] for name in PRINTED if name != "after_crash"}
 
 
 def test_every_program_of_the_page_is_run_here() -> None:

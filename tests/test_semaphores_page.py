@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pages import outputs
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "pages" / "semaphores.md").read_text(encoding="utf-8")
 FILES = dict(
@@ -18,6 +20,10 @@ PRINTED = {
     "licences": {"converted a", "converted b", "converted c", "converted d"},
     "prices": {"tea costs 3", "tea costs 4"},
 }
+
+
+def test_the_page_shows_what_its_programs_print() -> None:
+    assert {name: set(text.splitlines()) for name, text in outputs(PAGE).items()} == PRINTED
 
 
 def test_every_program_of_the_page_is_run_here() -> None:

@@ -23,6 +23,13 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
 
 
+def outputs(page: str) -> dict[str, str]:
+    """Return what a page says that its programs print, by their names: the text directly below."""
+    shown = re.compile(r"# (\w+)\.py\n(?:(?!```).*\n)*```\n\n```text\n((?:(?!```).*\n)*)```")
+    found = (shown.match(program) for program in page.split("\n```python\n")[1:])
+    return {match[1]: match[2] for match in found if match is not None}
+
+
 def run_program(program: str, folder: Path, environ: Mapping[str, str] = os.environ) -> str:
     """Run a program in a folder and return what it printed."""
     finished = subprocess.run(
