@@ -15,7 +15,11 @@ from tests.benchmarks.record import RECORDINGS
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs" / "pages").rglob("*.md")))
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        *sorted((ROOT / "docs" / "pages").rglob("*.md")),
+    )
 }
 RECORDED = {path.stem: path.read_text(encoding="utf-8") for path in sorted(MEASURED.glob("*.txt"))}
 MODULES = {recording.name: recording.module for recording in RECORDINGS}
