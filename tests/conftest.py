@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from typing import Any
 
@@ -50,11 +49,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         loops = set(item.name.partition("[")[2].rstrip("]").split("-"))
         if item.get_closest_marker("slow_elsewhere") and loops & {"uvloop", "trio"}:
             item.add_marker(pytest.mark.slow)
-
-
-def pytest_collection_finish() -> None:
-    """Keep the thousands of collected tests out of each collection of garbage from now on."""
-    import hypothesis.strategies  # noqa: F401 - it looks who refers to what, so before
-
-    gc.collect()
-    gc.freeze()
