@@ -184,6 +184,12 @@ class TestTokenReuse(BrokenStore):
             return await self._records.transact(LOCKS, self._full_key(key), forget)
 
 
+class TestALockThatWasTakenBackIsTakenLate(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
+            return await super().release_lock(key, nonce, in_time=False)
+
+
 class TestSwallowedCancellation(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
         async def set(self, *args: Any, **options: Any) -> bool:
@@ -532,6 +538,15 @@ class TestAZombieAbandonsTheRunOfAnother(BrokenStore):
             running = record is not None and record.state == "running"
             await super().abandon_run(key, record.lease.nonce or "" if record else "")
             return running
+
+
+class TestARunThatWasTakenBackBeginsLate(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def abandon_run(self, key: str, nonce: str) -> bool:
+            record = await self.read_run(key)
+            if record is None or record.lease.nonce != nonce:
+                return False
+            return await super().abandon_run(key, nonce)
 
 
 class TestAnotherPayloadIsAccepted(BrokenStore):

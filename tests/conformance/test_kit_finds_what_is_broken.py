@@ -28,6 +28,12 @@ RULES = {
     "TestSuccessIgnoresThePrefix": "test_a_change_of_a_circuit_leaves_those_beside_it_alone",
     "TestDeleteTakesWhatIsBelow": "test_a_change_of_a_value_leaves_those_beside_it_alone",
     "TestDeleteManyTakesWhatStartsAlike": "test_a_change_of_a_value_leaves_those_beside_it_alone",
+    "TestALockThatWasTakenBackIsTakenLate": (
+        "test_a_claim_of_a_lock_that_lands_after_it_was_taken_back_is_refused"
+    ),
+    "TestARunThatWasTakenBackBeginsLate": (
+        "test_a_claim_of_a_run_that_lands_after_it_was_taken_back_is_refused"
+    ),
     "TestTokenReuse": "test_fencing_tokens_only_grow",
     "TestSwallowedCancellation": "test_a_cancelled_change_of_a_value_is_whole_or_not_there",
     "TestCancellationBecomesAnError": "test_cancelling_a_method_of_circuits_raises_nothing_else",

@@ -86,7 +86,10 @@ class RunProvider(Protocol):
         ...
 
     async def abandon_run(self, key: str, nonce: str) -> bool:
-        """Let the next caller run; ``False`` if ``nonce`` does not run any more."""
+        """Let the next caller run; ``False`` if ``nonce`` does not run any more.
+
+        If nobody runs, the claim of ``nonce`` may still be on its way: it is refused when it lands.
+        """
         ...
 
     async def read_run(self, key: str) -> RunRecord | None:

@@ -92,8 +92,13 @@ class RecordLocks(RecordCapability):
         )
 
     async def release_lock(self, key: str, nonce: str, *, in_time: bool) -> bool:
-        """Free the lock that ``nonce`` holds, keeping its version; ``False`` if it was lost."""
-        return await self._change(LOCKS, key, lock_rules.release, nonce)
+        """Free the lock that ``nonce`` holds, keeping its version; ``False`` if it was lost.
+
+        If nobody holds the lock although the lease of ``nonce`` should still run, its claim may
+        still be on its way: it is refused when it arrives.
+        """
+        free = lock_rules.take_back if in_time else lock_rules.release
+        return await self._change(LOCKS, key, free, nonce)
 
     async def hand_over_lock(self, key: str, nonce: str, claim: LockClaim) -> LockReply:
         """Pass the lock that ``nonce`` holds on to a claim, in one write."""

@@ -154,6 +154,19 @@ def release(record: LockRecord | None, now_ms: int, nonce: str) -> tuple[LockRec
     ), True
 
 
+def take_back(record: LockRecord | None, now_ms: int, nonce: str) -> tuple[LockRecord | None, bool]:
+    """Free the lock that ``nonce`` holds, or will hold if its claim is still on its way.
+
+    If nobody holds the lock, it notes that the claim is refused when it lands.
+    """
+    if record is not None and record.nonce is not None:
+        return release(record, now_ms, nonce)
+    if record is None:
+        token = now_ms * 1000
+        return LockRecord(version=token, fencing_token=token, released_by=nonce), False
+    return (record if record.released_by == nonce else evolve(record, released_by=nonce)), False
+
+
 def force_release(record: LockRecord | None, now_ms: int) -> tuple[LockRecord | None, bool]:
     """Free the lock, whoever holds it."""
     if record is None or record.nonce is None:

@@ -106,8 +106,15 @@ def complete(
 
 
 def abandon(record: RunRecord | None, now_ms: int, nonce: str) -> tuple[RunRecord | None, bool]:
-    """Let the next caller run instead of ``nonce``; ``False`` if that does not run."""
-    if record is None or record.lease.nonce != nonce or record.state != "running":
+    """Let the next caller run instead of ``nonce``; ``False`` if that does not run.
+
+    If nobody runs, its claim may still be on its way: it is refused when it lands.
+    """
+    if record is None or record.state == "open":
+        lease, _ = lock_rules.take_back(None if record is None else record.lease, now_ms, nonce)
+        assert lease is not None
+        return RunRecord(lease, "open") if record is None else evolve(record, lease=lease), False
+    if record.lease.nonce != nonce or record.state != "running":
         return record, False
     return _settled(record, now_ms, "open", None, None), True
 

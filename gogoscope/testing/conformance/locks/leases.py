@@ -281,6 +281,17 @@ class LockLeaseRules(Conformance):
         assert not late.granted
         assert (await store.claim_lock("job", a_claim("n2"))).granted
 
+    async def test_a_claim_of_a_lock_that_lands_after_it_was_taken_back_is_refused(
+        self, store: LockProvider
+    ) -> None:
+        assert await store.release_lock("job", "late", in_time=True) is False
+        assert not (await store.claim_lock("job", a_claim("late"))).granted
+        await store.claim_lock("job", a_claim("n1"))
+        await store.release_lock("job", "n1", in_time=True)
+        assert await store.release_lock("job", "late", in_time=True) is False
+        assert not (await store.claim_lock("job", a_claim("late"))).granted
+        assert (await store.claim_lock("job", a_claim("n2"))).granted
+
     async def test_a_renewal_needs_nonce_and_version(
         self, store: LockProvider, clock: ManualClock
     ) -> None:

@@ -121,6 +121,17 @@ class RunConformance(Conformance):
         await store.abandon_run("run", "a")
         assert not (await store.claim_run("run", a_claim("a"))).granted
 
+    async def test_a_claim_of_a_run_that_lands_after_it_was_taken_back_is_refused(
+        self, store: RunProvider
+    ) -> None:
+        assert not await store.abandon_run("run", "late")
+        assert not (await store.claim_run("run", a_claim("late"))).granted
+        await begun(store, "a")
+        await store.abandon_run("run", "a")
+        assert not await store.abandon_run("run", "late")
+        assert not (await store.claim_run("run", a_claim("late"))).granted
+        await begun(store, "b")
+
     async def test_a_dead_run_is_taken_over_after_its_lease(
         self, store: RunProvider, clock: ManualClock
     ) -> None:
