@@ -1,4 +1,9 @@
-"""What surrounds the running code: the service, and the request."""
+"""What surrounds the running code: the service, and the request.
+
+A server may begin a request in the context of the one before it on the connection. It is not inside
+of that one, whose response has ended by then; a request that another one makes itself, or one of a
+mounted application, is inside of it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from attrs import frozen
 from gogoscope import Scope
 from gogoscope._core.context import Frame, current
 from gogoscope.exceptions import ScopeClosedError
+from gogoscope.integrations.asgi.requests import Reply
 
 
 @frozen
@@ -20,16 +26,37 @@ class Here:
     :param service: the scope of the service
     :param deadline_header: the name of the header that tells how long a caller waits
     :param request: the scope of the request; ``None`` in the lifespan
-    :param limit: has the deadline of the request
+    :param reply: what the request is answered with
+    :param deadline: of the request, until the client has the whole reply
     """
 
     service: Scope
     deadline_header: str
     request: Scope | None = None
-    limit: anyio.CancelScope | None = None
+    reply: Reply | None = None
+    deadline: float = math.inf
 
 
 here: ContextVar[Here] = ContextVar("gogoscope.asgi")
+
+
+class entered:  # noqa: N801 - it is used as a function
+    """Surround a block with something; afterwards, it is as it was before."""
+
+    __slots__ = ("_frame", "_inner", "_token")
+
+    def __init__(self, inner: Here) -> None:
+        self._inner = inner
+
+    def __enter__(self) -> None:
+        outer, self._frame = here.get(None), current.get()
+        if outer is not None and outer.reply is not None and outer.reply.ended:
+            current.set(None)
+        self._token = here.set(self._inner)
+
+    def __exit__(self, *left: object) -> None:
+        here.reset(self._token)
+        current.set(self._frame)
 
 
 def current_service() -> Scope:
@@ -55,8 +82,8 @@ def deadline_headers() -> dict[str, str]:
     around = _here()
     deadline = anyio.current_effective_deadline()
     # Some frameworks answer in a task of their own, which stands in no cancel scope of the request.
-    if around.limit is not None and _runs_in(around.request):
-        deadline = min(deadline, around.limit.deadline)
+    if around.reply is not None and not around.reply.ended and _runs_in(around.request):
+        deadline = min(deadline, around.deadline)
     if deadline == math.inf:
         return {}
     return {around.deadline_header: f"{max(deadline - anyio.current_time(), 0.0):.3f}"}

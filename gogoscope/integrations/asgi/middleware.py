@@ -14,7 +14,7 @@ from gogoscope._core.arguments import check_flag, check_name
 from gogoscope._core.durations import seconds
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import ScopeClosedError
-from gogoscope.integrations.asgi.here import Here, here
+from gogoscope.integrations.asgi.here import Here, entered
 from gogoscope.integrations.asgi.lifespan import live
 from gogoscope.integrations.asgi.protocol import (
     Application,
@@ -24,14 +24,8 @@ from gogoscope.integrations.asgi.protocol import (
     answer,
     check_header_name,
 )
-from gogoscope.integrations.asgi.requests import (
-    GONE,
-    Listening,
-    Reply,
-    Response,
-    Socket,
-    seconds_left,
-)
+from gogoscope.integrations.asgi.receiving import GONE, Listening, Receiving
+from gogoscope.integrations.asgi.requests import Reply, Response, Socket, seconds_left
 from gogoscope.integrations.asgi.service import STOPPING, Service
 from gogoscope.scopes.options import CircuitOption, RetryOption
 
@@ -40,7 +34,8 @@ TOO_LATE = "the time for this request is over"
 CANCELLED = "the request was cancelled"
 NO_LIFESPAN = (
     "a request came outside of the lifespan; run the server with lifespans on, and put "
-    "ScopeMiddleware around the application if its middlewares do not see them"
+    "ScopeMiddleware around the outermost application, as those that are mounted in it, and the "
+    "middlewares of some frameworks, do not see them"
 )
 
 
@@ -150,13 +145,12 @@ class ScopeMiddleware:
                 store = await stack.enter_async_context(open_persistence(store, default=True))
             opened = await stack.enter_async_context(self._open_scope(store))
             service = self._service = Service(opened, self._grace)
-            token = here.set(Here(opened, self._header or DEADLINE_HEADER))
             try:
                 service.watch()
-                yield service.begin_end
+                with entered(Here(opened, self._header or DEADLINE_HEADER)):
+                    yield service.begin_end
                 await service.end()
             finally:
-                here.reset(token)
                 self._service = None
 
     async def _serve(self, connection: Connection, receive: Receive, send: Send) -> None:
@@ -173,7 +167,7 @@ class ScopeMiddleware:
         if left > 0:
             with limit:
                 await self._run(connection, receive, response, limit)
-            if not limit.cancelled_caught:
+            if not (limit.cancelled_caught or response.is_late):
                 return
         if response.started:
             raise TimeoutError(f"{TOO_LATE}, in the middle of the response")
@@ -188,24 +182,29 @@ class ScopeMiddleware:
             raise ScopeClosedError(NO_LIFESPAN)
         child = service.scope.child(name=f"{self._name} request")
         returned = False
-        token = here.set(Here(service.scope, self._header or DEADLINE_HEADER, child, limit))
-        try:
+        header = self._header or DEADLINE_HEADER
+        around = Here(service.scope, header, child, reply, limit.deadline)
+        with entered(around):
             async with child as s:
                 with service.in_flight(s):
-                    await self._call(connection, receive, reply, s)
+                    await self._call(connection, Receiving(receive, reply, limit), reply, s)
                 returned = True
-        finally:
-            here.reset(token)
         if not (returned or reply.ended or child.cancel_reason == GONE):
             await reply.break_off(STOPPING if service.is_over else CANCELLED)
 
-    async def _call(self, connection: Connection, receive: Receive, reply: Reply, s: Scope) -> None:
+    async def _call(
+        self,
+        connection: Connection,
+        receiving: Receiving,
+        reply: Reply,
+        s: Scope,
+    ) -> None:
         if not self._cancel_on_disconnect:
-            await self._app(connection, receive, reply.send)
+            await self._app(connection, receiving.receive, reply.send)
             return
-        listening = Listening(receive, reply, lambda: s.cancel(GONE))
+        listening = Listening(receiving, reply, lambda: s.cancel(GONE))
         task = s.task(listening.listen, retry=False, circuit_breaker=False)
         try:
-            await self._app(connection, listening.receive, reply.send)
+            await self._app(connection, receiving.receive, reply.send)
         finally:
             task.cancel()

@@ -1,28 +1,23 @@
-"""What a request is held to: its deadline, and a client that is still there."""
+"""The time that a request has, and what it is answered with."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 import anyio
-from attrs import define, field
+from attrs import define
 
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.integrations.asgi.protocol import (
     Connection,
     Message,
-    Receive,
     Send,
     answer,
     header,
 )
 
-GONE = "the client has disconnected"
-DISCONNECTS = ("http.disconnect", "websocket.disconnect")
 ENDS_OF_BODY = ("http.response.body", "http.response.zerocopysend", "http.response.pathsend")
 SERVICE_RESTART = 1012
 """A code of the registry of RFC 6455, section 11.7."""
@@ -51,6 +46,8 @@ class Reply(Protocol):
 
     ended: bool
     """Whether the client has all of it."""
+    is_late: bool
+    """Whether its time is over: nothing of it is sent any more."""
 
     async def send(self, message: Message) -> None:
         """Pass on what the application sends."""
@@ -72,10 +69,13 @@ class Response:
     _limit: anyio.CancelScope
     started: bool = False
     ended: bool = False
+    is_late: bool = False
     _trailers: bool = False
 
     async def send(self, message: Message) -> None:
         """Pass on a part of the response, or what goes before it."""
+        if self.is_late:
+            return
         kind = message["type"]
         if kind == "http.response.start":
             self.started = True
@@ -104,6 +104,7 @@ class Socket:
 
     _send: Send
     ended: bool = False
+    is_late: bool = False
 
     async def send(self, message: Message) -> None:
         """Pass on what the application sends."""
@@ -114,49 +115,3 @@ class Socket:
         """Close the WebSocket, unless the server has done that."""
         with suppress(Exception):  # each server has an error of its own for one that is closed
             await self.send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": why})
-
-
-@define
-class Listening:
-    """Receives ahead of the application, so that a client that disconnects is noticed.
-
-    One message is received ahead, so that a body or a WebSocket never fills the memory.
-
-    :param receive: the server's
-    :param gone: is called if the client disconnects before it has the whole response
-
-    ``_messages`` are those that the application has not taken. ``_came`` tells it of the next one;
-    ``_taken`` tells the listener that there is room.
-    """
-
-    _receive: Receive
-    _reply: Reply
-    _gone: Callable[[], object]
-    _messages: deque[Message] = field(factory=deque)
-    _came: anyio.Event = field(factory=anyio.Event)
-    _taken: anyio.Event = field(factory=anyio.Event)
-
-    async def listen(self) -> None:
-        """Receive until the client disconnects."""
-        while True:
-            message = await self._receive()
-            self._messages.append(message)
-            self._came.set()
-            if message["type"] in DISCONNECTS:
-                break
-            if message["type"] != "http.request" or message.get("more_body", False):
-                await self._taken.wait()
-                self._taken = anyio.Event()
-        if not self._reply.ended:
-            self._gone()
-
-    async def receive(self) -> Message:
-        """Return the next message; the last one, a disconnection, again and again."""
-        while not self._messages:
-            self._came = anyio.Event()
-            await self._came.wait()
-        message = self._messages[0]
-        if message["type"] not in DISCONNECTS:
-            self._messages.popleft()
-            self._taken.set()
-        return message

@@ -75,13 +75,8 @@ def starlette_app() -> Any:
     return app
 
 
-def around(app: Any, *, cancel_on_disconnect: bool = True) -> ScopeMiddleware:
-    return ScopeMiddleware(
-        app,
-        os.environ["SERVICE_STORE"],
-        name="shop",
-        cancel_on_disconnect=cancel_on_disconnect,
-    )
+def around(app: Any) -> ScopeMiddleware:
+    return ScopeMiddleware(app, os.environ["SERVICE_STORE"], name="shop", cancel_on_disconnect=True)
 
 
 def fastapi_app() -> Any:
@@ -115,9 +110,7 @@ def django_app() -> Any:
         return http.JsonResponse(await wait())
 
     globals()["urlpatterns"] = [path("", looked), path("wait", waited)]
-    return around(
-        import_module("django.core.asgi").get_asgi_application(), cancel_on_disconnect=False
-    )  # it does that itself
+    return around(import_module("django.core.asgi").get_asgi_application())
 
 
 def app() -> Any:

@@ -48,6 +48,9 @@ async def test_a_signal_that_the_server_handles_stops_the_service_before_the_req
             await anyio.wait_all_tasks_blocked()
             assert "streaming" in app.did
             signal.raise_signal(signal.SIGTERM)
+            with anyio.fail_after(60):
+                while not answer.sent:
+                    await anyio.sleep(0.01)
         assert answer.text == "the end"
         assert "shutdown" not in app.did
     assert server.lifespan[-1] == "lifespan.shutdown.complete"
