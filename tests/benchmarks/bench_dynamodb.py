@@ -86,7 +86,8 @@ class Sides:
 
 def ratio(samples: Mapping[str, list[float]], side: str) -> float:
     """Return the median of the ratios of a side to "raw" in each round, but for the first ones."""
-    pairs = list(zip(samples[side], samples["raw"], strict=True))[WARM_UP:]
+    pairs = list(zip(samples[side], samples["raw"], strict=True))
+    pairs = pairs[min(WARM_UP, len(pairs) // 2) :]
     return statistics.median(ours / raw for ours, raw in pairs)
 
 
@@ -103,7 +104,7 @@ async def compare(
     gc.collect()
     gc.disable()
     try:
-        for _ in range(WARM_UP + rounds):
+        for _ in range(min(WARM_UP, rounds) + rounds):
             requests = await replay.requests(operation, CALLS)
             with sides.timed("raw"):
                 await replay.send(requests)
@@ -182,7 +183,7 @@ def opening_part(report: Report, endpoint_url: str, rounds: int) -> None:
 
     asyncio.run(prepare())
     sides = Sides()
-    for _ in range(WARM_UP + rounds):
+    for _ in range(min(WARM_UP, rounds) + rounds):
         for name, main in (("raw", raw), ("store", store)):
             gc.collect()
             with sides.timed(name):
@@ -199,7 +200,7 @@ def main(endpoint_url: str, rounds: int, check: bool) -> bool:
     """Print the tables; tell whether everything is within its limits."""
     report = Report()
     anyio.run(requests_part, report, endpoint_url, rounds)
-    opening_part(report, endpoint_url, max(10, rounds // 3))
+    opening_part(report, endpoint_url, max(2, rounds // 3))
     return report.fine or not check
 
 

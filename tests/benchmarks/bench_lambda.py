@@ -69,7 +69,7 @@ def measure(endpoint_url: str, rounds: int) -> Sides:
                 runner.run(replay.send([request]))
         gc.collect()
         gc.disable()
-        for _ in range(WARM_UP + rounds):
+        for _ in range(min(WARM_UP, rounds) + rounds):
             requests = runner.run(replay.requests(acquire_and_release, CALLS))
             with sides.timed("raw"):
                 for number in range(0, len(requests), 2):

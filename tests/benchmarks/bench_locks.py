@@ -189,7 +189,7 @@ async def compare_latency(client: Any, table: str, rounds: int, report: Report) 
         sides: list[tuple[list[float], Callable[[], Awaitable[None]]]] = [([], ours), ([], raw)]
         gc.collect()
         gc.disable()
-        for _ in range(WARM_UP + rounds):
+        for _ in range(min(WARM_UP, rounds) + rounds):
             requests = await replay.requests(lambda _: take_and_free(shown), 1)
             for times, call in sides:
                 began = time.perf_counter()
@@ -197,7 +197,7 @@ async def compare_latency(client: Any, table: str, rounds: int, report: Report) 
                 times.append(time.perf_counter() - began)
             sides.reverse()
         gc.enable()
-    medians = {call.__name__: statistics.median(times[WARM_UP:]) for times, call in sides}
+    medians = {call.__name__: statistics.median(times[-rounds:]) for times, call in sides}
     report.line(
         "acquire and release, to the two raw requests",
         medians["ours"] / medians["raw"],

@@ -2,7 +2,8 @@
 
 Run it from the repository; ``redis-server`` is started for the libraries of the extra ``bench``:
 
-    python -m tests.benchmarks.bench_rate_limits [--seconds 4] [--check] [--no-peers]
+    python -m tests.benchmarks.bench_rate_limits [--seconds 4] [--rounds 40] [--check]
+                                                 [--no-peers]
 
 ``--check`` fails if a call with waiting makes more than 1.05 requests, or more than 0.15 with
 ``batch="auto"`` at 100 calls a second a process and a burst of 40, or if a call with
@@ -30,7 +31,6 @@ from gogoscope.testing import UnpluggableStore, VirtualClock
 from tests.benchmarks.peers import why_left_out
 
 CALLS = 2_000
-ROUNDS = 40
 MOST_REQUESTS, MOST_REQUESTS_AUTO, MOST_AWAITS = 1.05, 0.15, 4.0
 PROCESSES, WORKERS = 4, 4
 RATE = 100
@@ -79,7 +79,7 @@ async def service() -> int:
     return 1
 
 
-async def awaits_a_call() -> dict[str, float]:
+async def awaits_a_call(rounds: int) -> dict[str, float]:
     """Return how many bare awaits a call costs in the memory of the process."""
     often = 1_000_000
     limits = {
@@ -98,7 +98,7 @@ async def awaits_a_call() -> dict[str, float]:
     best: dict[str, float] = {}
     gc.disable()
     try:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             best["bare"] = min(best.get("bare", 1.0), await _timed(bare))
             for name, limit in limits.items():
                 took = await _timed(limited, limit)
@@ -273,13 +273,13 @@ class _pyrate:  # noqa: N801 - likewise
             await client.aclose()
 
 
-def main(seconds: float, *, check: bool, peers: bool) -> int:
+def main(seconds: float, rounds: int, *, check: bool, peers: bool) -> int:
     """Measure, print, and return the exit status."""
     limit = RateLimit("bench", rate=100, burst=20)
     auto = RateLimit("bench", rate=PROCESSES * 150, burst=40, batch="auto")
     waiting = requests_a_call(limit, 20)
     batched = requests_a_call(auto, 20, pace=0.01)
-    awaits = anyio.run(awaits_a_call)
+    awaits = anyio.run(awaits_a_call, rounds)
     print(f"requests a call, all wait            {waiting:6.2f}  (at most {MOST_REQUESTS:g})")
     print(f'requests a call, batch="auto"        {batched:6.2f}  (at most {MOST_REQUESTS_AUTO:g})')
     for name, cost in awaits.items():
@@ -307,7 +307,9 @@ def main(seconds: float, *, check: bool, peers: bool) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--no-peers", action="store_true")
     options = parser.parse_args()
-    sys.exit(main(options.seconds, check=options.check, peers=not options.no_peers))
+    peers = not options.no_peers
+    sys.exit(main(options.seconds, options.rounds, check=options.check, peers=peers))

@@ -102,19 +102,25 @@ def _measure(opener: Callable[[Any, Requests], tuple[Locked, Callable[[], None]]
 def _contend(locked: Locked) -> int:
     end = time.monotonic() + LONGEST_SECONDS
     done = 0
+    errors: list[Exception] = []
 
     def work() -> None:
         nonlocal done
-        while done < HANDOFFS and time.monotonic() < end:
-            with locked():
-                time.sleep(HOLD)
-                done += 1
+        try:
+            while done < HANDOFFS and time.monotonic() < end:
+                with locked():
+                    time.sleep(HOLD)
+                    done += 1
+        except Exception as error:
+            errors.append(error)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(WAITERS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.1, end + 5 - time.monotonic()))
+    if errors:
+        raise errors[0]
     return done
 
 

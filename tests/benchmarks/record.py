@@ -105,8 +105,8 @@ RECORDINGS = (
     ),
     Recording("redis", "bench_redis", (), ("--rounds", "5"), ("redis",)),
     Recording("postgres", "bench_postgres", (), ("--rounds", "50"), ("psycopg",)),
-    Recording("dynamodb", "bench_dynamodb", (), ("--rounds", "2"), ("aioboto3",)),
-    Recording("lambda", "bench_lambda", (), ("--rounds", "2"), ("aioboto3",)),
+    Recording("dynamodb", "bench_dynamodb", (), ("--rounds", "1"), ("aioboto3",)),
+    Recording("lambda", "bench_lambda", (), ("--rounds", "1"), ("aioboto3",)),
     Recording(
         "observing",
         "bench_observing",
@@ -118,7 +118,7 @@ RECORDINGS = (
         "rate_limits",
         "bench_rate_limits",
         ("--seconds", "3"),
-        ("--seconds", "0.3"),
+        ("--seconds", "0.3", "--rounds", "1"),
         ("limits", "pyrate-limiter"),
     ),
     Recording("run_once", "run_once_peers", (), (), ("aws-lambda-powertools",)),
@@ -126,7 +126,7 @@ RECORDINGS = (
         "schedules",
         "schedule_peers",
         ("--seconds", "30"),
-        ("--seconds", "2", "--kills", "1", "--after", "4"),
+        ("--seconds", "2", "--kills", "1", "--after", "3"),
         ("apscheduler",),
     ),
 )

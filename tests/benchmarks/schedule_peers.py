@@ -174,7 +174,7 @@ def told(library: str, facts: list[dict[str, Any]], began: int, ended: int) -> s
     twice = sum(done[second] > 1 for second in span)
     never = sum(second not in done for second in span)
     late = [fact["wall"] - fact["second"] for fact in facts if fact["second"] in span]
-    return f"{library:<22}{len(span):>9}{twice:>12}{never:>12}{max(late):>11.1f} s"
+    return f"{library:<22}{len(span):>9}{twice:>12}{never:>12}{max(late, default=0.0):>11.1f} s"
 
 
 def main() -> None:
