@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -239,14 +240,25 @@ def loop_thread() -> LoopThread:
             if _thread is None:
                 # Here, so that no fork comes while the other thread imports the event loop.
                 anyio.run(checkpoint, backend="asyncio")
-                # Only now, so that what stores have registered for the end comes after this.
-                atexit.unregister(_end)
-                atexit.register(_end)
+                _end_with_process()
                 _thread = LoopThread()
     return _thread
 
 
-def _end() -> None:
+def _end_with_process() -> None:
+    # Only now, so that what stores have registered for the end comes after this.
+    atexit.unregister(_end)
+    atexit.register(_end)
+    # What is registered there is not called in the processes of these, which have their own way.
+    multiprocessing: Any = sys.modules.get("multiprocessing.util")
+    if multiprocessing is not None:
+        multiprocessing.Finalize(None, _end, exitpriority=0)
+    celery: Any = sys.modules.get("celery.signals")
+    if celery is not None:
+        celery.worker_process_shutdown.connect(_end, weak=False)
+
+
+def _end(**_: object) -> None:
     global _thread
     thread, _thread = _thread, None
     if thread is not None:

@@ -108,6 +108,40 @@ with db.lock("a"):
     assert run(START + "print(db.lock('a', wait=0).acquire().key)", tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize("how", ["fork", "spawn"])
+def test_a_process_of_multiprocessing_releases_what_it_holds(tmp_path: Path, how: str) -> None:
+    if sys.platform == "win32" and how == "fork":
+        pytest.skip("Windows has no fork")
+    program = """
+import multiprocessing, sys
+from gogoscope.blocking import connect
+
+db = connect("sqlite:///store.db")
+
+def work():
+    db.acquire_lock("a", 600)
+    kept.append(db.lock("b", ttl=600).acquire())
+    print("held", flush=True)
+
+kept = []
+if __name__ == "__main__":
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=work)
+    process.start()
+    process.join()
+    with db.lock("a", wait=0), db.lock("b", wait=0):
+        print("free")
+"""
+    (tmp_path / "program.py").write_text(program)
+    ran = subprocess.run(
+        [sys.executable, "program.py", how],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.stdout == "held\nfree\n", ran.stderr
+
+
 @forks
 def test_a_forked_process_has_a_loop_of_its_own(tmp_path: Path) -> None:
     program = (
