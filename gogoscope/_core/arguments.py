@@ -20,6 +20,7 @@ def shown(value: object) -> str:
 
 
 LONGEST_SHOWN = 200
+LARGEST_COUNT = 2**63 - 1
 
 
 def encodable(text: str) -> str:
@@ -123,15 +124,17 @@ def check_priority(priority: float) -> None:
 
 
 def check_count(name: str, value: int, minimum: int = 1) -> int:
-    """Return an integer of at least ``minimum``.
+    """Return an integer of at least ``minimum`` that every store can keep.
 
     :raises TypeError: if it is not an ``int``
-    :raises ValueError: if it is too small
+    :raises ValueError: if it is too small, or has more than 63 bits
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {shown(value)} of type {type(value).__name__}")
     if value < minimum:
         raise ValueError(f"{name} must be {minimum} or more, got {value!r}")
+    if value > LARGEST_COUNT:
+        raise ValueError(f"{name} must be less than 2**63, got {shown(value)}")
     return value
 
 

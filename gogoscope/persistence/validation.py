@@ -17,6 +17,8 @@ from gogoscope.persistence.stored import check_fields, check_text, checks_of, to
 PREFIX_SEPARATORS = ":/.|#"
 MAX_LEASE = 12 * 3600.0
 MAX_PLAIN_LEASE = 3600.0
+SHORTEST_LEASE = 0.001
+"""Stores count leases in milliseconds; a shorter one is over before anybody learns that it holds."""
 MAX_TTL = 100 * 366 * 86400.0
 CIRCUIT_CHECKS = checks_of(CircuitBreakerState)
 TOLD_BY_EVERY_LOCK = ("host", "pid", "scope")
@@ -144,7 +146,7 @@ def check_stale(stale: float | timedelta) -> float:
 
 
 def check_lease(ttl: float | timedelta, name: str = "ttl") -> float:
-    """Return the time to live of a lease in seconds: more than 0, at most 12 hours.
+    """Return the time to live of a lease in seconds: a millisecond at least, at most 12 hours.
 
     A plain number is at most 3,600: a longer one is likely to be meant as milliseconds, and would
     let a dead holder block the lock for hours.
@@ -152,10 +154,11 @@ def check_lease(ttl: float | timedelta, name: str = "ttl") -> float:
     :raises TypeError: if it is not a duration
     :raises ValueError: if it is out of range
     """
-    if isinstance(ttl, timedelta):
-        return seconds(name, ttl, maximum=MAX_LEASE)
-    lease = seconds(name, ttl)
-    if lease > MAX_PLAIN_LEASE:
+    is_plain = not isinstance(ttl, timedelta)
+    lease = seconds(name, ttl) if is_plain else seconds(name, ttl, maximum=MAX_LEASE)
+    if lease < SHORTEST_LEASE:
+        raise ValueError(f"{name} must be {SHORTEST_LEASE:g} seconds or more, got {ttl!r}")
+    if is_plain and lease > MAX_PLAIN_LEASE:
         raise ValueError(
             f"{name} must be at most {MAX_PLAIN_LEASE:g} if it is a plain number, got {ttl!r}; "
             "durations are in seconds, not milliseconds; pass a longer one, of up to 12 hours, as "

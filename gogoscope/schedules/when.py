@@ -17,6 +17,8 @@ from gogoscope._core.durations import seconds
 
 SHORTEST_MS = 50
 """The shortest interval: each tick is two writes to the store."""
+LONGEST_MS = 1000 * 365 * 86_400_000
+"""The longest interval: the next tick must be a date."""
 
 
 @frozen
@@ -85,12 +87,14 @@ def interval(seconds_between: float | timedelta, /) -> Interval:
     and one of a day at midnight of UTC.
 
     :param seconds_between: seconds from one tick to the next, or a ``timedelta``; in whole
-        milliseconds, 0.05 at least
+        milliseconds, 0.05 at least, a thousand years at most
     :raises TypeError: if it is no duration
     :raises ValueError: if it is out of range
     """
     period = seconds("interval", seconds_between)
     period_ms = round(period * 1000)
+    if period_ms > LONGEST_MS:
+        raise ValueError(f"interval must be a thousand years at most, got {seconds_between!r}")
     if period_ms < SHORTEST_MS or not math.isclose(period_ms, period * 1000, abs_tol=1e-6):
         raise ValueError(
             "interval must be a whole number of milliseconds, 0.05 seconds at least, "

@@ -217,6 +217,7 @@ async def test_the_tree_shows_permits_that_are_held_and_waited_for(store: Watche
         ({"key": 7}, TypeError, "key must be a str, got 7"),
         ({"key": ""}, ValueError, "key must not be empty"),
         ({"limit": 0}, ValueError, "limit must be 1 or more, got 0"),
+        ({"limit": 2**63}, ValueError, "limit must be less than .*, got 9223372036854775808"),
         ({"limit": 1.5}, TypeError, "limit must be an int, got 1.5"),
         ({"limit": None}, TypeError, "limit must be an int, got None"),
         ({"limit": True}, TypeError, "limit must be an int, got True"),

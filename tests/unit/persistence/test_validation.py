@@ -92,6 +92,21 @@ def test_a_ttl_of_another_type_is_refused(check: Any, ttl: Any) -> None:
         check(ttl)
 
 
+@pytest.mark.parametrize("ttl", [0.0009, 1e-9, timedelta(microseconds=999)])
+def test_a_lease_that_is_over_before_anybody_learns_of_it_is_refused(ttl: Any) -> None:
+    assert check_lease(0.001) == check_lease(timedelta(milliseconds=1)) == 0.001
+    with pytest.raises(ValueError, match=r"lease must be 0\.001 seconds or more, got "):
+        check_lease(ttl, "lease")
+
+
+def test_a_count_is_one_that_every_store_can_keep() -> None:
+    assert check_count("limit", 2**63 - 1) == 2**63 - 1
+    with pytest.raises(
+        ValueError, match=r"limit must be less than 2\*\*63, got 9223372036854775808"
+    ):
+        check_count("limit", 2**63)
+
+
 def test_a_lease_is_at_most_12_hours() -> None:
     assert check_lease(timedelta(hours=12)) == 43_200.0
     with pytest.raises(

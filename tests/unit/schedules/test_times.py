@@ -58,6 +58,13 @@ def test_an_interval_must_be_a_duration(bad: Any) -> None:
         interval(bad)
 
 
+@pytest.mark.parametrize("bad", [1e12, timedelta(days=365_001), timedelta.max, 10**30])
+def test_an_interval_whose_next_tick_would_be_no_date_is_refused(bad: Any) -> None:
+    assert moment(interval(timedelta(days=365_000)).next_ms(0), UTC).year == 2969
+    with pytest.raises(ValueError, match="interval must be a thousand years at most, got"):
+        interval(bad)
+
+
 def test_a_cron_expression_is_read_in_its_time_zone() -> None:
     when = cron("0 3 * * mon-fri", tz="Europe/Berlin")
     friday = ms("2026-06-05T03:00+02:00")
