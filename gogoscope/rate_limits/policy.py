@@ -12,10 +12,12 @@ from attrs.validators import optional
 
 from gogoscope._core.arguments import count, observer, shown
 from gogoscope._core.durations import LARGEST, duration, seconds, to_seconds, to_seconds_or_none
-from gogoscope.persistence.validation import check_key
+from gogoscope.persistence.validation import MAX_TTL, check_key
 
 HIGHEST_RATE = 1e6
 """The highest rate, in units a second: a unit costs a microsecond at least."""
+LONGEST_FILL = MAX_TTL
+"""How many seconds a bucket may take to fill: the stores count its time in whole microseconds."""
 AUTO_SHARE = 4
 """With ``batch="auto"`` a process takes at most the burst divided by this at once."""
 
@@ -99,13 +101,17 @@ class RatePolicy:
                 f"rate must be at most {HIGHEST_RATE:,.0f} a second, got {self.rate!r} in "
                 f"{self.per:g} s"
             )
+        if self.burst * self.per / self.rate > LONGEST_FILL:
+            raise ValueError(
+                "rate must fill the bucket within a hundred years, which one of "
+                f"{shown(self.burst)} does not at {self.rate!r} in {self.per:g} s"
+            )
         if self.batch != "auto" and self.batch > self.burst:
             raise ValueError(
                 f"batch must be at most burst ({self.burst}), which is how many calls may go at "
                 f"once, got {self.batch!r}"
             )
         object.__setattr__(self, "_unit_us", self.per * 1e6 / self.rate)
-        check_units("burst", self.burst)
         object.__setattr__(self, "_burst_us", self._cost_us(self.burst))
         most = self.burst // AUTO_SHARE if self.batch == "auto" else self.batch
         object.__setattr__(self, "_most_at_once", max(1, most))
