@@ -18,7 +18,7 @@ PREFIX_SEPARATORS = ":/.|#"
 MAX_LEASE = 12 * 3600.0
 MAX_PLAIN_LEASE = 3600.0
 SHORTEST_LEASE = 0.001
-"""Stores count leases in milliseconds; a shorter one is over before anybody learns that it holds."""
+"""Stores count leases in milliseconds; a shorter one is over before anybody knows of it."""
 MAX_TTL = 100 * 366 * 86400.0
 CIRCUIT_CHECKS = checks_of(CircuitBreakerState)
 TOLD_BY_EVERY_LOCK = ("host", "pid", "scope")

@@ -40,7 +40,11 @@ from gogoscope.testing.conformance import (
     LockConformance,
     OpenStore,
     StoreConformance,
+    TransactItemsConformance,
 )
+from gogoscope.testing.conformance.base import ManualClock
+from gogoscope.testing.conformance.transactions import Send
+from tests.unit.jobs.transacting_store import TransactingStore
 
 
 def opener(store_type: type[Any]) -> OpenStore:
@@ -893,3 +897,40 @@ class OnlyLocks(LocksAlone):
 class TestLocksAlone(Broken, LockConformance):
     capabilities: ClassVar = frozenset({"locks"})
     store_type: ClassVar = OnlyLocks
+
+
+class BrokenTransactions(TransactItemsConformance):
+    """Parts of transactions in memory whose conditions lack something."""
+
+    store_type: ClassVar[type[TransactingStore]]
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+    @pytest.fixture
+    def store(self, clock: ManualClock) -> TransactingStore:
+        return self.store_type(clock=clock)
+
+    @pytest.fixture
+    def send(self, store: TransactingStore) -> Send:
+        return store.transact
+
+
+class TestTheTransactionOfAZombieLands(BrokenTransactions):
+    class store_type(TransactingStore):  # noqa: N801
+        async def may(self, item: dict[str, Any]) -> bool:
+            record = await self.read_run(item["key"])
+            return (record is not None and record.state == "running") or await super().may(item)
+
+
+class TestATransactionUndoesALaterSave(BrokenTransactions):
+    class store_type(TransactingStore):  # noqa: N801
+        async def may(self, item: dict[str, Any]) -> bool:
+            return await super().may({**item, "saves": 2**62} if "saves" in item else item)
+
+
+class TestPartsHappenOneByOne(BrokenTransactions):
+    class store_type(TransactingStore):  # noqa: N801
+        async def transact(self, items: list[dict[str, Any]]) -> bool:
+            return all([await super(type(self), self).transact([item]) for item in items])

@@ -34,6 +34,13 @@ RULES = {
     "TestARunThatWasTakenBackBeginsLate": (
         "test_a_claim_of_a_run_that_lands_after_it_was_taken_back_is_refused"
     ),
+    "TestTheTransactionOfAZombieLands": (
+        "test_the_transaction_of_a_run_that_was_taken_over_is_cancelled"
+    ),
+    "TestATransactionUndoesALaterSave": (
+        "test_a_transaction_that_saves_a_job_lands_once_and_before_every_later_save"
+    ),
+    "TestPartsHappenOneByOne": "test_the_parts_of_a_transaction_happen_all_or_not_at_all",
     "TestTokenReuse": "test_fencing_tokens_only_grow",
     "TestSwallowedCancellation": "test_a_cancelled_change_of_a_value_is_whole_or_not_there",
     "TestCancellationBecomesAnError": "test_cancelling_a_method_of_circuits_raises_nothing_else",

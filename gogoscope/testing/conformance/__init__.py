@@ -37,7 +37,7 @@ pytest.register_assert_rewrite(
         for module in (
             *("base", "cancelling", "races"),
             *("cache", "circuit_breakers", "compare_and_swap", "jobs", "locks", "permits"),
-            *("rate_limits", "runs", "schedules"),
+            *("rate_limits", "runs", "schedules", "transactions"),
         )
     )
 )
@@ -56,6 +56,10 @@ from gogoscope.testing.conformance.permits.rules import PermitConformance  # noq
 from gogoscope.testing.conformance.rate_limits.rules import RateLimitConformance  # noqa: E402
 from gogoscope.testing.conformance.runs.rules import RunConformance  # noqa: E402
 from gogoscope.testing.conformance.schedules.rules import ScheduleConformance  # noqa: E402
+from gogoscope.testing.conformance.transactions import (  # noqa: E402
+    JoinsConnectionsConformance,
+    TransactItemsConformance,
+)
 from gogoscope.testing.conformance.whole import StoreConformance  # noqa: E402
 
 __all__ = [
@@ -64,6 +68,7 @@ __all__ = [
     "CompareAndSwapConformance",
     "Conformance",
     "JobConformance",
+    "JoinsConnectionsConformance",
     "LockConformance",
     "ManualClock",
     "OpenLossyPlace",
@@ -74,4 +79,5 @@ __all__ = [
     "RunConformance",
     "ScheduleConformance",
     "StoreConformance",
+    "TransactItemsConformance",
 ]
