@@ -33,6 +33,7 @@ from gogoscope_dynamodb.entries import Entries
 from gogoscope_dynamodb.locks import Locks
 from gogoscope_dynamodb.rate_limits import RateLimits
 from gogoscope_dynamodb.requests import Table
+from gogoscope_dynamodb.schedules import Schedules
 from gogoscope_dynamodb.table import create_table
 from gogoscope_dynamodb.transactions import Transactions
 
@@ -50,6 +51,7 @@ class DynamoDBAdapter(
     Cache,
     RateLimits,
     Transactions,
+    Schedules,
     BaseStore,
 ):
     """Locks, circuit breakers and a cache in one DynamoDB table.
@@ -130,7 +132,7 @@ class DynamoDBAdapter(
         timeout = seconds("request_timeout", request_timeout)
         table = Table(table_name, client, timeout)
         super().__init__(table, settings)
-        self._entries = Entries(table, settings.clock)
+        self._entries = Entries(table, settings.clock, self._fleet_clock)
         BaseStore.__init__(
             self,
             CompareAndSwapRecords(self._entries),

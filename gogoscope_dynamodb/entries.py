@@ -28,10 +28,14 @@ from gogoscope.persistence import (
     Entry,
     Swapped,
     corrupt_record,
+    monotonic,
     side_by_side,
 )
+from gogoscope.persistence.records.schedules import SCHEDULES
 from gogoscope_dynamodb import schema
+from gogoscope_dynamodb.answers import Answer
 from gogoscope_dynamodb.batches import READ_TIMEOUT
+from gogoscope_dynamodb.fleet_clock import FleetClock
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.schema import Item, number, text
 
@@ -64,10 +68,12 @@ class Entries(CompareAndSwap):
 
     :param table: the table
     :param clock: tells the time; its ``wall()`` is used
+    :param fleet_clock: learns the server's time from the answers about schedules
     """
 
-    def __init__(self, table: Table, clock: Clock) -> None:
+    def __init__(self, table: Table, clock: Clock, fleet_clock: FleetClock | None = None) -> None:
         self._table = table
+        self._fleet_clock = fleet_clock
         self._clock = clock
         self._steps = ClockSteps(clock)
 
@@ -81,8 +87,11 @@ class Entries(CompareAndSwap):
 
     async def load(self, kind: str, key: str) -> Entry | None:
         """Return an entry as the newest completed write left it; one read."""
-        item = await self._table.read(_key(kind, key), consistent=True)
-        return _decoded(kind, key, item)
+        parameters = {"TableName": self._table.name, "Key": _key(kind, key), "ConsistentRead": True}
+        sent = monotonic()
+        answer = await self._table.send("get_item", parameters)
+        self._learn_time(kind, answer, sent)
+        return _decoded(kind, key, answer.response.get("Item"))
 
     async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
         """Write ``new`` if the last writer is still that of ``seen``; one write."""
@@ -91,12 +100,18 @@ class Entries(CompareAndSwap):
             values = {":version": number(seen.number), ":by": text(seen.writer)}
             condition = {**_IS_SEEN, "ExpressionAttributeValues": values}
         item = _encoded(kind, key, new)
+        sent = monotonic()
         answer = await self._table.put(item, size=len(new.text), **condition)
+        self._learn_time(kind, answer, sent)
         if answer.granted:
             return Swapped(swapped=True)
         return Swapped(
             swapped=False, found=_decoded(kind, key, answer.item), in_doubt=answer.in_doubt
         )
+
+    def _learn_time(self, kind: str, answer: Answer, sent: float) -> None:
+        if self._fleet_clock is not None and kind == SCHEDULES.name:
+            self._fleet_clock.learn(answer.response, sent)
 
     def transact_item(
         self, kind: str, key: str, new: Entry, *, nonce: str, seq: int, over: bool

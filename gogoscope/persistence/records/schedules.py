@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Awaitable, Callable
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, LockReply, describe_holder
 from gogoscope.persistence.records.place import RecordCapability, json_kind
@@ -14,6 +15,9 @@ from gogoscope.persistence.schedule_records import (
     TickEnd,
     Wanted,
 )
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
 
 SCHEDULES = json_kind(
     "schedule",
@@ -34,9 +38,7 @@ class RecordSchedules(RecordCapability):
         self, name: str, definition: str, next_ms: int | None
     ) -> ScheduleRecord:
         """Note a schedule that is new, or has changed, and return it as it is now."""
-        return await self._change(
-            SCHEDULES, name, schedule_rules.open_schedule, definition, next_ms
-        )
+        return await self._change_now(name, schedule_rules.open_schedule, definition, next_ms)
 
     async def claim_tick(
         self, name: str, claim: LockClaim, wanted: Wanted, *, seen: LockRecord | None = None
@@ -48,6 +50,7 @@ class RecordSchedules(RecordCapability):
             schedule_rules.claim,
             claim,
             wanted,
+            due_ms=self.schedule_now_ms(),
             skew_ms=self._skew_now_ms(),
             seen=seen,
             clock_was_set=self._records.clock_was_set(),
@@ -63,7 +66,7 @@ class RecordSchedules(RecordCapability):
 
     async def end_tick(self, name: str, nonce: str, how: TickEnd, error: str | None = None) -> bool:
         """Note how the run of ``nonce`` ended; ``False`` if it was taken over."""
-        return await self._change(SCHEDULES, name, schedule_rules.end, nonce, how, error)
+        return await self._change_now(name, schedule_rules.end, nonce, how, error)
 
     async def read_schedule(self, name: str) -> ScheduleRecord | None:
         """Return a schedule as the newest completed write left it; ``None`` if there is none."""
@@ -80,14 +83,14 @@ class RecordSchedules(RecordCapability):
 
         :returns: ``False`` if there is no such schedule
         """
-        return await self._change(SCHEDULES, name, schedule_rules.pause)
+        return await self._change_now(name, schedule_rules.pause)
 
     async def continue_schedule(self, name: str) -> bool:
         """Let a schedule that was paused go on with its next tick from now.
 
         :returns: ``False`` if there is no such schedule
         """
-        return await self._change(SCHEDULES, name, schedule_rules.unpause)
+        return await self._change_now(name, schedule_rules.unpause)
 
     async def trigger_schedule(self, name: str) -> bool:
         """Have a schedule run once more, besides its ticks, even if it is paused.
@@ -98,7 +101,7 @@ class RecordSchedules(RecordCapability):
 
         :returns: ``False`` if there is no such schedule
         """
-        return await self._change(SCHEDULES, name, schedule_rules.trigger)
+        return await self._change_now(name, schedule_rules.trigger)
 
     async def forget_schedule(self, name: str) -> bool:
         """Forget a schedule that no process has any more; one that runs begins anew.
@@ -118,6 +121,20 @@ class RecordSchedules(RecordCapability):
         """
         found = await self._listed(SCHEDULES, pattern)
         return {name: self._describe_schedule(record) for name, record in found.items()}
+
+    def _change_now(
+        self,
+        name: str,
+        rule: Callable[Concatenate[ScheduleRecord | None, int, P], tuple[Any, Answer]],
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Awaitable[Answer]:
+        """Change a schedule by a rule, at the time by which its ticks are due."""
+
+        def change(record: ScheduleRecord | None, now_ms: int) -> tuple[Any, Answer]:
+            return rule(record, self.schedule_now_ms(), *args, **options)
+
+        return self._records.transact(SCHEDULES, self._full_key(name), change)
 
     def _describe_schedule(self, record: ScheduleRecord) -> Schedule:
         holder = describe_holder(record.lease, self.tick_left_ms)

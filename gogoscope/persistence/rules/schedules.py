@@ -49,17 +49,22 @@ def claim(
     request: LockClaim,
     wanted: Wanted,
     *,
+    due_ms: int | None = None,
     skew_ms: int = 0,
     seen: LockRecord | None = None,
     at: Steady | None = None,
     clock_was_set: bool = False,
 ) -> tuple[ScheduleRecord | None, ScheduleReply]:
-    """Let the caller run what it wants, unless somebody runs, or has run that."""
+    """Let the caller run what it wants, unless somebody runs, or has run that.
+
+    :param due_ms: the time by which ticks are due, if that is another than that of leases
+    """
+    due_ms = now_ms if due_ms is None else due_ms
     if record is None:
         return None, ScheduleReply(granted=False, record=None)
     if record.state == "running" and record.lease.nonce == request.nonce:
         return record, ScheduleReply(granted=True, record=record)  # an earlier try landed
-    if not _may_start(record, now_ms, wanted):
+    if not _may_start(record, due_ms, wanted):
         return record, ScheduleReply(granted=False, record=record)
     lease, reply = lock_rules.claim(
         record.lease,
@@ -86,7 +91,7 @@ def claim(
         state="running",
         starts=record.starts + 1 if again else 1,
         missed=record.missed if again else wanted.missed,
-        started_ms=now_ms,
+        started_ms=due_ms,
         ended_ms=None,
         error=None,
         trigger_ms=None if wanted.kind == "trigger" else record.trigger_ms,
