@@ -76,13 +76,14 @@ class Entries(CompareAndSwap):
         self._fleet_clock = fleet_clock
         self._clock = clock
         self._steps = ClockSteps(clock)
+        self._steps.stepped()  # from now on it is noticed
 
     def now_ms(self) -> int:
         """Return the wall clock in milliseconds since the Unix epoch."""
         return int(self._clock.wall() * 1000)
 
     def clock_was_set(self) -> bool:
-        """Return whether the wall clock was set since it was first asked for that."""
+        """Return whether the wall clock was set since the place was made."""
         return self._steps.stepped()
 
     async def load(self, kind: str, key: str) -> Entry | None:

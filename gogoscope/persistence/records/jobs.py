@@ -44,16 +44,14 @@ class RecordJobs(RecordCapability):
         seen: LockRecord | None = None,
     ) -> JobReply:
         """Take a job in one write, or learn from the refusal who has it."""
-        return await self._change_lease(
+        return await self._claim_lease(
             JOBS,
             key,
             job_rules.claim,
             claim,
             version,
             restart=restart,
-            skew_ms=self._skew_now_ms(),
             seen=seen,
-            clock_was_set=self._records.clock_was_set(),
         )
 
     async def renew_job(

@@ -73,14 +73,12 @@ class RecordLocks(RecordCapability):
         self, key: str, claim: LockClaim, *, seen: LockRecord | None = None
     ) -> LockReply:
         """Take a lock in one write, or learn from the refusal who has it."""
-        return await self._change_lease(
+        return await self._claim_lease(
             LOCKS,
             key,
             lock_rules.claim,
             claim,
-            skew_ms=self._skew_now_ms(),
             seen=seen,
-            clock_was_set=self._records.clock_was_set(),
         )
 
     async def renew_lock(

@@ -44,28 +44,24 @@ class RecordPermits(RecordCapability):
         dead: Mapping[str, int] | None = None,
     ) -> PermitReply:
         """Take a permit in one write, or learn from the refusal who holds them."""
-        return await self._change_lease(
+        return await self._claim_lease(
             _kind(kind),
             key,
             permit_rules.claim,
             claim,
             dead=dead or {},
-            skew_ms=self._skew_now_ms(),
-            clock_was_set=self._records.clock_was_set(),
         )
 
     async def hand_over_permit(
         self, kind: PermitKind, key: str, nonce: str, claim: PermitClaim
     ) -> PermitReply:
         """Free the permit of ``nonce`` and grant a claim, if it fits then, in one write."""
-        return await self._change_lease(
+        return await self._claim_lease(
             _kind(kind),
             key,
             permit_rules.hand_over,
             nonce,
             claim,
-            skew_ms=self._skew_now_ms(),
-            clock_was_set=self._records.clock_was_set(),
         )
 
     async def renew_permit(

@@ -226,6 +226,33 @@ class RecordCapability:
 
         return self._records.transact(kind, self._full_key(key), change)
 
+    def _claim_lease(
+        self,
+        kind: Kind[Record],
+        key: str,
+        rule: Callable[..., tuple[Record | None, Answer]],
+        *args: Any,
+        **options: Any,
+    ) -> Awaitable[Answer]:
+        """Change a record by a rule that judges whether somebody else's lease is over.
+
+        Whether the clock may judge that is asked after it was read, each time: it may be set while
+        a request is on its way.
+        """
+
+        def change(record: Record | None, now_ms: int) -> tuple[Record | None, Answer]:
+            return rule(
+                record,
+                now_ms,
+                *args,
+                at=self._records.steady(),
+                skew_ms=self._skew_now_ms(),
+                clock_was_set=self._records.clock_was_set(),
+                **options,
+            )
+
+        return self._records.transact(kind, self._full_key(key), change)
+
     async def _listed(self, kind: Kind[Record], pattern: str | None) -> dict[str, Record]:
         """Return the records of a kind below the store's prefix whose keys match a pattern.
 

@@ -46,16 +46,14 @@ class RecordRuns(RecordCapability):
         seen: LockRecord | None = None,
     ) -> RunReply:
         """Begin a run in one write, or learn from the refusal who runs or what came of it."""
-        return await self._change_lease(
+        return await self._claim_lease(
             RUNS,
             key,
             run_rules.claim,
             claim,
             payload=payload,
             after_crash=after_crash,
-            skew_ms=self._skew_now_ms(),
             seen=seen,
-            clock_was_set=self._records.clock_was_set(),
         )
 
     async def renew_run(

@@ -44,16 +44,14 @@ class RecordSchedules(RecordCapability):
         self, name: str, claim: LockClaim, wanted: Wanted, *, seen: LockRecord | None = None
     ) -> ScheduleReply:
         """Begin a run in one write, or learn from the refusal what there is to do instead."""
-        return await self._change_lease(
+        return await self._claim_lease(
             SCHEDULES,
             name,
             schedule_rules.claim,
             claim,
             wanted,
             due_ms=self.schedule_now_ms(),
-            skew_ms=self._skew_now_ms(),
             seen=seen,
-            clock_was_set=self._records.clock_was_set(),
         )
 
     async def renew_tick(
