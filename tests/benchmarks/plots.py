@@ -172,6 +172,14 @@ PLOTTED = (
         (Rows("locks", LOCKS, rf"(?P<name>\S+)\s+[\d.]+\s+[\d.]+\s+{NUMBER}"),),
     ),
     Plot(
+        "lock_redis",
+        "Microseconds of taking and releasing a lock on Redis",
+        (
+            Rows("redis", "Redis", rf"(?P<name>acquire \+ release)\s+{NUMBER}", "gogoscope"),
+            Rows("redis", "Redis", rf"(?P<name>redis-py's Lock)\s+{NUMBER}"),
+        ),
+    ),
+    Plot(
         "hits",
         "Microseconds of a hit in the memory of the process, of a small dict",
         (Rows("stores", "memory: a hit", rf"(?P<name>\S.*), small dict\s+{NUMBER}"),),
