@@ -11,21 +11,17 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from functools import partial
-from threading import get_ident
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import anyio
-from attrs import define
 
-from gogoscope._core.between import Between
 from gogoscope._core.errors import Origin, is_a
-from gogoscope._core.forks import after_fork
 from gogoscope.blocking.calls import ENTERED, Call, call_here
 from gogoscope.blocking.hosts import Hosts, ask
+from gogoscope.blocking.marks import Mark, marked, refuse_run_in_itself
 from gogoscope.blocking.refusals import refuse_event_loop
-from gogoscope.exceptions import LeaseLostError, LockError, RunError
+from gogoscope.exceptions import LeaseLostError, LockError
 from gogoscope.permits.wish import Wish
 from gogoscope.rate_limits.permit import Permit
 from gogoscope.scopes.scope import HeldScope, RunScope, Scope
@@ -33,38 +29,6 @@ from gogoscope.scopes.scope import HeldScope, RunScope, Scope
 I = TypeVar("I")  # noqa: E741 - what is inside
 
 Open: TypeAlias = Callable[[Scope], AbstractAsyncContextManager[I]]
-
-
-@define(eq=False)
-class Mark:
-    """Says that a thread holds something, or runs it, until that has ended.
-
-    :param what: what is held: the store, its kind, its key, and the thread
-    :param over: whether it has ended, whatever the thread knows of that
-    """
-
-    what: tuple[str, str, str, int]
-    over: Callable[[], bool] = bool  # that is, not yet
-
-    def times_held(self) -> int:
-        """Return how many times the thread holds the same."""
-        return sum(one.what == self.what and not one.over() for one in _marks)
-
-    def remove(self) -> None:
-        """Note that it has ended."""
-        if self in _marks:  # in a process that was forked meanwhile it is not
-            _marks.remove(self)
-
-
-_marks: list[Mark] = []
-"""What the threads of this process hold, once for each time."""
-
-after_fork(_marks.clear)
-
-
-def marked(hosts: Hosts, what: str, key: str) -> Mark:
-    """Return what would say that the calling thread holds something."""
-    return Mark((hosts.options.url, what, key, get_ident()))
 
 
 class Hold(Generic[I]):
@@ -121,9 +85,9 @@ class Hold(Generic[I]):
         self._call.abandon()
 
     def drop(self) -> None:
-        """Leave the block without waiting, since nobody can any more."""
+        """Cancel the block without waiting: nobody says how it ended."""
         if self.is_here():
-            self._call.call_soon(self._leave)
+            self._call.cancel()
 
     def _leave(self) -> None:
         if self._leaving is not None:
@@ -176,7 +140,7 @@ class Block(Generic[I]):
             inner = hold.enter()
             mark.over = hold.is_over
             self._hold, self._mark = hold, mark
-            _marks.append(mark)
+            mark.add()
         except BaseException:
             hold.abandon()
             raise
@@ -185,16 +149,23 @@ class Block(Generic[I]):
     def _exit(self, error: BaseException | None) -> None:
         hold, mark = self._hold, self._mark
         self._hold = self._mark = None
-        if hold is None or not hold.is_here():
-            return  # what the parent of this process holds is the parent's
-        if mark is not None:
-            mark.remove()
-        origin = None if error is None else Origin(error)
         try:
-            hold.leave(error)
-        finally:
-            if origin is not None and error is not None:
-                origin.restore(error)  # without the frames of the loop
+            if hold is None or not hold.is_here():
+                return  # what the parent of this process holds is the parent's
+            if mark is not None:
+                mark.remove()
+            origin = None if error is None else Origin(error)
+            try:
+                hold.leave(error)
+            finally:
+                if origin is not None and error is not None:
+                    origin.restore(error)  # without the frames of the loop
+        except BaseException:
+            if hold is not None and hold.is_here():
+                hold.abandon()  # it may have been interrupted before it could leave
+            if mark is not None:
+                mark.remove()
+            raise
 
     def _inner(self) -> I:
         """Return what is inside.
@@ -395,21 +366,3 @@ class Run(Block[RunScope]):
         :raises RunError: if the run was done before
         """
         self._inner().ensure()
-
-
-def refuse_run_in_itself(mark: Mark) -> None:
-    """Refuse a run that the same thread runs already.
-
-    :raises RunError: waiting for it would never end
-    """
-    if mark.times_held():
-        raise RunError(mark.what[2], "it would wait for itself: this code is part of it")
-
-
-def running(mark: Mark) -> Between:
-    """Note that the calling thread runs something.
-
-    :raises RunError: if it does already
-    """
-    refuse_run_in_itself(mark)
-    return Between(partial(_marks.append, mark), mark.remove)

@@ -68,6 +68,7 @@ class Call(Generic[T]):
         self._news: SimpleQueue[object] = SimpleQueue()
         self._scope: anyio.CancelScope | None = None
         self._stopped = False
+        self.begun = False
         self.ended = False
         """Whether it has ended; set in the loop."""
         self._value: Any = None
@@ -79,8 +80,12 @@ class Call(Generic[T]):
 
         :raises Exception: what it raised
         """
-        self.begin()
-        self.wait()
+        try:
+            self.begin()
+            self.wait()
+        except BaseException:
+            self.abandon()  # it may have come before the thread waited
+            raise
         return self.result()
 
     def begin(self) -> None:
@@ -90,18 +95,16 @@ class Call(Generic[T]):
     def wait(self) -> bool:
         """Wait until it is entered, or has ended; run what it hands back meanwhile.
 
+        Whoever is interrupted in it has to :meth:`abandon` the call.
+
         :returns: whether it has ended
         """
-        try:
-            while not self.ended:
-                news = self._news.get()
-                if news is ENTERED:
-                    return False
-                if isinstance(news, _Function):
-                    news.run()
-        except BaseException:
-            self.abandon()
-            raise
+        while not self.ended:
+            news = self._news.get()
+            if news is ENTERED:
+                return False
+            if isinstance(news, _Function):
+                news.run()
         return True
 
     def result(self) -> T:
@@ -137,7 +140,7 @@ class Call(Generic[T]):
     def cancel(self) -> None:
         """Cancel it, from any thread; does not wait."""
         self._stopped = True
-        self._thread.call_soon(self.stop)
+        self._thread.stop(self)
 
     def tell(self, news: object) -> None:
         """Tell the thread something; in the loop."""

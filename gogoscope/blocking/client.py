@@ -12,11 +12,12 @@ from typing import Any, ParamSpec, Self, TypeVar, TypeVarTuple
 
 from gogoscope._core.arguments import check_name, check_observer
 from gogoscope._core.callables import callable_name, name_of_code, told
-from gogoscope.blocking.blocks import Acquiring, Run, marked, running
+from gogoscope.blocking.blocks import Acquiring, Run
 from gogoscope.blocking.cache import BlockingCache, CachedDecorator, cached_by
 from gogoscope.blocking.functions import async_form, sync_function
 from gogoscope.blocking.hosts import Hosts, Options, ask
 from gogoscope.blocking.leases import Leases
+from gogoscope.blocking.marks import marked, running
 from gogoscope.blocking.refusals import refuse_event_loop, refuse_green_threads
 from gogoscope.cache.local import LocalCache
 from gogoscope.events import OnEvent

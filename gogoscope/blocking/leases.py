@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 
 from gogoscope._core.arguments import check_count
 from gogoscope.blocking.blocks import Lock, SharedLock
@@ -11,7 +12,9 @@ from gogoscope.blocking.handles import LockHandle
 from gogoscope.blocking.hosts import Hosts, ask
 from gogoscope.locks.acquire import check_patience
 from gogoscope.permits.wish import What, wish
+from gogoscope.persistence import lock_handle
 from gogoscope.persistence.validation import check_key, check_lease, check_metadata
+from gogoscope.scopes.scope import Scope
 
 
 class Leases:
@@ -62,12 +65,20 @@ class Leases:
         """
         check_key(key)
         lease, patience = timedelta(seconds=check_lease(ttl)), check_patience(wait)
-        handle = ask(
-            self._hosts,
-            lambda s: s.acquire_lock(key, lease, patience),
-            "db.acquire_lock(key, ttl)",
-        )
-        return None if handle is None else LockHandle(self._hosts, handle)
+        taken: list[lock_handle.LockHandle] = []
+
+        async def take(s: Scope) -> lock_handle.LockHandle | None:
+            handle = await s.acquire_lock(key, lease, patience)
+            taken.extend(() if handle is None else (handle,))
+            return handle
+
+        try:
+            handle = ask(self._hosts, take, "db.acquire_lock(key, ttl)")
+            return None if handle is None else LockHandle(self._hosts, handle)
+        except BaseException:
+            for unused in taken:  # the thread was interrupted before it could have it
+                self._hosts.call(partial(_release, unused), name="lock.release()").begin()
+            raise
 
     def semaphore(
         self,
@@ -134,3 +145,7 @@ class Leases:
             lambda s: s._permit(what, key, limit, lease, wanted.patience, wanted.metadata),
             wanted,
         )
+
+
+async def _release(handle: lock_handle.LockHandle, _: Scope) -> None:
+    await lock_handle.release(handle)

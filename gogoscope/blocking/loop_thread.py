@@ -43,6 +43,9 @@ EXIT_SECONDS = 5.0
 class Work(Protocol):
     """Something that runs in the loop for a thread that waits for it."""
 
+    begun: bool
+    """Whether the loop has begun it."""
+
     async def run(self) -> None:
         """Do it; raises nothing."""
         ...
@@ -134,6 +137,13 @@ class LoopThread:
         else:
             self.call_soon(partial(self._begin, work))
 
+    def stop(self, work: Work) -> None:
+        """Cancel a piece of work; does not wait.
+
+        The thread that asks for it may have been interrupted before it could let the loop begin.
+        """
+        self.call_soon(partial(self._stop, work))
+
     def call_soon(self, call: Callable[[], object]) -> None:
         """Call a function in the loop, soon; it raises nothing. Does nothing if the loop ended."""
         if self._loop is not None and self.process == os.getpid():
@@ -185,7 +195,16 @@ class LoopThread:
 
     def _begin(self, work: Work) -> None:
         if not self._over:
+            work.begun = True
             self._create(partial(self._serve, work))
+
+    def _stop(self, work: Work) -> None:
+        if work.begun:
+            work.stop()
+            return
+        with self._lock:
+            self._work.discard(work)
+        work.over()
 
     def _create(self, run: Callable[[], Awaitable[object]]) -> None:
         # Not in a task group: anyio cannot start a task in one from outside of all tasks.
