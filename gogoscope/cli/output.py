@@ -7,6 +7,7 @@ JSON is ASCII.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -93,8 +94,39 @@ def say(line: str) -> None:
     """Print one line for people on the standard error, with escapes for what cannot be printed."""
     with writing():
         sys.stdout.flush()
+    _tell(line)
+
+
+def _tell(line: str) -> None:
     sys.stderr.write(f"{printable(' '.join(line.splitlines()))}\n")
     sys.stderr.flush()
+
+
+class Notes(logging.Handler):
+    """Tells each warning of the package in one line, and once, however often it is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it, with its error but without a traceback."""
+        error = record.exc_info[1] if record.exc_info else None
+        line = record.getMessage() if error is None else f"{record.getMessage()}: {error}"
+        if line not in self._told:
+            self._told.add(line)
+            _tell(f"gogoscope: {line}")
+
+
+@contextmanager
+def telling_warnings() -> Iterator[None]:
+    """Tell people the warnings of the package in a block."""
+    logger, notes = logging.getLogger("gogoscope"), Notes()
+    logger.addHandler(notes)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)
 
 
 def document(listing: Listing, found: Mapping[str, Any]) -> dict[str, Any]:

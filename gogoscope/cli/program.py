@@ -19,7 +19,7 @@ import gogoscope
 from gogoscope import persistence
 from gogoscope.cli.commands import VARIABLE, Call, Common, app
 from gogoscope.cli.exits import EndedError, ExitCode
-from gogoscope.cli.output import Output, say, writing
+from gogoscope.cli.output import Output, say, telling_warnings, writing
 from gogoscope.cli.session import Session
 
 WRONG_URL = (
@@ -55,7 +55,8 @@ def _ended(arguments: Sequence[str]) -> ExitCode:
     try:
         call = _understood(arguments)
         if call is not None:
-            anyio.run(_use_store, call)
+            with telling_warnings():
+                anyio.run(_use_store, call)
     except EndedError as ended:
         if ended.code is ExitCode.OUTPUT_FAILED:
             raise

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
+from attrs import frozen
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -41,38 +42,65 @@ def table(listing: Listing, found: Mapping[str, Any]) -> RenderableType:
         for field in listing.fields
         if not field.detail and any(field.read(record) is not None for _, record in rows)
     ]
-    shown = _columns(listing.key, *(field.name.replace("_", " ") for field in told))
-    for key, record in rows:
-        cells = [_cell(field, record, briefly=True) for field in told]
-        shown.add_row(Text(printable(key), overflow="fold"), *cells)
-    return shown
+    headings = (listing.key, *(field.name.replace("_", " ") for field in told))
+    return _Rows(
+        headings,
+        [
+            (_text(key), *(_cell(field, record, briefly=True) for field in told))
+            for key, record in rows
+        ],
+    )
 
 
 def card(listing: Listing, key: str, record: Any) -> RenderableType:
     """Return one record, a line for each part."""
-    shown = Table(box=None, show_header=False, pad_edge=False)
-    shown.add_column(style="dim")
-    shown.add_column(overflow="fold")
-    shown.add_row(listing.key, Text(printable(key), overflow="fold"))
-    for field in listing.fields:
-        shown.add_row(field.name.replace("_", " "), _cell(field, record))
-    return shown
+    parts = [(field.name.replace("_", " "), _cell(field, record)) for field in listing.fields]
+    return _card([(listing.key, _text(key)), *parts])
 
 
 def rows(headings: tuple[str, ...], found: Iterable[tuple[str, ...]]) -> RenderableType:
     """Return a table of texts, of which the second is a state."""
-    shown = _columns(*headings)
-    for first, state, *others in found:
-        rest = [Text(printable(other), overflow="fold") for other in others]
-        shown.add_row(Text(printable(first)), Text(state, style=_STYLES.get(state, "")), *rest)
+    return _Rows(
+        headings,
+        [
+            (_text(first), Text(state, style=_STYLES.get(state, "")), *map(_text, others))
+            for first, state, *others in found
+        ],
+    )
+
+
+@frozen
+class _Rows:
+    """Rows below headings; a card for each where the terminal is too narrow for whole words."""
+
+    headings: tuple[str, ...]
+    rows: list[tuple[Text, ...]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for heading in self.headings:
+            table.add_column(heading, overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        if table.__rich_measure__(console, options).minimum <= options.max_width:
+            yield table
+            return
+        for row in self.rows:
+            yield Text("")
+            yield _card(zip(self.headings, row, strict=True))
+
+
+def _card(parts: Iterable[tuple[str, Text]]) -> Table:
+    shown = Table(box=None, show_header=False, pad_edge=False)
+    shown.add_column(style="dim")
+    shown.add_column(overflow="fold")
+    for name, part in parts:
+        shown.add_row(name, part)
     return shown
 
 
-def _columns(*headings: str) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for heading in headings:
-        shown.add_column(heading, overflow="fold")
-    return shown
+def _text(text: str) -> Text:
+    return Text(printable(text), overflow="fold")
 
 
 def _cell(field: Field, record: Any, *, briefly: bool = False) -> Text:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from tests.support.operated import ODD_KEYS, Command
+from tests.support.operated import ODD_KEYS, Command, fill
 
 
 def test_locks_shows_who_holds_what(command: Command, url: str) -> None:
@@ -176,3 +179,19 @@ def test_the_store_comes_from_the_environment(
 def test_what_every_command_takes_may_stand_before_it(command: Command, url: str) -> None:
     assert command("--store", url, "--json", "get", "nothing").document["value"] is None
     assert command(f"--store={url}", "get", "nothing").out == "null\n"
+
+
+def test_a_record_that_cannot_be_understood_is_told_in_one_line(
+    command: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "app.db"
+    url = f"sqlite:///{path}"
+    fill(url)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE records SET content = '{' WHERE key = 'order:1'")
+    shown = command("locks", "--store", url)
+    assert [row[0] for row in shown.rows] == ["order:2"]
+    announced, told = shown.err.splitlines()
+    assert announced.startswith("looking for locks")
+    assert told.startswith("gogoscope: a corrupt record is left out: the stored lock 'order:1' ")
+    assert len(command("locks", "--store", url).err.splitlines()) == 2
