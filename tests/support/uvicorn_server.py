@@ -1,4 +1,4 @@
-"""uvicorn for the tests: an application of ours under its workers, with what they print."""
+"""Servers for the tests: an application of ours under their workers, with what they print."""
 
 from __future__ import annotations
 
@@ -112,12 +112,26 @@ def running_uvicorn(
     :param environ: what is added to the environment
     """
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", app, *options]
-    command += ["--port", str(port), "--workers", str(workers)]
+    command = ["uvicorn", app, *options, "--port", str(port), "--workers", str(workers)]
     # A loaded machine takes longer than five seconds to start a worker.
     command += ["--timeout-worker-healthcheck", "60"]
+    started = "Application startup complete"
+    with running_server(command, port, environ=environ, started=started, workers=workers) as server:
+        yield server
+
+
+@contextmanager
+def running_server(
+    command: list[str], port: int, *, environ: Mapping[str, str], started: str, workers: int
+) -> Iterator[UvicornServer]:
+    """Run a server until the end of the block, and wait until every worker has started.
+
+    :param command: its module, and the arguments
+    :param environ: what is added to the environment
+    :param started: what every worker prints
+    """
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", *command],
         cwd=ROOT,
         env={**os.environ, **environ},
         stdout=subprocess.PIPE,
@@ -129,7 +143,7 @@ def running_uvicorn(
     reader = Thread(target=server.listen)
     reader.start()
     try:
-        server.wait_for("Application startup complete", times=workers)
+        server.wait_for(started, times=workers)
         server.wait_until_it_listens()
         yield server
     finally:
