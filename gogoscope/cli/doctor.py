@@ -34,6 +34,10 @@ TRIAL_SECONDS = 60
 TRIAL = "gogoscope-doctor-"
 SEPARATORS = ":/.|#"
 
+CANNOT_OPEN = (
+    "see whether the URL names the right user, password and place, and whether that user has what "
+    "the guide to the stores lists"
+)
 HEADINGS = ("check", "state", "found", "what to do")
 
 
@@ -54,7 +58,8 @@ def explain(output: Output, url: str, error: Exception) -> None:
 
     :raises EndedError: since that is wrong
     """
-    _tell(output, url, [_failed("opening", error)])
+    told = " ".join(str(error).split())
+    _tell(output, url, [Finding("opening", "wrong", told, CANNOT_OPEN)])
 
 
 def _tell(output: Output, url: str, findings: Sequence[Finding]) -> None:
