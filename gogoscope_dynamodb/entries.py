@@ -31,9 +31,7 @@ from gogoscope.persistence import (
     monotonic,
     side_by_side,
 )
-from gogoscope.persistence.records.schedules import SCHEDULES
 from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.answers import Answer
 from gogoscope_dynamodb.batches import READ_TIMEOUT
 from gogoscope_dynamodb.fleet_clock import FleetClock
 from gogoscope_dynamodb.requests import Table
@@ -67,31 +65,43 @@ class Entries(CompareAndSwap):
     """A place for entries in a table.
 
     :param table: the table
-    :param clock: tells the time; its ``wall()`` is used
-    :param fleet_clock: learns the server's time from the answers about schedules
+    :param clock: tells the time until the server does; its ``wall()`` is used
+    :param fleet_clock: learns the server's time from the answers; one of its own if left out
     """
 
     def __init__(self, table: Table, clock: Clock, fleet_clock: FleetClock | None = None) -> None:
         self._table = table
-        self._fleet_clock = fleet_clock
+        self._fleet_clock = fleet_clock or FleetClock(clock)
         self._clock = clock
         self._steps = ClockSteps(clock)
         self._steps.stepped()  # from now on it is noticed
 
     def now_ms(self) -> int:
-        """Return the wall clock in milliseconds since the Unix epoch."""
-        return int(self._clock.wall() * 1000)
+        """Return how late it is at the latest, by the server's clock, in milliseconds.
+
+        So a lease that is written never ends too early, whatever the clock of this machine shows.
+        """
+        return self._fleet_clock.latest_ms()
+
+    def knows_the_time(self) -> bool:
+        """Return whether an answer has told it."""
+        return self._fleet_clock.is_known()
+
+    def clock_error_ms(self) -> int:
+        """Return how much earlier than that it may be."""
+        return self._fleet_clock.spread_ms()
 
     def clock_was_set(self) -> bool:
-        """Return whether the wall clock was set since the place was made."""
-        return self._steps.stepped()
+        """Return whether the clock that tells the time was set since the place was made."""
+        clock = self._fleet_clock
+        return clock.was_set() if clock.tells() else self._steps.stepped()
 
     async def load(self, kind: str, key: str) -> Entry | None:
         """Return an entry as the newest completed write left it; one read."""
         parameters = {"TableName": self._table.name, "Key": _key(kind, key), "ConsistentRead": True}
         sent = monotonic()
         answer = await self._table.send("get_item", parameters)
-        self._learn_time(kind, answer, sent)
+        self._fleet_clock.learn(answer.response, sent)
         return _decoded(kind, key, answer.response.get("Item"))
 
     async def swap(self, kind: str, key: str, seen: Entry | None, new: Entry) -> Swapped:
@@ -103,16 +113,12 @@ class Entries(CompareAndSwap):
         item = _encoded(kind, key, new)
         sent = monotonic()
         answer = await self._table.put(item, size=len(new.text), **condition)
-        self._learn_time(kind, answer, sent)
+        self._fleet_clock.learn(answer.response, sent)
         if answer.granted:
             return Swapped(swapped=True)
         return Swapped(
             swapped=False, found=_decoded(kind, key, answer.item), in_doubt=answer.in_doubt
         )
-
-    def _learn_time(self, kind: str, answer: Answer, sent: float) -> None:
-        if self._fleet_clock is not None and kind == SCHEDULES.name:
-            self._fleet_clock.learn(answer.response, sent)
 
     def transact_item(
         self, kind: str, key: str, new: Entry, *, nonce: str, seq: int, over: bool

@@ -1,7 +1,9 @@
 """The time that the processes of a fleet share, as far as DynamoDB tells it.
 
 The limits that they share are counted by this time. By their own clocks the one that is ahead would
-take nearly all, since it finds room where the others find none yet. So two things correct it:
+take nearly all, since it finds room where the others find none yet. The leases of runs, jobs,
+permits and ticks go by it, too: by a clock that is behind they would be over before they begin. Two
+things correct it:
 
 - Every answer has a ``Date``, in whole seconds. Each says that the server's clock was in that
   second, some time between request and answer; what all of them say together is soon much narrower
@@ -51,6 +53,24 @@ class FleetClock:
         shared_ms = int(monotonic() * 1000 + self._ahead)
         return max(told_ms - error_ms, min(shared_ms, told_ms + error_ms))
 
+    def tells(self) -> bool:
+        """Return whether it is the server's time, not that of this machine."""
+        return self._server is not None and not self._simulated()
+
+    def latest_ms(self) -> int:
+        """Return how late it is at the latest, in milliseconds since the Unix epoch."""
+        if self._server is None or self._simulated():
+            return int(self._clock.wall() * 1000)
+        return self._server.now_ms() + self._server.error_ms()
+
+    def spread_ms(self) -> int:
+        """Return how much earlier than ``latest_ms`` it may be."""
+        return 2 * self._server.error_ms() if self._server and self.tells() else 0
+
+    def was_set(self) -> bool:
+        """Return whether the server's clock was set since this one learnt from it first."""
+        return self._server is not None and self._server.was_set()
+
     def learn(self, response: Mapping[str, Any], sent: float) -> None:
         """Learn from an answer, which was received just now.
 
@@ -69,12 +89,8 @@ class FleetClock:
 
     def see(self, other_ms: float) -> None:
         """Learn that it was so late for another process, at least."""
-        self._ahead = max(self._ahead, min(other_ms, self._latest_ms()) - monotonic() * 1000)
-
-    def _latest_ms(self) -> float:
-        if self._server is None:
-            return -math.inf
-        return self._server.now_ms() + self._server.error_ms()
+        latest_ms = -math.inf if self._server is None else self.latest_ms()
+        self._ahead = max(self._ahead, min(other_ms, latest_ms) - monotonic() * 1000)
 
     def _simulated(self) -> bool:
         return bool(getattr(self._clock, "simulated", False))

@@ -116,6 +116,9 @@ class Below(CompareAndSwap):
     def clock_was_set(self) -> bool:
         return self._place.clock_was_set()
 
+    def knows_the_time(self) -> bool:
+        return self._place.knows_the_time()
+
     def clock_error_ms(self) -> int:
         return self._place.clock_error_ms()
 

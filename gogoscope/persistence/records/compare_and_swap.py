@@ -88,6 +88,14 @@ class CompareAndSwap(Protocol):
         """
         ...
 
+    def knows_the_time(self) -> bool:
+        """Return whether ``now_ms`` is what the server's clock shows; else an entry is read first.
+
+        This method, which a place inherits, returns true: override it where only answers tell that
+        time, and opening the place asks for none.
+        """
+        return True
+
     def clock_was_set(self) -> bool:
         """Return whether the clock of ``now_ms`` was set since the place was opened.
 

@@ -101,7 +101,7 @@ class CompareAndSwapRecords(Records):
 
         :raises StoreTimeoutError: if it may have been applied, but nobody can tell
         """
-        seen, known = self._seen.get(kind, key), False
+        seen, known = await self._first_seen(kind, key)
         writer = secrets.token_hex(6)
         refusals = 0
         while True:
@@ -136,6 +136,12 @@ class CompareAndSwapRecords(Records):
             refusals += 1
             if refusals > 1:
                 await anyio.sleep(uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**refusals)))
+
+    async def _first_seen(self, kind: Kind[Any], key: str) -> tuple[Entry | None, bool]:
+        """Return what an entry is guessed to be, or what was read, and whether it was read."""
+        if self._place.knows_the_time():
+            return self._seen.get(kind, key), False
+        return await self._load(kind, key), True
 
     async def read_many(self, kind: Kind[Record], keys: Sequence[str]) -> dict[str, Record]:
         """Return the records of those keys that have one; some requests are in flight at a time."""
