@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import pytest
 from attrs import Factory, define, frozen
 
-from gogoscope import CircuitBreaker, Err, Ok, Retry, Scope
+from gogoscope import CircuitBreaker, Err, Ok, Once, RateLimit, Retry, Scope, scope
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.stores.memory import MemoryStore
 
 checkpoint = anyio.lowlevel.checkpoint
+_numbers = itertools.count()
 
 
 class PlannedError(Exception):
@@ -34,6 +37,12 @@ class Ledger:
     faults: list[str] = Factory(list)
     raised: list[PlannedError] = Factory(list)
     seen: list[BaseException] = Factory(list)
+    keys: list[str] = Factory(list)
+
+    def new_key(self) -> str:
+        """Return the key of something that happens once."""
+        self.keys.append(f"number {next(_numbers)}")
+        return self.keys[-1]
 
     def error(self) -> PlannedError:
         """Return a new error, which somebody must see."""
@@ -353,6 +362,86 @@ async def every_lock_is_free(ledger: Ledger) -> None:
         await handle.release()
 
 
+async def permits(ledger: Ledger, s: Scope) -> None:
+    async def write() -> None:
+        async with s.write_lock("shared", ttl=5):
+            await checkpoint()
+
+    async with s.semaphore("few", 1, ttl=5) as permit, s.read_lock("shared", ttl=5):
+        permit.task(ledger.work, 3)
+        waiting = s.task(use_permit, s)
+        writing = s.task(write)
+        await ledger.work()
+    await waiting.wait()
+    await writing.wait()
+
+
+async def use_permit(s: Scope) -> None:
+    async with s.semaphore("few", 1, ttl=5):
+        await checkpoint()
+
+
+async def every_permit_is_free(ledger: Ledger) -> None:
+    for kind, key in (("semaphore", "few"), ("read_write_lock", "shared")):
+        record = await STORE.read_permits(kind, key)  # type: ignore[arg-type]
+        assert record is None or not (record.holders or record.waiting), f"{key} is still held"
+
+
+async def runs(ledger: Ledger, s: Scope) -> None:
+    first, second = ledger.new_key(), ledger.new_key()
+    calls = [s.task(ledger.work, once=Once(first, 60)) for _ in range(3)]
+    calls[0].cancel()
+    ledger.saw(await calls[1])
+    ledger.saw(await calls[2])
+    async with s.claim(second, keep=60) as run:
+        run.task(ledger.work)
+        run.complete(1)
+
+
+async def no_run_goes_on(ledger: Ledger) -> None:
+    async with scope(persistence=STORE) as s:
+        for key in ledger.keys:
+            async with s.claim(key, keep=60, wait=0):
+                pass
+
+
+async def jobs(ledger: Ledger, s: Scope) -> None:
+    async with s.job(ledger.new_key()) as job:
+        job.task(ledger.work, 3)
+        await job.save({"part": 1})
+    async for _, result in s.resume(ledger.new_key(), ledger.work, range(1, 4), save_every=0.001):
+        ledger.saw(result)
+    async for _, result in s.resume(ledger.new_key(), ledger.work, range(1, 4)):
+        ledger.saw(result)
+        break
+
+
+async def every_job_is_free(ledger: Ledger) -> None:
+    async with scope(persistence=STORE) as s:
+        for key in ledger.keys:
+            async with s.job(key, wait=0):
+                pass
+
+
+SELDOM = RateLimit("seldom", rate=1000, burst=2)
+
+
+async def rate_limited(ledger: Ledger, s: Scope) -> None:
+    calls = [s.task(ledger.work, rate_limit=SELDOM) for _ in range(4)]
+    calls[2].cancel()
+    async with SELDOM.acquire() as permit:
+        permit.spent(0.5)
+    for call in calls:
+        await call.wait()
+
+
+async def nobody_waits_for_a_place(ledger: Ledger) -> None:
+    async with scope(persistence=STORE):
+        with anyio.fail_after(20):
+            async with SELDOM.acquire():
+                pass
+
+
 async def probing(ledger: Ledger, s: Scope) -> None:
     ledger.saw(await s.task(ledger.fail))
     await anyio.sleep(0.002)
@@ -413,6 +502,10 @@ PROGRAMS = [
     Program(timed_out_as_a_whole, TimeoutError, {"timeout": 0.02}),
     Program(threads),
     Program(locks, options={"persistence": STORE}, afterwards=every_lock_is_free),
+    Program(permits, options={"persistence": STORE}, afterwards=every_permit_is_free),
+    Program(runs, options={"persistence": STORE}, afterwards=no_run_goes_on),
+    Program(jobs, options={"persistence": STORE}, afterwards=every_job_is_free),
+    Program(rate_limited, options={"persistence": STORE}, afterwards=nobody_waits_for_a_place),
     Program(
         probing,
         options={"persistence": STORE, "circuit_breaker": FRAGILE},
@@ -423,4 +516,16 @@ PROGRAMS = [
     Program(entered_resources, options={"persistence": "memory://sweep"}),
     Program(told_by_on_error, PlannedBodyError),
 ]
-NAMES = [" ".join([program.body.__name__, *program.options]) for program in PROGRAMS]
+
+
+def swept(*left_out: Callable[[Ledger, Scope], Awaitable[None]]) -> list[Any]:
+    """Return the programs as parameters of a test, but some."""
+    return [
+        pytest.param(
+            program,
+            id=" ".join([program.body.__name__, *program.options]),
+            marks=[pytest.mark.slow] if program.body in (permits, runs, jobs, rate_limited) else [],
+        )
+        for program in PROGRAMS
+        if program.body not in left_out
+    ]

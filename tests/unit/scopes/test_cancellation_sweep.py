@@ -26,8 +26,6 @@ from gogoscope.scopes.services import Services
 from gogoscope.scopes.workers import Workers
 from tests.unit.scopes.stepping import calling_after_each_step
 from tests.unit.scopes.swept_programs import (
-    NAMES,
-    PROGRAMS,
     Ledger,
     PlannedBodyError,
     PlannedError,
@@ -35,6 +33,7 @@ from tests.unit.scopes.swept_programs import (
     every,
     failing_fast,
     hedged,
+    swept,
 )
 
 pytestmark = pytest.mark.anyio
@@ -232,14 +231,14 @@ def log() -> Iterator[list[BaseException]]:
     logger.removeFilter(collect)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=NAMES)
+@pytest.mark.parametrize("program", swept())
 async def test_cancelled_from_outside_at_any_step_a_program_leaves_nothing_and_loses_nothing(
     program: Program, log: list[BaseException]
 ) -> None:
     await sweep(program, "from outside", log)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=NAMES)
+@pytest.mark.parametrize("program", swept())
 async def test_cancelled_by_itself_at_any_step_a_program_leaves_nothing_and_loses_nothing(
     program: Program, log: list[BaseException]
 ) -> None:
@@ -247,7 +246,7 @@ async def test_cancelled_by_itself_at_any_step_a_program_leaves_nothing_and_lose
 
 
 @ON_ASYNCIO
-@pytest.mark.parametrize("program", PROGRAMS, ids=NAMES)
+@pytest.mark.parametrize("program", swept())
 async def test_cancelled_by_asyncio_at_any_step_a_program_leaves_nothing_and_loses_nothing(
     program: Program, log: list[BaseException]
 ) -> None:
@@ -258,11 +257,7 @@ async def test_cancelled_by_asyncio_at_any_step_a_program_leaves_nothing_and_los
 @pytest.mark.parametrize("all_tasks", [False, True], ids=["one", "all"])
 @pytest.mark.parametrize(
     "program",
-    [
-        pytest.param(program, id=name)
-        for program, name in zip(PROGRAMS, NAMES, strict=True)
-        if program.body not in (hedged, every, failing_fast)  # which wait for what is cancelled
-    ],
+    swept(hedged, every, failing_fast),  # which wait for what is cancelled
 )
 async def test_what_asyncio_cancels_at_any_step_ends_alone_and_the_body_goes_on(
     program: Program, all_tasks: bool, log: list[BaseException]
