@@ -101,6 +101,46 @@ async def test_what_happens_one_after_the_other_is_nested(tmp_path: Path) -> Non
     assert {line["name"] for line in lines if line["ph"] == "i"} >= {"CacheMissed", "StoreAsked"}
 
 
+FIELDS = {
+    "B": set[str](),
+    "E": set[str](),
+    "i": {"s", "args"},
+    "M": {"args"},
+}
+"""What lines of a kind have besides what all have, by the document "Trace Event Format"."""
+
+
+async def test_each_line_has_the_fields_of_its_kind_and_lanes_are_in_order(tmp_path: Path) -> None:
+    async def work(number: int) -> None:
+        async with s.lock("a", wait=60):
+            await anyio.sleep(0)
+        if number % 3 == 0:
+            raise ConnectionError("no line")
+
+    with record_trace(tmp_path / "trace.json"):
+        async with scope(name="shop", concurrency=3, persistence=MemoryStore()) as s:
+            tasks = [s.task(work, n, retry=Retry(2, delay=0.001)) for n in range(20)]
+            for task in tasks:
+                _ = (await task).error
+            await s.cache.get_or_set("price", fine, 60)
+            async with s.claim("charge", keep=60), s.job("import"), s.semaphore("desk", 2):
+                pass
+    last = defaultdict[tuple[int, int], float](float)
+    for line in read(tmp_path / "trace.json"):
+        assert line.keys() == {"ph", "name", "cat", "ts", "pid", "tid"} | FIELDS[line["ph"]]
+        assert isinstance(line["name"], str)
+        assert type(line["pid"]) is type(line["tid"]) is int
+        if line["ph"] == "M":
+            assert line["name"] in ("process_name", "thread_name")
+            assert line["args"].keys() == {"name"}
+        elif line["ph"] == "i":
+            assert line["s"] == "t"
+        else:
+            lane = line["pid"], line["tid"]
+            assert line["ts"] >= last[lane]
+            last[lane] = line["ts"]
+
+
 async def test_what_overlaps_has_lanes_of_its_own_which_are_used_again(tmp_path: Path) -> None:
     with record_trace(tmp_path / "trace.json"):
         async with scope(name="shop", concurrency=3) as s:
