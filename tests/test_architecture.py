@@ -49,7 +49,6 @@ NO_ERRORS_OF_USERS = (
     "gogoscope.circuit_breakers.contact",
     "gogoscope.scopes.stopping",
     "gogoscope.scopes.works",
-    "gogoscope.integrations.asgi.middleware",
 )
 DOORS = ("gogoscope.scopes.doors", "gogoscope.testing.pytest_plugin")
 

@@ -10,8 +10,7 @@ knows no lifespans; then the server is answered here alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 
 from attrs import define
 
@@ -63,25 +62,31 @@ class _Server:
         return self.answer is not None and self.answer["type"] == f"lifespan.{what}"
 
 
+LiveIn = Callable[[Callable[[], object]], Awaitable[None]]
+"""Runs the lifespan of an application; it is told what to call when the shutdown begins."""
+
+
 async def live(
     app: Application,
     connection: Connection,
     receive: Receive,
     send: Send,
-    around: AbstractAsyncContextManager[Callable[[], object]],
+    around: Callable[[LiveIn], Awaitable[None]],
 ) -> None:
     """Run an application's lifespan inside a block.
 
-    :param around: the block; what entering it returns is called when the shutdown begins
+    :param around: runs the lifespan in the block
     """
     server = _Server(await receive(), receive, send, stop=lambda: None)
+
+    async def live_in(stop: Callable[[], object]) -> None:
+        server.stop = stop
+        await _run(app, connection, server)
+        if not (server.has_answered("startup.failed") or server.is_stopping):
+            await server.receive()
+
     try:
-        async with around as server.stop:
-            await _run(app, connection, server)
-            if server.has_answered("startup.failed"):
-                return
-            if not server.is_stopping:
-                await server.receive()
+        await around(live_in)
     except Exception as error:
         text = f"{type(error).__name__}: {text_of(error)}"
         if server.answer is None:
@@ -89,6 +94,8 @@ async def live(
         elif not server.has_answered("startup.failed"):
             await send({"type": "lifespan.shutdown.failed", "message": text})
         raise
+    if server.has_answered("startup.failed"):
+        return
     answer = server.answer
     if answer is None or not answer["type"].startswith("lifespan.shutdown."):
         answer = {"type": "lifespan.shutdown.complete"}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import anyio
@@ -15,7 +13,7 @@ from gogoscope._core.durations import seconds
 from gogoscope.events import OnError, OnEvent
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.integrations.asgi.here import Here, entered
-from gogoscope.integrations.asgi.lifespan import live
+from gogoscope.integrations.asgi.lifespan import LiveIn, live
 from gogoscope.integrations.asgi.protocol import (
     Application,
     Connection,
@@ -126,29 +124,32 @@ class ScopeMiddleware:
         """Serve a request or a WebSocket, or live with the server."""
         kind = connection["type"]
         if kind == "lifespan":
-            await live(self._app, connection, receive, send, self._serving())
+            await live(self._app, connection, receive, send, self._serve_all)
         elif kind == "http":
             await self._serve(connection, receive, send)
         else:
             await self._run(connection, receive, Socket(send), anyio.CancelScope())
 
-    @asynccontextmanager
-    async def _serving(self) -> AsyncGenerator[Callable[[], object]]:
-        """Open the store and the service's scope; yield what is to be called at the shutdown."""
+    async def _serve_all(self, live_in: LiveIn) -> None:
+        """Open the store, and what the service has in it, for the lifespan of the application."""
         if self._service is not None:
             raise RuntimeError(
                 f"{self!r} runs in another lifespan, which has not ended; make a second one for it"
             )
-        async with AsyncExitStack() as stack:
-            store = self._persistence
-            if isinstance(store, str):
-                store = await stack.enter_async_context(open_persistence(store, default=True))
-            opened = await stack.enter_async_context(self._open_scope(store))
+        if isinstance(self._persistence, str):
+            async with open_persistence(self._persistence, default=True) as store:
+                await self._serve_with(store, live_in)
+        else:
+            await self._serve_with(self._persistence, live_in)
+
+    async def _serve_with(self, store: object, live_in: LiveIn) -> None:
+        """Open the service's scope for the lifespan of the application, and end the service."""
+        async with self._open_scope(store) as opened:
             service = self._service = Service(opened, self._grace)
             try:
                 service.watch()
                 with entered(Here(opened, self._header or DEADLINE_HEADER)):
-                    yield service.begin_end
+                    await live_in(service.begin_end)
                 await service.end()
             finally:
                 self._service = None

@@ -11,6 +11,7 @@ import pytest
 
 from gogoscope import Scope, ScopeClosedError, current_scope, open_persistence
 from gogoscope.integrations.asgi import ScopeMiddleware, current_service, deadline_headers
+from tests.support.hostile_errors import HOSTILE, hostile
 from tests.unit.integrations.asgi.fake_server import Answer, Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow_elsewhere]
@@ -370,6 +371,47 @@ async def test_a_lifespan_that_fails_is_told_once(phase: str) -> None:
         async with server.running():
             pass
     assert server.lifespan[-1] == f"lifespan.{phase}.failed"
+
+
+@pytest.mark.parametrize("hostility", HOSTILE)
+async def test_a_hostile_error_of_a_lifespan_is_raised_as_it_is(hostility: str) -> None:
+    error = hostile(hostility)("no")
+    raised: list[BaseException] = []
+
+    async def fail(connection: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        raise error
+
+    async def around(*arguments: Any) -> None:
+        try:
+            await ScopeMiddleware(fail)(*arguments)
+        except BaseException as left:
+            raised.append(left)
+
+    server = Server(around)
+    async with server.running():
+        pass
+    assert server.lifespan == ["lifespan.startup.complete", "lifespan.shutdown.failed"]
+    assert [left is error for left in raised] == [True]
+
+
+async def test_a_lifespan_that_says_that_it_failed_and_returns_is_told_once() -> None:
+    sent: list[str] = []
+
+    async def fail(connection: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "broken"})
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await ScopeMiddleware(fail)({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.failed"]
 
 
 async def test_a_lifespan_that_returns_early_leaves_the_service_open() -> None:
