@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
@@ -32,6 +32,7 @@ from gogoscope import (
 )
 from gogoscope.persistence.lock_handle import LockHandle
 from gogoscope.stores.memory import MemoryStore
+from gogoscope.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -197,17 +198,22 @@ async def test_a_store_that_knows_that_nothing_was_done_is_not_asked_again(
 
 
 @own
-async def test_what_a_store_raises_when_a_lock_is_renewed_is_an_outage(
-    store: RaisingStore, make: Make
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_a_store_raises_when_a_lock_is_renewed_is_an_outage(
+    virtual_clock: VirtualClock, backend: Literal["asyncio", "trio"], make: Make
 ) -> None:
-    store.faults.make = make
-    async with scope(persistence=store) as s, s.lock("key", ttl=0.3) as locked:
-        store.faults.at = {"renew_lock"}
-        while not store.faults.raised:
-            await anyio.sleep(0.01)
-        store.faults.at = set()
-        await anyio.sleep(0.4)
-        locked.ensure()
+    async def program() -> None:
+        store = RaisingStore()
+        store.faults.make = make
+        async with scope(persistence=store) as s, s.lock("key", ttl=30) as locked:
+            store.faults.at = {"renew_lock"}
+            while not store.faults.raised:
+                await anyio.sleep(1)
+            store.faults.at = set()
+            await anyio.sleep(40)
+            locked.ensure()
+
+    virtual_clock.run(program, backend=backend)
 
 
 async def test_a_lease_that_a_store_never_renews_ends_the_block_and_says_why(
