@@ -3,8 +3,10 @@
 A server sends ``lifespan.startup``, waits for the answer, serves requests, sends
 ``lifespan.shutdown``, and waits for that answer. Around the application's own lifespan there is a
 block here: it is entered before the application starts, and left after it has shut down, and the
-server is answered after that. An application that raises or returns before it has answered anything
-knows no lifespans; then the server is answered here alone.
+server is answered after that. The startup has a bound, too: if the service is to end, and the
+application has not answered when its grace is over, the startup has failed. An application that
+raises or returns before it has answered anything knows no lifespans; then the server is answered
+here alone.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from attrs import define
 
 from gogoscope.events.log import text_of
 from gogoscope.integrations.asgi.protocol import Application, Connection, Message, Receive, Send
+from gogoscope.integrations.asgi.service import Service
 
 logger = logging.getLogger("gogoscope.asgi")
 
@@ -26,13 +29,13 @@ class _Server:
 
     ``first`` is the first message until the application takes it. ``answer`` is the last that the
     application answered; one to the shutdown is kept, and sent after the block was left.
-    ``is_stopping`` tells that the shutdown has begun, which ``stop`` is told.
+    ``is_stopping`` tells that the shutdown has begun, which the service is told.
     """
 
     first: Message | None
     receive_next: Receive
     send_on: Send
-    stop: Callable[[], object]
+    service: Service | None = None
     answer: Message | None = None
     is_stopping: bool = False
 
@@ -43,7 +46,8 @@ class _Server:
             return first
         message = await self.receive_next()
         self.is_stopping = True
-        self.stop()
+        if self.service is not None:
+            self.service.begin_end()
         return message
 
     async def send(self, message: Message) -> None:
@@ -54,6 +58,8 @@ class _Server:
         if not message["type"].startswith("lifespan."):
             raise RuntimeError(f"this is a lifespan; got the message {message['type']!r} in it")
         self.answer = message
+        if self.service is not None:
+            self.service.has_started = True
         if message["type"].startswith("lifespan.startup."):
             await self.send_on(message)
 
@@ -62,8 +68,8 @@ class _Server:
         return self.answer is not None and self.answer["type"] == f"lifespan.{what}"
 
 
-LiveIn = Callable[[Callable[[], object]], Awaitable[None]]
-"""Runs the lifespan of an application; it is told what to call when the shutdown begins."""
+LiveIn = Callable[[Service], Awaitable[None]]
+"""Runs the lifespan of an application in a service, which it tells how far that has come."""
 
 
 async def live(
@@ -76,12 +82,15 @@ async def live(
     """Run an application's lifespan inside a block.
 
     :param around: runs the lifespan in the block
+    :raises TimeoutError: if the service had to end before the startup was answered
     """
-    server = _Server(await receive(), receive, send, stop=lambda: None)
+    server = _Server(await receive(), receive, send)
 
-    async def live_in(stop: Callable[[], object]) -> None:
-        server.stop = stop
-        await _run(app, connection, server)
+    async def live_in(service: Service) -> None:
+        server.service = service
+        with service.starting:
+            await _run(app, connection, server)
+        service.check_started()
         if not (server.has_answered("startup.failed") or server.is_stopping):
             await server.receive()
 

@@ -149,7 +149,7 @@ class ScopeMiddleware:
             try:
                 service.watch()
                 with entered(Here(opened, self._header or DEADLINE_HEADER)):
-                    await live_in(service.begin_end)
+                    await live_in(service)
                 await service.end()
             finally:
                 self._service = None

@@ -28,12 +28,17 @@ class Service:
     ``_asked`` is set when the end is to begin; ``_began`` tells that it has. ``_ends_at`` is when
     the grace is over.
 
+    The application's lifespan runs in ``starting``, which ``has_started`` lets alone: it tells that
+    the application has answered the startup.
+
     :param scope: the open scope
     :param grace: how many seconds the end may take before what still runs is cancelled
     """
 
     scope: Scope
     _grace: float
+    starting: anyio.CancelScope = field(factory=anyio.CancelScope)
+    has_started: bool = False
     _ends_at: float = math.inf
     _asked: anyio.Event = field(factory=anyio.Event)
     _began: bool = False
@@ -63,6 +68,14 @@ class Service:
         self.begin_end()
         await self.scope.stop(max(self._ends_at - anyio.current_time(), 0.0))
 
+    def check_started(self) -> None:
+        """Make sure that the startup was not cancelled.
+
+        :raises TimeoutError: saying so
+        """
+        if self.starting.cancelled_caught:
+            raise TimeoutError("the service had to end before its startup was answered")
+
     def in_flight(self, request: Scope) -> Between:
         """Have the scope of a request, which is open, cancelled at the end of the grace."""
 
@@ -77,5 +90,7 @@ class Service:
         await self._asked.wait()  # by a callback of the event loop, which runs in no task
         self.begin_end()
         await anyio.sleep_until(self._ends_at)
+        if not self.has_started:
+            self.starting.cancel()
         for request in list(self._requests):
             request.cancel(STOPPING)

@@ -225,3 +225,40 @@ async def test_a_startup_that_is_cancelled_closes_the_service() -> None:
     server = Server(ScopeMiddleware(App()))
     async with server.running():
         pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+@pytest.mark.parametrize("knows_lifespans", [True, False])
+async def test_a_startup_that_outlives_the_grace_has_failed(
+    signalled: list[int], knows_lifespans: bool
+) -> None:
+    class Hanging(App):
+        async def __call__(self, connection: Any, receive: Any, send: Any) -> None:
+            if knows_lifespans:
+                await receive()
+            signal.raise_signal(signal.SIGTERM)
+            await anyio.sleep_forever()
+
+    server = Server(ScopeMiddleware(Hanging(), grace=0.01))
+    with pytest.raises((TimeoutError, ExceptionGroup)):
+        async with server.running():
+            pytest.fail("it started")
+    assert server.lifespan == ["lifespan.startup.failed"]
+    assert signalled == [signal.SIGTERM]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+async def test_a_shutdown_of_the_application_may_outlive_the_grace(signalled: list[int]) -> None:
+    class Tidy(App):
+        async def __call__(self, connection: Any, receive: Any, send: Any) -> None:
+            await super().__call__(connection, receive, send)
+            await anyio.sleep(0.1)
+            self.did.append("tidy")
+
+    app = Tidy()
+    server = Server(ScopeMiddleware(app, grace=0.01))
+    async with server.running():
+        signal.raise_signal(signal.SIGTERM)
+        await anyio.sleep(0.05)
+    assert app.did == ["startup", "shutdown", "tidy"]
+    assert server.lifespan[-1] == "lifespan.shutdown.complete"
