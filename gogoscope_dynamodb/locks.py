@@ -23,7 +23,8 @@ Invariants:
 
 - A lock is taken from a holder only when its lease is over by the clock, with the allowance for
   the skew of clocks, or when nothing has changed since the caller saw it (``seen``). Such a caller
-  has watched it for a whole lease by its own clock.
+  has watched it for a whole lease by its own clock. The end of a lease is written by the latest
+  time that the holder's clock has shown (:mod:`gogoscope_dynamodb.trust`).
 - Every write can be sent twice: a claim finds its own nonce, a renewal its own version and end, a
   release its own ``releasedBy``.
 
@@ -85,7 +86,7 @@ class Locks(Capability):
         item_key = self._key(LOCK, key)
         lease_ms = schema.milliseconds(check_lease(ttl))
         check_key(owner, "owner")
-        now_ms = self._now_ms()
+        now_ms = self._trust.latest_ms()
         until_ms = now_ms + lease_ms
         values = {":owner": text(owner), ":now": number(now_ms), **_renewal(lease_ms, until_ms)}
         stamp = self._stamp(now_ms)
@@ -211,7 +212,7 @@ class Locks(Capability):
         """
         item_key = self._key(LOCK, key)
         stamp = self._stamp(now_ms)
-        values = {**_taking(claim, now_ms), **more}
+        values = {**_taking(claim, now_ms, self._trust.latest_ms()), **more}
         for _ in range(MOST_ROUNDS):
             # A clock that is wrong says nothing of the leases of others: only watching them does.
             trusted = self._trust.given()
@@ -267,7 +268,7 @@ class Locks(Capability):
 
         One write.
         """
-        until_ms = max(until_ms, self._now_ms() + lease_ms)
+        until_ms = max(until_ms, self._trust.latest_ms() + lease_ms)
         answer = await self._table.update(
             self._key(LOCK, key),
             lock_updates.RENEW,
@@ -357,14 +358,14 @@ class Locks(Capability):
         return min(self._table.timeout, max(SHORTEST_TIMEOUT, lease_ms / 4000))
 
 
-def _taking(claim: LockClaim, now_ms: int) -> dict[str, Any]:
+def _taking(claim: LockClaim, now_ms: int, latest_ms: int) -> dict[str, Any]:
     return {
         ":owner": text(claim.owner),
         ":nonce": text(claim.nonce),
         ":turn": text(claim.turn or claim.nonce),
-        ":lease": schema.encode_lease(claim, now_ms),
+        ":lease": schema.encode_lease(claim, latest_ms),
         ":floor": number(now_ms * 1000),
-        ":ttl": purge_time(now_ms + claim.lease_ms),
+        ":ttl": purge_time(latest_ms + claim.lease_ms),
         ":now": number(now_ms),
         ":one": ONE,
     }

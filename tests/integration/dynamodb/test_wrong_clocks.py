@@ -51,3 +51,26 @@ async def test_it_is_not_taken_over_while_it_is_held(
                 held.ensure()
                 if what == "run":
                     break
+
+
+@pytest.mark.parametrize("error", [-HOUR / 2, HOUR / 2])
+async def test_a_lock_is_not_taken_over_though_the_clock_of_its_holder_was_set(
+    dynamodb_client: DynamoDBClient, dynamodb_table: str, error: float
+) -> None:
+    clock = WrongClock(0.0)
+    wrong = DynamoDBAdapter(dynamodb_client, dynamodb_table, clock=clock)
+    right = DynamoDBAdapter(dynamodb_client, dynamodb_table)
+    before = await wrong.acquire("before", 30)
+    clock.error = error
+    after = await wrong.acquire("after", 30)
+    for key, handle in (("before", before), ("after", after)):
+        assert handle is not None
+        assert await right.acquire(key, 30) is None
+        assert await handle.extend(60)
+        assert await right.acquire(key, 30) is None
+        handle.ensure()
+        assert await handle.release()
+        taken = await right.acquire(key, 30)
+        assert taken is not None
+        assert await wrong.acquire(key, 30) is None
+        taken.ensure()
