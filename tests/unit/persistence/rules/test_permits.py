@@ -64,12 +64,18 @@ class Permits(RuleBasedStateMachine):
         self.record: PermitsRecord | None = None
         self.count = 0
         self.processes = {name: Process() for name in NAMES}
+        self.deaths = dict.fromkeys(NAMES, 0)
         self.tokens: list[int] = []
 
     def claim_of(self, who: str, limit: int | None, takes: Takes, turn: bool) -> PermitClaim:
         self.count += 1
-        lease = LockClaim(f"{who}{self.count}", who, LEASE_MS, turn=who if turn else None)
+        nonce, place = f"{who}{self.count}", self.turn_of(who) if turn else None
+        lease = LockClaim(nonce, who, LEASE_MS, turn=place)
         return PermitClaim(lease, limit, takes, TURN_MS if turn else 0)
+
+    def turn_of(self, who: str) -> str:
+        """Return what its turns are called: a process that was started again knows none of before."""
+        return f"{who} after {self.deaths[who]} deaths"
 
     @rule(ms=st.integers(0, 1_300))
     def time_passes(self, ms: int) -> None:
@@ -94,7 +100,7 @@ class Permits(RuleBasedStateMachine):
             if process.waits_since is None or process.turn_until_ms + SKEW_MS < self.now_ms:
                 process.waits_since = self.count
             assert self.record is not None
-            process.turn_until_ms = self.record.waiting[who].lease.lease_until_ms
+            process.turn_until_ms = self.record.waiting[self.turn_of(who)].lease.lease_until_ms
             assert process.turn_until_ms >= self.now_ms + TURN_MS / 2
 
     def granted(self, who: str, claim: PermitClaim, reply: PermitReply) -> None:
@@ -162,12 +168,13 @@ class Permits(RuleBasedStateMachine):
 
     @rule(who=WHO)
     def leave(self, who: str) -> None:
-        self.record, _ = rules.leave(self.record, self.now_ms, who)
+        self.record, _ = rules.leave(self.record, self.now_ms, self.turn_of(who))
         self.processes[who].waits_since = None
 
     @rule(who=WHO)
     def die(self, who: str) -> None:
         self.processes[who] = Process()
+        self.deaths[who] += 1
 
     @invariant()
     def a_valid_permit_is_never_lost(self) -> None:
