@@ -14,7 +14,7 @@ settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="tests
 
 def view(request: HttpRequest, act: str, key: str) -> HttpResponse:
     """Do something."""
-    return HttpResponse(ACTS[act](key))
+    return HttpResponse(ACTS[act](key).encode())
 
 
 urlpatterns = [path("<str:act>/<str:key>", view)]

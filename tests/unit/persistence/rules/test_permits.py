@@ -74,7 +74,7 @@ class Permits(RuleBasedStateMachine):
         return PermitClaim(lease, limit, takes, TURN_MS if turn else 0)
 
     def turn_of(self, who: str) -> str:
-        """Return what its turns are called: a process that was started again knows none of before."""
+        """Return what its turns are called; a process that was started again has new ones."""
         return f"{who} after {self.deaths[who]} deaths"
 
     @rule(ms=st.integers(0, 1_300))
