@@ -90,10 +90,11 @@ class Fleet:
                 for number in range(options.processes):
                     self.start(f"process {number + 1}", files, processes)
                 with anyio.move_on_after(options.deadline):
-                    while len({tick for _, tick in self.ended}) < options.ticks:
+                    while kill_at or len({tick for _, tick in self.ended}) < options.ticks:
                         await anyio.sleep(LOOK_EVERY)
                         for run in self.new_runs():
-                            if kill_at and len({run.tick for run in self.runs}) >= kill_at[0]:
+                            due = kill_at and len({run.tick for run in self.runs}) >= kill_at[0]
+                            if due and run.worker not in self.killed:
                                 del kill_at[0]
                                 self.kill(run.worker)
             list(self.new_runs())
@@ -112,9 +113,8 @@ class Fleet:
 
     def kill(self, name: str) -> None:
         """Kill the process that has just begun to run the job."""
-        if name not in self.killed:
-            self.workers[name].kill()
-            self.killed.add(name)
+        self.workers[name].kill()
+        self.killed.add(name)
 
     def new_runs(self) -> Iterator[Run]:
         """Read what the processes have noted since the last time."""
