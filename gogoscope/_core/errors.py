@@ -83,9 +83,7 @@ def forget_own_frames(error: BaseException, caller: types.FrameType) -> None:
     :param caller: the frame whose call has ended and raised the error
     """
     for raised in led_to_by(error, contexts=True):
-        traceback = _traceback.__get__(raised)
-        while traceback is not None and _is_own(traceback.tb_frame):
-            traceback = traceback.tb_next
+        traceback = _from_user(traceback_of(raised))
         _traceback.__set__(raised, traceback)
         if traceback is not None:
             _clear_callers(traceback.tb_frame, caller)
@@ -121,10 +119,8 @@ class Origin:
     __slots__ = ("_context", "_traceback")
 
     def __init__(self, error: BaseException, *, of_user: bool = False) -> None:
-        traceback = _traceback.__get__(error)
-        while of_user and traceback is not None and _is_own(traceback.tb_frame):
-            traceback = traceback.tb_next
-        self._traceback = traceback
+        traceback = traceback_of(error)
+        self._traceback = _from_user(traceback) if of_user else traceback
         self._context = _context.__get__(error)
 
     def restore(self, error: BaseException) -> None:
@@ -136,11 +132,14 @@ class Origin:
 def has_only_own_frames(error: BaseException) -> bool:
     """Return whether an error was raised in this package, without code of the user in between."""
     traceback = traceback_of(error)
-    if traceback is None:
-        return False
+    return traceback is not None and _from_user(traceback) is None
+
+
+def _from_user(traceback: types.TracebackType | None) -> types.TracebackType | None:
+    """Return a traceback without the frames of this package that it begins with."""
     while traceback is not None and _is_own(traceback.tb_frame):
         traceback = traceback.tb_next
-    return traceback is None
+    return traceback
 
 
 def _clear_callers(frame: types.FrameType, last: types.FrameType) -> None:

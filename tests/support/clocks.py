@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 START_MS = 1_800_000_000_000
 
 
@@ -24,3 +26,16 @@ class MillisecondClock:
 
     def advance(self, ms: int) -> None:
         self.ms += ms
+
+
+class WrongClock:
+    """The system's clock, wrong by some seconds."""
+
+    def __init__(self, error: float) -> None:
+        self.error = error
+
+    def wall(self) -> float:
+        return time.time() + self.error
+
+    def elapsed(self) -> float:
+        return time.monotonic()

@@ -240,18 +240,11 @@ class RecordCapability:
         a request is on its way.
         """
 
-        def change(record: Record | None, now_ms: int) -> tuple[Record | None, Answer]:
-            return rule(
-                record,
-                now_ms,
-                *args,
-                at=self._records.steady(),
-                skew_ms=self._skew_now_ms(),
-                clock_was_set=self._records.clock_was_set(),
-                **options,
-            )
+        def judging(*given: Any, **options: Any) -> tuple[Record | None, Answer]:
+            was_set = self._records.clock_was_set()
+            return rule(*given, skew_ms=self._skew_now_ms(), clock_was_set=was_set, **options)
 
-        return self._records.transact(kind, self._full_key(key), change)
+        return self._change_lease(kind, key, judging, *args, **options)
 
     async def _listed(self, kind: Kind[Record], pattern: str | None) -> dict[str, Record]:
         """Return the records of a kind below the store's prefix whose keys match a pattern.

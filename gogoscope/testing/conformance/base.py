@@ -59,8 +59,28 @@ class OpenStore(Protocol):
         ...
 
 
+class OnOpenStore:
+    """The fixtures of tests that use an open store, on a clock that stands still."""
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        """Return what opens a store on data of the test's own; override it."""
+        pytest.fail("override the fixture open_store: it returns what opens a store", pytrace=False)
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        """Return the clock of ``store``, which stands still."""
+        return ManualClock()
+
+    @pytest.fixture
+    async def store(self, open_store: OpenStore, clock: ManualClock) -> AsyncIterator[Any]:
+        """Return an open store on the test's clock."""
+        async with open_store(clock=clock) as opened:
+            yield opened
+
+
 @pytest.mark.anyio
-class Conformance:
+class Conformance(OnOpenStore):
     """The base of the kit's classes.
 
     A backend derives a test class from the kit's class of each capability that it has, names the
@@ -90,11 +110,6 @@ class Conformance:
         raise NotImplementedError
 
     @pytest.fixture
-    def open_store(self) -> OpenStore:
-        """Return what opens a store on data of the test's own; override it."""
-        pytest.fail("override the fixture open_store: it returns what opens a store", pytrace=False)
-
-    @pytest.fixture
     def url(self) -> str | None:
         """Return the URL by which other processes open the data of ``open_store``."""
         return None
@@ -102,17 +117,6 @@ class Conformance:
     @pytest.fixture
     def atomic(self) -> None:
         """Stand before every test of a race; override it where an engine is not always atomic."""
-
-    @pytest.fixture
-    def clock(self) -> ManualClock:
-        """Return the clock of ``store``, which stands still."""
-        return ManualClock()
-
-    @pytest.fixture
-    async def store(self, open_store: OpenStore, clock: ManualClock) -> AsyncIterator[Any]:
-        """Return an open store on the test's clock."""
-        async with open_store(clock=clock) as opened:
-            yield opened
 
     @pytest.fixture
     def shared_url(self, url: str | None) -> str:

@@ -15,7 +15,7 @@ store that returns parts of transactions::
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -23,7 +23,7 @@ import pytest
 
 from gogoscope.persistence.job_records import JobRecord
 from gogoscope.persistence.lock_records import LockRecord
-from gogoscope.testing.conformance.base import ManualClock, OpenStore
+from gogoscope.testing.conformance.base import ManualClock, OnOpenStore
 from gogoscope.testing.conformance.jobs.rules import save, taken
 from gogoscope.testing.conformance.runs.rules import KEEP, LEASE_MS, a_claim, begun, done
 
@@ -34,24 +34,8 @@ Begin = Callable[[], AbstractAsyncContextManager[Any]]
 OVER = LEASE_MS / 1000 + 1
 
 
-class _Rules:
-    """What both have in common: an open store on a clock that stands still."""
-
-    @pytest.fixture
-    def open_store(self) -> OpenStore:
-        """Return what opens a store on data of the test's own; override it."""
-        pytest.fail("override the fixture open_store: it returns what opens a store", pytrace=False)
-
-    @pytest.fixture
-    def clock(self) -> ManualClock:
-        """Return the clock of ``store``, which stands still."""
-        return ManualClock()
-
-    @pytest.fixture
-    async def store(self, open_store: OpenStore, clock: ManualClock) -> AsyncIterator[Any]:
-        """Return an open store on the test's clock."""
-        async with open_store(clock=clock) as opened:
-            yield opened
+class _Rules(OnOpenStore):
+    """What both have in common: how they look at what was kept."""
 
     async def result(self, store: Any, key: str = "run") -> Any:
         """Return the result that is kept of a run; ``None`` if there is none."""

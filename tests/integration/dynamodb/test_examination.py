@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
-from attrs import frozen
 
 from gogoscope import open_persistence
 from gogoscope_dynamodb import DynamoDBAdapter, examination
 from gogoscope_dynamodb.client import DynamoDBClient
 from gogoscope_dynamodb.schema import KEYS
+from tests.support.clocks import WrongClock
 from tests.support.dynamodb_faults import FaultyClient, answer, refuse
 from tests.support.engines import new_table_name
 
 pytestmark = pytest.mark.anyio
-
-
-@frozen
-class WrongClock:
-    """A clock that is ahead."""
-
-    ahead: float
-
-    def wall(self) -> float:
-        return time.time() + self.ahead
-
-    def elapsed(self) -> float:
-        return time.monotonic()
 
 
 @pytest.fixture(params=["asyncio"])

@@ -14,7 +14,7 @@ from gogoscope import CorruptRecordError, RateLimit, scope
 from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateReply
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import open_client
-from tests.support.clocks import MillisecondClock
+from tests.support.clocks import MillisecondClock, WrongClock
 from tests.support.dynamodb_faults import FaultyClient, Perform, lose_response, never_answer
 from tests.support.engines import Engine
 
@@ -252,19 +252,6 @@ async def test_what_the_next_write_replaces_anyway_does_not_keep_it_from_that(
         with contextlib.suppress(CorruptRecordError):
             await ask(store)
     assert await store.read_rate("limit") is not None
-
-
-class WrongClock:
-    """The clock of the system, wrong by some seconds."""
-
-    def __init__(self, error: float) -> None:
-        self._error = error
-
-    def wall(self) -> float:
-        return time.time() + self._error
-
-    def elapsed(self) -> float:
-        return time.monotonic()
 
 
 async def test_nothing_is_written_by_a_clock_that_was_not_compared(

@@ -10,6 +10,7 @@ import pytest
 from gogoscope import Tick, interval, scope
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import DynamoDBClient
+from tests.support.clocks import WrongClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("on_asyncio")]
 
@@ -19,19 +20,6 @@ HOUR = 3600.0
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-class WrongClock:
-    """The system's clock, wrong by some seconds."""
-
-    def __init__(self, error: float) -> None:
-        self.error = error
-
-    def wall(self) -> float:
-        return time.time() + self.error
-
-    def elapsed(self) -> float:
-        return time.monotonic()
 
 
 @pytest.mark.parametrize("error", [3 * HOUR, -3 * HOUR])

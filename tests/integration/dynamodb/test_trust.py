@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from gogoscope_dynamodb import DynamoDBAdapter
+from tests.support.clocks import WrongClock
 from tests.support.dynamodb_faults import FaultyClient, Perform
 
 pytestmark = pytest.mark.anyio
@@ -18,23 +19,10 @@ pytestmark = pytest.mark.anyio
 Opener = Callable[..., DynamoDBAdapter]
 
 
-class Off:
-    """A clock that is wrong by some seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def wall(self) -> float:
-        return time.time() + self.seconds
-
-    def elapsed(self) -> float:
-        return time.monotonic()
-
-
 @pytest.fixture
 def opened(faulty_client: FaultyClient, dynamodb_table: str) -> Opener:
     def store(seconds: float = 0.0) -> DynamoDBAdapter:
-        return DynamoDBAdapter(faulty_client, dynamodb_table, clock=Off(seconds))
+        return DynamoDBAdapter(faulty_client, dynamodb_table, clock=WrongClock(seconds))
 
     return store
 

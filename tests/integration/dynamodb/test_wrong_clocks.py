@@ -9,7 +9,8 @@ import pytest
 from gogoscope import GogoscopeError, Scope, scope
 from gogoscope_dynamodb import DynamoDBAdapter
 from gogoscope_dynamodb.client import DynamoDBClient
-from tests.integration.dynamodb.test_schedules import HOUR, WrongClock
+from tests.integration.dynamodb.test_schedules import HOUR
+from tests.support.clocks import WrongClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("on_asyncio")]
 

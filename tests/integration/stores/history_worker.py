@@ -22,6 +22,7 @@ from attrs import define, field
 
 from gogoscope import PersistenceError, open_persistence
 from gogoscope._core.clock import clock_in_context
+from tests.support.clocks import WrongClock
 
 CACHE_TASKS = LOCK_TASKS = 2
 LONGEST_PAUSE = 0.1
@@ -34,19 +35,6 @@ CHANCES = {
     "set_many": 10,
     "delete_many": 5,
 }
-
-
-class WrongClock:
-    """The system's clock, set wrong by some seconds."""
-
-    def __init__(self, error: float) -> None:
-        self._error = error
-
-    def wall(self) -> float:
-        return time.time() + self._error
-
-    def elapsed(self) -> float:
-        return time.monotonic()
 
 
 @define
