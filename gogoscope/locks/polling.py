@@ -78,7 +78,8 @@ class Poller:
     # _turn: the name of this poller's reservations.
     # _interval: the next pause before it is jittered and bounded.
     # _busy: the longest pause while the holders change.
-    # _may_reserve_at: when the present wait is long enough for a reservation.
+    # _may_reserve_at: when the present wait is long enough for a reservation; infinity if it was
+    #   so at the last request.
     # _reserved_until: when our reservation ends; minus infinity if there is none.
     # _dead_at: when the holder's lease will be over, as the store said.
     # _watched: when it will be over by this process's clock alone.
@@ -91,7 +92,7 @@ class Poller:
         self._key = key
         self._turn = os.urandom(8).hex()
         self._busy = BUSY_POLL_SECONDS
-        self._may_reserve_at = -math.inf
+        self._may_reserve_at = math.inf
         self._watched = watched_of(provider, key)
         self._begin()
 
@@ -121,13 +122,14 @@ class Poller:
         # The first look of a wait is a plain claim: what was seen before it may be long past.
         seen = None if self.record is None else self._watched.dead(self._turn)
         waited = monotonic() - waiting_since
-        self._may_reserve_at = waiting_since + RESERVE_AFTER_SECONDS
+        may_reserve = waited >= RESERVE_AFTER_SECONDS
+        self._may_reserve_at = math.inf if may_reserve else waiting_since + RESERVE_AFTER_SECONDS
         was_told, self._told = self._told, False
         self._asked_at = monotonic()
         self._busy = BUSY_POLL_SECONDS * RESERVE_AFTER_SECONDS / max(waited, RESERVE_AFTER_SECONDS)
         if (
             seen is None
-            and waited >= RESERVE_AFTER_SECONDS
+            and may_reserve
             and self._should_reserve()
             and not await self._reserve_finds_it_free(answer_by)
         ):
@@ -171,13 +173,11 @@ class Poller:
     def pause(self) -> float:
         """Return the seconds until it makes sense to ask again."""
         now = monotonic()
-        pause = jittered(self._interval)
-        if self._may_reserve_at > now:
-            pause = min(pause, self._may_reserve_at - now)
         dead_at = min(
             self._watched.dead_at(self._turn), self._dead_at if self._dead_at > now else math.inf
         )
-        return min(pause, max(0.0, dead_at - now + jittered(FIRST_POLL_SECONDS)))
+        look_at = min(self._may_reserve_at, dead_at + jittered(FIRST_POLL_SECONDS))
+        return min(jittered(self._interval), max(0.0, look_at - now))
 
     async def end_reservation(self) -> None:
         """End a reservation, shielded and bounded, since nobody waits here any more."""

@@ -208,8 +208,10 @@ class PermitLine:
             pause = max(LONGEST_POLL_SECONDS, min(one._lease for one in here) / LOOKS_PER_LEASE)
             return min(pause, min(one._deadline for one in here) - now)
         pause = self._polling.pause()
+        if waiter.reserved:
+            return pause
         may_reserve_at = max(waiter.arrived, self._had_at) + RESERVE_AFTER_SECONDS
-        return min(pause, may_reserve_at - now) if may_reserve_at > now else pause
+        return min(pause, max(0.0, may_reserve_at - now))
 
     def _live(self) -> list[LockHandle]:
         return [handle for handle in self._held if handle.lost is None]

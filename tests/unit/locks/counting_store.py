@@ -1,4 +1,4 @@
-"""A memory store that counts its requests for locks; handovers may fail or take time."""
+"""A memory store that counts its requests for locks; claims may be slow, handovers may fail."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ Backend = Literal["asyncio", "trio"]
 
 
 class CountingStore(MemoryStore):
-    """Counts the calls that would be requests, and lets a handover fail or take its time."""
+    """Counts the calls that would be requests, and lets a handover fail or take its time.
+
+    ``claims_take`` is how many seconds the answer to a claim is under way.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.calls: Counter[str] = Counter()
+        self.claims_take = 0.0
         self.before_handover: list[Exception] = []
         self.after_handover: list[Exception] = []
         self.gate: anyio.Event | None = None
@@ -30,7 +34,10 @@ class CountingStore(MemoryStore):
     async def claim_lock(self, *args: Any, **options: Any) -> Any:
         self.calls["claim"] += 1
         await anyio.sleep(0)
-        return await super().claim_lock(*args, **options)
+        reply = await super().claim_lock(*args, **options)
+        if self.claims_take:
+            await anyio.sleep(self.claims_take)
+        return reply
 
     async def release_lock(self, *args: Any, **options: Any) -> bool:
         self.calls["release"] += 1

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from gogoscope import LockTimeoutError, StoreTimeoutError, scope
+from gogoscope.locks import polling
 from gogoscope.locks.polling import RESERVE_AFTER_SECONDS
 from gogoscope.locks.queue import MOST_IN_A_ROW, _queues
 from gogoscope.testing import VirtualClock
@@ -58,6 +59,25 @@ async def test_another_process_that_waited_gets_the_next_turn(store: CountingSto
             async with t.lock("job", ttl=LONG):
                 got.set()
     assert elsewhere.calls["reserve"] >= 1
+
+
+async def test_a_turn_is_reserved_at_once_by_whom_a_slow_answer_has_kept_waiting_for_long(
+    store: CountingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_POLL_SECONDS", "LONGEST_POLL_SECONDS", "BUSY_POLL_SECONDS"):
+        monkeypatch.setattr(polling, name, LONG)
+    elsewhere = another_process(store)
+    elsewhere.claims_take = 1.1 * RESERVE_AFTER_SECONDS
+    handle = await store.acquire("job", LONG)
+    assert handle is not None
+    async with scope(persistence=elsewhere) as t:
+        waiting = t.task(t.acquire_lock, "job", LONG, None)
+        with anyio.fail_after(10):
+            while not elsewhere.calls["reserve"]:
+                await anyio.sleep(0.01)
+        waiting.cancel()
+        await waiting
+    assert elsewhere.calls["reserve"] <= 2  # and the one that ends it
 
 
 @pytest.mark.slow_elsewhere

@@ -240,6 +240,28 @@ async def test_others_reserve_a_turn_when_they_have_waited_for_long(store: Watch
         await (await mine.enter()).leave()
 
 
+async def test_a_turn_is_reserved_at_once_by_whom_a_slow_answer_has_kept_waiting_for_long(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_POLL_SECONDS", "LONGEST_POLL_SECONDS", "BUSY_POLL_SECONDS"):
+        monkeypatch.setattr(polling, name, 600.0)
+    elsewhere = another_process(store)
+    async with scope(persistence=store) as s, scope(persistence=elsewhere) as t:
+        holder = await Holder(s, s.semaphore("k", 1)).enter()
+        elsewhere.gate["claim_permit"] = answer = anyio.Event()
+        other = Holder(t, t.semaphore("k", 1))
+        await elsewhere.at_gate.wait()
+        await anyio.sleep(1.1 * line.RESERVE_AFTER_SECONDS)
+        answer.set()
+        with anyio.fail_after(FIVE):
+            while not (await record(store)).waiting:
+                await anyio.sleep(0.01)
+        assert elsewhere.calls["claim_permit"] == 2
+        other.task.cancel()
+        await other.task
+        await holder.leave()
+
+
 async def test_a_waiter_that_is_cancelled_during_the_handover_passes_the_permit_on(
     store: WatchedStore,
 ) -> None:
