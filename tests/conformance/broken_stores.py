@@ -617,6 +617,17 @@ class TestAZombieEndsATick(BrokenStore):
             return await super().end_tick(name, holder, how, error)
 
 
+class TestATickThatWasTakenBackBeginsLate(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def end_tick(
+            self, name: str, nonce: str, how: TickEnd, error: str | None = None
+        ) -> bool:
+            record = await self.read_schedule(name)
+            if how == "unbegun" and (record is None or record.lease.nonce != nonce):
+                return False
+            return await super().end_tick(name, nonce, how, error)
+
+
 class TestADeadTickIsForgotten(BrokenStore):
     class store_type(MemoryStore):  # noqa: N801
         async def claim_tick(
@@ -678,6 +689,15 @@ class TestASaveForgetsHowFarTheJobHadCome(BrokenStore):
             self, *args: Any, done: Any = None, total: Any = None, **options: Any
         ) -> Any:
             return await super().save_job(*args, done=done or 0, total=total, **options)
+
+
+class TestAJobThatWasTakenBackIsTakenLate(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def release_job(self, key: str, nonce: str) -> bool:
+            record = await self.read_job(key)
+            if record is None or record.lease.nonce != nonce:
+                return False
+            return await super().release_job(key, nonce)
 
 
 class TestAZombieFinishesAJob(BrokenStore):
@@ -807,6 +827,15 @@ class TestATurnLastsForEver(BrokenStore):
         ) -> Any:
             claim = evolve(claim, turn_ms=1_000 * claim.turn_ms)
             return await super().claim_permit(kind, key, claim, **options)
+
+
+class TestAPermitThatWasTakenBackIsTakenLate(BrokenStore):
+    class store_type(MemoryStore):  # noqa: N801
+        async def release_permit(self, kind: Any, key: str, nonce: str) -> bool:
+            record = await self.read_permits(kind, key)
+            if record is None or nonce not in record.holders:
+                return False
+            return await super().release_permit(kind, key, nonce)
 
 
 class TestAZombieReleasesThePermitOfAnother(BrokenStore):

@@ -95,6 +95,9 @@ RULES = {
     "TestASaveForgetsHowFarTheJobHadCome": (
         "test_how_far_a_job_has_come_is_kept_until_another_save_tells"
     ),
+    "TestAJobThatWasTakenBackIsTakenLate": (
+        "test_a_claim_of_a_job_that_lands_after_it_was_taken_back_is_refused"
+    ),
     "TestAZombieFinishesAJob": "test_whoever_lost_a_job_changes_nothing_any_more",
     "TestRestartKeepsTheState": "test_a_job_may_begin_anew",
     "TestANewerStateIsTaken": "test_a_state_of_a_newer_version_is_refused",
@@ -109,6 +112,9 @@ RULES = {
     "TestATickIsStartedTwice": "test_of_many_processes_at_once_one_starts_a_tick",
     "TestATickIsStartedEarly": "test_no_tick_is_started_before_its_time",
     "TestAZombieEndsATick": "test_whoever_lost_a_tick_changes_nothing_any_more",
+    "TestATickThatWasTakenBackBeginsLate": (
+        "test_a_claim_of_a_tick_that_lands_after_it_was_taken_back_is_refused"
+    ),
     "TestADeadTickIsForgotten": "test_a_run_that_died_goes_before_the_ticks_after_it",
     "TestATickIsStartedAgainForEver": (
         "test_a_tick_whose_run_died_is_started_again_as_often_as_is_allowed"
@@ -118,6 +124,9 @@ RULES = {
     "TestAWriterBesideReaders": "test_readers_share_and_a_writer_is_alone",
     "TestReadersStarveAWriter": "test_readers_that_come_later_wait_for_a_writer_that_waits",
     "TestATurnLastsForEver": "test_a_turn_that_is_not_renewed_ends",
+    "TestAPermitThatWasTakenBackIsTakenLate": (
+        "test_a_claim_of_a_permit_that_lands_after_it_was_taken_back_is_refused"
+    ),
     "TestAZombieReleasesThePermitOfAnother": (
         "test_whoever_lost_a_permit_changes_nothing_any_more"
     ),

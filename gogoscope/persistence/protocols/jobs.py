@@ -74,7 +74,11 @@ class JobProvider(Protocol):
         ...
 
     async def release_job(self, key: str, nonce: str) -> bool:
-        """Free the job of ``nonce``, which is to go on from its state; ``False`` if lost."""
+        """Free the job of ``nonce``, which is to go on from its state; ``False`` if lost.
+
+        If nobody has it, the claim of ``nonce`` may still be on its way: it is refused when it
+        lands.
+        """
         ...
 
     async def read_job(self, key: str) -> JobRecord | None:

@@ -57,7 +57,11 @@ class PermitProvider(Protocol):
         ...
 
     async def release_permit(self, kind: PermitKind, key: str, nonce: str) -> bool:
-        """Free the permit of ``nonce``; ``False`` if it was lost."""
+        """Free the permit of ``nonce``; ``False`` if it was lost.
+
+        If it holds none, the claim of ``nonce`` may still be on its way: it is refused when it
+        lands.
+        """
         ...
 
     async def leave_turn(self, kind: PermitKind, key: str, turn: str) -> bool:

@@ -59,6 +59,9 @@ class ScheduleProvider(Protocol):
     async def end_tick(self, name: str, nonce: str, how: TickEnd, error: str | None = None) -> bool:
         """Note how the run of ``nonce`` ended; ``False`` if it was taken over.
 
+        If nobody runs, the claim of an unbegun one may still be on its way: it is refused when it
+        lands.
+
         :param how: ``"done"``, ``"failed"``, ``"interrupted"`` if it is to be begun again, or
             ``"unbegun"`` if it is to be, and this time counts for nothing
         :param error: what it failed with, for people

@@ -105,20 +105,24 @@ def finish(
     """Note that the job of ``nonce`` has finished, and free it; ``False`` if it was lost."""
     if record is not None and record.lease.released_by == nonce and record.finished_ms is not None:
         return record, True  # an earlier try landed
-    freed, held = release(record, now_ms, nonce)
-    if freed is None or not held:
-        return freed, False
+    if record is None or record.lease.nonce != nonce:
+        return record, False
+    freed, _ = release(record, now_ms, nonce)
     until_ms = None if keep_ms is None else now_ms + keep_ms
     return evolve(freed, finished_ms=now_ms, until_ms=until_ms), True
 
 
-def release(record: JobRecord | None, now_ms: int, nonce: str) -> tuple[JobRecord | None, bool]:
-    """Free the job that ``nonce`` holds, which is to go on from its state."""
-    if record is None:
-        return None, False
-    lease, held = lock_rules.release(record.lease, now_ms, nonce)
+def release(record: JobRecord | None, now_ms: int, nonce: str) -> tuple[JobRecord, bool]:
+    """Free the job that ``nonce`` holds, which is to go on from its state.
+
+    If nobody holds it, its claim may still be on its way: it is refused when it lands.
+    """
+    before = None if record is None else record.lease
+    lease, held = lock_rules.take_back(before, now_ms, nonce)
     assert lease is not None
-    return (evolve(record, lease=lease) if held else record), held
+    if record is None:
+        return JobRecord(lease, version=0), False
+    return (record if lease is before else evolve(record, lease=lease)), held
 
 
 def purge_at_ms(record: JobRecord, now_ms: int) -> int | None:

@@ -128,9 +128,15 @@ def renew(
 def release(
     record: PermitsRecord | None, now_ms: int, nonce: str
 ) -> tuple[PermitsRecord | None, bool]:
-    """Free the permit that ``nonce`` holds, keeping the order of fencing tokens."""
-    if record is None or nonce not in record.holders:
-        return record, False
+    """Free the permit that ``nonce`` holds, keeping the order of fencing tokens.
+
+    If it holds none, its claim may still be on its way: it is refused when it lands.
+    """
+    if record is None:
+        return PermitsRecord(version=now_ms * 1000, released_by=nonce), False
+    if nonce not in record.holders:
+        noted = record.released_by == nonce
+        return (record if noted else evolve(record, released_by=nonce)), False
     return evolve(record, holders=_without(record.holders, nonce), released_by=nonce), True
 
 

@@ -120,11 +120,24 @@ def renew(
 def end(
     record: ScheduleRecord | None, now_ms: int, nonce: str, how: TickEnd, error: str | None
 ) -> tuple[ScheduleRecord | None, bool]:
-    """Note how the run of ``nonce`` ended; ``False`` if it was taken over."""
+    """Note how the run of ``nonce`` ended; ``False`` if it was taken over.
+
+    If nobody runs, the claim of an unbegun one may still be on its way: it is refused when it
+    lands.
+    """
+    if record is None:
+        return None, False
     state: TickState = "interrupted" if how == "unbegun" else how
-    if record is None or record.lease.nonce != nonce or record.state != "running":
-        landed = record is not None and record.lease.released_by == nonce and record.state == state
-        return record, landed
+    if record.state != "running":
+        if record.lease.released_by == nonce and record.state == state:
+            return record, True  # an earlier try landed
+        if how != "unbegun":
+            return record, False
+        lease, _ = lock_rules.take_back(record.lease, now_ms, nonce)
+        assert lease is not None
+        return (record if lease is record.lease else evolve(record, lease=lease)), False
+    if record.lease.nonce != nonce:
+        return record, False
     lease, _ = lock_rules.release(record.lease, now_ms, nonce)
     assert lease is not None
     starts = record.starts - 1 if how == "unbegun" else record.starts

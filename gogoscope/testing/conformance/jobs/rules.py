@@ -74,6 +74,19 @@ class JobConformance(Conformance):
         assert saved.granted
         assert (await taken(store, "a", restart=True)).record.saves == 1
 
+    async def test_a_claim_of_a_job_that_lands_after_it_was_taken_back_is_refused(
+        self, store: JobProvider
+    ) -> None:
+        assert not await store.release_job("job", "late")
+        assert not (await store.claim_job("job", a_claim("late"), 1)).granted
+        first = await taken(store, "a")
+        await save(store, first.record.lease, 7)
+        await store.release_job("job", "a")
+        assert not await store.release_job("job", "later")
+        assert not (await store.claim_job("job", a_claim("later"), 1)).granted
+        await taken(store, "b")
+        assert await self.state(store) == 7
+
     async def test_the_next_holder_goes_on_from_the_saved_state(self, store: JobProvider) -> None:
         first = await taken(store, "a")
         one = await save(store, first.record.lease, {"after": 1})

@@ -117,6 +117,16 @@ class PermitConformance(Conformance):
         assert await store.release_permit(SEMAPHORE, "k", "a")
         await refused(store, a_claim("a", 1))
 
+    async def test_a_claim_of_a_permit_that_lands_after_it_was_taken_back_is_refused(
+        self, store: PermitProvider
+    ) -> None:
+        assert not await store.release_permit(SEMAPHORE, "k", "late")
+        assert not (await store.claim_permit(SEMAPHORE, "k", a_claim("late", 2))).granted
+        await taken(store, a_claim("a", 2))
+        assert not await store.release_permit(SEMAPHORE, "k", "later")
+        assert not (await store.claim_permit(SEMAPHORE, "k", a_claim("later", 2))).granted
+        await taken(store, a_claim("b", 2))
+
     async def test_readers_share_and_a_writer_is_alone(self, store: PermitProvider) -> None:
         await taken(store, of_reader("a"), READ_WRITE)
         await taken(store, of_reader("b"), READ_WRITE)

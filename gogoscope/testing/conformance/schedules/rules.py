@@ -205,6 +205,15 @@ class ScheduleConformance(Conformance):
         assert await store.end_tick("s", "a", "unbegun")
         assert (await begun(store, "b", again(record, 0))).starts == 1
 
+    async def test_a_claim_of_a_tick_that_lands_after_it_was_taken_back_is_refused(
+        self, store: ScheduleProvider, clock: ManualClock
+    ) -> None:
+        await opened(store)
+        wanted = await next_tick(store, clock)
+        assert not await store.end_tick("s", "late", "unbegun")
+        assert not (await store.claim_tick("s", a_claim("late"), wanted)).granted
+        assert (await begun(store, "a", wanted)).starts == 1
+
     async def test_a_run_that_was_watched_for_its_lease_is_started_again(
         self, store: ScheduleProvider, clock: ManualClock
     ) -> None:

@@ -139,6 +139,9 @@ class Schedules(RuleBasedStateMachine):
         before = self.record
         self.record, ended = rules.end(before, self.clock(who), nonce, how, None)
         if not mine:
+            if how == "unbegun" and before is not None and before.state != "running":
+                noted = evolve(before.lease, released_by=nonce)  # so that a late claim is refused
+                before = evolve(before, lease=noted)
             assert self.record == before
             return
         assert ended
