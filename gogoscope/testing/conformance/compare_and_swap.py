@@ -324,17 +324,17 @@ class CompareAndSwapConformance:
         self, open_place: OpenPlace, put: bool
     ) -> None:
         async with open_place() as place, open_place() as other:
-            before = an_entry("before")
-            await other.put(KIND, "k", before)
 
             async def attempt_at(n: int) -> CancelledAt:
-                seen = await other.load(KIND, "k")
+                key = f"k{n}"  # of its own: what was cancelled in flight may arrive late
+                await other.put(KIND, key, an_entry("before"))
+                seen = await other.load(KIND, key)
                 assert seen is not None
                 new = after(seen, str(n), place.now_ms() + DAY_MS)
-                write = place.put(KIND, "k", new) if put else place.swap(KIND, "k", seen, new)
+                write = place.put(KIND, key, new) if put else place.swap(KIND, key, seen, new)
                 attempt = CancelledAt(write, n)
                 await attempt.run()
-                there = await place.load(KIND, "k")
+                there = await place.load(KIND, key)
                 assert there == new or (not attempt.ended and there == seen)
                 return attempt
 

@@ -135,6 +135,7 @@ class LockSafetyRules(Conformance):
         assert await handle.release() is True
         assert await store.acquire(key, 30) is not None
 
+    @pytest.mark.usefixtures("atomic")
     async def test_a_cancelled_acquire_holds_no_lock(self, store: LockProvider) -> None:
         async def attempt_at(n: int) -> CancelledAt:
             key = f"job {n}"
