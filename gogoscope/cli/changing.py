@@ -1,10 +1,15 @@
-"""Commands that change something; each shows what there is, and asks."""
+"""Commands that change something; each shows what there is, and asks.
+
+What cannot be understood is shown, too, by the error that says why, and those commands that set
+something free or back remove it.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import gogoscope
 from gogoscope.cli.exits import EndedError, ExitCode
@@ -12,6 +17,9 @@ from gogoscope.cli.fields import for_people
 from gogoscope.cli.listings import CIRCUITS
 from gogoscope.cli.output import described
 from gogoscope.cli.session import Session
+from gogoscope.exceptions import CorruptRecordError
+
+Record = TypeVar("Record")
 
 CIRCUIT_CHANGES = {
     "open": ("force_open", "Open a circuit by hand: every call is rejected until it is closed."),
@@ -33,7 +41,12 @@ SCHEDULE_CHANGES = {
 async def release(session: Session, key: str) -> None:
     """Free a lock, whoever holds it."""
     locks = session.part("locks")
-    holder = await locks.holder(key)
+    holder = await _read(locks.holder(key))
+    if isinstance(holder, CorruptRecordError):
+        await session.confirm(f"{holder}. If somebody holds it, two may work at once. Remove it?")
+        await locks.force_release(key)
+        _removed(session, key)
+        return
     if holder is None:
         raise EndedError(ExitCode.FOUND, f"nobody holds {key!r}")
     place = f" on {holder.host} (pid {holder.pid})" if holder.host else ""
@@ -54,7 +67,14 @@ async def release_permits(session: Session, kind: str, key: str, token: int | No
     :param token: the fencing token of the only permit to free; ``None`` for all
     """
     permits = session.part("permits")
-    record = await permits.read_permits(kind, key)
+    record = await _read(permits.read_permits(kind, key))
+    if isinstance(record, CorruptRecordError):
+        await session.confirm(
+            f"{record}. If anybody holds permits, more may work at once than should. Remove it?"
+        )
+        await permits.force_release_permits(kind, key)
+        _removed(session, key)
+        return
     leases = [permit.lease for permit in record.holders.values()] if record is not None else []
     held = [lease for lease in leases if token in (None, lease.fencing_token)]
     if not held:
@@ -71,6 +91,18 @@ async def release_permits(session: Session, kind: str, key: str, token: int | No
     session.output.done(line, {"key": key, "released": count})
 
 
+async def _read(reading: Awaitable[Record]) -> Record | CorruptRecordError:
+    """Return what is read, or the error that says why it cannot be understood."""
+    try:
+        return await reading
+    except CorruptRecordError as error:
+        return error
+
+
+def _removed(session: Session, key: str) -> None:
+    session.output.done(f"removed the corrupt record {key!r}", {"key": key, "released": None})
+
+
 def _with_token(token: int | None) -> str:
     return "" if token is None else f" with the fencing token {token}"
 
@@ -78,12 +110,13 @@ def _with_token(token: int | None) -> str:
 async def set_circuit(session: Session, name: str, command: str) -> None:
     """Open, close or reset a circuit."""
     circuits = session.part("circuit_breakers")
-    state = await circuits.get_state(name)
-    told = (
-        f"Nothing was ever recorded of a circuit {name!r}."
-        if state is None
-        else f"Circuit {name!r} is {state.state}, with {state.failure_count} failures."
-    )
+    state = await _read(circuits.get_state(name))
+    if isinstance(state, CorruptRecordError):
+        told = f"{state}."
+    elif state is None:
+        told = f"Nothing was ever recorded of a circuit {name!r}."
+    else:
+        told = f"Circuit {name!r} is {state.state}, with {state.failure_count} failures."
     await session.confirm(f"{told} {command.capitalize()} it?")
     method, _ = CIRCUIT_CHANGES[command]
     after = await getattr(circuits, method)(name)
@@ -93,13 +126,17 @@ async def set_circuit(session: Session, name: str, command: str) -> None:
 async def set_schedule(session: Session, name: str, command: str) -> None:
     """Pause, continue, trigger or forget a schedule."""
     schedules = session.part("schedules")
-    record = await schedules.read_schedule(name)
+    record = await _read(schedules.read_schedule(name))
     if record is None:
         raise EndedError(ExitCode.FOUND, f"there is no schedule {name!r}")
-    told = "is paused" if record.paused_ms is not None else "is not paused"
-    await session.confirm(
-        f"Schedule {name!r} ({record.definition}) {told}. {command.capitalize()} it?"
-    )
+    if isinstance(record, CorruptRecordError):
+        if command != "forget":
+            raise record
+        told = f"{record}."
+    else:
+        paused = "is paused" if record.paused_ms is not None else "is not paused"
+        told = f"Schedule {name!r} ({record.definition}) {paused}."
+    await session.confirm(f"{told} {command.capitalize()} it?")
     method, _ = SCHEDULE_CHANGES[command]
     if not await getattr(schedules, method)(name):
         raise EndedError(ExitCode.FOUND, f"there is no schedule {name!r} any more")

@@ -178,17 +178,19 @@ local page = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', {KEYS_PER_PA
 local keys = {{}}
 for _, key in ipairs(page[2]) do
   local head = redis.pcall('GETRANGE', key, 0, 199)
-  if type(head) == 'string' then
-    local writer, purge = string.match(head, '^1 (%S+) (%S+) ')
-    if writer and writer ~= '.' and (purge == '.' or tonumber(purge) > tonumber(ARGV[4])) then
-      keys[#keys + 1] = key
-    end
-  end
+  local writer, purge
+  if type(head) == 'string' then writer, purge = string.match(head, '^1 (%S+) (%S+) ') end
+  local ends = purge == '.' and math.huge or purge and tonumber(purge)
+  local is_there = writer ~= '.' and ends and ends > tonumber(ARGV[4])
+  local is_corrupt = head ~= '' and not ends
+  if is_there or is_corrupt then keys[#keys + 1] = key end
 end
 return answer('done', page[1], keys)
 """,
 )
-"""Arguments: tag, cursor, pattern, time in milliseconds."""
+"""Arguments: tag, cursor, pattern, time in milliseconds.
+
+What cannot be understood is in the page, so that whoever reads it says so."""
 
 CLEAR = _script(
     _TIME,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
-from tests.support.operated import Command, ask
+from tests.support.operated import Command, ask, fill
 
 CHANGES = [
     ("release", "order:1"),
@@ -127,3 +131,52 @@ def test_a_run_that_did_not_die_is_not_resolved(command: Command, url: str, key:
     shown = command("resolve", key, "--repeat", "--yes", "--store", url)
     assert (shown.code, shown.out) == (1, "")
     assert len(shown.err.splitlines()) == 1
+
+
+def corrupted(folder: Path, key: str) -> str:
+    """Return the URL of a store in which the record of a key cannot be understood."""
+    path = folder / "app.db"
+    fill(f"sqlite:///{path}")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE records SET content = '{' WHERE key = ?", (key,))
+    return f"sqlite:///{path}"
+
+
+@pytest.mark.parametrize(
+    ("change", "listing", "done"),
+    [
+        ("release order:1", "locks", "removed the corrupt record 'order:1'"),
+        (
+            "release licences --kind semaphore",
+            "semaphores",
+            "removed the corrupt record 'licences'",
+        ),
+        ("reset payments", "circuits", "circuit 'payments' is closed"),
+        ("forget nightly", "schedules", "forget: done for schedule 'nightly'"),
+    ],
+)
+def test_what_is_corrupt_is_shown_and_set_right(
+    command: Command, tmp_path: Path, change: str, listing: str, done: str
+) -> None:
+    words = change.split()
+    url = corrupted(tmp_path, words[1])
+    assert "is left out" in command(listing, "--store", url).err
+    asked = command(*words, "--store", url)
+    assert asked.code == 5
+    assert f"{words[1]!r} cannot be understood" in asked.err
+    shown = command(*words, "--yes", "--store", url)
+    assert (shown.code, shown.out) == (0, f"{done}\n")
+    assert "is left out" not in command(listing, "--store", url).err
+
+
+def test_a_corrupt_schedule_is_forgotten_or_left_as_it_is(command: Command, tmp_path: Path) -> None:
+    url = corrupted(tmp_path, "nightly")
+    paused = command("pause", "nightly", "--yes", "--store", url)
+    assert (paused.code, paused.out) == (3, "")
+    assert "'nightly' cannot be understood" in paused.err
+
+
+def test_how_many_held_what_was_corrupt_is_not_known(command: Command, tmp_path: Path) -> None:
+    url = corrupted(tmp_path, "order:1")
+    shown = command("release", "order:1", "--yes", "--json", "--store", url)
+    assert shown.document == {"key": "order:1", "released": None}

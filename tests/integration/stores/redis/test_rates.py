@@ -98,3 +98,18 @@ async def test_what_another_version_wrote_is_corrupt(store: RedisStore) -> None:
             await store.reserve_rate("limit", COST, BURST, 0)
     await store._server.look("DEL", f"gogoscope:rate:{key}")
     assert (await store.reserve_rate("limit", COST, BURST, 0)).granted
+
+
+async def test_a_list_says_what_it_leaves_out(
+    store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await store.reserve_rate("limit", COST, BURST, 0)).granted
+    for number, text in enumerate((b"2 something", b"1 a b 1 . .\n{}", b"1 a . 1 . .\nnothing")):
+        key = store._full_key(f"corrupt {number}")
+        await store._server.look("SET", f"gogoscope:rate:{key}", text)
+    await store._server.look("LPUSH", f"gogoscope:rate:{store._full_key('a list')}", "1")
+    assert [*await store.rate_limits()] == ["limit"]
+    told = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert len(told) == 4
+    for name in ("corrupt 0", "corrupt 1", "corrupt 2", "a list"):
+        assert any(f":{name}' cannot be understood" in line for line in told), told
