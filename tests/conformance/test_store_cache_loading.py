@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from gogoscope import Cache
+from gogoscope.cache import outages
 from gogoscope.testing.conformance import OpenStore
 from gogoscope.testing.conformance.cancelling import CancelledAt, cancel_everywhere
 from tests.conformance.places import DynamoDBPlace, MemoryPlace, RedisPlace, SQLitePlace
@@ -20,8 +21,9 @@ pytestmark = pytest.mark.anyio
 
 class LoadingRules:
     async def test_callers_of_two_stores_on_one_place_make_one_load(
-        self, open_store: OpenStore
+        self, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(outages, "STORE_SECONDS", 30)  # no slow machine is an outage
         loads = 0
 
         async def load(name: str) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 # The guard's standard input is closed when the process that started it ends.
 _GUARD = """
@@ -28,8 +30,13 @@ def end_guarded(guard: subprocess.Popen[bytes]) -> None:
         guard.wait()
 
 
+PORTS = range(10_000, 20_000)
+"""Below those that systems give to connections, so that none has the port before the server."""
+
+
 def free_port() -> int:
     """Return a port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    while True:
+        port = secrets.choice(PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

@@ -21,7 +21,7 @@ from gogoscope.stores.sqlite.store import SQLiteStore
 from tests.support.shared_stores import SHARED_STORES, shared_store_url
 
 WORKER = Path(__file__).with_name("worker.py")
-LEASE = 2.0
+LEASE = 6.0
 SOON = 8.0
 """How much longer than it must something may take on a busy machine, in seconds."""
 

@@ -24,10 +24,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def silent_port() -> Iterator[int]:
-    """A port behind which everybody is heard, and nobody is answered."""
+def silent() -> Iterator[socket.socket]:
+    """A listener on a port behind which everybody is heard, and nobody is answered."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
-        yield listener.getsockname()[1]
+        listener.settimeout(60)
+        yield listener
+
+
+@pytest.fixture
+def silent_port(silent: socket.socket) -> int:
+    port: int = silent.getsockname()[1]
+    return port
 
 
 def check(code: int, out: str, err: str) -> None:
@@ -62,17 +69,17 @@ def test_a_store_that_is_down_for_the_other_commands(
         check(finished.code, finished.out, finished.err)
 
 
-def test_ctrl_c_ends_the_wait_for_a_store_that_says_nothing(silent_port: int) -> None:
+def test_ctrl_c_ends_the_wait_for_a_store_that_says_nothing(
+    silent: socket.socket, silent_port: int
+) -> None:
     url = f"redis://127.0.0.1:{silent_port}/0?request_timeout=100"
     command = [*PROGRAM, "locks", "--store", url]
-    with (
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as waiting,
-        socket.create_connection(("127.0.0.1", silent_port)),
-    ):
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as waiting:
         assert waiting.stderr is not None
         try:
-            with pytest.raises(subprocess.TimeoutExpired):
-                waiting.wait(2)
+            connected, _ = silent.accept()
+            with connected, pytest.raises(subprocess.TimeoutExpired):
+                waiting.wait(0.5)
             waiting.send_signal(2)
             assert waiting.wait(60) == 130
             assert waiting.stderr.read() == ""

@@ -43,12 +43,14 @@ async def test_on_dynamodb_a_pool_full_of_slow_requests_does_not_delay_renewals(
         async def read() -> None:
             await store.get("value")
 
-        async with scope(persistence=store) as s, s.lock("job", ttl=2) as locked:
+        async with scope(persistence=store) as s, s.lock("job", ttl=6) as locked:
             for _ in range(6 * POOL_SIZE):
                 group.start_soon(read)
-            for _ in range(16):
-                await anyio.sleep(0.2)
-                locked.ensure()
+            before = locked.expires_at
+            with anyio.fail_after(20):
+                while locked.expires_at < before + 1:
+                    await anyio.sleep(0.2)
+                    locked.ensure()
         assert proxy.done["reads"] >= POOL_SIZE
         group.cancel_scope.cancel()
 
@@ -67,24 +69,26 @@ async def test_on_dynamodb_requests_wait_for_room_and_all_get_it(
 
 async def test_on_sqlite_a_queue_of_other_operations_loses_no_lock(tmp_path: Path) -> None:
     async with SQLiteStore(tmp_path / "store.db") as store:
-        done = 0
+        done, renewed = 0, False
 
         async def write(number: int) -> None:
             nonlocal done
-            for step in range(10):
-                await store.set(f"key {number}", step)
+            while done < 2000 or not renewed:
+                await store.set(f"key {number}", done)
                 done += 1
 
         async with (
             scope(persistence=store) as s,
-            s.lock("job", ttl=1) as locked,
+            s.lock("job", ttl=6) as locked,
             anyio.create_task_group() as group,
         ):
+            before = locked.expires_at
             for number in range(200):
                 group.start_soon(write, number)
-            while done < 2000:
+            while done < 2000 or not renewed:
                 await anyio.sleep(0.05)
                 locked.ensure()
+                renewed = locked.expires_at > before + 1
 
 
 WHO: ContextVar[str] = ContextVar("who", default="the test")

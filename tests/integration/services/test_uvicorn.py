@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM"),
 ]
 
-GRACE = 3.0
+GRACE = 8.0
 
 
 @contextmanager

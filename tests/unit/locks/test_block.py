@@ -16,6 +16,7 @@ from gogoscope import (
     LockTimeoutError,
     StoreConnectionError,
     StoreTimeoutError,
+    Task,
     TaskCancelled,
     scope,
 )
@@ -28,39 +29,51 @@ from tests.unit.locks.faulty_store import Backend, FaultyStore
 
 pytestmark = pytest.mark.anyio
 
+BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
 
 @pytest.fixture
 def store() -> FaultyStore:
     return FaultyStore()
 
 
-async def test_a_block_renews_its_lock_while_it_runs(store: FaultyStore) -> None:
-    async with scope(persistence=store) as s:
-        async with s.lock("order", ttl=0.15, metadata={"shard": "7"}) as locked:
-            for _ in range(8):
-                await anyio.sleep(0.05)
-                locked.ensure()
-                assert await locked.is_valid()
-            holder = await store.holder("order")
-            assert holder is not None
-            assert holder.fencing_token == locked.fencing_token
-            assert holder.scope == s.name
-        assert store.renewals >= 3
-        assert await store.holder("order") is None
+@BOTH
+def test_a_block_renews_its_lock_while_it_runs(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
+) -> None:
+    async def program() -> None:
+        async with scope(persistence=store) as s:
+            async with s.lock("order", ttl=30, metadata={"shard": "7"}) as locked:
+                for _ in range(8):
+                    await anyio.sleep(10)
+                    locked.ensure()
+                    assert await locked.is_valid()
+                holder = await store.holder("order")
+                assert holder is not None
+                assert holder.fencing_token == locked.fencing_token
+                assert holder.scope == s.name
+            assert store.renewals >= 3
+            assert await store.holder("order") is None
+
+    virtual_clock.run(program, backend=backend)
 
 
-async def test_rule_14_the_lock_is_released_after_the_last_task_of_its_block(
-    store: FaultyStore,
+@BOTH
+def test_rule_14_the_lock_is_released_after_the_last_task_of_its_block(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
 ) -> None:
     held: list[bool] = []
 
     async def work() -> None:
-        await anyio.sleep(0.3)
+        await anyio.sleep(60)
         held.append(await store.holder("order") is not None)
 
-    async with scope(persistence=store) as s, s.lock("order", ttl=0.15) as locked:
-        locked.task(work)
-    assert held == [True]
+    async def program() -> None:
+        async with scope(persistence=store) as s, s.lock("order", ttl=30) as locked:
+            locked.task(work)
+        assert held == [True]
+
+    virtual_clock.run(program, backend=backend)
 
 
 @pytest.mark.parametrize("anyio_backend", [loop for loop in EVENT_LOOPS if loop.id != "trio"])
@@ -80,54 +93,69 @@ async def test_a_renewal_that_asyncio_itself_cancels_loses_the_lease_and_never_c
         assert await s.acquire_lock("order", ttl=1, wait=5) is not None
 
 
-async def test_rule_14_a_lost_lease_cancels_the_block_and_its_tasks(store: FaultyStore) -> None:
-    events: list[Event] = []
-    tasks = []
-    with pytest.raises(LeaseLostError, match="taken over by 'thief'") as caught:
-        async with (
-            scope(persistence=store, on_event=events.append) as s,
-            s.lock("order", ttl=0.15) as locked,
-        ):
-            tasks.append(locked.task(anyio.sleep_forever))
-            await store.force_release("order")
-            assert await store.acquire("order", 60, "thief") is not None
-            with anyio.fail_after(5):
-                await anyio.sleep_forever()
-    assert caught.value.key == "order"
-    assert isinstance((await tasks[0]).error, TaskCancelled)
-    assert [event.key for event in events if isinstance(event, LeaseLost)] == ["order"]
-    holder = await store.holder("order")
-    assert holder is not None
-    assert holder.owner == "thief"
-
-
-async def test_rule_14_a_store_that_is_cut_off_loses_the_lock_at_the_end_of_its_lease(
-    store: FaultyStore,
+@BOTH
+def test_rule_14_a_lost_lease_cancels_the_block_and_its_tasks(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
 ) -> None:
-    started = anyio.current_time()
-    with pytest.raises(LeaseLostError, match="cut off") as caught:
-        async with scope(persistence=store) as s, s.lock("order", ttl=0.8) as locked:
-            store.cut_off = True
-            try:
-                with anyio.fail_after(5):
+    events: list[Event] = []
+    tasks: list[Task[None]] = []
+
+    async def program() -> None:
+        with pytest.raises(LeaseLostError, match="taken over by 'thief'") as caught:
+            async with (
+                scope(persistence=store, on_event=events.append) as s,
+                s.lock("order", ttl=30) as locked,
+            ):
+                tasks.append(locked.task(anyio.sleep_forever))
+                await store.force_release("order")
+                assert await store.acquire("order", 600, "thief") is not None
+                await anyio.sleep_forever()
+        assert caught.value.key == "order"
+        assert isinstance((await tasks[0]).error, TaskCancelled)
+        assert [event.key for event in events if isinstance(event, LeaseLost)] == ["order"]
+        holder = await store.holder("order")
+        assert holder is not None
+        assert holder.owner == "thief"
+
+    virtual_clock.run(program, backend=backend)
+
+
+@BOTH
+def test_rule_14_a_store_that_is_cut_off_loses_the_lock_at_the_end_of_its_lease(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
+) -> None:
+    async def program() -> None:
+        started = anyio.current_time()
+        with pytest.raises(LeaseLostError, match="cut off") as caught:
+            async with scope(persistence=store) as s, s.lock("order", ttl=30) as locked:
+                store.cut_off = True
+                try:
                     await anyio.sleep_forever()
-            finally:
-                assert anyio.current_time() - started >= 0.7
-                with pytest.raises(LeaseLostError):
-                    locked.ensure()
-    assert isinstance(caught.value.__cause__, StoreConnectionError)
+                finally:
+                    assert anyio.current_time() - started == pytest.approx(30, abs=0.1)
+                    with pytest.raises(LeaseLostError):
+                        locked.ensure()
+        assert isinstance(caught.value.__cause__, StoreConnectionError)
+
+    virtual_clock.run(program, backend=backend)
 
 
-async def test_rule_14_a_short_outage_of_the_store_loses_nothing(store: FaultyStore) -> None:
-    async with scope(persistence=store) as s, s.lock("order", ttl=0.6) as locked:
-        store.cut_off = True
-        await anyio.sleep(0.3)
-        store.cut_off = False
-        await anyio.sleep(0.5)
-        locked.ensure()
+@BOTH
+def test_rule_14_a_short_outage_of_the_store_loses_nothing(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
+) -> None:
+    async def program() -> None:
+        async with scope(persistence=store) as s, s.lock("order", ttl=30) as locked:
+            store.cut_off = True
+            await anyio.sleep(15)
+            store.cut_off = False
+            await anyio.sleep(25)
+            locked.ensure()
+
+    virtual_clock.run(program, backend=backend)
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@BOTH
 def test_rule_14_a_block_whose_lease_was_made_shorter_is_renewed_in_time(
     virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
 ) -> None:
@@ -144,7 +172,7 @@ def test_rule_14_a_block_whose_lease_was_made_shorter_is_renewed_in_time(
 
 
 @pytest.mark.parametrize("answered", [True, False])
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@BOTH
 def test_rule_14_a_block_whose_lease_was_made_shorter_is_cancelled_at_its_end(
     virtual_clock: VirtualClock, backend: Backend, store: FaultyStore, answered: bool
 ) -> None:

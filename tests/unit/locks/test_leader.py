@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -19,6 +19,7 @@ from gogoscope import (
     scope,
 )
 from gogoscope.stores.memory import MemoryStore
+from gogoscope.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -47,21 +48,26 @@ def store() -> FaultyStore:
     return FaultyStore()
 
 
-async def test_a_lost_term_ends_its_block_and_the_loop_campaigns_again(store: FaultyStore) -> None:
-    tokens: list[int] = []
-    async with scope(persistence=store) as s:
-        while len(tokens) < 3:
-            campaign = s.leader("job", ttl=0.15)
-            async with campaign as term:
-                tokens.append(term.fencing_token)
-                task = term.task(anyio.sleep_forever)
-                await store.force_release("job")
-                with anyio.fail_after(5):
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_lost_term_ends_its_block_and_the_loop_campaigns_again(
+    virtual_clock: VirtualClock, backend: Literal["asyncio", "trio"], store: FaultyStore
+) -> None:
+    async def program() -> None:
+        tokens: list[int] = []
+        async with scope(persistence=store) as s:
+            while len(tokens) < 3:
+                campaign = s.leader("job", ttl=30)
+                async with campaign as term:
+                    tokens.append(term.fencing_token)
+                    task = term.task(anyio.sleep_forever)
+                    await store.force_release("job")
                     await anyio.sleep_forever()
-            assert campaign.lost == "it was forcibly released"
-            assert (await task).error is not None
-    assert tokens == sorted(set(tokens))
-    assert await store.holder("job") is None
+                assert campaign.lost == "it was forcibly released"
+                assert (await task).error is not None
+        assert tokens == sorted(set(tokens))
+        assert await store.holder("job") is None
+
+    virtual_clock.run(program, backend=backend)
 
 
 async def test_only_one_leads_and_leaving_resigns(store: FaultyStore) -> None:

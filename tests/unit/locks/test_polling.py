@@ -87,7 +87,10 @@ async def test_a_reservation_is_renewed_while_its_process_waits(store: CountingS
     assert handle is not None
     async with scope(persistence=elsewhere) as t:
         waiting = t.task(t.acquire_lock, "job", LONG, None)
-        await anyio.sleep(1.6)
+        with anyio.fail_after(20):
+            while elsewhere.calls["reserve"] < 2:
+                await anyio.sleep(0.01)
+        await settled()
         record = await store.read_lock("job")
         assert record is not None
         assert record.next_turn is not None
@@ -122,39 +125,45 @@ async def test_a_reservation_is_ended_when_nobody_waits_any_more(
     assert record.next_turn is None
 
 
-@pytest.mark.slow_elsewhere
-async def test_a_dead_holder_and_a_dead_reservation_are_passed_over_without_trusting_clocks() -> (
-    None
-):
-    now = 1_800_000_000.0
-    dead = CountingStore(clock=ManualClock(now + 3600))
-    assert await dead.acquire("job", 0.2) is not None
-    assert (await dead.reserve_lock("job", "dead", 1000)).granted
-    await dead.force_release("other")
-    assert (await dead.acquire("other", LONG)) is not None
-    assert (await dead.reserve_lock("other", "dead", 1000)).granted
-    record = await dead.read_lock("other")
-    assert record is not None
-    await dead.release_lock("other", record.nonce or "", in_time=True)
-    alive = CountingStore(clock=ManualClock(now), max_clock_skew=7200)
-    alive._records = dead._records
-    alive._records._clock = ManualClock(now)  # type: ignore[attr-defined]
-    for key, longest in (("job", 1), ("other", 3)):
-        async with scope(persistence=alive) as s:
-            with anyio.fail_after(longest):
-                assert await s.acquire_lock(key, LONG, None) is not None
-
-
-@pytest.mark.slow_elsewhere
-async def test_a_dead_holder_is_followed_as_soon_as_its_lease_is_over(
-    store: CountingStore,
+@BOTH
+def test_a_dead_holder_and_a_dead_reservation_are_passed_over_without_trusting_clocks(
+    virtual_clock: VirtualClock, backend: Backend
 ) -> None:
-    elsewhere = another_process(store)
-    handle = await elsewhere.acquire("job", 2)
-    assert handle is not None
-    deadline = handle.deadline
-    async with scope(persistence=store) as s, s.lock("job", ttl=LONG):
-        assert deadline - 0.1 < anyio.current_time() < deadline + 0.3
+    async def program() -> None:
+        now = 1_800_000_000.0
+        dead = CountingStore(clock=ManualClock(now + 3600))
+        assert await dead.acquire("job", 0.2) is not None
+        assert (await dead.reserve_lock("job", "dead", 1000)).granted
+        await dead.force_release("other")
+        assert (await dead.acquire("other", LONG)) is not None
+        assert (await dead.reserve_lock("other", "dead", 1000)).granted
+        record = await dead.read_lock("other")
+        assert record is not None
+        await dead.release_lock("other", record.nonce or "", in_time=True)
+        alive = CountingStore(clock=ManualClock(now), max_clock_skew=7200)
+        alive._records = dead._records
+        alive._records._clock = ManualClock(now)  # type: ignore[attr-defined]
+        for key, longest in (("job", 1), ("other", 3)):
+            async with scope(persistence=alive) as s:
+                with anyio.fail_after(longest):
+                    assert await s.acquire_lock(key, LONG, None) is not None
+
+    virtual_clock.run(program, backend=backend)
+
+
+@BOTH
+def test_a_dead_holder_is_followed_as_soon_as_its_lease_is_over(
+    virtual_clock: VirtualClock, backend: Backend, store: CountingStore
+) -> None:
+    async def program() -> None:
+        elsewhere = another_process(store)
+        handle = await elsewhere.acquire("job", 2)
+        assert handle is not None
+        deadline = handle.deadline
+        async with scope(persistence=store) as s, s.lock("job", ttl=LONG):
+            assert deadline - 0.1 < anyio.current_time() < deadline + 0.1
+
+    virtual_clock.run(program, backend=backend)
 
 
 class SlowStore(CountingStore):

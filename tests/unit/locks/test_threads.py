@@ -133,9 +133,9 @@ def ctrl_c(backend: str, store: Interrupting, ended: list[str]) -> None:
 
     async def main() -> None:
         async with scope(persistence=store) as s:
-            async with s.lock("key", ttl=0.3) as locked:
+            async with s.lock("key", ttl=3) as locked:
                 locked.task(work)
-                await anyio.sleep(0.02 if store.at == "release_lock" else 1)
+                await anyio.sleep(0.02 if store.at == "release_lock" else 5)
                 locked.cancel()
             ended.append("the program went on")
             await anyio.sleep(1)

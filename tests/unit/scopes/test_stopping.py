@@ -98,7 +98,7 @@ async def test_stop_waits_for_the_other_tasks_and_then_cancels() -> None:
         request = s.task(answer)
         stubborn = s.task(anyio.sleep_forever)
         with anyio.fail_after(5):
-            await s.stop(grace=0.2)
+            await s.stop(grace=0.6)
         assert s.stopping.is_set()
         assert (await request) == Ok(None, "answered")
         assert isinstance((await stubborn).error, TaskCancelled)
@@ -176,7 +176,7 @@ async def test_stop_in_a_child_in_the_body_ends_the_tasks_of_both_in_time() -> N
             for where, answer in zip((locked, child), answers, strict=True):
                 where.task(answer)
                 where.task(anyio.sleep_forever)
-            await s.stop(grace=0.2)
+            await s.stop(grace=0.6)
             assert all(answer.given for answer in answers)
             assert len(child._works) == len(locked._works) == 0
             await anyio.sleep(0)
@@ -242,7 +242,7 @@ async def test_stop_from_outside_waits_until_the_tasks_have_ended() -> None:
         group.start_soon(serve)
         await anyio.wait_all_tasks_blocked()
         with anyio.fail_after(5):
-            await opened[0].stop(grace=0.2)
+            await opened[0].stop(grace=0.6)
         assert answer.given
         assert len(opened[0]._works) == 0
     with anyio.fail_after(1):

@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 from tests.integration.locks.torture_parts.plan import KEYS, LONGEST_LEASE
 
 POLL = 0.5
-SLOWEST_STEP = 0.5  # of a loaded machine
+SLOWEST_STEP = 1.0  # of a loaded machine
 SLOWEST_REQUEST = 0.5  # one that is not answered, for the longest lease
 
 

@@ -27,7 +27,7 @@ def anyio_backend() -> str:
 
 
 def opened(url: str, table: PostgresTable, **options: Any) -> PostgresStore:
-    return PostgresStore(url, table=table.name, create=True, request_timeout=0.3, **options)
+    return PostgresStore(url, table=table.name, create=True, request_timeout=1, **options)
 
 
 async def test_a_place_is_one_statement_however_many_want_one(

@@ -39,7 +39,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 async def store(redis_url: str, anyio_backend: Any) -> AsyncIterator[RedisStore]:
     url, _, prefix = redis_url.partition("?key_prefix=")
-    async with RedisStore(url, key_prefix=prefix, request_timeout=0.3) as opened:
+    async with RedisStore(url, key_prefix=prefix, request_timeout=1) as opened:
         yield opened
 
 

@@ -90,13 +90,16 @@ async def test_a_lock_is_held_through_a_restart_in_its_block(lasting: RedisServe
     async with (
         RedisStore(lasting.url) as store,
         scope(persistence=store) as s,
-        s.lock("job", ttl=1.5) as locked,
+        s.lock("job", ttl=6) as locked,
     ):
+        before = locked.expires_at
         await anyio.to_thread.run_sync(lasting.kill)
-        await anyio.sleep(0.7)
+        await anyio.sleep(2.5)  # a renewal fails meanwhile
         await anyio.to_thread.run_sync(lasting.start)
-        await anyio.sleep(1.5)
-        locked.ensure()
+        with anyio.fail_after(20):
+            while locked.expires_at < before + 1:
+                await anyio.sleep(0.05)
+                locked.ensure()
 
 
 async def test_a_server_that_was_emptied_gives_locks_anew_and_tells_the_holder() -> None:

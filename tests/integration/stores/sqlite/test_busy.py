@@ -162,6 +162,7 @@ async def test_a_cold_value_waits_for_another_process_once_and_is_cancelled_at_o
             assert waiting.cancelled_caught
             other.execute("COMMIT")
         outages.state_of(store).locks.failed = False
+        monkeypatch.setattr(outages, "STORE_SECONDS", 30)
         assert await cache.get_or_set("d", build, 60) == 42
         assert await store.get_many(list("abcd")) == {"d": 42}
 
@@ -174,7 +175,7 @@ async def test_a_claim_that_waited_for_another_process_is_not_taken_back(path: P
             self.releases += 1
             return await super().release_lock(key, nonce, in_time=in_time)
 
-    async with Counting(path, busy_timeout=0.2) as store:
+    async with Counting(path, busy_timeout=2) as store:
         with another_writer(path):
             with anyio.move_on_after(0.05) as waiting:
                 await store.acquire("k", 60)

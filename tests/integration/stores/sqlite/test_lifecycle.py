@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -415,11 +416,12 @@ async def test_opening_and_closing_leaks_no_descriptor(path: Path) -> None:
     process = psutil.Process()
     async with SQLiteStore(path) as store:
         await store.set("k", 1)
+    gc.collect()  # what other tests have left
     before = process.num_fds()
     for _ in range(20):
         async with SQLiteStore(path) as store:
             await store.get("k")
-    assert process.num_fds() == before
+    assert process.num_fds() <= before
 
 
 @pytest.mark.parametrize("ends", [("", "-wal", "-shm"), ("",), ("-wal",), ("-shm",)])

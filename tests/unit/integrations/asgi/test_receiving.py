@@ -60,7 +60,7 @@ async def test_an_application_whose_tasks_nothing_reaches_is_told_of_the_deadlin
         app = Apart(group)
         server = Server(ScopeMiddleware(app))
         async with server.running():
-            answer = await server.ask({HEADER: "0.05"})
+            answer = await server.ask({HEADER: "0.5"})
         assert (answer.status, answer.text) == (504, "the time for this request is over")
         assert "ended by itself" in app.did
 
@@ -72,9 +72,9 @@ async def test_its_deadline_is_no_later_while_it_listens() -> None:
         app = Apart(group)
         server = Server(ScopeMiddleware(app))
         async with server.running():
-            await server.ask({HEADER: "0.05"})
+            await server.ask({HEADER: "0.5"})
         (headers,) = (did for did in app.did if did.startswith("{"))
-        assert float(headers.split("'")[3]) <= 0.05
+        assert float(headers.split("'")[3]) <= 0.5
 
     await in_group(told)
 
@@ -88,7 +88,7 @@ async def test_an_application_that_is_told_and_goes_on_is_cancelled(
         app = Apart(group, heeds=False)
         server = Server(ScopeMiddleware(app))
         async with server.running():
-            assert (await server.ask({HEADER: "0.05"})).status == 504
+            assert (await server.ask({HEADER: "0.5"})).status == 504
         assert "told" in app.did
         assert "ended by itself" not in app.did
 
@@ -126,7 +126,7 @@ async def test_what_is_sent_too_late_is_dropped() -> None:
 
         server = Server(ScopeMiddleware(Apologizing()))
         async with server.running():
-            answer = await server.ask({HEADER: "0.05"})
+            answer = await server.ask({HEADER: "0.5"})
         assert (answer.status, answer.text) == (504, "the time for this request is over")
 
     await in_group(told)
