@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gogoscope
@@ -287,6 +287,7 @@ async def test_a_policy_works_without_a_scope() -> None:
         await Retry(2, delay=0, attempt_timeout=0.001).call(anyio.sleep, 5)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.floats(0.001, 10), st.floats(1, 10), st.floats(0.001, 1000))
 def test_exponential_delays_are_within_their_bounds(
     attempt: int, base: float, factor: float, maximum: float
@@ -308,6 +309,7 @@ def test_linear_and_fixed_delays() -> None:
     assert fixed(timedelta(seconds=2))(7, ERROR) == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 5), min_size=2, max_size=2, unique=True))
 def test_decorrelated_delays_depend_on_the_last_one_of_their_own_call(bounds: list[float]) -> None:
     base, maximum = sorted(bounds)

@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gogoscope import CircuitBreaker, CircuitOpenError, scope
@@ -17,6 +17,7 @@ from gogoscope.testing import VirtualClock
 calls = st.lists(st.tuples(st.floats(0, 20), st.booleans(), st.booleans()), max_size=200)
 
 
+@settings(deadline=None)
 @given(calls)
 def test_a_window_holds_the_calls_of_its_last_seconds_and_a_tenth_at_most_is_missing(
     made: list[tuple[float, bool, bool]],

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gogoscope import (
@@ -246,6 +246,7 @@ async def test_cancelled_at_any_point_a_loop_leaves_the_job_free_and_no_item_los
     assert steps > 10
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 40), st.booleans())), st.booleans())
 def test_positions_are_what_was_added_however_often_they_are_saved(
     added: list[tuple[int, bool]], retry_failed: bool

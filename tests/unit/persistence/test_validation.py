@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from attrs import field, frozen
 from attrs.validators import optional
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gogoscope._core.arguments import check_count, count
@@ -25,6 +25,7 @@ from gogoscope.persistence.validation import (
 )
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
 def test_any_text_without_nul_is_a_key(key: str) -> None:
     assert check_key(key) is key
@@ -153,6 +154,7 @@ def test_nothing_matches_the_empty_string_which_is_no_key(pattern: str | None) -
     assert not glob_matcher(pattern)("")
 
 
+@settings(deadline=None)
 @given(key=st.text(), cut=st.integers(0, 10))
 def test_a_key_with_a_run_replaced_by_a_star_matches_it(key: str, cut: int) -> None:
     literal = key.replace("*", "").replace("?", "")
@@ -167,6 +169,7 @@ def test_a_key_with_a_run_replaced_by_a_star_matches_it(key: str, cut: int) -> N
     assert not glob_matcher(literal)("x" + literal)
 
 
+@settings(deadline=None)
 @given(pattern=st.text("ab*?", max_size=12), key=st.text("ab", min_size=1, max_size=12))
 def test_a_pattern_matches_what_trying_every_run_for_its_stars_matches(
     pattern: str, key: str

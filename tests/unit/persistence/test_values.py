@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gogoscope.exceptions import CorruptRecordError
@@ -29,6 +29,7 @@ class Text(str):
     __slots__ = ()
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_loading_returns_what_was_dumped_with_the_same_types(value: Any) -> None:
     codec = JSONCodec()
@@ -36,6 +37,7 @@ def test_loading_returns_what_was_dumped_with_the_same_types(value: Any) -> None
     assert repr(loaded) == repr(value)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_the_text_is_compact_json_in_utf_8(value: Any) -> None:
     text = JSONCodec().dumps(value)

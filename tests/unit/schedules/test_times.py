@@ -39,6 +39,7 @@ def test_an_interval_is_aligned_to_the_epoch() -> None:
     assert interval(0.05).describe() == "every 0.05 s"
 
 
+@settings(deadline=None)
 @given(
     period=st.integers(50, 100_000),
     after=st.integers(0, 10**6),

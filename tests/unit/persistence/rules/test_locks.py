@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gogoscope.persistence.lock_records import LockClaim, LockRecord, Steady
@@ -69,6 +69,7 @@ def test_a_dead_lock_is_taken_later_by_the_allowance_for_skew() -> None:
     assert granted(record, NOW + 601, skew_ms=100)
 
 
+@settings(deadline=None)
 @given(
     begin=st.floats(1.6e9, 2e9),
     ttl=st.floats(0.001, 43_200),
