@@ -70,20 +70,26 @@ async def test_a_restart_that_is_quick_is_only_a_slow_answer(lasting: RedisServe
         lasting.kill()
         lasting.start()
 
-    counts: list[int] = []
+    in_doubt: list[Effect] = []
 
     async def count(store: RedisStore) -> None:
         for _ in range(200):
-            counts.append(await store.record_failure("c", 10_000))
+            try:
+                await store.record_failure("c", 10_000)
+            except StoreTimeoutError as error:
+                in_doubt.append(error.effect)
             await anyio.sleep(0.005)
 
-    async with RedisStore(lasting.url) as store, anyio.create_task_group() as group:
-        for _ in range(4):
-            group.start_soon(count, store)
-        await anyio.sleep(0.3)
-        await anyio.to_thread.run_sync(restart)
-    # Each was counted once; failures that came at the same time may be told the same number.
-    assert max(counts) == 800
+    async with RedisStore(lasting.url) as store:
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(count, store)
+            await anyio.sleep(0.3)
+            await anyio.to_thread.run_sync(restart)
+        counted = await store.record_failure("c", 10_000)
+    # One that waits before its next try, while the others write on, may not find its id any more.
+    assert in_doubt in ([Effect.MAYBE_APPLIED] * number for number in range(4))
+    assert 801 - len(in_doubt) <= counted <= 801
 
 
 async def test_a_lock_is_held_through_a_restart_in_its_block(lasting: RedisServer) -> None:
