@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -11,10 +11,9 @@ import pytest
 from gogoscope import TaskCancelled
 from gogoscope._core.cancellation import error_of_call, finish, is_cancellation_of_caller
 from gogoscope.testing import VirtualClock
+from tests.support.backends import BOTH, Backend
 
 pytestmark = pytest.mark.anyio
-
-BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
 def cancelled_only() -> list[BaseException]:
@@ -96,7 +95,7 @@ async def test_finish_is_shielded_from_what_cancels_the_block() -> None:
 
 @BOTH
 def test_finish_returns_none_for_work_that_takes_too_long(
-    virtual_clock: VirtualClock, backend: Literal["asyncio", "trio"]
+    virtual_clock: VirtualClock, backend: Backend
 ) -> None:
     async def work() -> str:
         await anyio.sleep_forever()

@@ -11,11 +11,10 @@ from gogoscope._core.clock import current_clock, monotonic, timeline_of
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 from gogoscope.testing.conformance import ManualClock
+from tests.support.backends import BOTH
 
-both = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
-
-@both
+@BOTH
 def test_a_time_of_one_event_loop_may_be_compared_with_one_of_another(backend: str) -> None:
     async def now() -> float:
         return monotonic()
@@ -25,7 +24,7 @@ def test_a_time_of_one_event_loop_may_be_compared_with_one_of_another(backend: s
     assert times[-1] - times[0] < 5
 
 
-@both
+@BOTH
 def test_a_handle_counts_its_lease_through_several_event_loops(backend: str) -> None:
     store = MemoryStore()
     handles: list[LockHandle] = []
@@ -50,7 +49,7 @@ def test_a_handle_counts_its_lease_through_several_event_loops(backend: str) -> 
     assert anyio.run(look, backend=backend)[0] is not None
 
 
-@both
+@BOTH
 def test_a_local_layer_counts_the_age_of_its_values_through_several_event_loops(
     backend: str,
 ) -> None:
@@ -75,7 +74,7 @@ def test_a_local_layer_counts_the_age_of_its_values_through_several_event_loops(
     assert anyio.run(then, backend=backend) == "new"
 
 
-@both
+@BOTH
 def test_a_worker_thread_is_told_whether_a_lock_is_held(backend: str) -> None:
     async def program() -> None:
         async with scope(persistence=MemoryStore()) as s, s.lock("k", ttl=5) as locked:
@@ -85,7 +84,7 @@ def test_a_worker_thread_is_told_whether_a_lock_is_held(backend: str) -> None:
     anyio.run(program, backend=backend)
 
 
-@both
+@BOTH
 def test_in_virtual_time_it_is_the_virtual_clock(backend: str) -> None:
     async def program() -> None:
         began = monotonic()

@@ -7,7 +7,7 @@ import inspect
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -26,12 +26,9 @@ from gogoscope.events import (
 from gogoscope.persistence.protocols.circuit_breakers import CircuitBreakerState
 from gogoscope.stores.memory import MemoryStore, process_store
 from gogoscope.testing import VirtualClock
+from tests.support.backends import BOTH, Backend
 
 pytestmark = pytest.mark.anyio
-
-BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
-
-Backend = Literal["asyncio", "trio"]
 
 
 @pytest.fixture

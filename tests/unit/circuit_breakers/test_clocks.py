@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 import anyio
 import pytest
@@ -12,16 +11,14 @@ from gogoscope import CircuitBreaker, CircuitOpenError, scope
 from gogoscope._core.clock import Clock, clock_here, clock_in_context
 from gogoscope.circuit_breakers.registry import here
 from gogoscope.testing import VirtualClock
+from tests.support.backends import BOTH, Backend
 from tests.unit.circuit_breakers.faulty_store import FaultyStore
 
 START = 1_800_000_000.0
 HOUR = 3600.0
 BREAKER = CircuitBreaker("payments", failure_threshold=1, reset_timeout=30)
 
-Backend = Literal["asyncio", "trio"]
 Main = Callable[["SteppedClock", FaultyStore], Awaitable[None]]
-
-BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
 class SteppedClock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 import anyio
 import pytest
@@ -12,12 +11,10 @@ from gogoscope import CircuitBreaker, CircuitOpenError, scope
 from gogoscope.circuit_breakers.registry import Circuits
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
+from tests.support.backends import BOTH, Backend
 from tests.unit.circuit_breakers.faulty_store import FaultyStore, Service, far_away, fine, promptly
 
 START = 1_800_000_000
-BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
-
-Backend = Literal["asyncio", "trio"]
 
 
 def run(main: Callable[[], Awaitable[None]], backend: Backend) -> None:

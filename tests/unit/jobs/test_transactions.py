@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -13,7 +13,6 @@ from gogoscope.events import Event, JobSaved, RunAbandoned, RunCompleted
 from gogoscope.testing import UnpluggableStore, VirtualClock
 from tests.unit.jobs.transacting_store import TransactingStore
 
-Backend = Literal["asyncio", "trio"]
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Any
 
 import anyio
-import pytest
 
 from gogoscope.stores.memory import MemoryStore
 
 LONG = 600
-BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
-
-Backend = Literal["asyncio", "trio"]
 
 
 class CountingStore(MemoryStore):

@@ -10,7 +10,6 @@ import anyio
 from gogoscope import StoreConnectionError, StoreTimeoutError
 from gogoscope.stores.memory import MemoryStore
 
-Backend = Literal["asyncio", "trio"]
 Lost = Literal["error", "silence"]
 ANSWERS_LOST: tuple[Lost, ...] = ("error", "silence")
 

@@ -17,7 +17,8 @@ from gogoscope.locks.queue import _queues
 from gogoscope.persistence.lock_records import LockClaim
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
-from tests.unit.locks.faulty_store import ANSWERS_LOST, Backend, FaultyStore
+from tests.support.backends import BOTH, Backend
+from tests.unit.locks.faulty_store import ANSWERS_LOST, FaultyStore
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +69,7 @@ class Hanging(MemoryStore):
         return await super().release_lock(*args, **options)
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@BOTH
 @pytest.mark.parametrize(("ttl", "longest"), [(60, 5), (0.5, 0)])
 def test_the_end_of_a_scope_waits_once_for_all_its_locks_and_not_for_lost_ones(
     virtual_clock: VirtualClock, backend: Backend, ttl: float, longest: float

@@ -25,11 +25,10 @@ from gogoscope.locks.acquire import timeout_error
 from gogoscope.persistence import LockRecord
 from gogoscope.testing import VirtualClock
 from tests.conftest import EVENT_LOOPS
-from tests.unit.locks.faulty_store import Backend, FaultyStore
+from tests.support.backends import BOTH, Backend
+from tests.unit.locks.faulty_store import FaultyStore
 
 pytestmark = pytest.mark.anyio
-
-BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -20,6 +20,7 @@ from gogoscope import (
 )
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
+from tests.support.backends import BOTH, Backend
 
 pytestmark = pytest.mark.anyio
 
@@ -48,9 +49,9 @@ def store() -> FaultyStore:
     return FaultyStore()
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@BOTH
 def test_a_lost_term_ends_its_block_and_the_loop_campaigns_again(
-    virtual_clock: VirtualClock, backend: Literal["asyncio", "trio"], store: FaultyStore
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
 ) -> None:
     async def program() -> None:
         tokens: list[int] = []

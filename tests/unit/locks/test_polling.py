@@ -13,10 +13,9 @@ from gogoscope.locks.polling import RESERVE_AFTER_SECONDS
 from gogoscope.locks.queue import MOST_IN_A_ROW, _queues
 from gogoscope.testing import VirtualClock
 from gogoscope.testing.conformance import ManualClock
+from tests.support.backends import BOTH, Backend
 from tests.unit.locks.counting_store import (
-    BOTH,
     LONG,
-    Backend,
     CountingStore,
     another_process,
     settled,

@@ -11,10 +11,9 @@ import pytest
 from gogoscope import LockTimeoutError, StoreConnectionError, StoreTimeoutError, scope
 from gogoscope.locks.queue import MOST_IN_A_ROW, _queues
 from gogoscope.testing import VirtualClock
+from tests.support.backends import BOTH, Backend
 from tests.unit.locks.counting_store import (
-    BOTH,
     LONG,
-    Backend,
     CountingStore,
     another_process,
     settled,

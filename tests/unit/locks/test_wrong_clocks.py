@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -13,8 +13,8 @@ from gogoscope.persistence import RecordStore, current_clock
 from gogoscope.persistence.lock_watching import RESERVATION_SECONDS
 from gogoscope.stores.memory import MemoryRecords
 from gogoscope.testing import VirtualClock
+from tests.support.backends import Backend
 
-Backend = Literal["asyncio", "trio"]
 HOUR = 3600.0
 LEASE = 1.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -16,8 +16,7 @@ from gogoscope.persistence.lease import LOOK_AT_CLOCK_SECONDS, Renewal
 from gogoscope.persistence.lock_handle import CLEAN_UP_SECONDS, release
 from gogoscope.stores.memory import MemoryRecords, MemoryStore
 from gogoscope.testing import UnpluggableStore, VirtualClock
-
-Backend = Literal["asyncio", "trio"]
+from tests.support.backends import Backend
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import anyio
 import pytest
 from attrs import evolve
@@ -11,9 +9,7 @@ from attrs import evolve
 from gogoscope.persistence.lock_records import LockRecord
 from gogoscope.persistence.lock_watching import RESERVATION_SECONDS, Watched
 from gogoscope.testing import VirtualClock
-
-Backend = Literal["asyncio", "trio"]
-BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+from tests.support.backends import BOTH, Backend
 
 HELD = LockRecord(version=2, fencing_token=2, owner="o", nonce="n", lease_ms=5000)
 RESERVED = LockRecord(version=2, fencing_token=2, next_turn="other", next_until_ms=99)

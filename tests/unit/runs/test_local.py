@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -19,10 +19,9 @@ from gogoscope import (
 from gogoscope.events import Event, RunFound
 from gogoscope.stores import MemoryStore
 from gogoscope.testing import UnpluggableStore, VirtualClock
+from tests.support.backends import Backend
 from tests.unit.jobs.transacting_store import TransactingStore
 from tests.unit.runs.run_store import RunStore
-
-Backend = Literal["asyncio", "trio"]
 
 
 class Effect:

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -39,9 +39,9 @@ from gogoscope.persistence import current_clock
 from gogoscope.schedules import keeper
 from gogoscope.stores import MemoryStore
 from gogoscope.testing import UnpluggableStore, VirtualClock
+from tests.support.backends import Backend
 from tests.support.hostile_errors import HOSTILE, hostile
 
-Backend = Literal["asyncio", "trio"]
 Run = Callable[[Callable[[], Awaitable[Any]]], Any]
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -30,8 +30,8 @@ from gogoscope.persistence.bundle import capabilities
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope.testing import UnpluggableStore, VirtualClock
+from tests.support.backends import Backend
 
-Backend = Literal["asyncio", "trio"]
 BACKENDS: list[Backend] = ["asyncio", "trio"]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -14,8 +14,8 @@ from gogoscope.persistence import current_clock
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
 from gogoscope.testing.conformance import ManualClock
+from tests.support.backends import Backend
 
-Backend = Literal["asyncio", "trio"]
 BACKENDS: list[Backend] = ["asyncio", "trio"]
 
 
