@@ -125,19 +125,16 @@ def renew(
     return evolve(record, holders=renewed), reply
 
 
-def release(
-    record: PermitsRecord | None, now_ms: int, nonce: str
-) -> tuple[PermitsRecord | None, bool]:
+def release(record: PermitsRecord | None, now_ms: int, nonce: str) -> tuple[PermitsRecord, bool]:
     """Free the permit that ``nonce`` holds, keeping the order of fencing tokens.
 
     If it holds none, its claim may still be on its way: it is refused when it lands.
     """
-    if record is None:
-        return PermitsRecord(version=now_ms * 1000, released_by=nonce), False
-    if nonce not in record.holders:
-        noted = record.released_by == nonce
-        return (record if noted else evolve(record, released_by=nonce)), False
-    return evolve(record, holders=_without(record.holders, nonce), released_by=nonce), True
+    known = PermitsRecord(version=now_ms * 1000) if record is None else record
+    held = nonce in known.holders
+    if not held and known.released_by == nonce:
+        return known, False
+    return evolve(known, holders=_without(known.holders, nonce), released_by=nonce), held
 
 
 def leave(

@@ -17,21 +17,9 @@ from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter
 from tests.integration.rate_limits.judge import Call
 from tests.integration.rate_limits.plan import BURST, RATE, WAITERS
+from tests.support.clocks import WrongClock
 
 KEPT_TRIPS = 50
-
-
-class WrongClock:
-    """The system's clock, wrong by some seconds."""
-
-    def __init__(self, error: float) -> None:
-        self._error = error
-
-    def wall(self) -> float:
-        return time.time() + self._error
-
-    def elapsed(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Worker:
