@@ -7,8 +7,9 @@ something free or back remove it.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import gogoscope
@@ -17,7 +18,6 @@ from gogoscope.cli.fields import for_people
 from gogoscope.cli.listings import CIRCUITS
 from gogoscope.cli.output import described
 from gogoscope.cli.session import Session
-from gogoscope.exceptions import CorruptRecordError
 
 Record = TypeVar("Record")
 
@@ -42,10 +42,9 @@ async def release(session: Session, key: str) -> None:
     """Free a lock, whoever holds it."""
     locks = session.part("locks")
     holder = await _read(locks.holder(key))
-    if isinstance(holder, CorruptRecordError):
-        await session.confirm(f"{holder}. If somebody holds it, two may work at once. Remove it?")
-        await locks.force_release(key)
-        _removed(session, key)
+    if isinstance(holder, gogoscope.CorruptRecordError):
+        risk = "If somebody holds it, two may work at once"
+        await _remove(session, key, f"{holder}. {risk}", locks.force_release)
         return
     if holder is None:
         raise EndedError(ExitCode.FOUND, f"nobody holds {key!r}")
@@ -68,12 +67,12 @@ async def release_permits(session: Session, kind: str, key: str, token: int | No
     """
     permits = session.part("permits")
     record = await _read(permits.read_permits(kind, key))
-    if isinstance(record, CorruptRecordError):
-        await session.confirm(
-            f"{record}. If anybody holds permits, more may work at once than should. Remove it?"
-        )
-        await permits.force_release_permits(kind, key)
-        _removed(session, key)
+    if isinstance(record, gogoscope.CorruptRecordError):
+        if token is not None:
+            raise record  # Nobody can free one of them, and nobody has asked to free the others.
+        risk = "If anybody holds permits, more may work at once than should"
+        free = partial(permits.force_release_permits, kind)
+        await _remove(session, key, f"{record}. {risk}", free)
         return
     leases = [permit.lease for permit in record.holders.values()] if record is not None else []
     held = [lease for lease in leases if token in (None, lease.fencing_token)]
@@ -91,15 +90,24 @@ async def release_permits(session: Session, kind: str, key: str, token: int | No
     session.output.done(line, {"key": key, "released": count})
 
 
-async def _read(reading: Awaitable[Record]) -> Record | CorruptRecordError:
+async def _read(reading: Awaitable[Record]) -> Record | gogoscope.CorruptRecordError:
     """Return what is read, or the error that says why it cannot be understood."""
     try:
         return await reading
-    except CorruptRecordError as error:
+    except gogoscope.CorruptRecordError as error:
         return error
 
 
-def _removed(session: Session, key: str) -> None:
+async def _remove(
+    session: Session, key: str, told: str, remove: Callable[[str], Awaitable[object]]
+) -> None:
+    """Remove a record that cannot be understood.
+
+    :param told: what is wrong with it, and what may come of it
+    :param remove: does it
+    """
+    await session.confirm(f"{told}. Remove it?")
+    await remove(key)
     session.output.done(f"removed the corrupt record {key!r}", {"key": key, "released": None})
 
 
@@ -111,7 +119,7 @@ async def set_circuit(session: Session, name: str, command: str) -> None:
     """Open, close or reset a circuit."""
     circuits = session.part("circuit_breakers")
     state = await _read(circuits.get_state(name))
-    if isinstance(state, CorruptRecordError):
+    if isinstance(state, gogoscope.CorruptRecordError):
         told = f"{state}."
     elif state is None:
         told = f"Nothing was ever recorded of a circuit {name!r}."
@@ -129,7 +137,7 @@ async def set_schedule(session: Session, name: str, command: str) -> None:
     record = await _read(schedules.read_schedule(name))
     if record is None:
         raise EndedError(ExitCode.FOUND, f"there is no schedule {name!r}")
-    if isinstance(record, CorruptRecordError):
+    if isinstance(record, gogoscope.CorruptRecordError):
         if command != "forget":
             raise record
         told = f"{record}."

@@ -180,3 +180,12 @@ def test_how_many_held_what_was_corrupt_is_not_known(command: Command, tmp_path:
     url = corrupted(tmp_path, "order:1")
     shown = command("release", "order:1", "--yes", "--json", "--store", url)
     assert shown.document == {"key": "order:1", "released": None}
+
+
+def test_one_permit_of_what_is_corrupt_frees_no_other(command: Command, tmp_path: Path) -> None:
+    url = corrupted(tmp_path, "licences")
+    release = ("release", "licences", "--kind", "semaphore", "--yes", "--store", url)
+    one = command(*release, "--token", "1")
+    assert (one.code, one.out) == (3, "")
+    assert "'licences' cannot be understood" in one.err
+    assert command(*release).out == "removed the corrupt record 'licences'\n"
