@@ -122,8 +122,9 @@ class Poller:
         # The first look of a wait is a plain claim: what was seen before it may be long past.
         seen = None if self.record is None else self._watched.dead(self._turn)
         waited = monotonic() - waiting_since
-        may_reserve = waited >= RESERVE_AFTER_SECONDS
-        self._may_reserve_at = math.inf if may_reserve else waiting_since + RESERVE_AFTER_SECONDS
+        may_reserve_at = waiting_since + RESERVE_AFTER_SECONDS
+        may_reserve = monotonic() >= may_reserve_at  # the sum that pause() leads to: it is rounded
+        self._may_reserve_at = math.inf if may_reserve else may_reserve_at
         was_told, self._told = self._told, False
         self._asked_at = monotonic()
         self._busy = BUSY_POLL_SECONDS * RESERVE_AFTER_SECONDS / max(waited, RESERVE_AFTER_SECONDS)

@@ -165,8 +165,7 @@ class PermitLine:
 
     async def _ask(self, waiter: Waiter, give_up_at: float) -> LockHandle | None:
         waiter.asking = True
-        waited = monotonic() - max(waiter.arrived, self._had_at)
-        if waiter.wanted.wish.takes == "all" or waited >= RESERVE_AFTER_SECONDS:
+        if waiter.wanted.wish.takes == "all" or monotonic() >= self._may_reserve_at(waiter):
             waiter.reserved = True
         waiter.leases.turn_ms = int(TURN_SECONDS * 1000) if waiter.reserved else 0
         answer_by = max(give_up_at, monotonic() + REQUEST_SECONDS)
@@ -210,8 +209,10 @@ class PermitLine:
         pause = self._polling.pause()
         if waiter.reserved:
             return pause
-        may_reserve_at = max(waiter.arrived, self._had_at) + RESERVE_AFTER_SECONDS
-        return min(pause, max(0.0, may_reserve_at - now))
+        return min(pause, max(0.0, self._may_reserve_at(waiter) - now))
+
+    def _may_reserve_at(self, waiter: Waiter) -> float:
+        return max(waiter.arrived, self._had_at) + RESERVE_AFTER_SECONDS
 
     def _live(self) -> list[LockHandle]:
         return [handle for handle in self._held if handle.lost is None]

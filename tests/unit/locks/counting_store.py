@@ -15,11 +15,13 @@ LONG = 600
 class CountingStore(MemoryStore):
     """Counts the calls that would be requests, and lets a handover fail or take its time.
 
-    ``claims_take`` is how many seconds the answer to a claim is under way.
+    ``claims_take`` is how many seconds the answer to a claim is under way. One of more than
+    ``most_claims`` fails, since they might not end.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, most_claims: int | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self.most_claims = most_claims
         self.calls: Counter[str] = Counter()
         self.claims_take = 0.0
         self.before_handover: list[Exception] = []
@@ -29,6 +31,8 @@ class CountingStore(MemoryStore):
 
     async def claim_lock(self, *args: Any, **options: Any) -> Any:
         self.calls["claim"] += 1
+        most = self.most_claims
+        assert most is None or self.calls["claim"] <= most, "it asks on and on"
         await anyio.sleep(0)
         reply = await super().claim_lock(*args, **options)
         if self.claims_take:

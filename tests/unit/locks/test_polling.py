@@ -79,6 +79,28 @@ async def test_a_turn_is_reserved_at_once_by_whom_a_slow_answer_has_kept_waiting
     assert elsewhere.calls["reserve"] <= 2  # and the one that ends it
 
 
+@BOTH
+def test_a_turn_is_reserved_by_one_request_at_whatever_moment_a_wait_begins(
+    virtual_clock: VirtualClock, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two sums that are rounded apart would have it ask for ever while a clock stands still.
+    for name in ("FIRST_POLL_SECONDS", "LONGEST_POLL_SECONDS", "BUSY_POLL_SECONDS"):
+        monkeypatch.setattr(polling, name, LONG)
+
+    async def program() -> None:
+        store = CountingStore(most_claims=10)
+        assert await another_process(store).acquire("job", 3600) is not None
+        async with scope(persistence=store) as s:
+            for power in range(12):
+                # The sum, beyond a power of two, has a bit less for its fraction.
+                await anyio.sleep_until(2**power - 0.1)
+                store.calls.clear()
+                assert await s.acquire_lock("job", LONG, 0.5) is None
+                assert store.calls == {"claim": 2, "reserve": 2}  # both at its beginning and end
+
+    virtual_clock.run(program, backend=backend)
+
+
 @pytest.mark.slow_elsewhere
 async def test_a_reservation_is_renewed_while_its_process_waits(store: CountingStore) -> None:
     elsewhere = another_process(store)

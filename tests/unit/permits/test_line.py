@@ -22,6 +22,8 @@ from gogoscope import (
 )
 from gogoscope.permits import line, polling
 from gogoscope.persistence.permit_records import PermitsRecord
+from gogoscope.testing import VirtualClock
+from tests.support.backends import BOTH, Backend
 from tests.unit.permits.watched_store import WatchedStore, another_process, settled
 
 pytestmark = pytest.mark.anyio
@@ -260,6 +262,35 @@ async def test_a_turn_is_reserved_at_once_by_whom_a_slow_answer_has_kept_waiting
         other.task.cancel()
         await other.task
         await holder.leave()
+
+
+@BOTH
+def test_a_turn_is_reserved_by_one_request_at_whatever_moment_a_wait_begins(
+    virtual_clock: VirtualClock, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two sums that are rounded apart would have it ask for ever while a clock stands still.
+    for name in ("FIRST_POLL_SECONDS", "LONGEST_POLL_SECONDS", "BUSY_POLL_SECONDS"):
+        monkeypatch.setattr(polling, name, 600.0)
+
+    async def program() -> None:
+        store = WatchedStore(most_claims=10)
+        elsewhere = another_process(store)
+        async with (
+            scope(persistence=store) as s,
+            scope(persistence=elsewhere) as t,
+            t.semaphore("k", 1, ttl=3600),
+        ):
+            for power in range(12):
+                # The sum, beyond a power of two, has a bit less for its fraction.
+                await anyio.sleep_until(2**power - 0.1)
+                store.calls.clear()
+                with pytest.raises(LockTimeoutError):
+                    async with s.semaphore("k", 1, wait=0.5):
+                        raise AssertionError
+                # At the beginning, for the turn, at the end, and to give the turn up.
+                assert store.calls == {"claim_permit": 3, "leave_turn": 1}
+
+    virtual_clock.run(program, backend=backend)
 
 
 async def test_a_waiter_that_is_cancelled_during_the_handover_passes_the_permit_on(

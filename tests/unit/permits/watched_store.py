@@ -21,10 +21,11 @@ class WatchedStore(MemoryStore):
 
     ``before`` and ``after`` hold, by the name of a method, the errors that its next calls raise
     before or after they have their effect. ``gate`` holds what its next call waits for, after its
-    effect.
+    effect. A claim that is one of more than ``most_claims`` fails, since they might not end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_claims: int | None = None) -> None:
+        self.most_claims = most_claims
         self.clock = ManualClock()
         super().__init__(clock=self.clock)
         self.calls: Counter[str] = Counter()
@@ -37,6 +38,8 @@ class WatchedStore(MemoryStore):
 def _watched(name: str) -> Any:
     async def call(self: WatchedStore, *args: Any, **options: Any) -> Any:
         self.calls[name] += 1
+        most = self.most_claims
+        assert most is None or self.calls["claim_permit"] <= most, "it asks on and on"
         if self.before.get(name):
             raise self.before[name].pop()
         await anyio.sleep(0)
