@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import get_ident
+from threading import local
 
 from attrs import define
 
@@ -21,7 +21,7 @@ class Mark:
     :param over: whether it has ended, whatever the thread knows of that
     """
 
-    what: tuple[str, str, str, int]
+    what: tuple[str, str, str, object]
     over: Callable[[], bool] = bool  # that is, not yet
 
     def times_held(self) -> int:
@@ -38,6 +38,14 @@ class Mark:
             _marks.remove(self)
 
 
+class _Thread(local):
+    """What stands for the calling thread; no later thread has the same, as it may its number."""
+
+    def __init__(self) -> None:
+        self.itself = object()
+
+
+_calling = _Thread()
 _marks: list[Mark] = []
 """What the threads of this process hold, once for each time."""
 
@@ -46,7 +54,7 @@ after_fork(_marks.clear)
 
 def marked(hosts: Hosts, what: str, key: str) -> Mark:
     """Return what would say that the calling thread holds something."""
-    return Mark((hosts.options.url, what, key, get_ident()))
+    return Mark((hosts.options.url, what, key, _calling.itself))
 
 
 def refuse_run_in_itself(mark: Mark) -> None:

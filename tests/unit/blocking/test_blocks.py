@@ -21,7 +21,7 @@ from gogoscope import (
     RateLimitExceededError,
     RunError,
 )
-from gogoscope.blocking import Client, connect
+from gogoscope.blocking import Client, Lock, connect
 from gogoscope.events import LeaseLost
 
 PATIENCE = 20.0
@@ -79,6 +79,29 @@ def test_a_thread_that_holds_a_lock_does_not_wait_for_itself(db: Client) -> None
             pass
     with db.lock("stock"):
         pass
+
+
+def test_a_thread_may_wait_for_what_an_ended_one_holds_though_it_has_its_number(db: Client) -> None:
+    held: list[Lock] = []
+    came: list[type[Exception]] = []
+
+    def hold() -> None:
+        held.append(db.lock("stock").acquire())
+
+    def ask() -> None:
+        with pytest.raises(LockError) as caught:
+            db.lock("stock", wait=0).acquire()
+        came.append(caught.type)
+
+    def run(work: Callable[[], object]) -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(PATIENCE)
+
+    run(hold)
+    for _ in range(20):  # the first one has the number already, in most cases
+        run(ask)
+    assert came == [LockTimeoutError] * 20
 
 
 def test_a_lock_is_acquired_and_released_without_a_block(db: Client, url: str) -> None:
