@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial, wraps
@@ -43,7 +42,6 @@ class Client(Leases):
     def __init__(self, url: str, name: str, on_event: OnEvent | None) -> None:
         super().__init__(Hosts(Options(url, name, on_event)))
         self._cache = BlockingCache(self._hosts)
-        weakref.finalize(self, self._hosts.drop).atexit = False
 
     def __repr__(self) -> str:
         options = self._hosts.options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -153,7 +154,11 @@ def _cache_without_caller(home: Home) -> HomeCache:
 
 
 class Hosts:
-    """The host of a client, one in each process that uses it."""
+    """The host of a client, one in each process that uses it.
+
+    The client has it, and all that comes from the client and goes on without it: blocks, handles,
+    caches and decorated functions. When nobody refers to any of them any more, the host is closed.
+    """
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -173,6 +178,8 @@ class Hosts:
             with self._guard:
                 if self._host is None or self._host.thread is not thread:
                     self._host = Host(self.options, thread, closed=self._closed)
+                    unused = weakref.finalize(self, thread.call_soon, self._host.close)
+                    unused.atexit = False
                 host = self._host
         return Call(thread, partial(host.run, work, options))
 
@@ -183,11 +190,6 @@ class Hosts:
             host = self._host
         if host is not None and host.thread.is_here():
             Call(host.thread, host.end).value()
-
-    def drop(self) -> None:
-        """Close it without waiting, since nobody uses it any more."""
-        if self._host is not None:
-            self._host.thread.call_soon(self._host.close)
 
 
 def ask(hosts: Hosts, work: Callable[[Scope], Awaitable[T]], usage: str, instead: str = "") -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 import gogoscope
 from gogoscope import CircuitBreaker, CircuitOpenError, LockTimeoutError, Once, ScopeClosedError
-from gogoscope.blocking import Client, Lock, connect
+from gogoscope.blocking import BlockingCache, Client, Lock, connect
 from gogoscope.events import LockWaiting
 
 PATIENCE = 20.0
@@ -312,11 +313,30 @@ def test_clients_of_one_url_share_a_store_and_all_clients_a_thread(url: str) -> 
 def test_a_client_that_nobody_uses_any_more_is_closed(url: str) -> None:
     db = connect(url)
     db.acquire_lock("a", 600)
-    hosts = db._hosts
+    host = db._hosts._host
     del db
-    until(lambda: hosts._host is not None and hosts._host._scope is None)
+    until(lambda: host is not None and host._scope is None)
     with connect(url) as second, second.lock("a", wait=PATIENCE):
         pass
+
+
+def test_what_comes_from_a_client_works_when_nobody_refers_to_the_client(url: str) -> None:
+    def parts() -> tuple[Callable[[str], str], BlockingCache, Lock]:
+        db = connect(url)
+        db.cache.set("k", 5)
+
+        @db.cached(60)
+        def price(article: str) -> str:
+            return f"price of {article}"
+
+        return price, db.cache, db.lock("stock").acquire()
+
+    price, cache, lock = parts()
+    gc.collect()
+    assert price("a") == "price of a"
+    assert cache.get("k") == 5
+    assert lock.is_valid()
+    lock.release()
 
 
 @pytest.mark.parametrize(
