@@ -58,14 +58,24 @@ class Host:
     _closing: anyio.Event | None = None
     _ended: anyio.Event | None = None
 
-    async def run(self, work: Callable[[Scope], Awaitable[T]], options: dict[str, Any]) -> T:
+    async def run(
+        self,
+        work: Callable[[Scope], Awaitable[T]],
+        options: dict[str, Any],
+        patience: float | None,
+    ) -> T:
         """Do something in the scope, as a task.
 
         :param options: those of :meth:`gogoscope.Scope.call`
+        :param patience: seconds to wait for the store to be opened; no limit if ``None``
         :raises ScopeClosedError: if the client was closed
+        :raises TimeoutError: if the store is still being opened then, which goes on
         """
         if (working := self._scope) is None:
-            working = await self._open()
+            with anyio.move_on_after(patience):
+                working = await self._open()
+            if working is None:
+                raise TimeoutError(f"the store was not open within {patience:.3g} s")
         task = working.task(partial(work, working), **options)
         try:
             result = await task
@@ -166,9 +176,16 @@ class Hosts:
         self._closed = False
         self._host: Host | None = None
 
-    def call(self, work: Callable[[Scope], Awaitable[T]], **options: Any) -> Call[T]:
+    def call(
+        self,
+        work: Callable[[Scope], Awaitable[T]],
+        *,
+        patience: float | None = None,
+        **options: Any,
+    ) -> Call[T]:
         """Return a call that does something in the scope; not begun.
 
+        :param patience: seconds to wait for the store to be opened; no limit if left out
         :param options: those of :meth:`gogoscope.Scope.call`
         :raises UnsupportedEventLoopError: if threads are green ones here
         :raises ScopeClosedError: if the client was closed
@@ -181,7 +198,7 @@ class Hosts:
                     unused = weakref.finalize(self, thread.call_soon, self._host.close)
                     unused.atexit = False
                 host = self._host
-        return Call(thread, partial(host.run, work, options))
+        return Call(thread, partial(host.run, work, options, patience))
 
     def close(self) -> None:
         """Close it; waits for the end of what runs in it in this process."""

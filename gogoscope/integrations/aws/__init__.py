@@ -102,7 +102,8 @@ def lambda_handler(
                     raise
 
         refuse_event_loop(callable_name(fn), f"await {callable_name(fn)}(event, context)")
-        return hosts.call(invoke, name=callable_name(fn)).value()
+        patience = _time_left(context, spare)
+        return hosts.call(invoke, patience=patience, name=callable_name(fn)).value()
 
     return handler
 

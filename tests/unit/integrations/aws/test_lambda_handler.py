@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import threading
 import traceback
 import warnings
@@ -77,6 +78,14 @@ def test_an_invocation_is_cancelled_before_its_time_is_over_and_releases(url: st
     with pytest.raises(TimeoutError):
         handler("slow", Context(0.5))
     assert handler("quick", Context()) == "done"
+
+
+def test_an_invocation_is_over_in_time_though_the_store_is_not_open_yet() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        handler = lambda_handler(_handle, store=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        for _ in range(2):
+            with pytest.raises(TimeoutError, match="the store was not open within"):
+                handler({}, Context(0.6))
 
 
 def test_circuits_and_events_are_settled_before_the_answer(url: str) -> None:
