@@ -21,7 +21,8 @@ Invariants:
 
 Mutable state: ``_line`` are those who wait for an answer, in their order, and ``_asking`` is true
 while one of them asks for all. ``_most`` of them, and ``_most_more`` places beyond, are asked for
-at once, after a request for more was refused. ``_places`` are those that were reserved, by cost.
+at once, after a request for more was refused. ``_places`` are those that were reserved, by cost;
+with ``_most_costs`` of them, it is time to forget those that nobody uses.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from gogoscope.rate_limits.places import Place, Places, Want
 from gogoscope.rate_limits.policy import RatePolicy
 
 MOST_COSTS = 256
-"""How many different costs are remembered, of which there are no places."""
+"""How many different costs are remembered at least, before what nobody uses is forgotten."""
 RETURN_SECONDS = 1.0
 """How long a cancelled call returns its place, at most."""
 
@@ -74,6 +75,7 @@ class Bucket:
         self._most: int | None = None
         self._most_more: int | None = None
         self._places: dict[int, Places] = {}
+        self._most_costs = MOST_COSTS
 
     async def take(self, home: Home, cost_us: int, wait: float) -> Place:
         """Wait until a call may go.
@@ -132,6 +134,7 @@ class Bucket:
             return await self._place_here(cost_us, ends)
         places = self._places_for(cost_us)
         want = Want(cost_us, ends)
+        places.users += 1
         try:
             if places.has_spare(ends):
                 places.join(want)
@@ -151,6 +154,8 @@ class Bucket:
                 work = partial(self.contact.quietly, home, partial(self._return_spare, places))
                 await finish(work, RETURN_SECONDS)
             raise
+        finally:
+            places.users -= 1
         if cost_us == self._unit_us:
             self._batches.used += 1
         return place if place.at_us >= self.contact.until_us else None
@@ -158,8 +163,9 @@ class Bucket:
     def _places_for(self, cost_us: int) -> Places:
         places = self._places.get(cost_us)
         if places is None:
-            if len(self._places) >= MOST_COSTS:
-                self._places = {cost: places for cost, places in self._places.items() if places}
+            if len(self._places) >= self._most_costs:
+                self._places = {cost: used for cost, used in self._places.items() if used.in_use}
+                self._most_costs = max(MOST_COSTS, 2 * len(self._places))
             held = self._batches.most - 1 if cost_us == self._unit_us else 0
             places = self._places[cost_us] = Places(self.name, held)
         return places

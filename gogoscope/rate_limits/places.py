@@ -75,15 +75,23 @@ class Places:
 
     :param name: the limit
     :param most_held: how many places whose time has passed it may hold
+
+    ``users`` counts the calls that ask for a place here, or have one and have not gone yet.
     """
 
     name: str
     most_held: int
+    users: int = 0
     _places: deque[Place] = field(factory=deque)
     _line: dict[Want, None] = field(factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self._places)
+
+    @property
+    def in_use(self) -> bool:
+        """Return whether a call counts on it, or there is a place for one to come."""
+        return self.users > 0 or bool(self._places)
 
     def add(self, place: Place) -> None:
         """Add a place, after all others."""

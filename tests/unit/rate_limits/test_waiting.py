@@ -76,6 +76,25 @@ def test_a_call_costs_its_units(run: Run, store: CountingStore) -> None:
     run(main)
 
 
+def test_calls_of_very_many_different_costs_go(run: Run, store: CountingStore) -> None:
+    limit = RateLimit("tokens", rate=1_000_000, burst=1_000_000)
+    store.delay = 0.01
+    gone: list[int] = []
+
+    async def call(cost: int) -> None:
+        async with limit.acquire(cost):
+            gone.append(cost)
+
+    async def main() -> None:
+        async with scope(persistence=store) as s:
+            for task in [s.task(call, cost) for cost in range(1, 1001)]:
+                (await task).unwrap()
+        assert sorted(gone) == list(range(1, 1001))
+        assert store.requests["reserve"] <= 2
+
+    run(main)
+
+
 def test_calls_of_many_tasks_go_in_the_order_in_which_they_asked(
     run: Run, store: CountingStore
 ) -> None:
