@@ -86,15 +86,16 @@ class Listening:
     :param receiving: where the server's messages come from; it receives from here then
     :param gone: is called if the client disconnects before it has the whole response
 
-    ``_messages`` are those that the application has not taken. ``_came`` tells it of the next one;
-    ``_taken`` tells the listener that there is room, ``_told`` that it knows of the disconnection.
+    ``_messages`` are those that the application has not taken, or the error that was raised in
+    place of one. ``_came`` tells it of the next one; ``_taken`` tells the listener that there is
+    room, ``_told`` that it knows of the disconnection.
     """
 
     _receiving: Receiving
     _reply: Reply
     _gone: Callable[[], object]
     _receive: Receive = field(init=False)
-    _messages: deque[Message] = field(factory=deque)
+    _messages: deque[Message | Exception] = field(factory=deque)
     _came: anyio.Event = field(factory=anyio.Event)
     _taken: anyio.Event = field(factory=anyio.Event)
     _told: anyio.Event = field(factory=anyio.Event)
@@ -106,14 +107,18 @@ class Listening:
     async def listen(self) -> None:
         """Receive until the client disconnects."""
         while True:
-            message = await self._receive()
-            self._messages.append(message)
-            self._came.set()
+            try:
+                message = await self._receive()
+            except Exception as error:  # noqa: BLE001 - the application is to have it
+                await self._hand_over(error)
+                continue
             if message["type"] in DISCONNECTS:
+                self._arrived(message)
                 break
             if message["type"] != "http.request" or message.get("more_body", False):
-                await self._taken.wait()
-                self._taken = anyio.Event()
+                await self._hand_over(message)
+            else:
+                self._arrived(message)
         if message["type"] == "websocket.disconnect":
             with anyio.move_on_after(MOMENT):
                 await self._told.wait()
@@ -130,9 +135,23 @@ class Listening:
                 self._came = anyio.Event()
             await self._came.wait()
         message = self._messages[0]
-        if message["type"] in DISCONNECTS:
+        if not isinstance(message, Exception) and message["type"] in DISCONNECTS:
             self._told.set()
-        else:
-            self._messages.popleft()
-            self._taken.set()
+            return message
+        self._messages.popleft()
+        self._taken.set()
+        if isinstance(message, Exception):
+            try:
+                raise message
+            finally:
+                del message
         return message
+
+    def _arrived(self, message: Message | Exception) -> None:
+        self._messages.append(message)
+        self._came.set()
+
+    async def _hand_over(self, message: Message | Exception) -> None:
+        self._taken = anyio.Event()
+        self._arrived(message)
+        await self._taken.wait()

@@ -183,6 +183,30 @@ async def test_a_websocket_that_receives_is_told_and_ends_by_itself(
     assert "cleaned up" in app.did
 
 
+async def test_an_error_in_place_of_a_message_reaches_the_application() -> None:
+    """A middleware around ours may bound the body, for one."""
+
+    class Bounded(Answer):
+        async def receive(self) -> Any:
+            if not self.body:
+                raise OverflowError("the body is too large")
+            return {"type": "http.request", "body": self.body.pop(), "more_body": True}
+
+    class Reading(App):
+        async def serve(self, receive: Any, send: Any) -> None:
+            await receive()
+            for _ in range(2):
+                with pytest.raises(OverflowError) as caught:
+                    await receive()
+            await respond(send, str(caught.value))
+
+    server = Server(ScopeMiddleware(Reading(), cancel_on_disconnect=True))
+    with anyio.fail_after(30):
+        async with server.running():
+            answer = await server.ask(answer=Bounded())
+    assert answer.text == "the body is too large"
+
+
 async def test_messages_of_a_websocket_arrive_in_order_and_are_not_received_far_ahead() -> None:
     waiting = [f"line {number}" for number in range(5)]
     seen: list[str] = []
