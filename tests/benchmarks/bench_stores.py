@@ -5,7 +5,7 @@ may be. DynamoDB Local, or the engine that the tests use, is needed for its part
 repository:
 
     python -m tests.benchmarks.bench_stores [--rounds 300] [--items 5000]
-                                            [--only memory|sqlite|dynamodb] [--check]
+                                            [--only memory|dynamodb] [--check]
 
 ``--check`` fails if a number is over its limit. Other libraries are measured if they are installed
 (``pip install 'gogoscope[bench]'``).
@@ -19,24 +19,18 @@ import gc
 import json
 import math
 import os
-import sqlite3
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 from attrs import Factory, define, frozen
 
 from gogoscope import Cache, LocalCache
 from gogoscope.stores.memory import MemoryStore
-from gogoscope.stores.sqlite.identity import OLD_NS
-from gogoscope.stores.sqlite.store import SQLiteStore
 from gogoscope_dynamodb import DynamoDBAdapter, create_table
 from gogoscope_dynamodb.client import open_client
 from tests.benchmarks.peers import why_left_out
@@ -224,89 +218,6 @@ PEERS = {
 }
 
 
-async def sqlite_part(table: Table) -> None:
-    """Compare operations on a file with the statements that they are made of."""
-    table.head("SQLite, against the bare SQL (and JSON of values) in a worker thread", HEADS)
-    with tempfile.TemporaryDirectory() as folder:
-        async with SQLiteStore(Path(folder, "store.db")) as store:
-            bare = BareSQLite(Path(folder, "bare.db"))
-
-            async def acquire_and_release() -> None:
-                handle = await store.acquire("lock", 30)
-                assert handle is not None
-                assert await handle.release()
-
-            async def get() -> None:
-                assert await store.get(KEY) == SMALL_DICT
-
-            await store.set(KEY, SMALL_DICT, 3600)
-            await anyio.sleep(OLD_NS / 1e9)  # until the time of the folder is old enough
-            await table.compare(
-                [
-                    Pair("acquire + release", acquire_and_release, bare.locked, 1.2, 20),
-                    Pair("set", lambda: store.set(KEY, SMALL_DICT, 3600), bare.set, 1.15, 5),
-                    Pair("get", get, bare.get, 1.15, 5),
-                ]
-            )
-            bare.close()
-
-
-class BareSQLite:
-    """The SQL of the store's operations, each a visit to a worker thread."""
-
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(
-            path, timeout=0, isolation_level=None, check_same_thread=False
-        )
-        for statement in (
-            "PRAGMA journal_mode = WAL",
-            "PRAGMA synchronous = NORMAL",
-            """CREATE TABLE records (kind TEXT NOT NULL, key TEXT NOT NULL, purge_at INTEGER,
-            content TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID""",
-        ):
-            self._connection.execute(statement)
-        self._threads = anyio.CapacityLimiter(1)
-        self._lock = "x" * 250  # as long as a lock's record
-        self._write("cache", json.dumps(SMALL_DICT))
-
-    async def locked(self) -> None:
-        await self._visit(self._change, "lock", self._lock)
-        await self._visit(self._change, "lock", self._lock)
-
-    async def set(self) -> None:
-        await self._visit(self._write, "cache", json.dumps(SMALL_DICT))
-
-    async def get(self) -> None:
-        content, _ = await self._visit(self._read, "cache")
-        assert json.loads(content) == SMALL_DICT
-
-    def close(self) -> None:
-        self._connection.close()
-
-    async def _visit(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
-
-    def _change(self, kind: str, content: str) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-        self._read(kind)
-        self._write(kind, content)
-        self._connection.execute("COMMIT")
-
-    def _read(self, kind: str) -> Any:
-        return self._connection.execute(
-            "SELECT content, purge_at FROM records WHERE kind = ? AND key = ? "
-            "AND (purge_at IS NULL OR purge_at > ?)",
-            (kind, KEY, int(time.time() * 1000)),
-        ).fetchone()
-
-    def _write(self, kind: str, content: str) -> None:
-        self._connection.execute(
-            "INSERT INTO records (kind, key, purge_at, content) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET purge_at = excluded.purge_at, content = excluded.content",
-            (kind, KEY, int(time.time() * 1000) + 3_600_000, content),
-        )
-
-
 @define
 class Again:
     """Sends the requests of one operation once more, as often as they are shown."""
@@ -414,8 +325,6 @@ async def main(rounds: int, items: int, only: str | None, check: bool) -> bool:
     table = Table(rounds)
     if only in (None, "memory"):
         await memory_part(table)
-    if only in (None, "sqlite"):
-        await sqlite_part(table)
     if only in (None, "dynamodb"):
         with running_engine() as engine:
             await dynamodb_part(table, engine.endpoint_url, items)
@@ -426,7 +335,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--items", type=int, default=5_000)
-    parser.add_argument("--only", choices=["memory", "sqlite", "dynamodb"])
+    parser.add_argument("--only", choices=["memory", "dynamodb"])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     os.environ.update(

@@ -188,7 +188,7 @@ PLOTTED = (
         "stores",
         "Time of an operation, to that of the bare requests or statements it is made of",
         (
-            Rows("stores", "SQLite", RATIO, "SQLite: {}"),
+            Rows("sqlite", "SQLite, on one processor", RATIO, "SQLite: {}"),
             Rows(
                 "postgres",
                 " " * 22,

@@ -103,6 +103,7 @@ RECORDINGS = (
         ("--rounds", "2", "--items", "100"),
         ("cashews", "aiocache", "aiocache-dynamodb"),
     ),
+    Recording("sqlite", "bench_sqlite", (), ("--rounds", "2"), ()),
     Recording("redis", "bench_redis", (), ("--rounds", "5"), ("redis",)),
     Recording("postgres", "bench_postgres", (), ("--rounds", "50"), ("psycopg",)),
     Recording("dynamodb", "bench_dynamodb", (), ("--rounds", "1"), ("aioboto3",)),
