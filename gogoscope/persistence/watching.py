@@ -139,11 +139,14 @@ class Listener(Watchers):
     async def close(self, *, orphaned: bool = False) -> None:
         """Close the connection; whoever still waits is not told of anything until it comes again.
 
+        It is shielded, and takes no longer than to cancel what waits for the server.
+
         :param orphaned: whether the event loop of the connection has ended, and the task with it
         """
         background, self._background = self._background, Detached()
         if not orphaned:
-            await background.end(0)
+            with anyio.CancelScope(shield=True):
+                await background.end(0)
         self._running = self._deaf = False
         self._heard = set()
 

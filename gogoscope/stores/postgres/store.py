@@ -176,9 +176,12 @@ class PostgresStore(RecordStore):
 
         :raises PersistenceError: if the store belongs to another event loop that still runs
         """
-        if self._life.may_close():
+        if not self._life.may_close():
+            return
+        try:
             await self._listener.close(orphaned=self._life.orphaned)
-        self._client.close()
+        finally:  # asyncio's own cancellation knows no shield
+            self._client.close()
 
     async def examine(self) -> list[Finding]:
         """Look at the server, and at what this user may do with the table.

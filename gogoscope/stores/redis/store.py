@@ -119,11 +119,15 @@ class RedisStore(RecordStore):
             await self._close()
 
     async def _close(self) -> None:
+        # Each step is taken whatever becomes of the one before: asyncio's own cancellation knows no
+        # shield.
         try:
             await self._entries.listener.close(orphaned=self._life.orphaned)
-            await self._server.close()
         finally:
-            self._life.end()
+            try:
+                await self._server.close()
+            finally:
+                self._life.end()
 
     async def ping(self) -> None:
         """Ask the server for its time, to see that it answers.

@@ -246,6 +246,21 @@ async def test_a_row_of_another_format_is_corrupt_and_can_be_replaced(
     assert await store.get("k") == 2
 
 
+async def test_closing_is_completed_though_cancelled_while_somebody_waits(
+    postgres_table: PostgresTable,
+) -> None:
+    store = PostgresStore(postgres_table.database_url, table=postgres_table.name, create=True)
+    await store.__aenter__()
+    await store.set("k", 1)
+    store._watch("lock", "k", lambda: None)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await store.aclose()
+    assert not store._client._idle
+    async with store:
+        assert await store.get("k") == 1
+
+
 async def test_a_key_may_have_2048_bytes(store: PostgresStore) -> None:
     await store.set("é" * 1024, 1)
     assert await store.keys() == ["é" * 1024]

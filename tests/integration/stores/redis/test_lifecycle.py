@@ -94,6 +94,22 @@ async def test_a_store_leaves_no_connection_open(redis_url: str) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_closing_is_completed_though_cancelled_while_somebody_waits(redis_url: str) -> None:
+    url, _, prefix = redis_url.partition("?key_prefix=")
+    store = RedisStore(url, key_prefix=prefix)
+    await store.__aenter__()
+    store._watch("lock", "k", lambda: None)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await store.aclose()
+    assert not store._server._lanes
+    assert store._server._connect is None
+    async with store:
+        assert await store.get("k") is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_store_whose_event_loop_has_ended_can_be_closed_and_opened_again(
     redis_url: str,
 ) -> None:
