@@ -40,7 +40,7 @@ from gogoscope.persistence.watching import Changed, Listener, Stop, never_told
 from gogoscope.stores.postgres.client import Reply, Value
 from gogoscope.stores.postgres.listening import advisory_lock
 from gogoscope.stores.postgres.schema import FORMAT
-from gogoscope.stores.postgres.statements import Statements
+from gogoscope.stores.postgres.statements import HIGHEST_NUMBER, Statements
 
 LONGEST_KEY = 2048
 LARGEST_CONTENT = 256 * 1024 * 1024
@@ -223,6 +223,8 @@ def entry_of(kind: str, key: str, row: bytes | None) -> Entry:
             f"its format is {columns.get('format')}, and this gogoscope knows {FORMAT}"
         )
         raise corrupt_record(kind, key, unknown)
+    if columns["number"] > HIGHEST_NUMBER:
+        raise corrupt_record(kind, key, ValueError("its number is too high to be one of ours"))
     return Entry(
         columns["content"],
         columns["purge_at"],

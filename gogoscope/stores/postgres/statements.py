@@ -17,6 +17,8 @@ from collections.abc import Iterable
 
 from gogoscope.stores.postgres.schema import COLUMNS, NOW
 
+HIGHEST_NUMBER = 10**18
+"""A number above it was written by nobody of ours. So there is always room above one of ours."""
 CHANNEL = b"gogoscope"
 """On which those who wait are told of changes; what is told is a kind, ``:`` and a key."""
 
@@ -40,7 +42,8 @@ class Statements:
             f"SELECT {NOW}, row_to_json(r) FROM {table} AS r WHERE kind = $1 AND key = $2"
         ).encode()
         self.insert = f"{insert} writer = r.writer {answer}".encode()
-        self.put = f"{insert} {_if('r.number < excluded.number', excluded)} {answer}".encode()
+        older = f"(r.number < excluded.number OR r.number > {HIGHEST_NUMBER})"
+        self.put = f"{insert} {_if(older, excluded)} {answer}".encode()
         self.update = (
             f"UPDATE {table} AS r SET {_if('r.writer = $9', brought)} "
             f"WHERE r.kind = $1 AND r.key = $2 {answer}"
@@ -55,7 +58,8 @@ class Statements:
         ).encode()
         self.clear = (
             f"WITH page AS (SELECT key {key_range} ORDER BY key LIMIT $5), "
-            f"gone AS (DELETE FROM {table} AS r USING page WHERE r.kind = $1 AND r.key = page.key) "
+            f"gone AS (DELETE FROM {table} AS r USING page "
+            "WHERE r.kind = $1 AND r.key = page.key) "
             f"SELECT {NOW}, max(key) FROM page"
         ).encode()
         self.sweep = (

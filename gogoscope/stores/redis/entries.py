@@ -27,7 +27,9 @@ from gogoscope.stores.redis.scripts import NONE
 from gogoscope.stores.redis.server import Server
 
 LARGEST = 512 * 1024 * 1024 - 10_000
-_HEAD = re.compile(rb"1 ([\w-]+) (\d{1,19}|\.) (\d{1,19}) ([\w,-]+|\.) [\w,.-]+")
+LONGEST_MS = 10**15
+"""For how long a key is kept at most; Redis refuses a time whose end has more than 63 bits."""
+_HEAD = re.compile(rb"1 ([\w-]+) (\d{1,19}|\.) (\d{1,18}) ([\w,-]+|\.) [\w,.-]+")
 
 
 class RedisEntries(CompareAndSwap):
@@ -163,7 +165,7 @@ class RedisEntries(CompareAndSwap):
         purge = new.purge_at_ms
         left: Argument = NONE
         if purge is not None:
-            left = max(0, purge - self.now_ms()) + KEEP_MS
+            left = min(max(0, purge - self.now_ms()) + KEEP_MS, LONGEST_MS)
         words = (
             "1",
             new.writer,

@@ -7,7 +7,8 @@ A key has one string: a line of words, and the text of the record after it ::
 - ``1`` is the format. What has another one is not changed, only replaced.
 - ``WRITER`` is the id of the last writer, ``OLDER`` those before it, with commas between.
 - ``PURGE`` is when the record is no longer needed, in milliseconds since the Unix epoch.
-- ``NUMBER`` grows with every change.
+- ``NUMBER`` grows with every change. It has at most 18 digits, so there is always room above it:
+  what has more was written by nobody of ours.
 - ``PUTS`` are the ids of the last ones who wrote whatever was there. Every script keeps them, so
   that a put whose answer was lost finds out whether it was carried out before others wrote.
 
@@ -59,12 +60,14 @@ if time[1] * 1000 + time[2] / 1000 > tonumber(ARGV[2]) then return answer('late'
 _READ = """
 local function read(key)
   local found = redis.pcall('GET', key)
-  if type(found) == 'table' then return '', nil, nil end
+  if type(found) == 'table' then found = '' end
   if not found then return false, '.', '.', '0' end
   local writer, number, puts = string.match(found, '^1 (%S+) %S+ (%d+) %S+ (%S+)\\n')
-  return found, writer, puts, number or '0'
+  if not number or #number > 18 then return found, nil, nil, '0' end
+  return found, writer, puts, number
 end
 """
+"""What cannot be understood, of another type for example, has no writer, and a number below all."""
 _WRITE = """
 local function write(head, puts, left, text)
   local value = head .. ' ' .. puts .. '\\n' .. text

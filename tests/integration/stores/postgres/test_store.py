@@ -246,6 +246,25 @@ async def test_a_row_of_another_format_is_corrupt_and_can_be_replaced(
     assert await store.get("k") == 2
 
 
+async def test_a_number_that_cannot_grow_is_corrupt_and_can_be_replaced(
+    store: PostgresStore, postgres_table: PostgresTable
+) -> None:
+    await store.set("k", 1)
+    assert await store.acquire("k", 60) is not None
+    assert (await store.reserve_rate("k", 1, 10, 0)).granted
+    postgres_table.execute(f"UPDATE {postgres_table.name} SET number = {2**63 - 1}")
+    with pytest.raises(CorruptRecordError, match=r"'k'.*number"):
+        await store.get("k")
+    with pytest.raises(CorruptRecordError, match="number"):
+        await store.acquire("k", 1)
+    with pytest.raises(CorruptRecordError, match="number"):
+        await store.reserve_rate("k", 1, 10, 0)
+    await store.force_release("k")
+    assert await store.acquire("k", 60) is not None
+    await store.set("k", 2)
+    assert await store.get("k") == 2
+
+
 async def test_closing_is_completed_though_cancelled_while_somebody_waits(
     postgres_table: PostgresTable,
 ) -> None:
