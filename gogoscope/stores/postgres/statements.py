@@ -5,6 +5,9 @@ the writer, ``$9`` the one that was seen. They answer with the row as JSON where
 another: where it was not written, or others have written since. (To plan a statement takes longer
 than to run it, so those with few expressions are the fast ones.)
 
+A statement that clears waits for those who change a row, maybe for longer than anybody waits for
+its answer. So it removes a row only if it still has the writer that it had at the beginning.
+
 To tell of a change is dear: the server lets one transaction after the other do that. So it is told
 only if somebody waits. Whoever does shares an advisory lock of the key (``$10``), which then cannot
 be had alone, for the moment of the change.
@@ -57,9 +60,9 @@ class Statements:
             "ORDER BY key LIMIT $6"
         ).encode()
         self.clear = (
-            f"WITH page AS (SELECT key {key_range} ORDER BY key LIMIT $5), "
+            f"WITH page AS (SELECT key, writer {key_range} ORDER BY key LIMIT $5), "
             f"gone AS (DELETE FROM {table} AS r USING page "
-            "WHERE r.kind = $1 AND r.key = page.key) "
+            "WHERE r.kind = $1 AND r.key = page.key AND r.writer = page.writer) "
             f"SELECT {NOW}, max(key) FROM page"
         ).encode()
         self.sweep = (

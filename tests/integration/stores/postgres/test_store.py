@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from attrs import frozen
+from psycopg import AsyncConnection
 
 from gogoscope import open_persistence, scope
 from gogoscope.exceptions import (
@@ -262,6 +263,26 @@ async def test_a_number_that_cannot_grow_is_corrupt_and_can_be_replaced(
     await store.force_release("k")
     assert await store.acquire("k", 60) is not None
     await store.set("k", 2)
+    assert await store.get("k") == 2
+
+
+async def test_a_clear_that_lands_late_removes_nothing_that_was_written_since(
+    store: PostgresStore, postgres_table: PostgresTable
+) -> None:
+    await store.set("k", 1)
+    async with PostgresStore(
+        postgres_table.database_url, table=postgres_table.name, request_timeout=0.2
+    ) as other:
+        async with await AsyncConnection.connect(postgres_table.database_url) as writing:
+            await store.joined(writing).set("k", 2)
+            with pytest.raises(StoreTimeoutError) as caught:
+                await other.clear()  # it waits for the transaction, and goes on waiting
+            assert caught.value.effect is Effect.MAYBE_APPLIED
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%DELETE FROM%'"
+        waiting += f" AND query LIKE '%{postgres_table.name}%' AND state = 'active' AND pid <> "
+        with anyio.fail_after(20):
+            while postgres_table.execute(f"{waiting} pg_backend_pid()") != [(0,)]:
+                await anyio.sleep(0.05)
     assert await store.get("k") == 2
 
 
