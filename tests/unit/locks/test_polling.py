@@ -125,6 +125,33 @@ async def test_a_reservation_is_renewed_while_its_process_waits(store: CountingS
             assert (await waiting).unwrap() is not None
 
 
+@BOTH
+def test_a_reservation_does_not_lapse_while_its_process_waits_however_long_its_pauses_are(
+    virtual_clock: VirtualClock, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "jittered", lambda pause: pause)
+
+    async def program() -> None:
+        store = CountingStore()
+        assert await store.acquire("job", LONG) is not None
+        elsewhere = another_process(store)
+        elsewhere.claims_take = 0.1
+        async with scope(persistence=elsewhere) as t:
+            waiting = t.task(t.acquire_lock, "job", LONG, None)
+            await anyio.sleep(0.5)
+            for _ in range(500):
+                await anyio.sleep(0.01)
+                record, now = await store.read_lock("job"), store._records.steady()
+                assert record is not None
+                assert now is not None
+                assert record.next_until_ms > now.ms
+            assert elsewhere.calls["reserve"] <= 12
+            waiting.cancel()
+            await waiting
+
+    virtual_clock.run(program, backend=backend)
+
+
 @pytest.mark.parametrize("freed", [False, True])
 async def test_a_reservation_is_ended_when_nobody_waits_any_more(
     store: CountingStore, freed: bool
