@@ -180,6 +180,7 @@ def glob_matcher(pattern: str | None) -> Callable[[str], bool]:
     prefix does not list what another keeps under that very prefix.
 
     :raises TypeError: if the pattern is neither a ``str`` nor ``None``
+    :raises ValueError: if it holds a NUL or a lone surrogate, which no key does
     """
     if pattern is None:
         return bool
@@ -187,6 +188,8 @@ def glob_matcher(pattern: str | None) -> Callable[[str], bool]:
         raise TypeError(
             f"pattern must be a str or None, got {pattern!r} of type {type(pattern).__name__}"
         )
+    if pattern:
+        check_key(pattern, "pattern")
     first, *others = (
         "".join("." if char == "?" else re.escape(char) for char in part)
         for part in re.split(r"\*+", pattern)

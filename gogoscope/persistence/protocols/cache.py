@@ -112,6 +112,7 @@ class CacheProvider(Protocol):
 
         :param pattern: which keys, as a case-sensitive glob over whole keys: ``*`` stands for any
             characters, ``?`` for any one, every other character for itself
+        :raises ValueError: if the pattern holds a NUL or a lone surrogate, which no key does
         """
         ...
 

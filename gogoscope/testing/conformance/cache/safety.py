@@ -120,6 +120,15 @@ class CacheSafetyRules(Conformance):
         with pytest.raises(TypeError, match="pattern must be a str or None, got 7"):
             await store.keys(not_a_pattern)
 
+    @pytest.mark.parametrize("pattern", ["\udcff*", "a\0*"])
+    async def test_a_pattern_that_no_key_can_match_is_refused(
+        self, store: CacheProvider, pattern: str
+    ) -> None:
+        with pytest.raises(ValueError, match="pattern must"):
+            await store.keys(pattern)
+        with pytest.raises(ValueError, match="pattern must"):
+            _ = [key async for key in store.iterate_keys(pattern)]
+
     @pytest.mark.parametrize("name", CHANGES)
     async def test_a_cancelled_change_of_a_value_is_whole_or_not_there(
         self, store: CacheProvider, name: str
