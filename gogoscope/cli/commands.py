@@ -20,6 +20,7 @@ from gogoscope.cli.exits import MEANINGS, EndedError, ExitCode
 from gogoscope.cli.listings import LISTINGS, Listing
 from gogoscope.cli.output import Output
 from gogoscope.cli.session import Session
+from gogoscope.cli.terminal import Printer
 
 VARIABLE = "GOGOSCOPE_STORE"
 WATCH_SECONDS = 2.0
@@ -71,6 +72,7 @@ app = App(
     help_epilogue=_epilogue(),
     help_format="plaintext",
     version_flags=["--version"],
+    console=Printer(),
 )
 
 
@@ -79,6 +81,11 @@ def _check(name: str, key: str) -> str:
         return persistence.check_key(key, name)
     except ValueError as error:
         raise EndedError(ExitCode.WRONG_USE, str(error)) from error
+
+
+def _check_pattern(pattern: str | None) -> None:
+    if pattern:
+        _check("PATTERN", pattern)
 
 
 def _listing_command(listing: Listing) -> Callable[..., Call]:
@@ -90,6 +97,7 @@ def _listing_command(listing: Listing) -> Callable[..., Call]:
         every: Annotated[float, Parameter(help="seconds between two lists")] = WATCH_SECONDS,
         common: Common | None = None,
     ) -> Call:
+        _check_pattern(pattern)
         if not watch:
             return Call(partial(reading.list_all, listing=listing, pattern=pattern), common)
         if not 0.1 <= every <= 86_400:
@@ -150,6 +158,7 @@ for _command, (_, _about) in changing.SCHEDULE_CHANGES.items():
 @app.command
 def keys(pattern: Pattern = None, /, *, common: Common | None = None) -> Call:
     """List the keys of cached values."""
+    _check_pattern(pattern)
     return Call(partial(reading.list_keys, pattern=pattern), common)
 
 

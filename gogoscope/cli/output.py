@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from attrs import frozen
 
@@ -98,8 +99,16 @@ def say(line: str) -> None:
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(f"{printable(' '.join(line.splitlines()))}\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(f"{printable(' '.join(line.splitlines()))}\n")
+        sys.stderr.flush()
+    except OSError:  # nobody can be told, and what was asked for is done all the same
+        drop_unwritten(sys.stderr)
+
+
+def drop_unwritten(stream: TextIO) -> None:
+    """Let what could not be written go nowhere, which Python would try at its end once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Notes(logging.Handler):

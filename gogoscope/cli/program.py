@@ -19,7 +19,7 @@ import gogoscope
 from gogoscope import persistence
 from gogoscope.cli.commands import VARIABLE, Call, Common, app
 from gogoscope.cli.exits import EndedError, ExitCode
-from gogoscope.cli.output import Output, say, telling_warnings, writing
+from gogoscope.cli.output import Output, drop_unwritten, say, telling_warnings, writing
 from gogoscope.cli.session import Session
 
 WRONG_URL = (
@@ -41,10 +41,10 @@ def run(arguments: Sequence[str]) -> int:
         with writing():
             sys.stdout.flush()
     except BrokenPipeError:
-        _drop_unwritten()
+        drop_unwritten(sys.stdout)
         return ExitCode.PIPE_CLOSED
     except EndedError as ended:
-        _drop_unwritten()
+        drop_unwritten(sys.stdout)
         say(f"gogoscope: {ended.line}")
         return ended.code
     return code
@@ -87,9 +87,12 @@ def _understood(arguments: Sequence[str]) -> Call | None:
         command, bound, _ = app.parse_args(
             _command_first(arguments), print_error=False, exit_on_error=False
         )
-        call = command(*bound.args, **bound.kwargs)
+        with writing():  # the help, or the version
+            call = command(*bound.args, **bound.kwargs)
     except CycloptsError as error:
-        told = str(error).rstrip(".")
+        told = str(error)
+        if not told.endswith("..."):
+            told = told.removesuffix(".")
         raise EndedError(ExitCode.WRONG_USE, f"{told}; see gogoscope --help") from error
     return call if isinstance(call, Call) else None
 
@@ -126,22 +129,25 @@ async def _use_store(call: Call) -> None:
 
 def _check_file(url: persistence.PersistenceURL) -> None:
     """Make sure that a file is there: opening it would make it, and find nothing."""
-    if url.url.startswith("sqlite:///") and not Path(url.location[1:]).exists():
-        raise EndedError(ExitCode.STORE_FAILED, f"there is no file {url.location[1:]!r}")
+    if not url.url.startswith("sqlite:///"):
+        return
+    name = url.location[1:]
+    try:
+        found = Path(name).exists()
+    except OSError as error:
+        told = f"the file {name!r} cannot be looked at: {error.strerror}"
+        raise EndedError(ExitCode.STORE_FAILED, told) from error
+    if not found:
+        raise EndedError(ExitCode.STORE_FAILED, f"there is no file {name!r}")
 
 
 def _prepare_streams() -> None:
-    """Let every text be written, and have streams where the shell has closed them."""
+    """Let every text be read and written, and have streams where the shell has closed them."""
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of the program
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - likewise
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-
-
-def _drop_unwritten() -> None:
-    """Let what could not be written go nowhere, which Python would try at its end once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -27,9 +27,17 @@ _STYLES = {
 }
 
 
+class Printer(Console):
+    """Prints on the standard output; errors of that go on to whoever prints."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error go on, which would end the program here with a code of its own."""
+        raise  # noqa: PLE0704 - it is called where the error was caught
+
+
 def show(renderable: RenderableType) -> None:
     """Print something."""
-    Console(highlight=False).print(renderable)
+    Printer(highlight=False).print(renderable)
 
 
 def table(listing: Listing, found: Mapping[str, Any]) -> RenderableType:
@@ -125,7 +133,7 @@ class Screen:
     def __init__(self, what: str, every: float) -> None:
         self._about = f"{what} every {every:g} s; Ctrl-C ends it"
         self._last: RenderableType = Text("")
-        self._live = Live(auto_refresh=False, console=Console(highlight=False))
+        self._live = Live(auto_refresh=False, console=Printer(highlight=False))
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli.in_terminal import PROGRAM, environment, piped, terminal
+from tests.integration.cli.in_terminal import PATIENCE, PROGRAM, environment, piped, terminal
 from tests.support.operated import ODD_KEYS, ask, fill
 
 pytestmark = [
@@ -157,32 +157,81 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
     assert len(told.splitlines()) == 1
 
 
+full = pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="there is no disk that is always full"
+)
+
+
+def in_shell(redirected: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program with its streams as a shell redirects them."""
+    return subprocess.run(
+        ["sh", "-c", f'"$@" {redirected}', "sh", *PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=environment(),
+    )
+
+
+@full
 def test_an_output_that_cannot_be_written_is_an_error(url: str) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("there is no disk that is always full")
-    with Path("/dev/full").open("w") as full:
-        finished = subprocess.run(
-            [*PROGRAM, "locks", "--store", url],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            env=environment(),
-        )
+    finished = in_shell(">/dev/full", "locks", "--store", url)
     assert finished.returncode == 74
     assert finished.stderr.splitlines()[1].startswith("gogoscope: the output cannot be written")
     assert len(finished.stderr.splitlines()) == 2
 
 
+@full
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_help_that_cannot_be_written_is_an_error(option: str) -> None:
+    finished = in_shell(">/dev/full", option)
+    assert finished.returncode == 74
+    assert finished.stderr.startswith("gogoscope: the output cannot be written")
+    assert len(finished.stderr.splitlines()) == 1
+
+
+def test_a_reader_of_the_help_may_stop_reading() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        finished = subprocess.run(
+            [*PROGRAM, "--help"],
+            stdout=writes,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+            check=False,
+            env=environment(),
+        )
+    finally:
+        os.close(writes)
+    assert (finished.returncode, finished.stderr) == (141, b"")
+
+
+@full
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("locks",), 0), (("holder", "nobody's"), 1), (("lokcs",), 2)]
+)
+def test_what_was_asked_for_is_done_though_nothing_else_can_be_told(
+    url: str, arguments: tuple[str, ...], code: int
+) -> None:
+    finished = in_shell("2>/dev/full", *arguments, "--store", url)
+    assert finished.returncode == code
+    assert ("order:1" in finished.stdout) == (code == 0)
+
+
+def test_an_answer_that_is_no_text_is_not_a_yes(url: str) -> None:
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}
+    with terminal("release", "order:1", "--store", url, env=strict) as shown:
+        shown.wait_for("[y/N]")
+        os.write(shown.fd, b"\xff\n")
+        assert shown.end() == 5
+    assert "nothing was changed" in shown.shown
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
 def test_streams_may_be_closed(url: str, closed: str) -> None:
-    finished = subprocess.run(
-        ["sh", "-c", f'"$@" {closed}', "sh", *PROGRAM, "locks", "--store", url],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-    )
+    finished = in_shell(closed, "locks", "--store", url)
     assert finished.returncode == 0
     assert "Traceback" not in finished.stderr
     assert ("order:1" in finished.stdout) == (closed != ">&-")

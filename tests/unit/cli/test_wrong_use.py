@@ -17,11 +17,14 @@ MEMORY = "memory://wrong-use"
     ("arguments", "told"),
     [
         (["lokcs"], 'Did you mean "locks"?'),
+        (["x"], 'Unknown command "x". Available commands: locks,'),
         (["locks", "--nope"], "--nope"),
         (["locks", "a", "b"], "['b']"),
         (["locks", "--watch", "--every", "soon"], "--every"),
         (["locks", "--watch", "--every", "0"], "--every"),
         (["locks", "--watch", "--every", "nan"], "--every"),
+        (["locks", "\udcff*"], "PATTERN must be encodable as UTF-8"),
+        (["keys", "\udcff*"], "PATTERN must be encodable as UTF-8"),
         (["holder"], "KEY"),
         (["holder", ""], "KEY"),
         (["holder", "a\0b"], "NUL"),
@@ -79,6 +82,13 @@ def test_a_file_that_is_not_there_is_not_made(command: Command, tmp_path: Path) 
     assert shown.code == 3
     assert "typo.db" in shown.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_looked_at_is_told_in_one_line(command: Command) -> None:
+    shown = command("locks", "--store", f"sqlite:///{'a' * 10_000}")
+    assert shown.code == 3
+    assert "cannot be looked at: " in shown.err
+    assert len(shown.err.splitlines()) == 1
 
 
 def test_a_file_of_another_kind_is_refused(command: Command, tmp_path: Path) -> None:
