@@ -151,8 +151,8 @@ class LockQueue:
         may_ask = self._held_here() is None
         while True:
             waiter.woken = anyio.Event()
-            first = self._waiters[0] is waiter
-            if first and may_ask and not waiter.promised and self._rest_until <= monotonic():
+            asks = self._waiters[0] is waiter and not waiter.promised
+            if asks and may_ask and self._rest_until <= monotonic():
                 handle = await self._ask(waiter, give_up_at)
                 if handle is not None:
                     waiter.handle = self._claimed_by(handle)
@@ -160,15 +160,15 @@ class LockQueue:
             left = give_up_at - monotonic()
             if left <= 0:
                 return self._record()
-            if first:
+            if asks:
                 self._watch()
-            pause = self._pause() if first else math.inf
+            pause = self._pause() if asks else math.inf  # The end of a handover wakes the first.
             if (waiting := waiter.wanted.waiting) is not None:
                 waiting.begins(self._held_here(), self._record())
             woken = await _set_within(waiter.woken, min(left, pause))
             if waiter.handle is not None:
                 return waiter.handle
-            if not woken and (not first or (left <= pause and self._held_here() is not None)):
+            if not woken and (not asks or (left <= pause and self._held_here() is not None)):
                 return self._record()
             may_ask = not woken or self._held_here() is None
 

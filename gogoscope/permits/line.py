@@ -138,11 +138,11 @@ class PermitLine:
             raise
 
     async def _turn_of(self, waiter: Waiter, give_up_at: float) -> LockHandle | list[LockRecord]:
-        may_ask = not self._taken_here(waiter)
+        may_ask = not self._in_the_way(waiter)
         while True:
             waiter.woken = anyio.Event()
-            first = self._waiters[0] is waiter
-            if first and may_ask and not waiter.promised:
+            asks = self._waiters[0] is waiter and not waiter.promised
+            if asks and may_ask:
                 handle = await self._ask(waiter, give_up_at)
                 if handle is not None:
                     waiter.handle = self._held_by(handle, waiter)
@@ -150,13 +150,14 @@ class PermitLine:
             left = give_up_at - monotonic()
             if left <= 0:
                 return self._leases(waiter)
-            if first and self._stop_watching is None:
+            if asks and self._stop_watching is None:
                 self._stop_watching = watch(self._provider, self._kind, self._key, self._told)
-            pause = self._pause(waiter) if first else math.inf
+            # The end of a handover wakes the first.
+            pause = self._pause(waiter) if asks else math.inf
             woken = await _set_within(waiter.woken, min(left, pause))
             if waiter.handle is not None:
                 return waiter.handle
-            may_ask = not woken or not self._taken_here(waiter)
+            may_ask = not woken or not self._in_the_way(waiter)
 
     def _told(self) -> None:
         """Have the first ask: the store tells that whoever is next may have a permit."""
@@ -201,9 +202,8 @@ class PermitLine:
     def _pause(self, waiter: Waiter) -> float:
         """Return the seconds until the first in the line asks, unless it is woken before."""
         now = monotonic()
-        if self._taken_here(waiter):
+        if here := self._in_the_way(waiter):
             # A release wakes the first; this is for permits that were freed by force.
-            here = self._live()
             pause = max(LONGEST_POLL_SECONDS, min(one._lease for one in here) / LOOKS_PER_LEASE)
             return min(pause, min(one._deadline for one in here) - now)
         pause = self._polling.pause()
@@ -219,22 +219,22 @@ class PermitLine:
 
     def _leases(self, waiter: Waiter) -> list[LockRecord]:
         """Return the leases of those who hold permits, as far as they are known."""
-        if self._taken_here(waiter):
-            return [handle._record for handle in self._live()]
+        if here := self._in_the_way(waiter):
+            return [handle._record for handle in here]
         record = waiter.leases.found or self._polling.record
         return [] if record is None else [permit.lease for permit in record.holders.values()]
 
-    def _taken_here(self, waiter: Waiter) -> bool:
-        """Return whether what is held here leaves no room, so that it makes no sense to ask.
+    def _in_the_way(self, waiter: Waiter) -> list[LockHandle]:
+        """Return what is held here if it leaves no room, so that it makes no sense to ask.
 
         Whoever has a turn to reserve or to renew asks all the same.
         """
         wish = waiter.wanted.wish
         if waiter.reserved or wish.takes == "all":
-            return False
+            return []
         held = self._live()
         full = wish.limit is not None and len(held) >= wish.limit
-        return full or any(self._held[handle].takes == "all" for handle in held)
+        return held if full or any(self._held[handle].takes == "all" for handle in held) else []
 
     async def _leave(self, waiter: Waiter) -> None:
         if waiter in self._waiters:

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from gogoscope import LockTimeoutError, StoreConnectionError, StoreTimeoutError, scope
+from gogoscope.locks import queue
 from gogoscope.locks.queue import MOST_IN_A_ROW, _queues
 from gogoscope.testing import VirtualClock
 from tests.support.backends import BOTH, Backend
@@ -166,6 +167,43 @@ def test_a_release_is_bounded_however_long_handovers_take_and_whoever_leaves_mea
             assert anyio.current_time() - began <= 5
         assert await store.holder("job") is None
         assert queues() == 0
+
+    virtual_clock.run(program, backend=backend)
+
+
+@BOTH
+def test_who_is_handed_the_lock_sleeps_until_the_slow_answer_though_the_lease_ends_before(
+    virtual_clock: VirtualClock, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeps = 0
+    set_within = queue._set_within
+
+    async def sleep(event: anyio.Event, seconds: float) -> bool:
+        nonlocal sleeps
+        sleeps += 1
+        assert sleeps <= 10, "pauses of no time, while a virtual clock stands still"
+        return await set_within(event, seconds)
+
+    monkeypatch.setattr(queue, "_set_within", sleep)
+
+    class Slow(CountingStore):
+        async def hand_over_lock(self, *args: Any, **options: Any) -> Any:
+            reply = await super().hand_over_lock(*args, **options)
+            await anyio.sleep(2)
+            return reply
+
+    async def program() -> None:
+        store = Slow()
+        other = await another_process(store).acquire("job", 0.15)
+        async with scope(persistence=store) as s:
+            handle = await s.acquire_lock("job", 1, None)  # having waited, so that it has polled
+            assert other is not None
+            assert handle is not None
+            waiting = s.task(s.acquire_lock, "job", LONG, None)
+            await anyio.sleep(0.1)
+            assert await handle.release()
+            assert (await waiting).unwrap() is not None
+        assert store.calls["hand over"] == 1
 
     virtual_clock.run(program, backend=backend)
 

@@ -21,6 +21,8 @@ from gogoscope import (
     scope,
 )
 from gogoscope.permits import line, polling
+from gogoscope.permits.waiting import Waiter, Wanted
+from gogoscope.persistence.lock_handle import IN_STORE, LockHandle
 from gogoscope.persistence.permit_records import PermitsRecord
 from gogoscope.testing import VirtualClock
 from tests.support.backends import BOTH, Backend
@@ -311,6 +313,65 @@ async def test_a_waiter_that_is_cancelled_during_the_handover_passes_the_permit_
         (await leaving).unwrap()
     assert (await record(store)).holders == {}
     assert lines() == 0
+
+
+@BOTH
+def test_who_is_handed_a_permit_sleeps_until_the_slow_answer(
+    virtual_clock: VirtualClock, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeps = 0
+    set_within = line._set_within
+
+    async def sleep(event: anyio.Event, seconds: float) -> bool:
+        nonlocal sleeps
+        sleeps += 1
+        assert sleeps <= 10, "pauses of no time, while a virtual clock stands still"
+        return await set_within(event, seconds)
+
+    monkeypatch.setattr(line, "_set_within", sleep)
+
+    class Slow(WatchedStore):
+        async def hand_over_permit(self, *args: Any, **options: Any) -> Any:
+            reply = await super().hand_over_permit(*args, **options)
+            await anyio.sleep(2)
+            return reply
+
+    async def program() -> None:
+        store = Slow()
+        elsewhere = another_process(store)
+        async with scope(persistence=store) as s, scope(persistence=elsewhere) as t:
+            other = await Holder(t, t.semaphore("k", 2, ttl=600)).enter()
+            holder = await Holder(s, s.semaphore("k", 2, ttl=600)).enter()
+            waiting = Holder(s, s.semaphore("k", 2, ttl=600))
+            await anyio.sleep(0.01)
+            await holder.leave()
+            await (await waiting.enter()).leave()
+            await other.leave()
+        assert store.calls["hand_over_permit"] == 1
+
+    virtual_clock.run(program, backend=backend)
+
+
+async def test_a_wait_goes_on_when_a_lease_ends_between_two_looks_at_it(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def lost(handle: LockHandle) -> str | None:
+        nonlocal looks
+        looks -= 1
+        return None if looks >= 0 else "it is over"
+
+    async with scope(persistence=store) as s, s.semaphore("k", 1):
+        (lines,) = line._lines.all()
+        (found,) = lines.values()
+        ((_, wish),) = found._held.items()
+        waiter = Waiter(store, Wanted(wish, {}, s._home.spawn, IN_STORE))
+        with monkeypatch.context() as patched:
+            patched.setattr(LockHandle, "lost", property(lost))
+            for more in range(5):
+                looks = more
+                assert found._pause(waiter) > 0
 
 
 async def test_a_release_whose_waiter_is_cancelled_frees_the_permit(store: WatchedStore) -> None:
