@@ -63,7 +63,8 @@ class Line:
 
     # kind: what the lease is of, for people.
     # _turn: who has it asks the store.
-    # _changed: is set when what was held here has ended, or something else is worth a look.
+    # _changed: is set, and replaced, when what was held here has ended, or something else is worth
+    #   a look. So it belongs to nobody who looks, and whoever took it before a look misses nothing.
     # _held: the handles that are held here.
     # _users: how many wait, or hold.
     # _told: whether the store has told of something since the last look.
@@ -117,7 +118,7 @@ class Line:
     def released(self, handle: LockHandle, freed: bool) -> None:
         """Wake the first in the line."""
         self._held.discard(handle)
-        self._changed.set()
+        self._wake()
         self._leave()
 
     def _held_here(self) -> LockHandle | None:
@@ -141,14 +142,18 @@ class Line:
 
     def _tell(self) -> None:
         self._told = True
-        self._changed.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
 
     async def _ask_in_turn(
         self, home: Home, want: Want[Found], give_up_at: float
     ) -> LockHandle | Found | None:
         pause, dead_at, refused, spread = FIRST_POLL_SECONDS, math.inf, False, 0.0
         while True:
-            self._changed = anyio.Event()
+            changed = self._changed
             if self._told:
                 self._told, spread = False, FIRST_POLL_SECONDS
             if (found := want.look()) is not None:
@@ -170,7 +175,7 @@ class Line:
                 return None
             if self._stop_watching is None:
                 self._stop_watching = self.watch(self._tell)
-            await self._sleep(min(left, self._pause(pause, dead_at, holder)), spread)
+            await self._sleep(changed, min(left, self._pause(pause, dead_at, holder)), spread)
             pause = min(2 * pause, LONGEST_POLL_SECONDS)
 
     async def _ask(
@@ -195,10 +200,10 @@ class Line:
         dead_in = max(0.0, min(dead_at, self._watched.dead_at()) - now)
         return min(jittered(pause), dead_in + jittered(FIRST_POLL_SECONDS))
 
-    async def _sleep(self, seconds: float, spread: float) -> None:
+    async def _sleep(self, changed: anyio.Event, seconds: float, spread: float) -> None:
         """Sleep until something has changed; if the store told so before, ask not all at once."""
         with anyio.move_on_after(seconds):
-            await self._changed.wait()
+            await changed.wait()
             if self._told:
                 await anyio.sleep(uniform(0, spread))
 
