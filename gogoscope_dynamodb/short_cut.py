@@ -35,10 +35,13 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 OPERATIONS = frozenset({"GetItem", "PutItem", "UpdateItem", "DeleteItem"})
 UNSIGNED = frozenset({"expect", "transfer-encoding", "user-agent", "x-amzn-trace-id"})
@@ -174,7 +177,11 @@ async def _new_signer(used_for: _Use, by: Any) -> Signer | None:
 
 @frozen(eq=False)
 class Signer:
-    """Signs the requests of one second: AWS Signature Version 4."""
+    """Signs the requests of one second: AWS Signature Version 4.
+
+    ``_signings`` holds what depends on the headers alone, by the headers: each operation has its
+    own, and sends them again and again.
+    """
 
     used_for: _Use
     host: str
@@ -184,8 +191,21 @@ class Signer:
     token: str | None
     key: bytes
 
+    _signings: dict[tuple[tuple[str, str], ...], Signing] = field(factory=dict, init=False)
+
     def signed(self, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
         """Return the headers of a request with its signature."""
+        given = tuple(headers.items())
+        signing = self._signings.get(given)
+        if signing is None:
+            signing = self._signings[given] = self._signing_of(headers)
+        request = signing.request.copy()
+        request.update(sha256(body).hexdigest().encode())
+        to_sign = f"{ALGORITHM}\n{self.time}\n{self.scope}\n{request.hexdigest()}"
+        signature = hmac.digest(self.key, to_sign.encode(), "sha256").hex()
+        return {**signing.headers, "Authorization": signing.authorization + signature}
+
+    def _signing_of(self, headers: Mapping[str, str]) -> Signing:
         complete = {**headers, "X-Amz-Date": self.time}
         if self.token:
             complete["X-Amz-Security-Token"] = self.token
@@ -196,15 +216,26 @@ class Signer:
         names = sorted(signed)
         listed = ";".join(names)
         lines = "".join(f"{name}:{signed[name]}\n" for name in names)
-        request = f"POST\n/\n\n{lines}\n{listed}\n{sha256(body).hexdigest()}"
-        digest = sha256(request.encode()).hexdigest()
-        to_sign = f"{ALGORITHM}\n{self.time}\n{self.scope}\n{digest}"
-        signature = hmac.digest(self.key, to_sign.encode(), "sha256").hex()
-        complete["Authorization"] = (
-            f"{ALGORITHM} Credential={self.access_key}/{self.scope}, "
-            f"SignedHeaders={listed}, Signature={signature}"
+        return Signing(
+            headers=complete,
+            request=sha256(f"POST\n/\n\n{lines}\n{listed}\n".encode()),
+            authorization=(
+                f"{ALGORITHM} Credential={self.access_key}/{self.scope}, "
+                f"SignedHeaders={listed}, Signature="
+            ),
         )
-        return complete
+
+
+@frozen(eq=False)
+class Signing:
+    """What the signatures of all requests with the same headers have in common.
+
+    ``request`` is the digest of all but the body's own, which comes last.
+    """
+
+    headers: dict[str, str]
+    request: Hash
+    authorization: str
 
 
 async def _answer(response: Any, model: Any) -> dict[str, Any]:
