@@ -96,7 +96,7 @@ class Line:
         give_up_at = monotonic() + want.patience
         try:
             if want.patience == 0:
-                answer = await self._ask_in_turn(home, want, give_up_at)
+                answer = await self._ask_at_once(home, want)
             else:
                 async with slots_lent():
                     answer = await self._wait(home, want, give_up_at)
@@ -148,6 +148,21 @@ class Line:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
+    async def _ask_at_once(self, home: Home, want: Want[Found]) -> LockHandle | Found | None:
+        """Ask for a caller who does not wait; those who do wait notice nothing of it.
+
+        The lease is taken over if it was refused here for so long that its holder is dead.
+        """
+        for watched in (False, True):
+            if (found := want.look()) is not None:
+                return found
+            if watched and self._watched.dead() is None:
+                return None
+            answer = await self._ask(home, want, math.inf, watched=watched)
+            if isinstance(answer, LockHandle):
+                return answer
+        return want.look()
+
     async def _ask_in_turn(
         self, home: Home, want: Want[Found], give_up_at: float
     ) -> LockHandle | Found | None:
@@ -158,15 +173,12 @@ class Line:
                 self._told, spread = False, FIRST_POLL_SECONDS
             if (found := want.look()) is not None:
                 return found
-            holder = self._held_here() if want.patience else None
+            holder = self._held_here()
             if holder is None:
                 answer = await self._ask(home, want, give_up_at, watched=refused)
                 if isinstance(answer, LockHandle):
-                    self._held.add(answer)
-                    self._users += 1
                     return answer
                 refused = True
-                self._watched.look(answer.record)
                 dead_at = monotonic() + (answer.dead_in_ms / 1000 or math.inf)
                 if (found := want.look()) is not None:
                     return found
@@ -181,17 +193,22 @@ class Line:
     async def _ask(
         self, home: Home, want: Want[Found], give_up_at: float, *, watched: bool
     ) -> LockHandle | LockReply:
-        patience = max(give_up_at - monotonic(), REQUEST_SECONDS) if want.patience else math.inf
-        return await claim_handle(
+        answer = await claim_handle(
             want.leases,
             self._key,
             new_claim(want.lease, metadata={"scope": home.name}),
             want.lease,
             seen=self._watched.dead() if watched else None,
             releaser=self,
-            patience=patience,
+            patience=max(give_up_at - monotonic(), REQUEST_SECONDS),
             spawn=home.spawn,
         )
+        if isinstance(answer, LockHandle):
+            self._held.add(answer)
+            self._users += 1
+        else:
+            self._watched.look(answer.record)
+        return answer
 
     def _pause(self, pause: float, dead_at: float, holder: LockHandle | None) -> float:
         now = monotonic()

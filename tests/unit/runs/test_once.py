@@ -28,6 +28,7 @@ from gogoscope import (
 from gogoscope.events import Event, RunCompleted, RunFound, RunStarted
 from gogoscope.persistence.values import JSONCodec
 from gogoscope.stores import MemoryStore
+from gogoscope.testing import VirtualClock
 from tests.support.hostile_errors import HOSTILE, hostile
 from tests.unit.runs.run_store import RunStore, another_process
 
@@ -208,6 +209,41 @@ async def test_whoever_does_not_want_to_wait_learns_who_runs(store: RunStore) ->
                 with pytest.raises(RunInProgressError, match="process") as caught:
                     await u.call(Effect(), once=Once("charge", 60, wait=wait))
                 assert isinstance(caught.value, TimeoutError)
+
+
+async def test_whoever_waits_is_woken_though_others_have_asked_without_waiting(
+    store: RunStore,
+) -> None:
+    effect = Effect()
+    effect.may_end = anyio.Event()
+    async with scope(persistence=store) as s:
+        runs = s.task(effect, once=Once("charge", 60, lease=3600))
+        await effect.began.wait()
+        waits = s.task(effect, once=Once("charge", 60))
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(RunInProgressError):
+            await s.call(effect, once=Once("charge", 60, wait=0))
+        effect.may_end.set()
+        with anyio.fail_after(10):
+            assert [(await task).unwrap() for task in (runs, waits)] == ["receipt"] * 2
+    assert effect.calls == 1
+
+
+def test_whoever_asks_now_and_then_believes_no_lease_for_longer_than_it_lasts(
+    virtual_clock: VirtualClock,
+) -> None:
+    async def program() -> None:
+        store = RunStore()  # whose clock stands still: the lease of who died never ends by it
+        effect = Effect()
+        await store.die_running("charge", lease=30)
+        async with scope(persistence=store) as s:
+            for _ in range(2):
+                with pytest.raises(RunInProgressError):
+                    await s.call(effect, once=Once("charge", 60, wait=0))
+                await anyio.sleep(20)
+            assert await s.call(effect, once=Once("charge", 60, wait=0)) == "receipt"
+
+    virtual_clock.run(program)
 
 
 async def test_another_payload_under_the_same_key_is_an_error(store: RunStore) -> None:
