@@ -127,8 +127,7 @@ def release(record: JobRecord | None, now_ms: int, nonce: str) -> tuple[JobRecor
 
 def purge_at_ms(record: JobRecord, now_ms: int) -> int | None:
     """Return when nobody can need the record any more: never, while a state is to go on from."""
-    if record.until_ms is not None:
-        return record.until_ms + TOMBSTONE_MS
-    if record.saves or record.finished_ms is not None:
+    if record.until_ms is None and (record.saves or record.finished_ms is not None):
         return None
-    return lock_rules.purge_at_ms(record.lease, now_ms)
+    lease_ends_ms = lock_rules.purge_at_ms(record.lease, now_ms)
+    return max(lease_ends_ms, (record.until_ms or 0) + TOMBSTONE_MS)

@@ -176,6 +176,20 @@ class JobConformance(Conformance):
         clock.now += 3 * 365 * 86_400
         assert (await taken(store, "b")).record.saves == 1
 
+    async def test_whoever_has_a_job_that_had_finished_keeps_it_for_as_long_as_it_renews(
+        self, store: JobProvider, clock: ManualClock
+    ) -> None:
+        await taken(store, "a")
+        assert await store.finish_job("job", "a", 60)
+        lease = (await taken(store, "b")).record.lease
+        for _ in range(4):
+            clock.now += 43_200
+            reply = await store.renew_job("job", "b", lease.version, LEASE_MS, 0)
+            assert reply.granted
+            assert reply.record is not None
+            lease = reply.record
+        assert not (await store.claim_job("job", a_claim("c"), 1)).granted
+
     async def test_how_far_a_job_has_come_is_kept_until_another_save_tells(
         self, store: JobProvider
     ) -> None:
