@@ -90,7 +90,7 @@ class JobBlock(LeaseBlock[J]):
     async def _give_up(self, leaving: BaseException | None) -> None:
         handle, finished = self._handle, False
         try:
-            if leaving is None and handle.lost is None:
+            if leaving is None and handle.lost is None and not self._cut:
                 await self._finish(handle)
                 finished = True
             else:

@@ -55,6 +55,11 @@ class Held(Protocol):
         """Cancel it, and raise the loss from it."""
         ...
 
+    @property
+    def _tasks_cut(self) -> bool:
+        """Whether tasks of it were cancelled when its body had ended."""
+        ...
+
 
 B = TypeVar("B", bound=Held)
 
@@ -70,6 +75,10 @@ class LeaseBlock(Generic[B]):
 
     # Set on entering: _handle, _locked (what runs in the block), _renewal, _renewing (its task),
     # _interrupt (what ended the renewals and ends the program).
+    # _cut: whether the block was cancelled before all was done in it. That of its own scope, or of
+    # one that is stopping, leaves it as no exception.
+
+    _cut = False
 
     def __init__(self, home: Home, open_block: Callable[[LockHandle], B], key: str) -> None:
         self._home = home
@@ -138,7 +147,7 @@ class LeaseBlock(Generic[B]):
         leaving = exc
         try:
             if await self._locked.__aexit__(exc_type, exc, traceback):
-                leaving = None
+                leaving, self._cut = None, exc is not None or self._locked._tasks_cut
         except BaseException as raised:  # noqa: BLE001 - raised again when the lease is given up
             leaving = raised
         lost = self._loss()

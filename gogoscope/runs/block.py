@@ -1,9 +1,9 @@
 """The block of a run: it runs if nobody has, and keeps what came of it at its end.
 
 The end is one of three. Without an error, or with one that is to be kept, the verdict is written,
-shielded, as often as it takes within a bound. After any other error, and when cancelled, the run is
-abandoned, and the next caller runs. After the loss of the lease nothing is written: whoever took
-over has the run, and what was computed here is returned to nobody.
+shielded, as often as it takes within a bound. After any other error, and when cancelled, be it by
+its own scope alone, the run is abandoned, and the next caller runs. After the loss of the lease
+nothing is written: whoever took over has the run, and what was computed here is returned to nobody.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from gogoscope.exceptions import (
     RecordTooLargeError,
     ResultNotKeptError,
     RunError,
+    TaskCancelled,
 )
 from gogoscope.locks.lease_block import Held, LeaseBlock
 from gogoscope.persistence.asking import ask
@@ -146,7 +147,7 @@ class RunBlock(LeaseBlock[R]):
             await self._complete("failed", text_of_error(leaving))
         elif transaction.begun:
             await self._settle(transaction, leaving)
-        elif leaving is None and held:
+        elif leaving is None and held and not self._cut:
             await self._complete(*self._verdict())
         else:
             try:
@@ -265,9 +266,14 @@ class RunBlock(LeaseBlock[R]):
 
 
 async def run_once(block: RunBlock[R], call: Callable[[], Awaitable[Any]]) -> Any:
-    """Call a function inside the block of a run; return its value, or that of an earlier run."""
+    """Call a function inside the block of a run; return its value, or that of an earlier run.
+
+    :raises TaskCancelled: if the function has cancelled the block
+    """
     async with block as run:
         if run.done:
             return run.result
         run.complete(await call())
+    if block._cut:
+        raise TaskCancelled(f"run {block.key!r} was cancelled")
     return run.result

@@ -6,7 +6,8 @@ inside, wherever they were opened. :mod:`gogoscope.scopes.lifecycle` tells how i
 ``_works`` is all that runs, ``_blocks`` are the blocks among it. ``_cancelling`` tells that the
 scope cancels it, ``_why`` for what reason; ``_fatal`` is what the block is to raise, ``_timed_out``
 tells that its time is over. ``_host`` is the id of the task that the block was opened in;
-``_in_body`` tells that its body runs, ``_body_cancelled`` that the body itself was cancelled.
+``_in_body`` tells that its body runs, ``_body_cancelled`` that the body itself was cancelled, and
+``_tasks_cut`` that tasks were when the body had ended.
 ``_around`` is the block of the scope that this one is a child of, ``_apart`` tells that its cancel
 scope does not reach this one; ``_outer`` is the frame in which this one was opened.
 """
@@ -100,7 +101,7 @@ class Block:
         self._cancel_scope: anyio.CancelScope | None = None
         self._resources: Resources | None = None
         self._host = 0
-        self._in_body = self._body_cancelled = False
+        self._in_body = self._body_cancelled = self._tasks_cut = False
         self._depth = 0
         self._slot: Slot | None = None  # it is never one's; read for each task
         self._apart = False
@@ -194,6 +195,7 @@ class Block:
                 for block in list(self._blocks):
                     block._stop()
             else:  # the body that stops its scope, or closes resources, goes on
+                self._tasks_cut = not self._in_body and len(self._works) > 0
                 self._works.stop()
             self._runner.drop()
             home = self._home

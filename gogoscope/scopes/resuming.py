@@ -19,6 +19,7 @@ import anyio
 
 from gogoscope._core.context import slots_lent
 from gogoscope._core.event_loop import running
+from gogoscope.exceptions import TaskCancelled
 from gogoscope.jobs.positions import Positions
 from gogoscope.jobs.progress import JobProgress
 from gogoscope.scopes.results import Err, Ok
@@ -182,13 +183,18 @@ class Resuming(Generic[Item, T]):
         self._ready.set()
 
     async def run(self) -> None:
-        """Hold the job, and hand over the results of what is not done."""
+        """Hold the job, and hand over the results of what is not done.
+
+        :raises TaskCancelled: if an item has cancelled the block of the job
+        """
         async with self._block as job:
             done = Positions(job.state, retry_failed=self._retry_failed)
             self._saving = saving = Saving(job, done, self._total, self._save_every)
             if job.finished and not self._retry_failed:
                 return
             await saving.kept_up(partial(self._run_items, job, _Seen(done), saving))
+        if self._block._cut:
+            raise TaskCancelled(f"job {self.key!r} was cancelled")
 
     async def _run_items(self, job: Any, seen: _Seen, saving: Saving) -> None:
         """Run what is not done, and note what was done of it."""

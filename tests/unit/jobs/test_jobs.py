@@ -230,6 +230,35 @@ async def test_a_cancelled_job_is_free_at_once(store: JobStore) -> None:
             assert (job.state, job.finished) == ("half", False)
 
 
+async def test_a_job_whose_own_block_is_cancelled_has_not_finished(store: JobStore) -> None:
+    async with scope(persistence=store) as s:
+        async with s.job("import") as job:
+            await job.save("half")
+            job.cancel()
+            await anyio.sleep_forever()
+        async with s.job("import") as job:
+            assert (job.state, job.finished) == ("half", False)
+            job.cancel()  # at its end, where there is nothing left to cut
+        async with s.job("import") as job:
+            assert job.finished
+
+
+async def test_a_job_whose_tasks_are_cancelled_when_its_body_has_ended_has_not_finished(
+    store: JobStore,
+) -> None:
+    async with scope(persistence=store) as s:
+
+        async def cancel(job: Scope) -> None:
+            await anyio.wait_all_tasks_blocked()
+            job.cancel()
+
+        async with s.job("import") as job:
+            job.task(anyio.sleep_forever)
+            s.task(cancel, job)
+        async with s.job("import") as job:
+            assert not job.finished
+
+
 async def test_events_tell_of_a_job(store: JobStore) -> None:
     events: list[Event] = []
     async with scope(persistence=store, on_event=events.append) as s, s.job("import") as job:

@@ -18,6 +18,7 @@ from gogoscope import (
     RecordTooLargeError,
     StoreConnectionError,
     TaskCancelled,
+    current_scope,
     scope,
 )
 from gogoscope.events import Event, JobSaved
@@ -92,6 +93,29 @@ async def test_after_an_error_in_the_loop_its_item_comes_again(store: MemoryStor
                 result.unwrap()
                 if row == 5:
                     raise KeyError("of the loop")
+    async with scope(persistence=store) as s:
+        rest = [row async for row, _ in s.resume("r", load, range(10), limit=1)]
+    assert rest == [5, 6, 7, 8, 9]
+
+
+async def test_an_item_that_cancels_the_job_ends_the_loop_and_comes_again(
+    store: MemoryStore,
+) -> None:
+    load = Loads()
+
+    async def load_or_cancel(row: int) -> int:
+        job = current_scope()
+        if row == 5 and load.calls[5] == 0 and job is not None:
+            job.cancel()
+        return await load(row)
+
+    seen: list[int] = []
+    async with scope(persistence=store) as s:
+        with pytest.raises(TaskCancelled, match="job 'r' was cancelled"):
+            async for row, result in s.resume("r", load_or_cancel, range(10), limit=1):
+                result.unwrap()
+                seen.append(row)
+    assert seen == [0, 1, 2, 3, 4]
     async with scope(persistence=store) as s:
         rest = [row async for row, _ in s.resume("r", load, range(10), limit=1)]
     assert rest == [5, 6, 7, 8, 9]

@@ -20,9 +20,11 @@ from gogoscope import (
     ResultNotKeptError,
     RunError,
     RunInProgressError,
+    Scope,
     StoreConnectionError,
     TaskCancelled,
     UnexpectedStoreError,
+    current_scope,
     scope,
 )
 from gogoscope.events import Event, RunCompleted, RunFound, RunStarted
@@ -167,6 +169,67 @@ async def test_a_cancelled_run_is_abandoned_at_once(store: RunStore) -> None:
         assert isinstance((await task).error, TaskCancelled)
         effect.may_end.set()
         assert await s.call(effect, once=Once("charge", 60, wait=0)) == "receipt"
+
+
+async def test_a_run_whose_own_block_is_cancelled_is_abandoned(store: RunStore) -> None:
+    async with scope(persistence=store) as s:
+        async with s.claim("charge", 60) as run:
+            run.cancel()
+            await anyio.sleep(3600)
+            run.complete("receipt")
+        assert (await store.runs())["charge"].state == "open"
+        async with s.claim("charge", 60) as run:
+            assert not run.done
+            run.complete("receipt")
+            run.cancel()  # at its end, where there is nothing left to cut
+        assert (await store.runs())["charge"].state == "done"
+
+
+async def test_a_run_whose_tasks_are_cancelled_when_its_body_has_ended_is_abandoned(
+    store: RunStore,
+) -> None:
+    async with scope(persistence=store) as s:
+
+        async def cancel(run: Scope) -> None:
+            await anyio.wait_all_tasks_blocked()
+            run.cancel()
+
+        async with s.claim("charge", 60) as run:
+            run.task(anyio.sleep, 3600)
+            s.task(cancel, run)
+            run.complete("receipt")
+        assert (await store.runs())["charge"].state == "open"
+
+
+async def test_a_run_in_another_task_is_abandoned_when_its_scope_is_stopped(
+    store: RunStore,
+) -> None:
+    # As a handler of a web server does it, in the scope of the whole service.
+    async with anyio.create_task_group() as server, scope(persistence=store) as s:
+
+        async def handle() -> None:
+            async with s.claim("charge", 60) as run:
+                await anyio.sleep(3600)
+                run.complete("receipt")
+
+        server.start_soon(handle)
+        await anyio.wait_all_tasks_blocked()
+        await s.stop(grace=0)
+    assert (await store.runs())["charge"].state == "open"
+
+
+async def test_a_function_that_cancels_its_own_run_returns_nothing(store: RunStore) -> None:
+    async def cancels() -> str:
+        scope_of_run = current_scope()
+        assert scope_of_run is not None
+        scope_of_run.cancel()
+        await anyio.sleep(3600)
+        return "receipt"
+
+    async with scope(persistence=store) as s:
+        with pytest.raises(TaskCancelled, match="run 'charge' was cancelled"):
+            await s.call(cancels, once=Once("charge", 60))
+    assert (await store.runs())["charge"].state == "open"
 
 
 async def test_a_waiting_caller_runs_when_the_runner_was_cancelled(store: RunStore) -> None:
