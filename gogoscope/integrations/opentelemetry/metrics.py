@@ -3,10 +3,13 @@
 No key of a lock, run, job or cached value is an attribute of a metric, since there may be any
 number of them. So a scope that a lease opens, whose name ends with the key, is told without it.
 
+Events come from the threads of all event loops, and metrics are collected in yet another thread. So
+each change is one step of a ``dict`` or a ``set``, or is made under a lock.
+
 ``_leases`` are those that are held, ``_queued`` is when tasks got into the line for a slot,
 ``_running`` are the scopes of the tasks whose functions run, by the ``id`` of their events;
-``_active`` counts them for each scope. ``_labels`` are, by
-the names of open scopes that a lease opened, the name without the key, and how many scopes have it.
+``_active`` are the scopes that had such tasks. ``_labels`` are, by the names of open scopes that a
+lease opened, the name without the key, and how many scopes have it; ``_naming`` is held meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from opentelemetry.util.types import AttributeValue
 
 from gogoscope import events
 from gogoscope._core.cancellation import says_cancelled
+from gogoscope._core.forks import lock_across_forks
 from gogoscope.events import Event
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -60,12 +64,13 @@ class Metrics:
         count = meter.create_counter
         self._leases: dict[int, Lease] = {}
         self._labels: dict[str, tuple[str, int]] = {}
+        self._naming = lock_across_forks()
         self._queued: dict[int, float] = {}
         self._running: dict[int, str] = {}
         self._scopes = duration("scope", "scopes")
         self._tasks = duration("task", "the functions of tasks, all attempts together")
         self._queues = duration("task.queue", "waits for a slot, where they are bounded")
-        self._active: Counter[str] = Counter()
+        self._active: set[str] = set()
         meter.create_observable_up_down_counter(
             "gogoscope.task.active",
             [self._count_active],  # asked when metrics are collected: counting costs a task little
@@ -157,7 +162,8 @@ class Metrics:
             handler(event)
 
     def _count_active(self, options: CallbackOptions) -> list[Observation]:
-        return [Observation(count, {SCOPE: label}) for label, count in self._active.items()]
+        running = Counter(list(self._running.values()))
+        return [Observation(running[label], {SCOPE: label}) for label in list(self._active)]
 
     def _of(self, event: Event) -> dict[str, AttributeValue]:
         """Return the attributes of whatever happens in a scope."""
@@ -183,16 +189,21 @@ class Metrics:
 
     def _shorten(self, scope: str, label: str) -> None:
         """Tell of a scope under another name until it ends."""
-        _, others = self._labels.get(scope, ("", 0))
-        self._labels[scope] = label, others + 1
+        with self._naming:
+            _, others = self._labels.get(scope, ("", 0))
+            self._labels[scope] = label, others + 1
 
     def _scope_ended(self, event: events.ScopeEnded) -> None:
         outcome = _SUCCEEDED if event.error is None else _failed(event.error)
         self._scopes.record(event.seconds, self._of(event) | outcome)
-        if event.scope in self._labels:
-            label, scopes = self._labels.pop(event.scope)
+        if event.scope not in self._labels:
+            return
+        with self._naming:
+            label, scopes = self._labels.get(event.scope, ("", 1))
             if scopes > 1:
                 self._labels[event.scope] = label, scopes - 1
+            else:
+                self._labels.pop(event.scope, None)
 
     def _task_queued(self, event: events.TaskQueued) -> None:
         self._queued[event.id] = monotonic()
@@ -202,15 +213,13 @@ class Metrics:
         if queued is not None:
             self._queues.record(monotonic() - queued, self._of_task(event))
         label = self._running[event.id] = self._label(event.scope)
-        self._active[label] += 1
+        self._active.add(label)
 
     def _task_ended(
         self, event: events.TaskSucceeded | events.TaskFailed | events.TaskStopped
     ) -> None:
         self._queued.pop(event.id, None)
-        label = self._running.pop(event.id, None)
-        if label is not None:
-            self._active[label] -= 1
+        self._running.pop(event.id, None)
         match event:
             case events.TaskFailed():
                 outcome = _failed(event.error)

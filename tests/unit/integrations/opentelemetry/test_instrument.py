@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import anyio
 import pytest
 from opentelemetry import trace
+from opentelemetry.metrics import Observation
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import StatusCode
 
 from gogoscope import BackendUnavailableError, Cache, RateLimit, RateLimitExceededError, scope
 from gogoscope.events import lookers, subscribers
-from gogoscope.integrations.opentelemetry import instrument, uninstrument
+from gogoscope.integrations.opentelemetry import instrument, metrics, uninstrument
 from gogoscope.stores.memory import MemoryStore
 from tests.support.exported import Exported
 
@@ -49,6 +52,36 @@ async def test_after_its_end_nothing_is_observed(exported: Exported) -> None:
     assert exported.tree() == ["scope open"]
     assert subscribers == []
     assert lookers == []
+
+
+async def test_tasks_that_run_are_counted_while_others_begin_in_another_thread(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Metrics are collected in a thread of their own."""
+
+    async def work() -> None:
+        await anyio.sleep(0)
+
+    def begin_more() -> None:
+        async def more() -> None:
+            async with scope(name=f"scope {len(begun)}") as s:
+                await s.call(work, retry=2)
+
+        begun.append(1)
+        anyio.run(more)
+
+    def observe(*args: Any) -> Observation:
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(begin_more).result()
+        return Observation(*args)
+
+    begun: list[int] = []
+    async with scope(name="first") as s:
+        await s.call(work)
+        monkeypatch.setattr(metrics, "Observation", observe)
+        exported.metrics()
+    assert begun
+    assert caplog.records == []
 
 
 async def test_a_task_has_the_span_that_was_current_where_it_was_started(
