@@ -174,7 +174,8 @@ class LockQueue:
 
     async def _ask(self, waiter: Waiter, give_up_at: float) -> LockHandle | None:
         waiter.asking = True
-        waiting_since = max(waiter.arrived, self._left_at)
+        held_here = self._held_here() is not None  # and perhaps freed by force
+        waiting_since = monotonic() if held_here else max(waiter.arrived, self._left_at)
         answer_by = max(give_up_at, monotonic() + REQUEST_SECONDS)
         try:
             return await self._poller.ask(waiter.wanted, waiting_since, answer_by)

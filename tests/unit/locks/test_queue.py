@@ -172,6 +172,23 @@ def test_a_release_is_bounded_however_long_handovers_take_and_whoever_leaves_mea
 
 
 @BOTH
+def test_a_lock_is_handed_over_by_one_write_however_long_it_was_held_here(
+    virtual_clock: VirtualClock, backend: Backend
+) -> None:
+    async def program() -> None:
+        store = CountingStore()
+        async with scope(persistence=store) as s:
+            async with s.lock("job", ttl=30):
+                waiting = s.task(s.acquire_lock, "job", LONG, None)
+                await anyio.sleep(20.5)  # while the waiter has looked twice whether it is held
+                looks = store.calls["claim"]
+            assert (await waiting).unwrap() is not None
+            assert store.calls == {"claim": looks, "hand over": 1}
+
+    virtual_clock.run(program, backend=backend)
+
+
+@BOTH
 def test_who_is_handed_the_lock_sleeps_until_the_slow_answer_though_the_lease_ends_before(
     virtual_clock: VirtualClock, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
