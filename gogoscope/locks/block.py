@@ -31,24 +31,22 @@ class MarkedBlock(LeaseBlock[B]):
         """
         raise NotImplementedError
 
-    async def __aenter__(self) -> B:
-        self._home.check_open()
+    async def _enter(self) -> B:
         mark = self._refuse_reentry()
-        locked = await super().__aenter__()
+        locked = await super()._enter()
         self._mark, self._held_before = mark, held.get()
         held.set((*self._held_before, mark))
         return locked
 
-    async def __aexit__(
+    async def _leave(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
-        self._locked._check_leaving()
+    ) -> bool | None:
         self._mark.open = False
         held.set(self._held_before)
-        return await super().__aexit__(exc_type, exc, traceback)
+        return await super()._leave(exc_type, exc, traceback)
 
 
 @explains(attributes=dict.fromkeys(WHILE_HELD, "enter it first: async with s.lock(key) as locked"))

@@ -71,8 +71,9 @@ class Campaign(LockBlock[TermT]):
         self.lost: str | None = None
         self._stopping = stopping
 
-    async def __aenter__(self) -> TermT:
-        term = await super().__aenter__()
+    async def _enter(self) -> TermT:
+        self.lost = None
+        term = await super()._enter()
         term.stopping.listen(self._resign_if_stopping)
         self._resign_if_stopping()
         return term
@@ -117,15 +118,15 @@ class Campaign(LockBlock[TermT]):
             self.lost = REASON
             term._cancel(REASON)
 
-    async def __aexit__(
+    async def _leave(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
+    ) -> bool | None:
         outgoing: BaseException | None = exc
         try:
-            if await super().__aexit__(exc_type, exc, traceback):
+            if await super()._leave(exc_type, exc, traceback):
                 return True
         except Exception as raised:  # noqa: BLE001 - raised again, without the loss of the term
             outgoing = raised

@@ -6,6 +6,9 @@ renewing task cancels the scope, which then raises the loss.
 
 Each step of the end hands back what it raises, whatever that is, and the next one is taken all the
 same. The renewing task raises nothing: what ends it is kept, and raised at the end of the block.
+
+A block has one lease at a time, so it is refused to whoever enters it while it is open. Classes
+that derive from it override :meth:`LeaseBlock._enter` and :meth:`LeaseBlock._leave`.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from gogoscope._core.errors import cause_of, first_of, is_a, lead_to
 from gogoscope._core.groups import Companion
 from gogoscope._core.interrupts import uninterrupted_methods
 from gogoscope.events import LeaseLost, description
-from gogoscope.exceptions import GogoscopeError, LeaseLostError
+from gogoscope.exceptions import GogoscopeError, LeaseLostError, LockError
 from gogoscope.persistence.lease import Renewal
 from gogoscope.persistence.lock_handle import LockHandle, release
 
@@ -73,6 +76,7 @@ class LeaseBlock(Generic[B]):
     :param key: what the lease is for
     """
 
+    # _is_open: whether somebody has entered it, or is about to.
     # Set on entering: _handle, _locked (what runs in the block), _renewal, _renewing (its task),
     # _interrupt (what ended the renewals and ends the program).
     # _cut: whether the block was cancelled before all was done in it. That of its own scope, or of
@@ -84,6 +88,7 @@ class LeaseBlock(Generic[B]):
         self._home = home
         self._open_block = open_block
         self.key = key
+        self._is_open = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -117,6 +122,32 @@ class LeaseBlock(Generic[B]):
 
     async def __aenter__(self) -> B:
         self._home.check_open()
+        if self._is_open:
+            raise LockError(
+                f"the block of {self.key!r} is open already, and has one lease at a time; make one "
+                "for each 'async with'"
+            )
+        self._is_open = True
+        try:
+            return await self._enter()
+        except BaseException:
+            self._is_open = False
+            raise
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
+        self._locked._check_leaving()
+        try:
+            return await self._leave(exc_type, exc, traceback)
+        finally:
+            self._is_open = False
+
+    async def _enter(self) -> B:
+        """Take the lease, keep it from now on, and open what runs in the block."""
         answer = await self._take()
         self._handle = answer
         self._renewal = Renewal(answer)
@@ -137,13 +168,13 @@ class LeaseBlock(Generic[B]):
             raise leaving from cause_of(leaving)
         return self._locked
 
-    async def __aexit__(
+    async def _leave(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
-        self._locked._check_leaving()
+    ) -> bool | None:
+        """Leave what runs in the block, stop the renewals, and give the lease up."""
         leaving = exc
         try:
             if await self._locked.__aexit__(exc_type, exc, traceback):

@@ -94,8 +94,8 @@ class RunBlock(LeaseBlock[R]):
         self._once = once
         self._done: R | None = None
 
-    async def __aenter__(self) -> R:
-        self._home.check_open()
+    async def _enter(self) -> R:
+        self._done = None
         self._provider = runs_of(self._home)
         self._arrived = anyio.current_time()
         self._refuse_itself()
@@ -107,7 +107,7 @@ class RunBlock(LeaseBlock[R]):
             self._line = lines.of(self._provider, self.key)
             found = await self._line.begin(self._home, self._provider, self._once)
         if isinstance(found, RunRecord):
-            self._done = self._open_run(
+            self._locked = self._done = self._open_run(
                 self._once, None, self._value_of(found), found.lease.fencing_token, None
             )
             await self._done.__aenter__()
@@ -115,17 +115,17 @@ class RunBlock(LeaseBlock[R]):
                 self._home.emit(RunFound(self._home.name, self.key))
             return self._done
         self._begun = found
-        return await super().__aenter__()
+        return await super()._enter()
 
-    async def __aexit__(
+    async def _leave(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:  # not bool: type checkers would then doubt every return inside a block
+    ) -> bool | None:
         if self._done is not None:
             return await self._done.__aexit__(exc_type, exc, traceback)
-        return await super().__aexit__(exc_type, exc, traceback)
+        return await super()._leave(exc_type, exc, traceback)
 
     async def _take(self) -> LockHandle:
         return self._begun

@@ -448,6 +448,7 @@ class Scope(Combinators):
         At most ``limit`` blocks of the fleet run at a time. The permit has a lease of its own, and
         the block is a scope, as with :meth:`lock`. Those who wait get it in the order in which they
         came, but for a quarter of a second in which a process may keep it among its own tasks.
+        Unlike a semaphore of the event loop, each block has one made for it.
 
         :param key: the semaphore; a lock of that name is something else
         :param limit: how many permits there are, as this caller sees it: it waits until fewer are
@@ -457,7 +458,8 @@ class Scope(Combinators):
         :param wait: seconds to wait for a permit; ``None`` waits for ever
         :param metadata: what to tell people about the holder, besides host, pid and scope
         :raises LockTimeoutError: on entering, if no permit was free in time
-        :raises LockError: on entering, if this task holds ``limit`` permits already
+        :raises LockError: on entering, if this task holds ``limit`` permits already, or another one
+            has entered this very block and not left it
         """
         return self._permit("semaphore", key, check_count("limit", limit), ttl, wait, metadata)
 

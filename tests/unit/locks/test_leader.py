@@ -98,6 +98,33 @@ async def test_a_block_that_ends_by_itself_has_lost_nothing(store: FaultyStore) 
         assert campaign.lost is None
 
 
+@BOTH
+def test_a_term_knows_nothing_of_an_earlier_one_that_the_same_campaign_lost(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
+) -> None:
+    async def lead(campaign: Any) -> None:
+        async with campaign:
+            await anyio.sleep_forever()
+
+    async def program() -> None:
+        async with scope(persistence=store) as s:
+            campaign = s.leader("job", ttl=30)
+            async with campaign:
+                await store.force_release("job")
+                await anyio.sleep_forever()
+            async with campaign:
+                pass
+            assert campaign.lost is None
+            leading = s.task(lead, campaign)
+            await anyio.sleep(1)
+            began = anyio.current_time()
+            await s.stop(grace=10)
+            assert anyio.current_time() - began < 1
+            assert (await leading).error is None
+
+    virtual_clock.run(program, backend=backend)
+
+
 async def test_losing_the_term_is_no_error_of_the_body_or_of_its_tasks(store: FaultyStore) -> None:
     async def write(term: Any) -> None:
         await store.force_release("job")
