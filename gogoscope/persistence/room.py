@@ -6,7 +6,8 @@ When nobody was answered for as long as a request has patience, counted from the
 earliest, those who wait give up too.
 
 Mutable state: ``_free`` counts the places that nobody has, ``_queue`` holds an event for each who
-waits, and ``answered`` is when the store answered last, on the monotonic clock.
+waits, and ``_answers`` knows when the store answered last. Rooms of the same store share that: else
+those who wait in one would take a store for silent that answers in the other.
 """
 
 from __future__ import annotations
@@ -24,16 +25,35 @@ class NoRoomError(Exception):
     """No request before this one was answered, so it was not sent."""
 
 
+class _Answers:
+    """When a store answered last, on the monotonic clock."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last = -math.inf
+
+
 class Room:
     """Places for requests in flight.
 
     :param places: how many there are
+    :param beside: another room for requests to the same store: what is answered there counts here
     """
 
-    def __init__(self, places: float = math.inf) -> None:
+    def __init__(self, places: float = math.inf, *, beside: Room | None = None) -> None:
         self._free = places
         self._queue: deque[anyio.Event] = deque()
-        self.answered = -math.inf
+        self._answers: _Answers = _Answers() if beside is None else beside._answers
+
+    @property
+    def answered(self) -> float:
+        """When the store answered last, on the monotonic clock."""
+        return self._answers.last
+
+    @answered.setter
+    def answered(self, when: float) -> None:
+        self._answers.last = when
 
     def place(self, patience: float) -> Place:
         """Return a block that waits for a place, and has it until its end.

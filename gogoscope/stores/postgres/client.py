@@ -116,9 +116,7 @@ class PostgresClient:
 
     @asynccontextmanager
     async def _place_of_other(self, patience: float) -> AsyncIterator[None]:
-        others = self._room_of_others
-        others.answered = self.room.answered
-        async with others.place(patience), self.room.place(patience):
+        async with self._room_of_others.place(patience), self.room.place(patience):
             yield
 
     async def connection(self) -> Connection:
@@ -162,7 +160,7 @@ class PostgresClient:
     def _make_rooms(self) -> None:
         kept_free = max(1, self._connections // CONNECTIONS_PER_URGENT_ONE)
         self.room = Room(self._connections)
-        self._room_of_others = Room(max(1, self._connections - kept_free))
+        self._room_of_others = Room(max(1, self._connections - kept_free), beside=self.room)
 
     def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
