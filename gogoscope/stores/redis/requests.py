@@ -90,7 +90,7 @@ class Request:
         pause, deadline = FIRST_DELAY, called + budget
         while True:
             place = self._asking or self.place or self.server.place_of(self.key)
-            lane = self.server.lane(place, urgent=is_urgent())
+            lane = self._lane(place)
             cause: Exception | None = None
             try:
                 if not lane.room.take():
@@ -124,6 +124,14 @@ class Request:
         """Return the server's time after which this try is given up, in milliseconds."""
         clock = self.server.clock
         return clock.now_ms() + clock.error_ms() + math.ceil(self._patience * 1000)
+
+    def _lane(self, place: str) -> Lane:
+        try:
+            return self.server.lane(place, urgent=is_urgent())
+        except PersistenceError as error:  # the store was closed meanwhile, say
+            if not (self.in_doubt and self.writes):
+                raise
+            raise self._error(UNANSWERED, error) from error
 
     async def _attempt(self, lane: Lane, now: float, left: float) -> Reply | Failure:
         self._tried += 1

@@ -219,6 +219,22 @@ async def test_a_read_is_never_in_doubt(store: RedisStore, faulty: FaultyRedis) 
     assert caught.value.effect is not Effect.MAYBE_APPLIED
 
 
+async def test_a_write_in_doubt_is_told_to_be_though_the_store_is_closed_meanwhile(
+    store: RedisStore, faulty: FaultyRedis
+) -> None:
+    await store.set("k", 1)  # so that the server knows the script
+
+    async def lose_and_close(perform: Perform) -> Any:
+        await perform()
+        await store.aclose()
+        raise ConnectionResetError("the answer was lost")
+
+    faulty.faults.append(lose_and_close)
+    with pytest.raises(StoreTimeoutError, match="is not open") as caught:
+        await store.set("k", 2)
+    assert caught.value.effect is Effect.MAYBE_APPLIED
+
+
 async def test_a_request_that_was_not_sent_is_not_in_doubt(
     store: RedisStore, faulty: FaultyRedis
 ) -> None:
