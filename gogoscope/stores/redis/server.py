@@ -61,6 +61,7 @@ class Server:
         :raises BackendUnavailableError: if the client is not installed
         """
         self._connect = client(self._ca_file)
+        self.clock = ServerClock()
 
     async def close(self) -> None:
         """Close all connections, or forget those that have ended with their event loop."""

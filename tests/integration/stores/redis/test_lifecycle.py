@@ -19,6 +19,7 @@ from gogoscope import (
     UnsupportedEventLoopError,
     open_persistence,
 )
+from gogoscope.persistence import monotonic
 from gogoscope.stores.redis.store import RedisStore
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -126,3 +127,18 @@ async def test_a_store_whose_event_loop_has_ended_can_be_closed_and_opened_again
     await store.aclose()
     async with store:
         assert await store.get("k") is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_clock_that_was_set_is_forgotten_when_the_store_is_opened_again(
+    redis_url: str,
+) -> None:
+    url, _, prefix = redis_url.partition("?key_prefix=")
+    store = RedisStore(url, key_prefix=prefix)
+    async with store:
+        now = monotonic()
+        store._server.clock.learn(0, now, now)
+        assert store._entries.clock_was_set()
+    async with store:
+        assert not store._entries.clock_was_set()
