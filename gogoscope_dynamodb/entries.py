@@ -267,7 +267,10 @@ def _position(partition: str) -> Item:
 
 def _is_over(item: Item, now_ms: int) -> bool:
     until = item.get("data", {}).get("M", {}).get("until", {}).get("N")
-    return until is not None and int(until) <= now_ms
+    try:
+        return until is not None and int(until) <= now_ms
+    except ValueError:
+        return False  # Whoever reads the item says what is wrong with it.
 
 
 def _encoded(kind: str, key: str, entry: Entry) -> Item:

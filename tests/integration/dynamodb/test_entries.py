@@ -59,6 +59,8 @@ async def test_an_entry_is_one_item_with_a_version_and_a_time_to_live(
         {"format": {"N": "2"}},
         {"writers": {"L": []}},
         {"until": {"S": "later"}},
+        {"until": {"N": "1.5"}},
+        {"until": {"N": "1E+60"}},
     ],
 )
 async def test_an_item_that_is_no_entry_is_a_corrupt_record(
@@ -74,6 +76,7 @@ async def test_an_item_that_is_no_entry_is_a_corrupt_record(
         await entries.load("run", "k")
     with pytest.raises(CorruptRecordError, match="run 'k'"):
         await entries.swap("run", "k", None, Entry("{}", None, 8, ("b",)))
+    assert await entries.keys("run", "", None) == (["k"], None)
     await entries.clear("run", "")
     assert await entries.load("run", "k") is None
 
