@@ -188,10 +188,12 @@ class DynamoDBAdapter(
         """
         if not (self._owns_client and self._life.may_close()):
             return
+        renewals = self._table.renewals
         self._table.opened(None)
         exits, self._exit = self._exit, AsyncExitStack()
         try:
             if not self._life.orphaned:  # otherwise its connections have ended with its event loop
+                exits.push_async_callback(renewals.end)
                 await exits.aclose()
         finally:
             self._life.end()

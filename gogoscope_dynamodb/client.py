@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from typing import Any, Protocol
 
 import anyio
 
 from gogoscope.exceptions import ConfigurationError, UnsupportedEventLoopError
-from gogoscope.persistence import monotonic
+from gogoscope.persistence import Detached, monotonic
 from gogoscope_dynamodb.sessions import kept_session
 from gogoscope_dynamodb.short_cut import take_short_cut
 
@@ -136,10 +137,15 @@ class RenewalError(Exception):
 class Renewals:
     """Renews the temporary credentials of a client when that is due, once for all who wait.
 
-    While the present ones are still good for some minutes, only one request renews them, and the
-    others go on. When they are not, all wait for the one that renews them, and share its error.
+    While the present ones are still good for some minutes, they are renewed beside all requests,
+    and none waits for that: the lease of a lock may be shorter than a renewal takes. When they are
+    not, all wait for the one that renews them, and share its error.
 
-    Mutable state: ``_failures`` counts the renewals that failed, and ``_failure`` is the last one.
+    The SDK would renew them in the request that finds them due, unless it is renewing them already.
+    So a request goes on when the renewal beside it has begun.
+
+    Mutable state: ``_failures`` counts the renewals that failed, ``_failure`` is the last one, and
+    ``_beside`` is the renewal beside all requests.
 
     :param client: the client; one whose credentials cannot be seen has none to renew
     """
@@ -151,6 +157,7 @@ class Renewals:
         self._lock = anyio.Lock()
         self._failures = 0
         self._failure: Exception | None = None
+        self._beside = Detached()
 
     def due(self) -> bool:
         """Return whether the credentials are to be renewed, or are being renewed."""
@@ -163,7 +170,9 @@ class Renewals:
         """
         if self._due is None or not self._due():
             return 0.0
-        if self._lock.locked() and not self._due(MANDATORY_SECONDS):
+        if not self._due(MANDATORY_SECONDS):
+            if not self._lock.locked():
+                await self._begin_beside()
             return 0.0
         called, failures = monotonic(), self._failures
         async with self._lock:
@@ -173,7 +182,35 @@ class Renewals:
                 await self._renew()
         return monotonic() - called
 
-    async def _renew(self) -> None:
+    async def end(self) -> None:
+        """End what goes on beside the requests; shielded, and without waiting for it."""
+        with anyio.CancelScope(shield=True):
+            await self._beside.end(0)
+
+    async def _begin_beside(self) -> None:
+        """Begin to renew beside all requests; return when the SDK is at it."""
+        begun = anyio.Event()
+
+        async def renew() -> None:
+            try:
+                async with self._lock:
+                    with suppress(RenewalError):  # the next request begins another one
+                        await self._renew(begun)
+            finally:
+                begun.set()
+
+        # In a context of its own: that of the request would be kept with its scopes.
+        if Context().run(self._beside.start, renew, False):
+            await begun.wait()
+
+    async def _renew(self, begun: anyio.Event | None = None) -> None:
+        """Renew the credentials.
+
+        :param begun: is set when that has begun
+        :raises RenewalError: if it fails
+        """
+        if begun is not None:
+            begun.set()  # who waits for it goes on when this waits
         try:
             with anyio.fail_after(RENEWAL_SECONDS):
                 await self._credentials.get_frozen_credentials()  # type: ignore[union-attr]

@@ -60,7 +60,7 @@ class Detached:
             with one.scope:
                 await one.work()
         except Exception as error:  # noqa: BLE001 - nobody awaits it
-            log_error("work in the background of the default store failed", error=error)
+            log_error("work in the background failed", error=error)
         finally:
             self._running.discard(one)
             one.ended.set()

@@ -17,6 +17,7 @@ from gogoscope._core.faces import face
 if TYPE_CHECKING:
     from gogoscope._core.arguments import check_count
     from gogoscope._core.clock import Clock, ClockSteps, check_clock, current_clock, monotonic
+    from gogoscope._core.detached import Detached
     from gogoscope._core.durations import seconds
     from gogoscope._core.event_loop import EventLoop, running
     from gogoscope._core.forks import after_fork, lock_across_forks, process_name
@@ -109,6 +110,7 @@ __all__ = [
     "Codec",
     "CompareAndSwap",
     "CompareAndSwapRecords",
+    "Detached",
     "Entry",
     "EventLoop",
     "Examinable",
@@ -193,6 +195,7 @@ if not TYPE_CHECKING:
                 "current_clock",
                 "monotonic",
             ),
+            "gogoscope._core.detached": ("Detached",),
             "gogoscope._core.durations": ("seconds",),
             "gogoscope._core.event_loop": ("EventLoop", "running"),
             "gogoscope._core.forks": ("after_fork", "lock_across_forks", "process_name"),

@@ -112,6 +112,13 @@ async def hold(store: DynamoDBAdapter, lease: float, seconds: float) -> None:
         pytest.param(
             lambda: Provider(HOUR, takes=0.5), 500.0, 3.0, 1, id="when the SDK says they must be"
         ),
+        pytest.param(
+            lambda: Provider(HOUR, takes=5.0),
+            901.0,
+            3.0,
+            1,
+            id="taking longer than the lease while those at hand are good",
+        ),
     ],
 )
 async def test_a_held_lock_survives_the_renewal_of_credentials(

@@ -207,13 +207,14 @@ async def test_an_update_is_granted_when_the_answer_is_dynamodbs(
 class Credentials:
     """Temporary credentials that are due, and what renewing them does."""
 
-    def __init__(self, *renewals: Exception | float) -> None:
+    def __init__(self, *renewals: Exception | float, good: bool = False) -> None:
         self.renewals = list(renewals)
         self.renewed = 0
         self.due = True
+        self.good = good
 
     def refresh_needed(self, within: int | None = None) -> bool:
-        return self.due
+        return self.due and (within is None or not self.good)
 
     async def get_frozen_credentials(self) -> None:
         self.renewed += 1
@@ -253,6 +254,41 @@ def test_renewing_credentials_takes_nothing_from_a_request_and_happens_once(
     virtual_clock.run(main, backend=backend)
     assert credentials.renewed == 1
     assert len(client.calls) == 20
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("outcome", [30.0, KeyError("AccessKeyId")], ids=repr)
+def test_no_request_waits_for_a_renewal_while_the_credentials_at_hand_are_good(
+    client: FaultyClient,
+    table: Table,
+    virtual_clock: VirtualClock,
+    outcome: Exception | float,
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    credentials = give(table, client, Credentials(outcome, 0.0, good=True))
+
+    async def main() -> None:
+        began = anyio.current_time()
+        for _ in range(2):
+            await table.put(KEY)
+        assert anyio.current_time() == began
+        assert credentials.renewed
+        await anyio.sleep(60)
+        await table.put(KEY)
+        assert not credentials.due
+        await table.renewals.end()
+
+    virtual_clock.run(main, backend=backend)
+    assert len(client.calls) == 3
+
+
+async def test_the_end_of_a_store_ends_a_renewal(client: FaultyClient, table: Table) -> None:
+    give(table, client, Credentials(1e9, good=True))
+    await table.put(KEY)
+    with anyio.CancelScope() as cancelled:
+        cancelled.cancel()
+        await table.renewals.end()
+    assert not table.renewals._beside._running
 
 
 async def test_a_failed_renewal_is_tried_again(client: FaultyClient, table: Table) -> None:
