@@ -168,7 +168,7 @@ class ScopeMiddleware:
         if left > 0:
             with limit:
                 await self._run(connection, receive, response, limit)
-            if not (limit.cancelled_caught or response.is_late):
+            if response.ended or not (limit.cancelled_caught or response.is_late):
                 return
         if response.started:
             raise TimeoutError(f"{TOO_LATE}, in the middle of the response")

@@ -9,6 +9,7 @@ from typing import Protocol
 import anyio
 from attrs import define
 
+from gogoscope._core.cancellation import checkpoint_if_cancelled
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.integrations.asgi.protocol import (
     Connection,
@@ -73,7 +74,14 @@ class Response:
     _trailers: bool = False
 
     async def send(self, message: Message) -> None:
-        """Pass on a part of the response, or what goes before it."""
+        """Pass on a part of the response, or what goes before it.
+
+        Code that was shielded, or ran in a thread, may come here after the deadline.
+        """
+        if anyio.current_time() >= self._limit.deadline:
+            self._limit.cancel()
+            self.is_late = self.is_late or not self.started
+            await checkpoint_if_cancelled()
         if self.is_late:
             return
         kind = message["type"]

@@ -188,6 +188,59 @@ async def test_the_applications_own_timeout_is_no_deadline() -> None:
             await server.ask()
 
 
+async def past_the_deadline() -> None:
+    """Go on until the deadline has passed, as a thread does, which nothing can cancel."""
+    late = anyio.current_effective_deadline() + 0.01
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep_until(late)
+
+
+async def test_a_response_that_begins_too_late_is_not_sent() -> None:
+    class Late(App):
+        async def serve(self, receive: Any, send: Any) -> None:
+            await past_the_deadline()
+            await respond(send, "late")
+            self.did.append("work after the response")
+
+    app = Late()
+    server = Server(ScopeMiddleware(app))
+    async with server.running():
+        answer = await server.ask({HEADER: "0.05"})
+    assert (answer.status, answer.text) == (504, "the time for this request is over")
+    assert "work after the response" not in app.did
+
+
+async def test_a_response_that_begins_too_late_in_a_shield_is_not_sent() -> None:
+    class Late(App):
+        async def serve(self, receive: Any, send: Any) -> None:
+            await past_the_deadline()
+            with anyio.CancelScope(shield=True):
+                await respond(send, "late")
+            self.did.append("tidied up")
+
+    app = Late()
+    server = Server(ScopeMiddleware(app))
+    async with server.running():
+        answer = await server.ask({HEADER: "0.05"})
+    assert (answer.status, answer.text) == (504, "the time for this request is over")
+    assert "tidied up" in app.did
+
+
+async def test_a_response_that_is_whole_was_not_broken_off() -> None:
+    class Finishing(App):
+        async def serve(self, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await past_the_deadline()
+            with anyio.CancelScope(shield=True):
+                await send({"type": "http.response.body", "body": b"whole"})
+            await anyio.sleep_forever()
+
+    server = Server(ScopeMiddleware(Finishing()))
+    async with server.running():
+        answer = await server.ask({HEADER: "0.05"})
+    assert (answer.status, answer.text) == (200, "whole")
+
+
 @pytest.mark.parametrize("wrong", ["soon", "nan", ""])
 async def test_a_header_that_is_no_number_of_seconds_is_refused(wrong: str) -> None:
     server = Server(ScopeMiddleware(App()))
