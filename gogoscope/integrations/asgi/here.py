@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
+from time import monotonic
 
 import anyio
-from attrs import frozen
+from attrs import Factory, frozen
 
 from gogoscope import Scope
 from gogoscope._core.context import Frame, current
+from gogoscope._core.event_loop import runs_here
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.integrations.asgi.requests import Reply
 
@@ -28,6 +30,7 @@ class Here:
     :param request: the scope of the request; ``None`` in the lifespan
     :param reply: what the request is answered with
     :param deadline: of the request, until the client has the whole reply
+    :param zero: what the monotonic clock shows when that of the event loop shows 0, for threads
     """
 
     service: Scope
@@ -35,6 +38,7 @@ class Here:
     request: Scope | None = None
     reply: Reply | None = None
     deadline: float = math.inf
+    zero: float = Factory(lambda: monotonic() - anyio.current_time())
 
 
 here: ContextVar[Here] = ContextVar("gogoscope.asgi")
@@ -74,19 +78,22 @@ def deadline_headers() -> dict[str, str]:
     """Return the header that tells another service how many seconds the caller still waits.
 
     Add it to the headers of a request that is made for the current one. The time is that until the
-    nearest deadline around the caller; without one, this is empty. A task of the service has not
-    the deadline of the request that started it.
+    nearest deadline around the caller, or in a thread until that of the request; without one, this
+    is empty. A task of the service has not the deadline of the request that started it.
 
     :raises ScopeClosedError: outside of a service
     """
     around = _here()
-    deadline = anyio.current_effective_deadline()
+    if runs_here():
+        now, deadline = anyio.current_time(), anyio.current_effective_deadline()
+    else:
+        now, deadline = monotonic() - around.zero, math.inf
     # Some frameworks answer in a task of their own, which stands in no cancel scope of the request.
     if around.reply is not None and not around.reply.ended and _runs_in(around.request):
         deadline = min(deadline, around.deadline)
     if deadline == math.inf:
         return {}
-    return {around.deadline_header: f"{max(deadline - anyio.current_time(), 0.0):.3f}"}
+    return {around.deadline_header: f"{max(deadline - now, 0.0):.3f}"}
 
 
 def _here() -> Here:

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from gogoscope import Scope, ScopeClosedError, current_scope, open_persistence
 from gogoscope.integrations.asgi import ScopeMiddleware, current_service, deadline_headers
@@ -263,10 +264,25 @@ async def test_the_time_left_is_told_to_others_under_the_same_name() -> None:
         assert (await server.ask({"time-left": "60"})).text == "Time-Left True"
 
 
-async def test_without_a_deadline_nothing_is_told() -> None:
+async def test_the_time_left_is_told_in_a_thread_too() -> None:
+    """Frameworks call functions that are not async there, as FastAPI and Django do."""
+
     class Asking(App):
         async def serve(self, receive: Any, send: Any) -> None:
-            await respond(send, str(deadline_headers()))
+            ((_, left),) = (await to_thread.run_sync(deadline_headers)).items()
+            await respond(send, str(59 < float(left) <= 60))
+
+    server = Server(ScopeMiddleware(Asking()))
+    async with server.running():
+        assert (await server.ask({HEADER: "60"})).text == "True"
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_without_a_deadline_nothing_is_told(in_thread: bool) -> None:
+    class Asking(App):
+        async def serve(self, receive: Any, send: Any) -> None:
+            told = await to_thread.run_sync(deadline_headers) if in_thread else deadline_headers()
+            await respond(send, str(told))
 
     server = Server(ScopeMiddleware(Asking(), deadline_header=None))
     async with server.running():
