@@ -6,7 +6,8 @@ last write, and the ``format``, which is 1. All times are in microseconds. ``exp
 after ``tat``, or later. The rules are those of :mod:`gogoscope.persistence.rules.rate_limits`; two
 of them are expressions, so that calls which come at once need not know of each other:
 
-- The bucket is not full, ``now <= tat <= now + burst + wait - cost``: ``tat = tat + cost``.
+- The bucket is not full, ``now <= tat <= now + burst + wait - cost``: ``tat = tat + cost``. There
+  must be no pause but one that the call knows, and ``tat`` must be ``burst`` beyond that.
 - It is full, or there is no item, ``tat < now``: ``tat = now + cost``.
 
 Nobody can say both in one, so a call guesses, by what it has seen last. A refusal shows the item,
@@ -63,7 +64,7 @@ _KNOWN = "#version > :zero AND #data.#format = :format AND #data.#by <> :by"
 
 BUSY = Update(
     f"{_NEXT_VERSION}, #data.#tat = #data.#tat + :cost, #expiresAt = :ttl",
-    f"{_KNOWN} AND #data.#tat >= :now AND #data.#tat <= :most",
+    f"{_KNOWN} AND #data.#tat >= :least AND #data.#tat <= :most AND #data.#until <= :quiet",
 )
 IDLE = Update(_NEW, f"attribute_not_exists(#pk) OR ({_KNOWN} AND #data.#tat < :now)")
 RETURN = Update(f"{_NEXT_VERSION}, #data.#tat = #data.#tat - :cost", "#version = :seen")
@@ -79,6 +80,7 @@ REPLACE = Update(
     "SET #version = #version + :one, #data = :data, #expiresAt = :ttl", "#version = :seen"
 )
 
+NEVER_USED = RateRecord(tat_us=0)
 
 Rule = Callable[[RateRecord | None, int], tuple[RateRecord | None, RateReply]]
 
@@ -122,10 +124,17 @@ class RateLimits(Capability):
         def fitting(record: RateRecord | None, now_us: int) -> Update:
             if record is None or record.tat_us < now_us:
                 return IDLE
-            return BUSY if record.tat_us - now_us <= burst_us + LONGEST_WAIT_US else REPLACE
+            believed = record.tat_us - now_us <= burst_us + LONGEST_WAIT_US
+            return BUSY if believed and record.tat_us >= least_tat(record, now_us) else REPLACE
 
-        def values(now_us: int) -> dict[str, Any]:
+        def least_tat(record: RateRecord, now_us: int) -> int:
+            return record.until_us + burst_us if _is_paused(record, now_us) else now_us
+
+        def values(record: RateRecord | None, now_us: int) -> dict[str, Any]:
+            known = NEVER_USED if record is None else record
             return {
+                ":least": number(least_tat(known, now_us)),
+                ":quiet": number(max(now_us, known.until_us)),
                 ":cost": number(cost_us),
                 ":most": number(now_us + ahead_us - cost_us),
                 ":ttl": schema.purge_time((now_us + ahead_us) // 1000),
@@ -177,7 +186,7 @@ class RateLimits(Capability):
                 return REPLACE
             return PAUSE if record.tat_us < end_us + burst_us else PAUSE_BUSY
 
-        def values(now_us: int) -> dict[str, Any]:
+        def values(record: RateRecord | None, now_us: int) -> dict[str, Any]:
             end_us = now_us + pause_us
             return {
                 ":end": number(end_us),
@@ -211,13 +220,13 @@ class RateLimits(Capability):
         usual: Update,
         rule: Rule,
         fitting: Callable[[RateRecord | None, int], Update],
-        values: Callable[[int], dict[str, Any]],
+        values: Callable[[RateRecord | None, int], dict[str, Any]],
     ) -> RateReply:
         """Change a limit by the expression that fits it: by a guess first, then by what is shown.
 
         :param usual: what fits a limit that nobody has used
         :param fitting: returns what fits a limit at a time
-        :param values: returns the values of those expressions for a time
+        :param values: returns the values of those expressions, likewise
         """
         key, by = self._key(RATE, name), _new_name()
         await self._learn_rate_time(key, name)
@@ -240,7 +249,8 @@ class RateLimits(Capability):
             else:
                 if not is_guess:
                     update = fitting(record, now_us)
-                values_now = {**_values(new, now_us, by, version), **values(now_us)}
+                shown = known.record if is_guess and known is not None else record
+                values_now = {**_values(new, now_us, by, version), **values(shown, now_us)}
                 answer = await self._write_rate(key, update, values_now)
                 seen = None if answer.item is None else self._see_rate(name, answer.item)
             if answer is not None and seen is not None and (answer.granted or _is_echo(answer, by)):
@@ -301,8 +311,12 @@ def _values(new: RateRecord | None, now_us: int, by: str, version: int) -> dict[
 
 
 def _granted(record: RateRecord, now_us: int) -> RateReply:
-    is_paused = now_us < record.until_us <= now_us + LONGEST_WAIT_US
-    return RateReply(True, record.tat_us, record.until_us if is_paused else 0, now_us)
+    until_us = record.until_us if _is_paused(record, now_us) else 0
+    return RateReply(True, record.tat_us, until_us, now_us)
+
+
+def _is_paused(record: RateRecord, now_us: int) -> bool:
+    return now_us < record.until_us <= now_us + LONGEST_WAIT_US
 
 
 def _is_echo(answer: Answer, by: str) -> bool:

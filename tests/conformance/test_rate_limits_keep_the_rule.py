@@ -93,7 +93,8 @@ class Pair:
 
     async def _pause(self) -> None:
         pause_us = self._chance.choice([1_000, COST_US, 2_000_000, 2 * LONGEST_WAIT_US])
-        await self._both("pause_rate", pause_us, BURST_US)
+        burst_us = self._chance.choice([BURST_US, COST_US])
+        await self._both("pause_rate", pause_us, burst_us)
 
     async def _read(self) -> None:
         await self._both("read_rate")

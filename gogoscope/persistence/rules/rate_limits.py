@@ -9,7 +9,8 @@ is granted its place earlier, and goes when that time has come. Invariants:
 
 - ``tat`` only goes back when the last place is returned. So whoever was granted a place before
   keeps it, and whoever was refused learns from ``tat`` when a call of that cost may go.
-- While it is paused, nothing is reserved for the time of the pause, and nothing is returned.
+- While it is paused, nothing is reserved for the time of the pause, and nothing is returned,
+  whatever burst those allow who ask: for each of them the bucket is empty at its end.
 - No place is further ahead than ``LONGEST_WAIT_US``. So a ``tat`` beyond that was written by a
   clock that was wrong, and is not believed: the bucket counts as empty then.
 - No time is lost when records are read by another clock than they were written by, after a boot
@@ -132,6 +133,8 @@ class _Now:
             until_us = 0
         if tat_us - self.us > burst_us + LONGEST_WAIT_US:
             tat_us = max(self.us, until_us) + burst_us
+        if until_us:
+            tat_us = max(tat_us, until_us + burst_us)
         return tat_us, until_us
 
     def record(self, tat_us: int, until_us: int) -> RateRecord:

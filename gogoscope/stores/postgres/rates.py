@@ -43,7 +43,8 @@ CROSS JOIN LATERAL (
 ) AS paused
 CROSS JOIN LATERAL (
   SELECT greatest(now, CASE WHEN kept - now > {_BURST} + {_LONGEST}
-    THEN greatest(now, till) + {_BURST} ELSE kept END) + {_COST} AS tat
+    THEN greatest(now, till) + {_BURST} ELSE kept END,
+    CASE WHEN till > 0 THEN till + {_BURST} END) + {_COST} AS tat
 ) AS full_at
 CROSS JOIN LATERAL (
   SELECT r.writer <> $3 AND r.format = {FORMAT} AND (kept IS NOT NULL OR r.content = '')
@@ -101,4 +102,6 @@ class PostgresRates:
         tat_us = record.tat_us
         if tat_us - now > burst_us + LONGEST_WAIT_US:  # the rule does not believe it
             tat_us = max(now, until_us) + burst_us
+        if until_us:
+            tat_us = max(tat_us, until_us + burst_us)
         return RateReply(entry.writer == writer, tat_us, until_us, now), entry

@@ -156,6 +156,7 @@ end
 if writer == ARGV[3] then return answer('done', whole(tat), whole(till), whole(now), found) end
 if till <= now or till - now > longest then till = 0 end
 if tat - now > burst + longest then tat = math.max(now, till) + burst end
+if till > 0 then tat = math.max(tat, till + burst) end
 local full = math.max(tat, now) + cost
 if full - now > burst + wait then
   return answer('refused', whole(tat), whole(till), whole(now), found)

@@ -38,6 +38,23 @@ def test_after_a_pause_calls_go_at_the_rate(run: Run, store: CountingStore) -> N
     run(main)
 
 
+def test_a_pause_of_a_program_with_another_burst_holds_by_one_request(
+    run: Run, store: CountingStore
+) -> None:
+    old, new = (RateLimit("api", rate=10, burst=burst) for burst in (1, 500))
+
+    async def main() -> None:
+        times = Times()
+        async with scope(persistence=store):
+            await old.pause(2)
+            for _ in range(3):
+                await new.call(times)
+        assert times.at == [2.1, 2.2, 2.3]
+        assert store.requests["reserve"] == 3
+
+    run(main)
+
+
 def test_a_pause_is_told_and_known_without_a_request(run: Run, store: CountingStore) -> None:
     limit = RateLimit("api", rate=10, burst=5, wait=0)
     events: list[Event] = []

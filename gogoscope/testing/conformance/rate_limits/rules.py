@@ -162,6 +162,18 @@ class RateLimitConformance(Conformance):
         clock.now += 0.2
         assert [(await ask(store)).granted for _ in range(3)] == [True, True, False]
 
+    async def test_a_pause_holds_for_those_who_allow_a_larger_burst(
+        self, store: RateLimitProvider, clock: ManualClock
+    ) -> None:
+        await store.pause_rate("limit", 5 * SECOND, COST)
+        refused = await ask(store)
+        assert (refused.granted, refused.tat_us - refused.until_us) == (False, BURST)
+        waiting = await ask(store, wait_us=10 * SECOND)
+        assert wait_of(waiting) == 5 * SECOND + COST
+        assert wait_of(await ask(store, wait_us=10 * SECOND)) == 5 * SECOND + 2 * COST
+        clock.now += 5.001
+        assert not (await ask(store)).granted
+
     async def test_a_pause_is_shown_to_those_who_look_and_to_those_who_ask(
         self, store: RateLimitProvider
     ) -> None:
