@@ -8,6 +8,8 @@ done. Invariants:
 - Nobody but a fork holds more than one of them on purpose, but one may be asked for inside of
   another. So a fork that does not get all of them within a moment returns them and tries again.
 - None is made while a fork has them: it takes ``_making`` first.
+- Next it takes what runs code that asks for locks: an event loop (:func:`stop_across_forks`). With
+  the locks in its hands it could wait in vain for a loop whose every step asks for one.
 - One fork has them at a time. It is that of the thread that holds ``_forking``.
 - A fork takes them before the locks of the standard library, for which those who hold one of ours
   may have to wait: what was registered last comes first, and so that library is imported before.
@@ -24,7 +26,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
-from weakref import WeakKeyDictionary, WeakMethod
+from weakref import WeakKeyDictionary, WeakMethod, WeakSet
 
 
 def after_fork(forget: Callable[[], object]) -> None:
@@ -64,14 +66,15 @@ def lock_across_forks(part: Callable[[], object] | None = None) -> threading.Loc
         inherit; it is not kept alive
     """
     lock = threading.Lock()
-    take_across_forks(lock, part)
+    with _making:
+        _locks[lock] = None if part is None else WeakMethod(part)
     return lock
 
 
-def take_across_forks(lock: Takeable, part: Callable[[], object] | None = None) -> None:
-    """Let a fork take something first, as :func:`lock_across_forks` says; it is not kept alive."""
+def stop_across_forks(runs: Takeable) -> None:
+    """Let a fork first take what runs code that asks for locks; it is not kept alive."""
     with _making:
-        _locks[lock] = None if part is None else WeakMethod(part)
+        _runs.add(runs)
 
 
 LONGEST_WAIT = 5.0
@@ -79,6 +82,7 @@ FIRST_PATIENCE = 0.02
 
 _forking = threading.Lock()
 _making = threading.Lock()
+_runs: WeakSet[Takeable] = WeakSet()
 _locks: WeakKeyDictionary[Takeable, WeakMethod[Callable[[], object]] | None] = WeakKeyDictionary()
 _taken: list[Takeable] = []
 """What the fork has that is under way."""
@@ -111,7 +115,7 @@ def _take(patience: float) -> bool:
             _taken.append(lock)
         return had
 
-    return all([take(_making), *(take(lock) for lock in list(_locks))])
+    return all([take(_making), *map(take, list(_runs)), *map(take, list(_locks))])
 
 
 def _return_all() -> None:

@@ -32,7 +32,7 @@ import anyio
 from anyio.lowlevel import checkpoint, current_token
 
 from gogoscope._core.event_loop import EventLoop, running
-from gogoscope._core.forks import after_fork, lock_across_forks, take_across_forks
+from gogoscope._core.forks import after_fork, lock_across_forks, stop_across_forks
 from gogoscope.blocking.refusals import refuse_green_threads
 from gogoscope.events import log_error
 
@@ -124,7 +124,7 @@ class LoopThread:
         self._running.start()
         self._begun.wait()
         self._standstill = _Standstill(self.call_soon, self._is_elsewhere)
-        take_across_forks(self._standstill)
+        stop_across_forks(self._standstill)
 
     def start(self, work: Work) -> None:
         """Begin a piece of work in the loop; it runs in a copy of the caller's context."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from gogoscope._core import forks
-from gogoscope._core.forks import lock_across_forks
+from gogoscope._core.forks import lock_across_forks, stop_across_forks
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
@@ -71,6 +71,24 @@ def test_a_lock_may_be_asked_for_inside_of_another_one() -> None:
     with busy(work, threads=1):
         for _ in range(FORKS):
             assert is_so_in_child(lambda: not first.locked() and not second.locked())
+
+
+def test_what_asks_for_locks_is_stopped_before_they_are_taken() -> None:
+    """A fork that has a lock waits in vain for an event loop whose every step asks for it."""
+    lock, asked = lock_across_forks(), list[bool]()
+
+    class Loop:
+        def acquire(self, *, timeout: float) -> bool:
+            asked.append(lock.locked())
+            return True
+
+        def release(self) -> None:
+            asked.append(lock.locked())
+
+    loop = Loop()
+    stop_across_forks(loop)
+    assert is_so_in_child(lambda: asked == [False, False])
+    assert asked == [False, False]
 
 
 def test_a_lock_that_is_made_during_a_fork_is_not_held_in_the_forked_process() -> None:
