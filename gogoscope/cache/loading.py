@@ -333,7 +333,8 @@ class Loading:
     async def _set(self, value: Any) -> Exception | None:
         """Store a loaded value, or remove the old one if the policy stores no such value.
 
-        A fresh value that came meanwhile stays.
+        A fresh value that came meanwhile stays; when an old one is removed, one that comes in that
+        very moment does not.
 
         :returns: the error if the value cannot be stored faithfully; it says so of the function
             that returned it, not of the store
@@ -347,7 +348,7 @@ class Loading:
                     await layers.store.set(key, value, ttl, if_absent=True, stale=stale)
                 except CorruptRecordError:  # nobody can read what is there
                     await layers.store.set(key, value, ttl, stale=stale)
-            else:
+            elif await layers.store.get_entry(key, latest=True) is None:
                 await layers.store.delete(key)
         except (TypeError, ValueError) as refusal:
             if is_storable(value):

@@ -189,6 +189,23 @@ def test_a_none_that_is_not_stored_removes_the_old_value(run: Run) -> None:
     run(program)
 
 
+def test_a_none_that_is_not_stored_leaves_a_value_that_was_set_meanwhile(run: Run) -> None:
+    async def program() -> None:
+        cache = Cache(MemoryStore())
+
+        async def find() -> str | None:
+            await cache.set("k", "new", 60)
+            return None
+
+        await cache.set("k", "old", 1, stale=60)
+        await anyio.sleep(2)
+        got = await cache.get_or_set("k", find, 60, stale_if_error=60, negative_ttl=0)
+        assert got is None
+        assert await cache.get("k") == "new"
+
+    run(program)
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("others", ["here", "beside"])
 async def test_a_caller_cancelled_at_any_await_deprives_no_other_of_the_value(others: str) -> None:
