@@ -57,18 +57,19 @@ class VirtualClock:
         self._patience = seconds("patience", patience, zero=True)
         self._timeline = f"virtual {os.urandom(8).hex()}"
         self._before = 0.0  # what has passed in the programs before this one
-        self._elapsed: Callable[[], float] = lambda: 0.0
+        self._begin = 0.0  # the event loop's time when this one began
+        self._now: Callable[[], float] = lambda: 0.0  # the event loop's time
 
     def __repr__(self) -> str:
         return f"<VirtualClock {self.time():.3f}, {self.elapsed():g} s elapsed>"
 
     def time(self) -> float:
         """Return the wall clock, in seconds since the Unix epoch."""
-        return self._start + self._total()
+        return self._start + self._before + self.elapsed()
 
     def elapsed(self) -> float:
         """Return the virtual seconds since the running program began, or that the last one took."""
-        return self._elapsed()
+        return self._now() - self._begin
 
     def run(
         self,
@@ -112,19 +113,25 @@ class VirtualClock:
     def _installed(self, begin: float) -> Iterator[None]:
         if isinstance(clock_in_context.get(), _VirtualTime):
             raise RuntimeError("time is virtual here already")  # noqa: TRY004 - it is no argument
-        self._before = self._total()
+        self._before += self.elapsed()
+        self._begin = begin = max(begin, self._now())
         with (_virtual_asyncio if on_asyncio() else _virtual_trio)(begin, self._patience) as now:
-            self._elapsed = lambda: now() - begin
+            self._now = now
             token = clock_in_context.set(_VirtualTime(self))
             try:
                 yield
             finally:
                 clock_in_context.reset(token)
-                took = self._elapsed()
-                self._elapsed = lambda: took
+                ended = now()
+                self._now = lambda: ended
 
-    def _total(self) -> float:
-        return self._before + self._elapsed()
+    def _steady(self) -> float:
+        """Return the event loop's own time, and no difference to it, which is rounded differently.
+
+        Whoever sleeps until a time of this clock would wake just before it, again and again: what
+        is left may be too little to change the event loop's time.
+        """
+        return self._now()
 
 
 class _VirtualTime:
@@ -134,7 +141,7 @@ class _VirtualTime:
 
     def __init__(self, clock: VirtualClock) -> None:
         self.wall = clock.time
-        self.elapsed = clock._total
+        self.elapsed = clock._steady
         self.timeline = clock._timeline
         self._clock = clock
 

@@ -102,6 +102,23 @@ def test_every_keeps_its_rate_and_skips_the_ticks_it_is_late_for(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_who_sleeps_until_a_time_of_the_steady_clock_gets_there_whatever_is_rounded(
+    backend: Backend,
+) -> None:
+    async def program() -> None:
+        for _ in range(2):
+            with clock.installed():
+                for number in range(1, 500):
+                    at = current_clock.elapsed() + number / 7
+                    for _ in range(5):
+                        await anyio.sleep(max(0.0, at - current_clock.elapsed()))
+                    assert current_clock.elapsed() >= at
+
+    clock = VirtualClock()
+    anyio.run(program, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_real_events_are_waited_for_with_patience(backend: Backend) -> None:
     clock = VirtualClock(patience=0.5)
 
