@@ -40,7 +40,7 @@ from gogoscope.exceptions import (
     StoreTimeoutError,
     UnexpectedStoreError,
 )
-from gogoscope.persistence import Life, Room, is_urgent, monotonic, uniform
+from gogoscope.persistence import Life, Room, is_urgent, monotonic, pause_before_try, uniform
 from gogoscope_dynamodb.answers import Answer, Update, Values
 from gogoscope_dynamodb.client import DynamoDBClient, Renewals, pool_size, region_of
 from gogoscope_dynamodb.errors import (
@@ -344,11 +344,12 @@ class _Request:
     async def _pause(self) -> bool:
         """Wait before the next try, unless it would come too late; return whether there is one."""
         self._failed += 1
-        delay = backoff(self._failed)
-        if self._tried == MOST_TRIES or monotonic() + delay >= self._start + self._budget:
+        if self._tried == MOST_TRIES:
             return False
-        await anyio.sleep(delay)
-        return True
+        deadline = self._start + self._budget
+        return await pause_before_try(
+            backoff(self._failed), timeout=self._timeout, deadline=deadline
+        )
 
     def _note(self, effect: Effect) -> None:
         """Note what a try may have done; a read does nothing."""

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.server_clock import ServerClock
     from gogoscope.persistence.sharing import open_persistence
     from gogoscope.persistence.stored import corrupt_record, leave_out
+    from gogoscope.persistence.tries import pause_before_try
     from gogoscope.persistence.urgency import is_urgent, urgently
     from gogoscope.persistence.url import PersistenceURL
     from gogoscope.persistence.validation import (
@@ -173,6 +174,7 @@ __all__ = [
     "nothing_done",
     "open_persistence",
     "over_records",
+    "pause_before_try",
     "process_name",
     "running",
     "seconds",
@@ -259,6 +261,7 @@ if not TYPE_CHECKING:
             "gogoscope.persistence.room": ("NoRoomError", "Room"),
             "gogoscope.persistence.server_clock": ("ServerClock",),
             "gogoscope.persistence.sharing": ("open_persistence",),
+            "gogoscope.persistence.tries": ("pause_before_try",),
             "gogoscope.persistence.urgency": ("is_urgent", "urgently"),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),

@@ -33,7 +33,15 @@ from gogoscope.exceptions import (
     StoreTimeoutError,
     UnexpectedStoreError,
 )
-from gogoscope.persistence import Life, Room, ServerClock, is_urgent, monotonic, uniform
+from gogoscope.persistence import (
+    Life,
+    Room,
+    ServerClock,
+    is_urgent,
+    monotonic,
+    pause_before_try,
+    uniform,
+)
 from gogoscope.stores.postgres.connection import Connection, Row, milliseconds, parse
 from gogoscope.stores.postgres.errors import NOT_SENT, UNANSWERED, Failure, classify
 
@@ -219,9 +227,12 @@ class _Request:
                 failure, cause = classify(error, sent=self._sent), error
             self._in_doubt = self._in_doubt or (failure.maybe_applied and self._writes)
             delay = uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**self._tried))
-            if not failure.retry or self._tried >= MOST_TRIES or monotonic() + delay >= deadline:
+            if (
+                not failure.retry
+                or self._tried >= MOST_TRIES
+                or not await pause_before_try(delay, timeout=timeout, deadline=deadline)
+            ):
                 break
-            await anyio.sleep(delay)
         raise self._client.failed(
             failure, self._tried, in_doubt=self._in_doubt, cause=cause
         ) from cause

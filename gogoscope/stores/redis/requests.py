@@ -21,7 +21,7 @@ import anyio
 from attrs import define, field, frozen
 
 from gogoscope.exceptions import Effect, PersistenceError, StoreTimeoutError, UnexpectedStoreError
-from gogoscope.persistence import is_urgent, jittered, monotonic
+from gogoscope.persistence import is_urgent, jittered, monotonic, pause_before_try
 from gogoscope.stores.redis.connections import Argument, Lane
 from gogoscope.stores.redis.errors import (
     CAME_LATE,
@@ -110,14 +110,19 @@ class Request:
                 outcome, cause = classify(error, sent=self.sent), error
             if isinstance(outcome, Reply):
                 return outcome
-            now = monotonic()
             self.in_doubt = self.in_doubt or outcome.maybe_applied
-            if not outcome.retry or self._tried == MOST_TRIES or now + pause >= deadline:
-                raise self._error(outcome, cause) from cause
             if outcome.other_server:
                 await lane.drop_idle()
                 self.server.unreachable(place)
-            await anyio.sleep(jittered(pause))
+            if (
+                not outcome.retry
+                or self._tried == MOST_TRIES
+                or not await pause_before_try(
+                    jittered(pause), timeout=self.server.timeout, deadline=deadline
+                )
+            ):
+                raise self._error(outcome, cause) from cause
+            now = monotonic()
             pause = min(2 * pause, LONGEST_DELAY)
 
     def latest_ms(self) -> int:

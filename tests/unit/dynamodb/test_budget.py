@@ -104,6 +104,24 @@ def test_waiting_for_a_connection_costs_nothing_while_the_store_answers(
     assert virtual_clock.elapsed() > PATIENCE_IN_TIMEOUTS * table.timeout
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_store_that_recovers_just_before_the_end_has_time_to_answer(
+    client: FaultyClient,
+    virtual_clock: VirtualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    monkeypatch.setattr(requests, "backoff", lambda failed: 0.98)
+    table = Table("t", client, 1.0)
+
+    async def answer_slowly(perform: Perform) -> Any:
+        await anyio.sleep(0.2)
+        return {}
+
+    client.faults.extend([refuse("ThrottlingException")] * 3 + [answer_slowly])
+    virtual_clock.run(table.put, KEY, backend=backend)
+
+
 async def test_a_cancelled_caller_leaves_its_place_to_the_next(
     client: FaultyClient, table: Table
 ) -> None:
