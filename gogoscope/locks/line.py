@@ -22,6 +22,7 @@ from gogoscope._core.clock import monotonic
 from gogoscope._core.context import slots_lent
 from gogoscope._core.jitter import jittered, uniform
 from gogoscope._core.per_store import PerStore
+from gogoscope.exceptions import StoreTimeoutError
 from gogoscope.persistence.lock_claims import claim_handle, new_claim
 from gogoscope.persistence.lock_handle import LockHandle, release
 from gogoscope.persistence.lock_records import LeaseStore, LockReply
@@ -175,8 +176,8 @@ class Line:
                 return found
             holder = self._held_here()
             if holder is None:
-                answer = await self._ask(home, want, give_up_at, watched=refused)
-                if isinstance(answer, LockHandle):
+                answer = await self._ask_in_time(home, want, give_up_at, refused=refused)
+                if answer is None or isinstance(answer, LockHandle):
                     return answer
                 refused = True
                 dead_at = monotonic() + (answer.dead_in_ms / 1000 or math.inf)
@@ -190,8 +191,24 @@ class Line:
             await self._sleep(changed, min(left, self._pause(pause, dead_at, holder)), spread)
             pause = min(2 * pause, LONGEST_POLL_SECONDS)
 
+    async def _ask_in_time(
+        self, home: Home, want: Want[Found], give_up_at: float, *, refused: bool
+    ) -> LockHandle | LockReply | None:
+        """Ask for the first in the line; ``None`` if there is no answer until its wait is over.
+
+        :param refused: whether an earlier answer told that somebody has the lease
+        :raises StoreTimeoutError: if no answer told that
+        """
+        answer_by = max(give_up_at, monotonic() + REQUEST_SECONDS)
+        try:
+            return await self._ask(home, want, answer_by, watched=refused)
+        except StoreTimeoutError:
+            if not refused or monotonic() < answer_by:
+                raise
+            return None
+
     async def _ask(
-        self, home: Home, want: Want[Found], give_up_at: float, *, watched: bool
+        self, home: Home, want: Want[Found], answer_by: float, *, watched: bool
     ) -> LockHandle | LockReply:
         answer = await claim_handle(
             want.leases,
@@ -200,7 +217,7 @@ class Line:
             want.lease,
             seen=self._watched.dead() if watched else None,
             releaser=self,
-            patience=max(give_up_at - monotonic(), REQUEST_SECONDS),
+            patience=answer_by - monotonic(),
             spawn=home.spawn,
         )
         if isinstance(answer, LockHandle):
