@@ -29,9 +29,9 @@ class Contact:
     ``asked`` is true once it was asked, and at ``ask_at`` it is to be asked again, by a clock that
     nobody sets. ``first_read`` and ``sending`` are events while the first read, or a request that
     sends something, is in flight; they are set at its end. ``refreshing`` is true while a refresh
-    is in flight. The oldest request in flight began at ``waiting_since``, by the event loop's
-    clock. ``failed`` is true if the last request failed. ``looks_ahead`` is true while work in the
-    background waits for the end of an open time.
+    is in flight. The oldest request in flight began at ``waiting_since``, on the clock of
+    ``monotonic()``. ``failed`` is true if the last request failed. ``looks_ahead`` is true while
+    work in the background waits for the end of an open time.
     """
 
     asked: bool = False

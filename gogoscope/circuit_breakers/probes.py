@@ -58,9 +58,9 @@ RENEWALS_PER_LEASE = 3
 class ProbeClaim:
     """A claim for a probe.
 
-    It is claimed for ``lease_ms`` milliseconds. At ``until``, by the event loop's clock, it is too
-    old to be kept. ``begun`` is true once the background has begun to ask; at the end it sets
-    ``reply``, and ``answered``. ``then`` says what happens to the probe if it is granted.
+    It is claimed for ``lease_ms`` milliseconds. At ``until``, on the clock of ``monotonic()``, it
+    is too old to be kept. ``begun`` is true once the background has begun to ask; at the end it
+    sets ``reply``, and ``answered``. ``then`` says what happens to the probe if it is granted.
     ``generation`` is the circuit's generation when the probe was kept.
     """
 
@@ -280,7 +280,7 @@ class Probes:
             self._return(claim)
 
     async def _keep_until_old(self, claim: ProbeClaim) -> None:
-        await anyio.sleep_until(claim.until)
+        await anyio.sleep(max(0.0, claim.until - monotonic()))
         kept = self._claims.kept
         if claim in kept:
             kept.remove(claim)

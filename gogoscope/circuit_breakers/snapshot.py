@@ -47,7 +47,7 @@ class Permit:
     """Permission for one call.
 
     :param generation: the generation of the circuit when the call began
-    :param began: when the call began, by the event loop's clock; 0 if slow calls do not count
+    :param began: when the call began, on the clock of ``monotonic()``; 0 if slow calls do not count
     :param probe: the nonce, if the call is a half-open probe
     """
 

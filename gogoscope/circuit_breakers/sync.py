@@ -66,7 +66,7 @@ Request = Literal["get_state", "force_open", "force_close", "reset_circuit"]
 
 @define(eq=False)
 class Term:
-    """Until when work may be sent for a scope: it ``ends`` by the event loop's clock."""
+    """Until when work may be sent for a scope: it ``ends`` on the clock of ``monotonic()``."""
 
     ends: float = math.inf
 

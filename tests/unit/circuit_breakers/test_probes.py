@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, CircuitOpenError, scope
+from gogoscope._core.clock import Clock, clock_here, clock_in_context
 from gogoscope.circuit_breakers.registry import Circuits
 from gogoscope.stores.memory import MemoryStore
 from gogoscope.testing import VirtualClock
@@ -104,11 +105,30 @@ def test_a_kept_probe_is_not_returned_when_the_circuit_has_changed_since() -> No
     run(main, "asyncio")
 
 
+class ClockApart:
+    """A clock that is apart from that of the event loop.
+
+    So it is once the machine was suspended, and on trio always.
+    """
+
+    simulated = True
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.wall = clock.wall
+        self._elapsed = clock.elapsed
+        self._seconds = seconds
+
+    def elapsed(self) -> float:
+        return self._elapsed() + self._seconds
+
+
 @BOTH
+@pytest.mark.parametrize("apart", [0, 86_400, -86_400])
 def test_a_kept_probe_is_free_for_other_processes_after_a_second(
-    backend: Backend,
+    backend: Backend, apart: float
 ) -> None:
     async def main() -> None:
+        clock_in_context.set(ClockApart(clock_here(), apart))
         store, service = FaultyStore(), Service()
         breaker = CircuitBreaker("payments", failure_threshold=1, reset_timeout=60)
         async with scope(persistence=store, circuit_breaker=breaker) as s:
