@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import anyio
-from attrs import define
+from attrs import Factory, define
 
 from gogoscope._core.clock import monotonic
 
@@ -29,9 +29,9 @@ class Contact:
     ``asked`` is true once it was asked, and at ``ask_at`` it is to be asked again, by a clock that
     nobody sets. ``first_read`` and ``sending`` are events while the first read, or a request that
     sends something, is in flight; they are set at its end. ``refreshing`` is true while a refresh
-    is in flight. The oldest request in flight began at ``waiting_since``, on the clock of
-    ``monotonic()``. ``failed`` is true if the last request failed. ``looks_ahead`` is true while
-    work in the background waits for the end of an open time.
+    is in flight. ``waiting_since`` is when each request in flight began, the oldest first, on the
+    clock of ``monotonic()``. ``failed`` is true if the last request failed. ``looks_ahead`` is true
+    while work in the background waits for the end of an open time.
     """
 
     asked: bool = False
@@ -39,25 +39,25 @@ class Contact:
     first_read: anyio.Event | None = None
     sending: anyio.Event | None = None
     refreshing: bool = False
-    waiting_since: float = math.inf
+    waiting_since: list[float] = Factory(list)
     failed: bool = False
     looks_ahead: bool = False
 
     @property
     def is_slow(self) -> bool:
         """Whether the last request failed, or one in flight takes too long."""
-        return self.failed or monotonic() - self.waiting_since > SLOW_SECONDS
+        oldest = self.waiting_since[0] if self.waiting_since else math.inf
+        return self.failed or monotonic() - oldest > SLOW_SECONDS
 
     async def bounded(self, request: Awaitable[Answer], bound: float) -> Answer:
         """Await a request for at most ``bound`` seconds, and note since when it is in flight."""
         since = monotonic()
-        self.waiting_since = min(self.waiting_since, since)
+        self.waiting_since.append(since)
         try:
             with anyio.fail_after(bound):
                 return await request
         finally:
-            if self.waiting_since == since:
-                self.waiting_since = math.inf
+            self.waiting_since.remove(since)
 
     @asynccontextmanager
     async def turn_to_send(self) -> AsyncIterator[None]:
