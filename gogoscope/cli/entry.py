@@ -1,4 +1,7 @@
-"""The door of the command line, which says what to install if a package is missing."""
+"""The door of the command line, which says what to install if a package is missing.
+
+Loading the packages takes a good part of a second, in which Ctrl-C may come, too.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ except ModuleNotFoundError as error:
     if _missing not in ("cyclopts", "rich"):
         raise
     run = None
+except KeyboardInterrupt:
+    sys.exit(ExitCode.INTERRUPTED)
 
 
 def main() -> None:

@@ -267,18 +267,20 @@ def test_an_argument_that_is_no_text_is_wrong_use(url: str) -> None:
     assert b"UTF-8" in finished.stderr
 
 
-WITHOUT = """
+FAILING = """
 import sys
 from importlib.abc import MetaPathFinder
 
-absent = sys.argv[1]
+package, error = sys.argv[1:]
 
-class Absent(MetaPathFinder):
+class Failing(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == absent:
+        if name.partition(".")[0] == package:
+            if error == "KeyboardInterrupt":
+                raise KeyboardInterrupt
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-sys.meta_path.insert(0, Absent())
+sys.meta_path.insert(0, Failing())
 
 import runpy
 sys.argv[1:] = ["locks", "--store", "memory:"]
@@ -286,11 +288,24 @@ runpy.run_module("gogoscope", run_name="__main__")
 """
 
 
+def failing_to_load(package: str, error: str) -> subprocess.CompletedProcess[str]:
+    """Run the program where an error comes while a package is loaded."""
+    return subprocess.run(
+        [sys.executable, "-c", FAILING, package, error],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_ctrl_c_while_the_packages_are_loaded_ends_it_quietly() -> None:
+    finished = failing_to_load("rich", "KeyboardInterrupt")
+    assert (finished.returncode, finished.stdout, finished.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("package", ["cyclopts", "rich"])
 def test_without_the_extra_it_says_what_to_install(package: str) -> None:
-    finished = subprocess.run(
-        [sys.executable, "-c", WITHOUT, package], capture_output=True, text=True, check=False
-    )
+    finished = failing_to_load(package, "ModuleNotFoundError")
     assert finished.returncode == 4
     assert finished.stderr == (
         f"gogoscope: the command line needs {package}; run: pip install 'gogoscope[cli]'\n"
