@@ -35,6 +35,7 @@ from gogoscope._core.event_loop import EventLoop, running
 from gogoscope._core.forks import after_fork, lock_across_forks, stop_across_forks
 from gogoscope.blocking.refusals import refuse_green_threads
 from gogoscope.events import log_error
+from gogoscope.exceptions import ScopeClosedError
 
 EXIT_SECONDS = 5.0
 """How long the end of the interpreter waits for the loop to finish."""
@@ -121,7 +122,12 @@ class LoopThread:
         self.at_end: set[Callable[[], object]] = set()
         """What is called in the loop when it is to end; for what runs in the loop."""
         self._running = threading.Thread(target=self._run, name="gogoscope", daemon=True)
-        self._running.start()
+        try:
+            self._running.start()
+        except RuntimeError as error:  # Python 3.12 starts none when its atexit handlers run
+            raise ScopeClosedError(
+                f"the event loop of gogoscope.blocking cannot start: {error}"
+            ) from error
         self._begun.wait()
         self._standstill = _Standstill(self.call_soon, self._is_elsewhere)
         stop_across_forks(self._standstill)
@@ -251,6 +257,7 @@ def loop_thread() -> LoopThread:
     """Return the loop of this process, which is started if it does not run yet.
 
     :raises UnsupportedEventLoopError: if threads are green ones here
+    :raises ScopeClosedError: if no thread can be started, as the interpreter ends
     """
     global _thread  # noqa: PLW0603 - it is that of the process
     if _thread is None:

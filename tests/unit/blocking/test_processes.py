@@ -96,6 +96,25 @@ with db.lock("a", wait=0), db.lock("b", wait=0):
     assert run(program, tmp_path) == ["free"]
 
 
+def test_a_client_that_cannot_start_its_thread_says_so(tmp_path: Path) -> None:
+    """Python 3.12 starts no thread when the interpreter ends."""
+    program = (
+        START
+        + """
+def start(thread):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+threading.Thread.start = start
+try:
+    db.cache.get("k")
+except ScopeClosedError as error:
+    print(error)
+"""
+    )
+    (told,) = run(program, tmp_path)
+    assert "cannot start: can't create new thread" in told
+
+
 def test_a_program_ends_after_an_error_in_a_block(tmp_path: Path) -> None:
     program = (
         START
