@@ -25,6 +25,7 @@ except ImportError as missing:
 
 from importlib.metadata import PackageNotFoundError, version
 
+from gogoscope._core.forks import after_fork
 from gogoscope.events import subscribe, tell_of_holders
 from gogoscope.integrations.opentelemetry.metrics import Metrics
 from gogoscope.integrations.opentelemetry.spans import Spans, trace_here
@@ -44,9 +45,10 @@ class Instrumentation:
             own_version = ""
         self._providers = tracer_provider, meter_provider
         self._spans = Spans(get_tracer("gogoscope", own_version, tracer_provider))
+        self._metrics = Metrics(get_meter("gogoscope", own_version, meter_provider))
         self._ends = [
             subscribe(self._spans),
-            subscribe(Metrics(get_meter("gogoscope", own_version, meter_provider))),
+            subscribe(self._metrics),
             tell_of_holders(trace_here),
         ]
 
@@ -61,8 +63,21 @@ class Instrumentation:
         if self in _present:
             _present.remove(self)
 
+    def _leave_to_parent(self) -> None:
+        self._spans.forget()
+        self._metrics.forget()
+
 
 _present: list[Instrumentation] = []
+
+
+def _leave_to_parent() -> None:
+    """Forget, in a process that was forked, what runs in its parent alone."""
+    for instrumentation in _present:
+        instrumentation._leave_to_parent()
+
+
+after_fork(_leave_to_parent)
 
 
 def instrument(

@@ -161,6 +161,11 @@ class Metrics:
         if handler is not None:
             handler(event)
 
+    def forget(self) -> None:
+        """Count nothing that has begun before."""
+        for begun in (self._leases, self._labels, self._queued, self._running):
+            begun.clear()
+
     def _count_active(self, options: CallbackOptions) -> list[Observation]:
         running = Counter(list(self._running.values()))
         return [Observation(running[label], {SCOPE: label}) for label in list(self._active)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,19 @@ async def test_after_its_end_nothing_is_observed(exported: Exported) -> None:
     assert exported.tree() == ["scope open"]
     assert subscribers == []
     assert lookers == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+async def test_a_forked_process_counts_and_ends_nothing_of_its_parent(exported: Exported) -> None:
+    async def fork() -> bool:
+        if (pid := os.fork()) == 0:
+            running = exported.metrics()["gogoscope.task.active", "parent"]
+            uninstrument()
+            os._exit(0 if running == 0 and exported.spans == [] else 1)
+        return os.waitpid(pid, 0)[1] == 0
+
+    async with scope(name="parent") as s:
+        assert await s.call(fork)
 
 
 async def test_tasks_that_run_are_counted_while_others_begin_in_another_thread(
