@@ -40,7 +40,15 @@ from gogoscope.exceptions import (
     StoreTimeoutError,
     UnexpectedStoreError,
 )
-from gogoscope.persistence import Life, Room, is_urgent, monotonic, pause_before_try, uniform
+from gogoscope.persistence import (
+    Life,
+    Room,
+    is_urgent,
+    monotonic,
+    pause_before_try,
+    time_of_try,
+    uniform,
+)
 from gogoscope_dynamodb.answers import Answer, Update, Values
 from gogoscope_dynamodb.client import DynamoDBClient, Renewals, pool_size, region_of
 from gogoscope_dynamodb.errors import (
@@ -273,6 +281,7 @@ class _Request:
     async def answer(self) -> Answer:
         """Send it until it is answered or its budget is spent."""
         table = self._table
+        self._timeout = time_of_try(self._timeout)
         table.bytes_in_flight += self._size
         if self._size:
             self._timeout += min(table.bytes_in_flight, MOST_COUNTED) / SLOWEST_LINK

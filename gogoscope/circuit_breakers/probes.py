@@ -262,7 +262,10 @@ class Probes:
         sync = self._sync
         if nonce not in sync.snapshot.learned.probes:
             return
-        request = urgently(sync.store.claim_probe(sync.name, nonce, self._lease_ms, RENEWED_ONLY))
+        request = urgently(
+            sync.store.claim_probe(sync.name, nonce, self._lease_ms, RENEWED_ONLY),
+            lease=self._lease_ms / 1000,
+        )
         try:
             reply = await sync.contact.bounded(request, STORE_SECONDS)
         except Exception as error:  # noqa: BLE001 - no store error reaches a protected call

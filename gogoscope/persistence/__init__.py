@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from gogoscope.persistence.sharing import open_persistence
     from gogoscope.persistence.stored import corrupt_record, leave_out
     from gogoscope.persistence.tries import pause_before_try
-    from gogoscope.persistence.urgency import is_urgent, urgently
+    from gogoscope.persistence.urgency import is_urgent, time_of_try, urgently
     from gogoscope.persistence.url import PersistenceURL
     from gogoscope.persistence.validation import (
         check_circuit_state,
@@ -179,6 +179,7 @@ __all__ = [
     "running",
     "seconds",
     "side_by_side",
+    "time_of_try",
     "told_offset",
     "told_size",
     "uniform",
@@ -262,7 +263,7 @@ if not TYPE_CHECKING:
             "gogoscope.persistence.server_clock": ("ServerClock",),
             "gogoscope.persistence.sharing": ("open_persistence",),
             "gogoscope.persistence.tries": ("pause_before_try",),
-            "gogoscope.persistence.urgency": ("is_urgent", "urgently"),
+            "gogoscope.persistence.urgency": ("is_urgent", "time_of_try", "urgently"),
             "gogoscope.persistence.url": ("PersistenceURL",),
             "gogoscope.persistence.protocols.store": ("Store",),
             "gogoscope.persistence.in_flight": ("for_each", "side_by_side"),

@@ -216,7 +216,8 @@ class LockHandle:
                         self._record.version,
                         lease_ms,
                         self._record.acquired_at_ms + held_ms + lease_ms,
-                    )
+                    ),
+                    lease=lease,
                 )
                 record = reply.record
                 if record is None or record.nonce != self._nonce:

@@ -44,9 +44,12 @@ class RecordLocks(RecordCapability):
 
         One that lasts longer is left as it is: only its holder can end it earlier.
         """
-        lease_ms = math.ceil(check_lease(ttl) * 1000)
+        lease = check_lease(ttl)
         check_key(owner, "owner")
-        return await urgently(self._change_lease(LOCKS, key, lock_rules.extend, owner, lease_ms))
+        extending = self._change_lease(
+            LOCKS, key, lock_rules.extend, owner, math.ceil(lease * 1000)
+        )
+        return await urgently(extending, lease=lease)
 
     async def force_release(self, key: str) -> bool:
         """Free a lock, whoever holds it; ``False`` if nobody did.

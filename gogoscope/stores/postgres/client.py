@@ -40,6 +40,7 @@ from gogoscope.persistence import (
     is_urgent,
     monotonic,
     pause_before_try,
+    time_of_try,
     uniform,
 )
 from gogoscope.stores.postgres.connection import Connection, Row, milliseconds, parse
@@ -116,7 +117,7 @@ class PostgresClient:
         encoded = [_encoded(value) for value in values]
         size = sum(len(value) for value in encoded if value is not None)
         request = _Request(self, statement, encoded, writes)
-        return await request.run(self.timeout + size / SLOWEST_LINK)
+        return await request.run(time_of_try(self.timeout) + size / SLOWEST_LINK)
 
     def place(self, patience: float) -> AbstractAsyncContextManager[None]:
         """Wait until there may be one more request, and let it be for the length of a block."""

@@ -73,7 +73,9 @@ class RedisEntries(CompareAndSwap):
         """Write ``new`` if the last writer is still that of ``seen``, in one atomic step."""
         last = NONE if seen is None else seen.writer
         arguments = (last, *self._written(new), int(new.tell))
-        reply = await self._run(scripts.SWAP, kind, key, lambda attempt: arguments)
+        reply = await self._run(
+            scripts.SWAP, kind, key, lambda attempt: arguments, size=len(arguments[3])
+        )
         if reply.status == scripts.DONE:
             return Swapped(swapped=True)
         return Swapped(
@@ -101,7 +103,7 @@ class RedisEntries(CompareAndSwap):
             doubt = int(in_doubt or attempt.in_doubt)
             return attempt.latest_ms(), new.writer, doubt, *written, new.number
 
-        return await self._run(scripts.PUT, kind, key, arguments)
+        return await self._run(scripts.PUT, kind, key, arguments, size=len(written[2]))
 
     async def keys(self, kind: str, prefix: str, after: str | None) -> tuple[list[str], str | None]:
         """Return a page of the keys of a kind that start with ``prefix``."""
@@ -151,9 +153,10 @@ class RedisEntries(CompareAndSwap):
         arguments: Callable[[Request], Sequence[Argument]],
         *,
         writes: bool = True,
+        size: int = 0,
     ) -> Awaitable[Reply]:
         name = _name(kind, key)
-        return Request(self._server, script, arguments, name, writes=writes).run()
+        return Request(self._server, script, arguments, name, writes=writes, size=size).run()
 
     def _written(self, new: Entry) -> tuple[bytes, Argument, bytes]:
         """Return the head, for how many milliseconds an entry is kept, and its text."""

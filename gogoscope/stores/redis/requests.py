@@ -4,8 +4,9 @@ A request can fail although the server has carried it out: the answer was lost. 
 safe, since each script has a condition that its own effect breaks. So the second try of a script
 may be refused because the first one was carried out; then the answer is in doubt. Invariants:
 
-- A request has one budget of three timeouts. It counts from the call; while the server answers
-  others, waiting for a connection costs none of it. No try takes longer than a timeout.
+- A request has one budget: three timeouts, and the time that its bytes need on a slow link. It
+  counts from the call; while the server answers others, waiting for a connection costs none of it.
+  No try takes longer than a timeout.
 - A write that may have been carried out and was not answered raises ``StoreTimeoutError``, whatever
   its last try came to. A read is never in doubt.
 - Nothing but this project's exceptions leaves a request, each with its cause.
@@ -21,7 +22,13 @@ import anyio
 from attrs import define, field, frozen
 
 from gogoscope.exceptions import Effect, PersistenceError, StoreTimeoutError, UnexpectedStoreError
-from gogoscope.persistence import is_urgent, jittered, monotonic, pause_before_try
+from gogoscope.persistence import (
+    is_urgent,
+    jittered,
+    monotonic,
+    pause_before_try,
+    time_of_try,
+)
 from gogoscope.stores.redis.connections import Argument, Lane
 from gogoscope.stores.redis.errors import (
     CAME_LATE,
@@ -40,6 +47,7 @@ PATIENCE_IN_TIMEOUTS = 3
 FIRST_DELAY = 0.02
 LONGEST_DELAY = 0.5
 MOST_REDIRECTIONS = 8
+SLOWEST_LINK = 1_000_000  # bytes a second
 
 
 @frozen(eq=False)
@@ -64,6 +72,7 @@ class Request:
     :param key: the key that it is about
     :param place: the server of a cluster that runs it, if it is about no key
     :param writes: whether it may change anything
+    :param size: how many bytes it sends, about, if they are many
     """
 
     server: Server
@@ -72,8 +81,10 @@ class Request:
     key: bytes | None = None
     place: str | None = None
     writes: bool = False
+    size: int = 0
     in_doubt: bool = field(default=False, init=False)
     sent: bool = field(default=False, init=False)
+    _timeout: float = field(default=0.0, init=False)
     _patience: float = field(default=0.0, init=False)
     _tried: int = field(default=0, init=False)
     _redirections: int = field(default=0, init=False)
@@ -85,7 +96,8 @@ class Request:
         :raises PersistenceError: if it failed
         :raises ConfigurationError: if the server does not let this user do it
         """
-        budget = PATIENCE_IN_TIMEOUTS * self.server.timeout
+        self._timeout = time_of_try(self.server.timeout) + self.size / SLOWEST_LINK
+        budget = PATIENCE_IN_TIMEOUTS * self._timeout
         called = now = monotonic()
         pause, deadline = FIRST_DELAY, called + budget
         while True:
@@ -118,7 +130,7 @@ class Request:
                 not outcome.retry
                 or self._tried == MOST_TRIES
                 or not await pause_before_try(
-                    jittered(pause), timeout=self.server.timeout, deadline=deadline
+                    jittered(pause), timeout=self._timeout, deadline=deadline
                 )
             ):
                 raise self._error(outcome, cause) from cause
@@ -141,7 +153,7 @@ class Request:
     async def _attempt(self, lane: Lane, now: float, left: float) -> Reply | Failure:
         self._tried += 1
         self.sent = False
-        self._patience = min(self.server.timeout, left)
+        self._patience = min(self._timeout, left)
         tag = self.server.next_tag()
         keys = (0,) if self.key is None else (1, self.key)
         rest = (*keys, tag, *self.arguments(self))

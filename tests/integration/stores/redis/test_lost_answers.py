@@ -212,6 +212,22 @@ async def test_a_doubled_answer_is_taken_for_no_other(
     assert await store.get("b") == 2
 
 
+async def test_a_large_value_has_the_time_that_its_bytes_need(
+    redis_url: str, anyio_backend: Any
+) -> None:
+    async def carry(perform: Perform) -> Any:
+        await anyio.sleep(1)
+        return await perform()
+
+    url, _, prefix = redis_url.partition("?key_prefix=")
+    async with RedisStore(url, key_prefix=prefix, request_timeout=0.3) as store:
+        faulty = FaultyRedis(store)
+        faulty.constant_faults |= {"put": carry, "swap": carry}
+        await store.set("k", "x" * 2_000_000)
+        assert await store.set("other", "x" * 2_000_000, if_absent=True)
+        assert faulty.calls == ["put", "swap"]
+
+
 async def test_a_read_is_never_in_doubt(store: RedisStore, faulty: FaultyRedis) -> None:
     faulty.constant_faults["load"] = be_silent
     with pytest.raises(StoreTimeoutError) as caught:
