@@ -111,6 +111,8 @@ class Block(Generic[I]):
     """
 
     # Set while entered: _hold, _mark.
+    # _entering: what stands for the thread that is about to enter it, by process: one that is
+    #   forked meanwhile has no such thread.
 
     _what = "block"
     _instead = "async with"
@@ -122,6 +124,7 @@ class Block(Generic[I]):
         """What is held."""
         self._hold: Hold[I] | None = None
         self._mark: Mark | None = None
+        self._entering: dict[int, object] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} key={self.key!r}>"
@@ -131,8 +134,18 @@ class Block(Generic[I]):
 
     def _enter(self) -> I:
         refuse_event_loop(f"the blocking {self._what} {self.key!r}", self._instead)
-        if self._hold is not None and self._hold.is_here():
-            raise RuntimeError(f"{self!r} is entered already; make one for each use")
+        process, caller = os.getpid(), object()
+        try:
+            # In one step, since another thread may be doing the same.
+            first = self._entering.setdefault(process, caller) is caller
+            if not first or (self._hold is not None and self._hold.is_here()):
+                raise RuntimeError(f"{self!r} is entered already; make one for each use")
+            return self._enter_alone()
+        finally:
+            if self._entering.get(process) is caller:
+                del self._entering[process]
+
+    def _enter_alone(self) -> I:
         mark = marked(self._hosts, self._what, self.key)
         self._refuse_itself(mark)
         hold = Hold(self._hosts, self._open_block, self._usage)

@@ -6,7 +6,7 @@ import gc
 import threading
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -288,3 +288,24 @@ def test_a_block_is_entered_once_at_a_time(db: Client) -> None:
         lock.acquire()
     with lock:
         pass
+
+
+def test_a_block_is_entered_once_at_a_time_though_threads_wait_in_it(db: Client) -> None:
+    shared = db.semaphore("licences", 2, wait=60)
+    refused: list[str] = []
+
+    def enter() -> None:
+        try:
+            with shared:
+                pass
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    with ThreadPoolExecutor(2) as threads:
+        with db.semaphore("licences", 2), db.semaphore("licences", 2):
+            entering = [threads.submit(enter), threads.submit(enter)]
+            wait(entering, PATIENCE, FIRST_COMPLETED)
+        wait(entering, PATIENCE)
+    with db.semaphore("licences", 2, wait=0), db.semaphore("licences", 2, wait=0):
+        assert len(refused) == 1
+    assert "is entered already" in refused[0]
