@@ -124,7 +124,7 @@ def _cell(field: Field, record: Any, *, briefly: bool = False) -> Text:
 
 
 class Screen:
-    """A table that is drawn again and again in its place.
+    """A table that is drawn again and again: in its place, or below itself in a dumb terminal.
 
     :param what: what is watched
     :param every: how often it is drawn, in seconds
@@ -133,10 +133,12 @@ class Screen:
     def __init__(self, what: str, every: float) -> None:
         self._about = f"{what} every {every:g} s; Ctrl-C ends it"
         self._last: RenderableType = Text("")
-        self._live = Live(auto_refresh=False, console=Printer(highlight=False))
+        self._printer = Printer(highlight=False)
+        self._live = Live(auto_refresh=False, console=self._printer)
 
     def __enter__(self) -> Self:
-        self._live.start()
+        if not self._printer.is_dumb_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -153,7 +155,11 @@ class Screen:
         self._draw(Text(f"{time.strftime('%H:%M:%S')}  no answer: {told}", style="bold red"))
 
     def _draw(self, heading: Text) -> None:
-        self._live.update(Group(heading, self._last), refresh=True)
+        shown = Group(heading, self._last)
+        if self._printer.is_dumb_terminal:
+            self._printer.print(shown)
+        else:
+            self._live.update(shown, refresh=True)
 
 
 NO_SCREEN: AbstractContextManager[None] = nullcontext()

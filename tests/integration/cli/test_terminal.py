@@ -105,6 +105,16 @@ def test_a_watched_list_is_drawn_again_until_ctrl_c(url: str, command: str) -> N
     assert shown.shown.rstrip().endswith("\x1b[?25h")  # the cursor is there again
 
 
+def test_a_watched_list_is_printed_again_in_a_dumb_terminal(url: str) -> None:
+    arguments = ("locks", "--watch", "--every", "0.1", "--store", url)
+    with terminal(*arguments, env={"TERM": "dumb"}) as shown:
+        shown.wait_for("order:1")
+        shown.wait_for("order:1", behind=len(shown.shown))
+        shown.type(CTRL_C)
+        assert shown.end() == 130
+    assert DRAWING not in shown.shown
+
+
 def test_a_watched_list_in_a_pipe_is_a_document_a_line(url: str) -> None:
     command = [*PROGRAM, "locks", "--watch", "--every", "0.1", "--json", "--store", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as watch:
