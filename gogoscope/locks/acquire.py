@@ -37,14 +37,20 @@ TRACE = "traceparent"
 """The metadata of a lock that tells of the holder's trace, if that is observed."""
 
 
+FEW = 64
+"""How many locks a scope holds before it looks for those whose lease is over."""
+
+
 class Locks:
     """The locks that one scope holds without a block; attached to it, and settled at its end."""
 
     # _held: the handles that are not released yet.
+    # _look_at: how many of them there are when those whose lease is over are looked for.
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._held: set[LockHandle] = set()
+        self._look_at = FEW
 
     @classmethod
     def of(cls, home: Home) -> Locks:
@@ -69,8 +75,19 @@ class Locks:
         lease, patience = check_lease(ttl), check_patience(wait)
         if patience:
             refuse_reentry(locks_of(self._home), key)
+        self._forget_what_is_over()
         answer = await acquire(self._home, key, lease, patience, {}, self._held)
         return answer if isinstance(answer, LockHandle) else None
+
+    def _forget_what_is_over(self) -> None:
+        """Forget the locks whose lease is over; many are taken for a time, and never released.
+
+        All are looked at when there are twice as many as were left the last time.
+        """
+        if len(self._held) >= self._look_at:
+            for handle in [handle for handle in self._held if handle.lost is not None]:
+                handle._releaser.released(handle, False)
+            self._look_at = 2 * max(len(self._held), FEW)
 
     async def settle(self) -> None:
         """Release the locks, all at once, so that they share one bound."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -330,3 +331,30 @@ async def test_a_lock_that_background_work_takes_while_the_scope_ends_is_release
         await s.cache.get_or_set("k", load, 0.001, stale_while_revalidate=60)
     assert loads > 1
     assert await store.holder("taken late") is None
+
+
+@BOTH
+def test_a_long_scope_forgets_the_locks_that_it_took_for_a_time_and_never_released(
+    virtual_clock: VirtualClock, backend: Backend, store: FaultyStore
+) -> None:
+    told: Counter[str] = Counter()
+
+    def count(event: Event) -> None:
+        told[type(event).__name__] += 1
+
+    async def program() -> None:
+        async with scope(persistence=store, on_event=count) as s:
+            first = await s.acquire_lock("mail:first", 1)
+            assert first is not None
+            for number in range(1000):
+                assert await s.acquire_lock(f"mail:{number}", 1) is not None
+                await anyio.sleep(0.1)
+            assert len(Locks.of(s._home)._held) < 200
+            assert sum(len(queues) for queues in _queues.all()) < 200
+            with pytest.raises(LeaseLostError, match="not renewed within its lease of 1 s"):
+                first.ensure()
+            assert await first.release() is True  # nobody has taken it since
+        assert told["LockAcquired"] == told["LockReleased"] == 1001
+        assert not any(_queues.all())
+
+    virtual_clock.run(program, backend=backend)
