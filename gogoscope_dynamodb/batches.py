@@ -7,12 +7,14 @@ read, and is given up after as many fruitless tries in a row as a single request
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from gogoscope.exceptions import ThrottledError
+from gogoscope.persistence import KEYS_PER_PAGE
 from gogoscope_dynamodb.requests import MOST_TRIES, Table, backoff
 from gogoscope_dynamodb.schema import Item
 
@@ -26,6 +28,16 @@ def chunks(elements: Sequence[Element], size: int) -> Iterator[Sequence[Element]
     """Cut a sequence into parts of at most ``size`` elements."""
     for start in range(0, len(elements), size):
         yield elements[start : start + size]
+
+
+async def items_of(make: Callable[[Element], Item], elements: Iterable[Element]) -> list[Item]:
+    """Make the items of very many elements, and leave the event loop its time meanwhile."""
+    items: list[Item] = []
+    for element in elements:
+        items.append(make(element))
+        if len(items) % KEYS_PER_PAGE == 0:
+            await checkpoint()
+    return items
 
 
 async def read_batch(

@@ -21,7 +21,7 @@ from gogoscope.persistence import (
     side_by_side,
 )
 from gogoscope_dynamodb import schema
-from gogoscope_dynamodb.batches import READ_BATCH, chunks, read_batch
+from gogoscope_dynamodb.batches import READ_BATCH, chunks, items_of, read_batch
 from gogoscope_dynamodb.capability import Capability, Settings
 from gogoscope_dynamodb.requests import Table
 from gogoscope_dynamodb.scan import SEGMENTS, Found, Scan
@@ -79,7 +79,7 @@ class Cache(Capability):
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of those keys that have one; one read for each 100 keys."""
-        items = [self._key(CACHE, key) for key in check_keys(keys)]
+        items = await items_of(partial(self._key, CACHE), check_keys(keys))
         found: dict[str, Any] = {}
 
         def collect(item: Item) -> None:
@@ -134,7 +134,9 @@ class Cache(Capability):
         """
         now_ms = self._now_ms()
         until_ms = self._until(ttl, now_ms)
-        items = [self._item(key, value, until_ms) for key, value in check_mapping(values).items()]
+        items = await items_of(
+            lambda pair: self._item(*pair, until_ms), list(check_mapping(values).items())
+        )
         stamp = Stamp(self._stamp(now_ms))
 
         async def put(item: Item) -> None:
@@ -165,7 +167,7 @@ class Cache(Capability):
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         """Remove many keys, whether or not they have a value; one request for each key."""
-        await for_each(self._delete, [self._key(CACHE, key) for key in check_keys(keys)])
+        await for_each(self._delete, await items_of(partial(self._key, CACHE), check_keys(keys)))
 
     async def has(self, key: str) -> bool:
         """Return whether a key has a value, ``None`` included; one read."""

@@ -7,9 +7,11 @@ import math
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from gogoscope.exceptions import RecordTooLargeError, StoreTimeoutError, ThrottledError
+from gogoscope.persistence import KEYS_PER_PAGE
 from gogoscope.testing.conformance import ManualClock
 from gogoscope_dynamodb import DynamoDBAdapter, requests
 from gogoscope_dynamodb.client import DynamoDBClient
@@ -265,3 +267,31 @@ async def test_an_answer_without_what_was_asked_for_is_no_value(
 ) -> None:
     faulty_client.faults.append(answer({"Responses": {}, "UnprocessedKeys": {}}))
     assert await store.get_many(["k"]) == {}
+
+
+@pytest.mark.parametrize("operation", ["set_many", "get_many", "delete_many"])
+async def test_very_many_keys_leave_the_event_loop_its_time_before_the_first_request(
+    operation: str,
+) -> None:
+    client = FaultyClient()
+    store = DynamoDBAdapter(client, "table")
+    keys = [f"k{n}" for n in range(5 * KEYS_PER_PAGE)]
+    turns = 0
+
+    async def stop(perform: Perform) -> Any:
+        limit.cancel()
+        await anyio.sleep_forever()
+
+    async def count() -> None:
+        nonlocal turns
+        while not client.calls:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    client.faults.append(stop)
+    given: Any = dict.fromkeys(keys, 1) if operation == "set_many" else keys
+    with anyio.CancelScope() as limit:
+        async with anyio.create_task_group() as group:
+            group.start_soon(count)
+            await getattr(store, operation)(given)
+    assert turns >= 4
