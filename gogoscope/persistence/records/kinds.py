@@ -90,9 +90,10 @@ def json_kind(
 
     def dump(record: Record) -> str:
         text = _encode(form.dump(record))
-        if len(known) >= MOST_KNOWN:
-            known.clear()
-        known[text] = record
+        if len(text) <= LONGEST_KNOWN:
+            if len(known) >= MOST_KNOWN:
+                known.clear()
+            known[text] = record
         return text
 
     def load(text: str, purge_at_ms: int | None) -> Record:
@@ -103,6 +104,8 @@ def json_kind(
 
 
 MOST_KNOWN = 64
+LONGEST_KNOWN = 10_000
+"""How many characters a text has at most that is kept: the results of runs may be very large."""
 
 
 class _Form:
