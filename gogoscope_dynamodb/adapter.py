@@ -19,6 +19,7 @@ from gogoscope.persistence import (
     check_clock,
     check_codec,
     check_key_prefix,
+    check_max_clock_skew,
     current_clock,
     seconds,
 )
@@ -124,7 +125,7 @@ class DynamoDBAdapter(
         _check_type("endpoint_url", endpoint_url, str | None)
         settings = Settings(
             key_prefix=check_key_prefix(key_prefix),
-            max_clock_skew=seconds("max_clock_skew", max_clock_skew, zero=True),
+            max_clock_skew=check_max_clock_skew(max_clock_skew),
             clock=check_clock(clock),
             codec=check_codec(codec),
             consistent_reads=consistent_reads,
@@ -234,7 +235,7 @@ def from_url(url: PersistenceURL) -> DynamoDBAdapter:
         region=_region,
         key_prefix=check_key_prefix,
         endpoint_url=_endpoint_url,
-        max_clock_skew=lambda text: seconds("max_clock_skew", float(text), zero=True),
+        max_clock_skew=lambda text: check_max_clock_skew(float(text)),
         request_timeout=lambda text: seconds("request_timeout", float(text)),
         consistent_reads=_boolean,
         create=_boolean,

@@ -145,6 +145,15 @@ def check_stale(stale: float | timedelta) -> float:
     return seconds("stale", stale, zero=True, maximum=MAX_TTL)
 
 
+def check_max_clock_skew(skew: float | timedelta) -> float:
+    """Return the largest difference between two clocks in seconds.
+
+    :raises TypeError: if it is not a duration
+    :raises ValueError: if it is not at least 0 and at most 100 years
+    """
+    return seconds("max_clock_skew", skew, zero=True, maximum=MAX_TTL)
+
+
 def check_lease(ttl: float | timedelta, name: str = "ttl") -> float:
     """Return the time to live of a lease in seconds: a millisecond at least, at most 12 hours.
 
@@ -180,6 +189,7 @@ def glob_matcher(pattern: str | None) -> Callable[[str], bool]:
     prefix does not list what another keeps under that very prefix.
 
     :raises TypeError: if the pattern is neither a ``str`` nor ``None``
+    :raises ValueError: if it holds a surrogate, which no key does
     :raises ValueError: if it holds a NUL or a lone surrogate, which no key does
     """
     if pattern is None:
@@ -188,6 +198,7 @@ def glob_matcher(pattern: str | None) -> Callable[[str], bool]:
         raise TypeError(
             f"pattern must be a str or None, got {pattern!r} of type {type(pattern).__name__}"
         )
+    check_text("pattern", pattern)
     if pattern:
         check_key(pattern, "pattern")
     first, *others = (

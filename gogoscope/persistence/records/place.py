@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from gogoscope._core.durations import seconds
 from gogoscope.events import log_warning
 from gogoscope.exceptions import CorruptRecordError
 from gogoscope.persistence.lock_records import LockRecord, Steady
@@ -31,6 +30,7 @@ from gogoscope.persistence.stored import leave_out
 from gogoscope.persistence.validation import (
     check_key,
     check_key_prefix,
+    check_max_clock_skew,
     glob_matcher,
     literal_start,
 )
@@ -181,7 +181,7 @@ class RecordCapability:
         self._records = records
         self._key_prefix = check_key_prefix(key_prefix)
         self._codec = check_codec(codec)
-        self._skew_ms = math.ceil(seconds("max_clock_skew", max_clock_skew, zero=True) * 1000)
+        self._skew_ms = math.ceil(check_max_clock_skew(max_clock_skew) * 1000)
 
     def _full_key(self, key: str) -> str:
         return self._key_prefix + check_key(key)

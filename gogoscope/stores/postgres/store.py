@@ -20,6 +20,7 @@ from gogoscope.persistence import (
     check_clock,
     check_count,
     check_key_prefix,
+    check_max_clock_skew,
     seconds,
 )
 from gogoscope.persistence.rate_records import RateReply
@@ -209,7 +210,7 @@ def from_url(url: PersistenceURL) -> PostgresStore:
     own = {
         "table": _table,
         "key_prefix": check_key_prefix,
-        "max_clock_skew": lambda text: seconds("max_clock_skew", float(text), zero=True),
+        "max_clock_skew": lambda text: check_max_clock_skew(float(text)),
         "request_timeout": lambda text: seconds("request_timeout", float(text)),
         "pool_size": lambda text: check_count("pool_size", int(text)),
         "create": _boolean,

@@ -17,6 +17,7 @@ from gogoscope.persistence import (
     RecordStore,
     check_clock,
     check_key_prefix,
+    check_max_clock_skew,
     seconds,
 )
 from gogoscope.persistence.rate_records import RateReply
@@ -176,7 +177,7 @@ def from_url(url: PersistenceURL) -> RedisStore:
     """
     options = url.convert_options(
         key_prefix=check_key_prefix,
-        max_clock_skew=lambda text: seconds("max_clock_skew", float(text), zero=True),
+        max_clock_skew=lambda text: check_max_clock_skew(float(text)),
         request_timeout=lambda text: seconds("request_timeout", float(text)),
         ca_file=str,
     )

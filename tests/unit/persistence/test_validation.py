@@ -19,6 +19,7 @@ from gogoscope.persistence.validation import (
     check_key,
     check_key_prefix,
     check_lease,
+    check_max_clock_skew,
     check_ttl,
     glob_matcher,
     literal_start,
@@ -245,3 +246,16 @@ def test_the_error_of_a_field_names_it(
 ) -> None:
     with pytest.raises(error, match=message):
         Waits(**options)
+
+
+@pytest.mark.parametrize("pattern", ["\ud800", "a\udfff*"])
+def test_a_pattern_that_no_key_can_match_is_refused_by_name(pattern: str) -> None:
+    with pytest.raises(ValueError, match="pattern must be encodable as UTF-8"):
+        glob_matcher(pattern)
+
+
+@pytest.mark.parametrize("skew", [-1, 1e306, float("nan"), float("inf")])
+def test_a_difference_of_clocks_is_one_that_can_be_counted_in_milliseconds(skew: float) -> None:
+    with pytest.raises(ValueError, match="max_clock_skew must be"):
+        check_max_clock_skew(skew)
+    assert check_max_clock_skew(0) == 0
