@@ -200,7 +200,7 @@ def cron(expression: str, *, tz: str | tzinfo = "UTC") -> Cron:
 
 def _zone(tz: str | tzinfo) -> tzinfo:
     if isinstance(tz, tzinfo):
-        return tz
+        return _whole(tz)
     if not isinstance(tz, str):
         raise TypeError(
             f'tz must be a time zone like "Europe/Berlin" or a tzinfo, got {shown(tz)} of type '
@@ -216,6 +216,24 @@ def _zone(tz: str | tzinfo) -> tzinfo:
             " where the system has no database of time zones, install it with: "
             "pip install 'gogoscope[schedules]'"
         ) from error
+
+
+def _whole(zone: tzinfo) -> tzinfo:
+    """Return a time zone that knows all of its offsets.
+
+    One of pytz knows a single one, and hands out another ``tzinfo`` for each: what is computed with
+    the first is wrong by minutes, and never exists.
+    """
+    try:
+        same = EPOCH.astimezone(zone).tzinfo is zone
+    except Exception as error:
+        raise ValueError(f"tz must tell the time, which {shown(zone)} does not") from error
+    if not same:
+        raise ValueError(
+            f"tz must be one time zone for all times, as a ZoneInfo is, got {shown(zone)} of type "
+            f"{type(zone).__name__}; pass its key, like {str(zone)!r}"
+        )
+    return zone
 
 
 def _library() -> tuple[Search, Callable[[str], WallTimes]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -197,6 +197,46 @@ def test_an_expression_must_be_a_text_and_a_time_zone_must_be_known() -> None:
         cron("* * * * *", tz="Mars/Olympus")
     with pytest.raises(TypeError, match="tz must be a time zone like"):
         cron("* * * * *", tz=2)  # type: ignore[arg-type]
+
+
+class OneOffset(tzinfo):
+    """A time zone as pytz has them: another one for each of its offsets."""
+
+    def __init__(self, minutes: int) -> None:
+        self.offset = timedelta(minutes=minutes)
+
+    def __str__(self) -> str:
+        return "Europe/Berlin"
+
+    def utcoffset(self, at: datetime | None) -> timedelta:
+        return self.offset
+
+    def dst(self, at: datetime | None) -> None:
+        return None
+
+    def tzname(self, at: datetime | None) -> None:
+        return None
+
+    def fromutc(self, at: datetime) -> datetime:
+        right = OneOffset(60)
+        return (at + right.offset).replace(tzinfo=right)
+
+
+class Timeless(OneOffset):
+    """A time zone that is not finished."""
+
+    def __init__(self) -> None:
+        return
+
+    def fromutc(self, at: datetime) -> datetime:
+        raise NotImplementedError
+
+
+def test_a_time_zone_that_does_not_know_all_of_its_offsets_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"one time zone for all times.*'Europe/Berlin'"):
+        cron("0 3 * * *", tz=OneOffset(53))
+    with pytest.raises(ValueError, match="tz must tell the time"):
+        cron("0 3 * * *", tz=Timeless())
 
 
 def test_without_cronsim_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
