@@ -79,11 +79,11 @@ class Contact:
         await self._tell_of_pause()
 
     async def look(self) -> None:
-        """Find out whether the limit is paused, unless that is known.
+        """Find out whether the limit is paused, unless that is known, or the store fails.
 
         :raises GogoscopeError: if the store fails
         """
-        if monotonic() - self.told_at > LOOK_AFTER:
+        if monotonic() - self.told_at > LOOK_AFTER and self.outage.may_look():
             await self._learn(self._provider.read_rate)
 
     async def state(self) -> RateLimitState:

@@ -34,6 +34,16 @@ class Outage:
         """Return whether the store is to be left alone for now."""
         return self.failed and monotonic() < self.ask_at
 
+    def may_look(self) -> bool:
+        """Return whether a call that has its place may ask the store; one a second while it fails.
+
+        The others go without: they would wait for a store that does not answer.
+        """
+        if self.lasts():
+            return False
+        self.ask_at = monotonic() + OUTAGE_SECONDS
+        return True
+
     def begin(self) -> bool:
         """Note that a request failed; return whether the one before did not."""
         began = not self.failed

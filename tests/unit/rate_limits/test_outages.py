@@ -83,6 +83,24 @@ def test_calls_wait_for_a_silent_store_once(run: Run, unpluggable: UnpluggableSt
     run(main)
 
 
+def test_of_those_who_have_their_places_one_finds_out_whether_a_silent_store_answers(
+    run: Run, unpluggable: UnpluggableStore
+) -> None:
+    limit = RateLimit("api", rate=0.4, local_share=1)
+
+    async def main() -> None:
+        times = Times()
+        async with scope(persistence=unpluggable) as s:
+            for _ in range(6):
+                s.task(limit.call, times)
+            await anyio.sleep(1)
+            unpluggable.slow_down(math.inf)
+        # Those at 2.5, 7.5 and 12.5 wait two seconds for an answer, and the next one for nothing.
+        assert times.at == [0, 4.5, 5, 9.5, 10, 14.5]
+
+    run(main)
+
+
 def test_without_a_share_calls_fail(run: Run, unpluggable: UnpluggableStore) -> None:
     limit = RateLimit("api", rate=100, local_share=0)
 
