@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from gogoscope.blocking.hosts import Hosts, ask
-from gogoscope.exceptions import LeaseLostError
+from gogoscope.exceptions import LeaseLostError, ScopeClosedError
 from gogoscope.persistence import lock_handle
+from gogoscope.scopes.scope import Scope
 
 
 class LockHandle:
@@ -55,7 +58,7 @@ class LockHandle:
         :raises PersistenceError: if the store fails
         """
         handle = self._here()
-        return ask(self._hosts, lambda _: handle.is_valid(), "lock.is_valid()")
+        return self._ask(lambda _: handle.is_valid(), "lock.is_valid()")
 
     def extend(self, ttl: float | timedelta | None = None) -> bool:
         """Let the lease end ``ttl`` seconds from now; ``False`` if the lock is lost.
@@ -64,7 +67,7 @@ class LockHandle:
         :raises PersistenceError: if the store fails
         """
         handle = self._here()
-        return ask(self._hosts, lambda _: handle.extend(ttl), "lock.extend(ttl)")
+        return self._ask(lambda _: handle.extend(ttl), "lock.extend(ttl)")
 
     def release(self) -> bool:
         """Free the lock; never raises for a lock that is lost, and never frees another's.
@@ -74,7 +77,7 @@ class LockHandle:
         """
         if self._process != os.getpid():
             return False  # what the parent of this process holds is the parent's
-        return ask(self._hosts, lambda _: self._handle.release(), "lock.release()")
+        return self._ask(lambda _: self._handle.release(), "lock.release()")
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +90,14 @@ class LockHandle:
     ) -> None:
         if self._process == os.getpid():
             leave = lock_handle.release
-            ask(self._hosts, lambda _: leave(self._handle), "lock.release()")
+            with suppress(ScopeClosedError):
+                ask(self._hosts, lambda _: leave(self._handle), "lock.release()")
+
+    def _ask(self, work: Callable[[Scope], Awaitable[bool]], usage: str) -> bool:
+        try:
+            return ask(self._hosts, work, usage)
+        except ScopeClosedError:
+            return False  # the end of the client has released it
 
     def _here(self) -> lock_handle.LockHandle:
         if self._process != os.getpid():

@@ -290,6 +290,18 @@ def test_a_closed_client_refuses_and_has_released_everything(url: str) -> None:
             held.ensure()
 
 
+def test_a_handle_of_a_closed_client_holds_nothing_and_hides_no_error(url: str) -> None:
+    db = connect(url)
+    handle = db.acquire_lock("a", 60)
+    assert handle is not None
+    with pytest.raises(KeyError, match="of the block"), handle:
+        db.close()
+        raise KeyError("of the block")
+    assert not handle.release()
+    assert not handle.is_valid()
+    assert not handle.extend(60)
+
+
 def test_closing_ends_calls_in_progress(url: str) -> None:
     db = connect(url)
     with connect(url) as second, second.lock("a"), ThreadPoolExecutor(1) as threads:
