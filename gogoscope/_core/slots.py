@@ -10,25 +10,35 @@ import anyio
 
 
 class Slots:
-    """At most ``limit`` holders at a time: higher priority first, then first in, first out."""
+    """At most ``limit`` holders at a time: higher priority first, then first in, first out.
 
-    __slots__ = ("_arrivals", "_free", "_waiting", "limit")
+    ``_waiting`` is the line, as a heap of places, and ``_places`` tells who stands there. A place
+    that was left is passed over. Those are cleared away once they are most of the line, so that a
+    long line that is cancelled does not search itself for each who leaves it.
+    """
+
+    __slots__ = ("_arrivals", "_free", "_places", "_waiting", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._free = limit
-        self._waiting: list[tuple[float, int, Slot]] = []
+        self._waiting: list[tuple[float, int]] = []
+        self._places: dict[int, Slot] = {}
         self._arrivals = itertools.count()
 
     def line_up(self, slot: Slot, priority: float) -> None:
         """Put a slot in the line; it is granted at once if one is free."""
-        heapq.heappush(self._waiting, (-priority, next(self._arrivals), slot))
+        slot.place = place = next(self._arrivals)
+        self._places[place] = slot
+        heapq.heappush(self._waiting, (-priority, place))
         self._grant()
 
     def step_out(self, slot: Slot) -> None:
         """Take a slot out of the line."""
-        self._waiting = [entry for entry in self._waiting if entry[2] is not slot]
-        heapq.heapify(self._waiting)
+        self._places.pop(slot.place, None)
+        if len(self._waiting) > 2 * len(self._places):
+            self._waiting = [entry for entry in self._waiting if entry[1] in self._places]
+            heapq.heapify(self._waiting)
 
     def give_back(self) -> None:
         """Make one slot free, for the first in line."""
@@ -41,8 +51,10 @@ class Slots:
 
     def _grant(self) -> None:
         while self._free > 0 and self._waiting:
-            self._free -= 1
-            heapq.heappop(self._waiting)[2].grant()
+            slot = self._places.pop(heapq.heappop(self._waiting)[1], None)
+            if slot is not None:
+                self._free -= 1
+                slot.grant()
 
 
 class Slot:
@@ -52,10 +64,13 @@ class Slot:
     :param priority: higher goes first
     """
 
-    __slots__ = ("_granted", "_held", "_waits", "slots")
+    # place: its place in the line, when it stood there last.
+
+    __slots__ = ("_granted", "_held", "_waits", "place", "slots")
 
     def __init__(self, slots: Slots, priority: float) -> None:
         self.slots = slots
+        self.place = -1
         self._held = False
         self._granted: anyio.Event | None = None
         self._waits = 0

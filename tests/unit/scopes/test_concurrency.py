@@ -84,6 +84,50 @@ async def test_rule_10_higher_priority_goes_first_and_equal_ones_in_order() -> N
     assert order == ["b", "d", "a", "c", "e"]
 
 
+class Compared(float):
+    """A priority that counts how often it is compared."""
+
+    count = 0
+
+    def __neg__(self) -> Compared:
+        return Compared(-float(self))
+
+    def __eq__(self, other: object) -> bool:
+        Compared.count += 1
+        return float(self) == other
+
+    __hash__ = float.__hash__
+
+
+async def test_rule_10_a_long_line_that_is_cancelled_does_not_search_itself_for_each() -> None:
+    tasks = 1000
+    async with scope(concurrency=1) as s:
+        for _ in range(tasks):
+            s.task(anyio.sleep_forever, priority=Compared(1))
+        await anyio.wait_all_tasks_blocked()
+        Compared.count = 0
+        s.cancel()
+    assert Compared.count < 50 * tasks
+
+
+async def test_rule_10_who_stands_in_line_keeps_the_turn_though_most_others_leave() -> None:
+    order: list[int] = []
+    release = anyio.Event()
+
+    async def work(number: int) -> None:
+        order.append(number)
+
+    async with scope(concurrency=1) as s:
+        s.task(release.wait)
+        tasks = [s.task(work, number, priority=number % 3) for number in range(60)]
+        await anyio.wait_all_tasks_blocked()
+        for number, task in enumerate(tasks):
+            if number % 10:
+                task.cancel()
+        release.set()
+    assert order == [20, 50, 10, 40, 0, 30]
+
+
 async def test_rule_10_a_task_that_waits_for_a_sibling_lends_its_slot() -> None:
     async def leaf() -> int:
         await anyio.sleep(0)
