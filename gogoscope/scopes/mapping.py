@@ -38,6 +38,7 @@ class Loop(Generic[R]):
         return self
 
     async def __anext__(self) -> R:
+        self._workers.check_here()
         delivery = self._delivery
         taken = delivery.take() or await self._workers.next()
         if taken is None:
@@ -55,6 +56,7 @@ class Loop(Generic[R]):
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
+        self._workers.check_here()
         self._workers.give_up()
 
     def __del__(self) -> None:
@@ -101,6 +103,7 @@ class Results(Generic[R]):
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
+        self._workers.check_here()
         self._used = True
         self._workers.give_up()
 

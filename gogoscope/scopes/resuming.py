@@ -100,6 +100,8 @@ class ResumedLoop(Generic[Item, T]):
         return self
 
     async def __anext__(self) -> tuple[Item, Ok[T] | Err]:
+        if not self._loop.is_here():
+            self._runner._parent._check_here()
         handed = await self._resuming.next(self._runner)
         if handed is not None:
             return handed

@@ -363,6 +363,20 @@ async def test_rule_12_an_error_of_a_source_comes_after_the_results_before_it() 
     assert seen == [2]
 
 
+async def test_rule_12_an_error_of_a_source_that_would_end_a_loop_is_not_lost() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise StopAsyncIteration("planned")
+
+    seen: list[int | None] = []
+    async with scope() as s:
+        with pytest.raises(RuntimeError, match="StopAsyncIteration") as caught:
+            async for result in s.map(double, source()):
+                seen += [result.value]
+    assert seen == [2]
+    assert isinstance(caught.value.__cause__, StopAsyncIteration)
+
+
 async def test_rule_12_what_closing_a_source_raises_is_not_lost() -> None:
     async def source() -> AsyncIterator[int]:
         try:

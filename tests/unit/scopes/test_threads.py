@@ -53,6 +53,8 @@ class Things:
     ended: Task[Any]
     map: Any
     completed: Any
+    begun: Any
+    resumed: Any
     breaker: CircuitBreaker
 
 
@@ -106,6 +108,10 @@ OTHERS: dict[str, Use] = {
     "loop over a map": lambda t: aiter(t.map),
     "take from a map": lambda t: anext(t.map),
     "close a map": lambda t: t.map.aclose(),
+    "take from a map that has begun": lambda t: anext(t.begun),
+    "close a map that has begun": lambda t: t.begun.aclose(),
+    "take from a job that has begun": lambda t: anext(t.resumed),
+    "close a job that has begun": lambda t: t.resumed.aclose(),
     "loop over results as they come": lambda t: aiter(t.completed),
     "take a result as it comes": lambda t: anext(t.completed),
     "share a call": lambda t: t.s.task(double, dedupe="shared"),
@@ -174,14 +180,20 @@ async def test_in_a_thread_it_works_or_is_refused_without_effect(
         assert (await s.task(double, circuit_breaker=breaker)).value == 2
         things = Things(
             *(s, task, shared, ended),
-            *(s.map(double, [1]), s.as_completed(double, [1]), breaker),
+            *(s.map(double, [1]), s.as_completed(double, [1])),
+            *(aiter(s.map(double, [1, 2, 3], limit=1)), aiter(s.resume("job", double, [1, 2]))),
+            breaker,
         )
+        assert await anext(things.begun) == Ok(None, 2)
+        assert await anext(things.resumed) == (1, Ok(None, 2))
         await anyio.sleep(0)
         await anyio.to_thread.run_sync(elsewhere)
         assert s.cancel_reason is None
         assert name == "stopping" or not s.stopping.is_set()  # nobody waits for it
         for each in (task, shared):
             assert each.state == "running"
+        assert [result.value async for result in things.begun] == [4, 6]
+        assert [item async for item, _ in things.resumed] == [2]
         assert await s.task(double, 2) == Ok(None, 4)
         assert await s.map(double, [1, 2]) == [Ok(None, 2), Ok(None, 4)]
         assert await s.all(s.task(double, 3)) == (Ok(None, 6),)
