@@ -66,7 +66,14 @@ class EventLoop(Protocol):
         ...
 
     def innermost(self) -> object:
-        """Return what stands for the innermost cancel scope around the current code."""
+        """Return what stands for the innermost cancel scope around the current code.
+
+        Its task is the host of the block from now on.
+        """
+        ...
+
+    def is_host(self) -> bool:
+        """Return whether the host of the block runs the calling code."""
         ...
 
     def reaches(self, scope: object) -> bool:
@@ -167,6 +174,10 @@ class Asyncio:
         self._host_state = self._states[self._host]
         return self._host_state.cancel_scope
 
+    def is_host(self) -> bool:
+        """Return whether the host of the block runs the calling code."""
+        return self._host is not None and self._current_task() is self._host
+
     def reaches(self, scope: object) -> bool:
         """Return whether cancelling a scope reaches the current code."""
         current_task = self._current_task
@@ -203,7 +214,7 @@ class Asyncio:
 class Trio:
     """A run of trio."""
 
-    __slots__ = ("_current_task", "_current_token", "_token", "takes_interrupts")
+    __slots__ = ("_current_task", "_current_token", "_host", "_token", "takes_interrupts")
 
     def __init__(self) -> None:
         self.takes_interrupts = True
@@ -211,6 +222,7 @@ class Trio:
         self._current_task: Callable[[], Any] = lowlevel.current_task
         self._current_token: Callable[[], Any] = lowlevel.current_trio_token
         self._token = self._current_token()
+        self._host: Any = None
         while noted:
             function, protected = noted.pop()
             mark = lowlevel.enable_ki_protection if protected else lowlevel.disable_ki_protection
@@ -246,7 +258,12 @@ class Trio:
 
     def innermost(self) -> object:
         """Return the status of the innermost cancel scope around the current code."""
-        return self._current_task()._cancel_status
+        self._host = self._current_task()
+        return self._host._cancel_status
+
+    def is_host(self) -> bool:
+        """Return whether the host of the block runs the calling code."""
+        return self._host is not None and self._current_task() is self._host
 
     def reaches(self, scope: object) -> bool:
         """Return whether cancelling a scope reaches the current code."""

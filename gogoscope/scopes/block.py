@@ -237,8 +237,29 @@ class Block:
         """End soon what asyncio itself has cancelled before its first step."""
         self._runner.call_soon(partial(end_what_never_began, self._unbegun()))
 
+    def _stops(self, frame: Frame | None) -> bool:
+        """Return whether cancelling the block, or only its work, ends what runs in a frame here.
+
+        The body is left alone when it stops its own scope, or has ended and resources are closed:
+        so code that stands beside it, in a task group of the body, has to be part of some work.
+        """
+        if self._in_body and self._loop.is_host():
+            return True
+        while frame is not None and frame is not self:
+            if not isinstance(frame, Block) and self._owns(frame):
+                return True
+            frame = frame._outer
+        return False
+
+    def _owns(self, frame: Frame) -> bool:
+        """Return whether a frame is that of a task or a child of the scope, or of one inside."""
+        owner: Frame | None = frame
+        while owner is not None and owner is not self:
+            owner = owner._around if isinstance(owner, Block) else owner._outer
+        return owner is self
+
     def _stop(self) -> None:
-        """Cancel the block with the one around, if that one's cancel scope does not reach it."""
+        """Cancel the block with the one around, if nothing else is certain to end it."""
         if self._apart and self._around is not None:
             self._cancel(self._around._why_cancelled())
 

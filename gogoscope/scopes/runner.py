@@ -4,8 +4,8 @@ A task costs little if it needs no task of the event loop. So
 
 1. A task that has not begun, and that only its awaiter knows, runs inside the awaiter, step by
    step, in its own context. Cancelling the awaiter or the scope is then all that could cancel it.
-   Its awaiter must stand inside the block's cancel scope with no shield between, and must hold no
-   slot, which it would have to lend.
+   Its awaiter must stand inside the block's cancel scope with no shield between, in the body or in
+   work of the block, and must hold no slot, which it would have to lend.
 2. All others wait in one queue for a worker, a task of the event loop. A worker whose task never
    suspended takes the next one, and one worker stays to wait for more. One whose task suspended
    ends with it: nothing that is kept for the current task of the event loop is ever shared by two
@@ -35,10 +35,10 @@ from gogoscope._core.cancellation import (
     checkpoint,
     says_cancelled,
 )
-from gogoscope._core.context import get_current
+from gogoscope._core.context import Frame, get_current
 from gogoscope._core.event_loop import EventLoop, mark
 from gogoscope._core.interrupts import uninterrupted
-from gogoscope.scopes.stage import ENDED, Performed, Stage, stage, steps
+from gogoscope.scopes.stage import ENDED, Around, Performed, Stage, stage, steps
 
 if TYPE_CHECKING:
     from anyio import TaskHandle
@@ -62,8 +62,21 @@ DEEPEST = 40
 """How many tasks may run inside each other, before the interpreter's stack is in danger."""
 
 
+class Owner(Around, Protocol):
+    """The scope of a task, as its runner knows it."""
+
+    def _stops(self, frame: Frame | None, /) -> bool:
+        """Return whether cancelling the scope, or only its work, ends what runs in a frame here."""
+        ...
+
+
 class Runs(Performed, Protocol):
     """A task, as its runner knows it."""
+
+    @property
+    def _parent(self) -> Owner:
+        """The scope that it belongs to."""
+        ...
 
     _queued: bool
     """Whether it waits in the queue."""
@@ -154,7 +167,7 @@ class Runner:
         if self._unbroken > TURN:
             self._unbroken = 0
             return False
-        if not self._loop.reaches(scope):
+        if not (self._loop.reaches(scope) and task._parent._stops(waiter)):
             return False
         queue.popleft()
         task._queued = False

@@ -9,7 +9,7 @@ they are part of a task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import timedelta
 
@@ -31,7 +31,7 @@ async def stop(scope: Block, grace: float | timedelta) -> None:
     """
     patience = seconds("grace", grace, zero=True, infinite=True)
     scope._check_here()
-    around: list[object] = list(_frames_inside(scope))
+    around: list[object] = [*_frames_inside(scope)]
     blocks = [scope, *(frame for frame in around if isinstance(frame, Block))]
     innermost = blocks[1] if len(blocks) > 1 else scope
     with ExitStack() as callers:
@@ -89,9 +89,17 @@ def _in_body(inner: Block, scope: Block) -> bool:
     return frame is scope
 
 
-def _frames_inside(scope: Block) -> Iterator[Frame]:
-    """Yield what the current code runs in, from the innermost outwards, inside a scope."""
+def _frames_inside(scope: Block) -> list[Frame]:
+    """Return what the current code runs in inside a scope, from the innermost outward.
+
+    That is nothing if it runs elsewhere: what stands around it there is none of that scope's.
+    """
+    frames: list[Frame] = []
+    inside = 0
     frame: Frame | None = current.get()
     while frame is not None and frame is not scope:
-        yield frame
+        frames.append(frame)
+        if scope._owns(frame):
+            inside = len(frames)
         frame = frame._outer
+    return frames if frame is scope else frames[:inside]

@@ -249,6 +249,91 @@ async def test_stop_from_outside_waits_until_the_tasks_have_ended() -> None:
         await opened[0].stop()
 
 
+@pytest.mark.parametrize("child", [False, True], ids=["another", "a child"])
+async def test_stop_waits_for_nothing_of_the_scopes_that_its_caller_runs_in(child: bool) -> None:
+    stopped: list[bool] = []
+
+    async with scope() as own:
+        longer = own.task(anyio.sleep_forever)
+        async with own.child() if child else scope() as s:
+
+            async def stop() -> None:
+                await s.stop(grace=0.01)
+                stopped.append(own.stopping.is_set() or longer.done)
+                longer.cancel()
+
+            s.task(anyio.sleep_forever)
+            own.task(stop)
+            with anyio.fail_after(5):
+                await anyio.sleep_forever()
+        with anyio.move_on_after(5):
+            await longer.wait()
+        own.cancel()
+    assert stopped == [False]
+
+
+async def test_stop_in_a_child_that_another_scope_opened_does_not_wait_for_its_caller() -> None:
+    async def stop(child: Scope, s: Scope) -> None:
+        async with child:
+            await s.stop(grace=60)
+
+    with anyio.fail_after(5):
+        async with scope() as other, scope() as s:
+            other.task(stop, s.child(), s)
+            await anyio.sleep_forever()
+
+
+async def beside_the_body_a_task_is_awaited(s: Scope) -> None:
+    await s.task(anyio.sleep_forever)
+
+
+async def beside_the_body_a_child_is_open(s: Scope) -> None:
+    async with s.child() as child:
+        child.task(anyio.sleep_forever)
+
+
+async def beside_the_body_another_scope_awaits_a_task(s: Scope) -> None:
+    async with scope() as other:
+        other.task(beside_the_body_a_task_is_awaited, s)
+
+
+BESIDE = pytest.mark.parametrize(
+    "beside",
+    [
+        beside_the_body_a_task_is_awaited,
+        beside_the_body_a_child_is_open,
+        beside_the_body_another_scope_awaits_a_task,
+    ],
+)
+
+
+@BESIDE
+async def test_stop_in_the_body_ends_the_work_that_runs_in_a_task_group_of_it(
+    beside: Callable[[Scope], Awaitable[None]],
+) -> None:
+    with anyio.fail_after(5):
+        async with scope() as s, anyio.create_task_group() as group:
+            group.start_soon(beside, s)
+            await anyio.wait_all_tasks_blocked()
+            await s.stop(grace=0.01)
+
+
+@BESIDE
+async def test_cancelling_ends_the_work_in_a_task_group_that_is_open_longer_than_the_body(
+    beside: Callable[[Scope], Awaitable[None]],
+) -> None:
+    async def cancel(s: Scope) -> None:
+        await anyio.wait_all_tasks_blocked()
+        s.cancel("enough")
+
+    with anyio.fail_after(5):
+        async with scope() as s:
+            group = await s.enter(anyio.create_task_group())
+            group.start_soon(beside, s)
+            s.task(cancel, s)
+    assert s.cancel_reason == "enough"
+
+
 async def test_stop_does_not_wait_for_results_that_the_caller_is_to_take() -> None:
     async def number(item: int) -> int:
         return item
