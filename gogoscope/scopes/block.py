@@ -4,12 +4,13 @@ Everything that runs in the block is work: tasks, the workers of maps, and the b
 inside, wherever they were opened. :mod:`gogoscope.scopes.lifecycle` tells how it begins and ends.
 
 ``_works`` is all that runs, ``_blocks`` are the blocks among it. ``_cancelling`` tells that the
-scope cancels it, ``_why`` for what reason; ``_fatal`` is what the block is to raise, ``_timed_out``
-tells that its time is over. ``_host`` is the id of the task that the block was opened in;
-``_in_body`` tells that its body runs, ``_body_cancelled`` that the body itself was cancelled, and
-``_tasks_cut`` that tasks were when the body had ended.
-``_around`` is the block of the scope that this one is a child of, ``_apart`` tells that its cancel
-scope does not reach this one; ``_outer`` is the frame in which this one was opened.
+scope cancels it, ``_why`` for what reason; ``_fatal`` is the error that the block is to raise,
+``_exit`` is what an observer exited with, ``_timed_out`` tells that its time is over. ``_host`` is
+the id of the task that the block was opened in; ``_in_body`` tells that its body runs,
+``_body_cancelled`` that the body itself was cancelled, and ``_tasks_cut`` that tasks were when the
+body had ended. ``_around`` is the block of the scope that this one is a child of, ``_apart`` tells
+that it is to be stopped for itself when that one is; ``_outer`` is the frame in which this one was
+opened.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ class Block:
         self._began = math.nan
         self._cancelling = False
         self._why: str | None = None
-        self._fatal: BaseException | None = None
+        self._fatal: Exception | None = None
+        self._exit: BaseException | None = None
         self._timed_out = self._used = False
         self._group: TaskGroup | None = None
         self._cancel_scope: anyio.CancelScope | None = None
@@ -178,11 +180,17 @@ class Block:
             self._timed_out = True
             self._cancel(f"the timeout of its scope, {self._timeout:g} s, passed")
 
-    def _fail(self, error: BaseException, why: str) -> None:
+    def _fail(self, error: Exception, why: str) -> None:
         """Cancel the scope; its block then raises ``error``, unless something else goes first."""
         if self._fatal is None:
             self._fatal = error
         self._cancel(why)
+
+    def _exit_with(self, raised: BaseException) -> None:
+        """Cancel the scope, since an observer exits; its block then raises what that raised."""
+        if self._exit is None:
+            self._exit = raised
+        self._cancel("an observer exited")
 
     def _cancel(self, why: str | None, *, body: bool = True) -> None:
         assert self._cancel_scope is not None

@@ -92,7 +92,7 @@ class Lifecycle(Block):
         self._group = await group.__aenter__()
         self._loop = loop
         self._runner = Runner(group, loop, inline=self._inline)
-        home.start(group, loop)
+        home.start(group, loop, self._exit_with)
         self._began = time.monotonic()
         self._host = anyio.get_current_task().id
         self._in_body = True
@@ -136,6 +136,10 @@ class Lifecycle(Block):
                 home.name, leaving, seconds, id=home.id, parent=self._number_around()
             )
             home.emit(ended)
+        home.end()
+        if self._exit is not None:  # an observer of this very end
+            lead_to(self._exit, leaving)
+            leaving = self._exit
         if leaving is None or leaving is exc:
             return leaving is None
         raise leaving from cause_of(leaving)
@@ -195,11 +199,9 @@ class Lifecycle(Block):
             timed_out = TimeoutError(f"scope {self.name!r} took longer than {limit}")
         lost = self._unhandled.take(leaving.errors)
         unhandled = lost.group(self.name)
-        fatal: Exception | None = None
-        if is_a(self._fatal, Exception):
-            fatal = self._fatal
-        else:
-            leaving.note(self._fatal)
+        fatal = self._fatal
+        leaving.note(self._exit)
+        self._exit = None
         chosen = verdict(
             interrupt=leaving.interrupt,
             body=None if leaving.cancelled else leaving.exception,

@@ -9,8 +9,9 @@ here knows what that is. The order at the end of a scope, when its last task has
 4. the store is closed, if the scope opened it.
 
 ``_bundle`` is the open store, once it was needed, and ``_shared`` what closes it. ``_group``
-carries the background while the block is open; ``_work`` is what runs in it, and whether it is
-brief.
+carries the background while the block is open; ``_work`` is what runs in it. ``_on_exit`` takes
+what an observer exits with: events are sent in the middle of anything, which must be done all the
+same.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Services:
         "_loop",
         "_name",
         "_number",
+        "_on_exit",
         "_persistence",
         "_shared",
         "_work",
@@ -76,7 +78,8 @@ class Services:
         self._bundle: Persistence | None = None
         self._group: TaskGroup | None = None
         self._loop: EventLoop | None = None
-        self._work: dict[TaskHandle[None], tuple[Callable[[], Awaitable[object]], bool]] = {}
+        self._work: dict[_Background, TaskHandle[None]] = {}
+        self._on_exit: Callable[[BaseException], object] | None = None
         self._attached: dict[type[Any], Any] = {}
         if not isinstance(persistence, str | None):
             self._bundle = doors.bundle(persistence)
@@ -105,8 +108,13 @@ class Services:
     def emit(self, event: Event) -> None:
         """Send an event to the scope's observer and to those who listen to the whole process."""
         placed(event)
-        notify(self.on_event, event)
-        tell_subscribers(event)
+        try:
+            notify(self.on_event, event)
+            tell_subscribers(event)
+        except BaseException as exits:
+            if self._on_exit is None:
+                raise
+            self._on_exit(exits)
 
     @property
     def inherited(self) -> object:
@@ -162,10 +170,21 @@ class Services:
                 await self.close()
                 raise
 
-    def start(self, group: TaskGroup, loop: EventLoop) -> None:
-        """Begin the block; a task group carries the work in the background."""
+    def start(
+        self, group: TaskGroup, loop: EventLoop, on_exit: Callable[[BaseException], object]
+    ) -> None:
+        """Begin the block.
+
+        :param group: carries the work in the background
+        :param on_exit: takes what an observer exits with, until the block has ended
+        """
         self._group = group
         self._loop = loop
+        self._on_exit = on_exit
+
+    def end(self) -> None:
+        """Note that the block has ended."""
+        self._on_exit = None
 
     def spawn(self, work: Callable[[], Awaitable[object]], *, brief: bool = True) -> bool:
         """Run something in the background, beside the scope's tasks.
@@ -176,31 +195,30 @@ class Services:
         """
         if self._group is None or self._loop is None or not self._loop.is_here():
             return False
-        handle: TaskHandle[None] = self._group.create_task(
-            self._serve(work), name="gogoscope background"
-        )
-        self._work[handle] = work, brief
+        begun = _Background(work, brief)
+        self._work[begun] = self._group.create_task(self._serve(begun), name="gogoscope background")
         return True
 
     def _launched(self) -> list[Launched]:
         """Return what runs in the background; what never began is begun again."""
-        return [(handle, partial(self._begin_again, handle)) for handle in self._work]
+        return [(handle, partial(self._begin_again, lost)) for lost, handle in self._work.items()]
 
-    def _begin_again(self, lost: TaskHandle[None]) -> None:
-        work, brief = self._work.pop(lost)
-        self.spawn(work, brief=brief)
+    def _begin_again(self, lost: _Background) -> None:
+        del self._work[lost]
+        self.spawn(lost.work, brief=lost.brief)
 
     async def settle(self) -> None:
         """Let the store know everything, bounded, and release the locks; the tasks have ended."""
         bounds = [service.begin_end() for service in self._attached.values()]
         try:
-            if any(brief for _, brief in self._work.values()):
+            brief = [handle for begun, handle in self._work.items() if begun.brief]
+            if brief:
                 patience = min(bounds, default=BRIEF_SECONDS)
                 with anyio.move_on_after(min(patience, BRIEF_SECONDS), shield=True):
-                    for handle in [handle for handle, (_, brief) in self._work.items() if brief]:
+                    for handle in brief:
                         await handle.wait()
         finally:
-            for handle in self._work:
+            for handle in self._work.values():
                 handle.cancel()
             self._group = None
             await run_all([service.settle for service in self._attached.values()])
@@ -211,12 +229,21 @@ class Services:
             with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                 await self._shared.__aexit__(None, None, None)
 
-    async def _serve(self, work: Callable[[], Awaitable[object]]) -> None:
+    async def _serve(self, begun: _Background) -> None:
         try:
-            await work()
+            await begun.work()
         except BaseException as raised:
             if not says_cancelled(raised) or cancelled_by_scope():
                 raise
-        self._work = {
-            handle: begun for handle, begun in self._work.items() if handle.status.name == "PENDING"
-        }
+        finally:
+            del self._work[begun]
+
+
+class _Background:
+    """Something that runs in the background."""
+
+    __slots__ = ("brief", "work")
+
+    def __init__(self, work: Callable[[], Awaitable[object]], brief: bool) -> None:
+        self.work = work
+        self.brief = brief

@@ -47,8 +47,8 @@ class Raiser(Protocol):
         """Receives its events."""
         ...
 
-    def _fail(self, error: BaseException, why: str) -> None:
-        """Cancel the scope, which then raises the error."""
+    def _exit_with(self, raised: BaseException) -> None:
+        """Cancel the scope, which then raises what an observer exits with."""
         ...
 
 
@@ -189,10 +189,19 @@ class Unread:
         """Call the observers that were not called yet; return whether one took the error."""
         observers: list[OnError | None] = [*self._observers] or [self._on_error]
         self._observers, self._on_error = [], None
-        taken = [notify(on_error, self.error) for on_error in observers]
+        taken = [self._notify(on_error) for on_error in observers]
         if any(taken):
             self.read()
         return any(taken)
+
+    def _notify(self, on_error: OnError | None) -> bool:
+        try:
+            return notify(on_error, self.error)
+        except BaseException as exits:
+            if self._scope is None:
+                raise
+            self._scope._exit_with(exits)
+            return False
 
     def close(self) -> None:
         """Watch it no longer."""
@@ -209,7 +218,7 @@ class Unread:
                 tell(scope._home, self.error)
         except BaseException as exits:  # noqa: BLE001 - this is called where nothing can be raised
             self.told = True
-            scope._fail(exits, "an observer exited")
+            scope._exit_with(exits)
 
 
 class Lost:

@@ -354,3 +354,20 @@ async def test_circuits_in_use_and_those_used_last_are_remembered() -> None:
     assert {shared() for shared in made[1::2]} == {again}
     gc.collect()
     assert sum(shared() is not None for shared in made[::2]) <= REMEMBERED
+
+
+@ONCE_ON_ASYNCIO
+async def test_work_in_the_background_is_not_kept_once_it_has_ended(
+    anyio_backend: str,
+) -> None:
+    class Work:
+        async def __call__(self) -> None:
+            await anyio.lowlevel.checkpoint()
+
+    async with scope() as s:
+        work = Work()
+        kept = weakref.ref(work)
+        assert s._home.spawn(work)
+        del work
+        await anyio.wait_all_tasks_blocked()
+        assert kept() is None

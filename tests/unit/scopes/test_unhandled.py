@@ -11,7 +11,18 @@ import anyio
 import pytest
 
 from gogoscope import Retry, scope
-from gogoscope.events import ErrorUnseen, Event, ScopeCancelled
+from gogoscope.events import (
+    ErrorUnseen,
+    Event,
+    LockReleased,
+    ScopeCancelled,
+    ScopeEnded,
+    ScopeStarted,
+    TaskFailed,
+    TaskStarted,
+    TaskStopped,
+    TaskSucceeded,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -208,6 +219,47 @@ async def test_rule_4_unseen_errors_are_raised_after_cancel_too() -> None:
         async with scope() as s:
             await s.task(fail, ValueError("a")).wait()
             s.cancel()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        *(ScopeStarted, TaskStarted, TaskSucceeded, TaskStopped, TaskFailed),
+        *(ErrorUnseen, ScopeCancelled, LockReleased, ScopeEnded),
+    ],
+)
+def test_rule_7_an_observer_that_exits_tears_nothing_and_ends_the_block(
+    told: type[Event], backend: Literal["asyncio", "trio"]
+) -> None:
+    ended: list[str] = []
+
+    def leave(event: Event) -> None:
+        if type(event) is told:
+            sys.exit(3)
+
+    async def work() -> None:
+        try:
+            await anyio.sleep(0)
+        finally:
+            ended.append("work")
+
+    async def main() -> None:
+        with anyio.fail_after(10):
+            async with scope(on_event=leave) as s, s.lock("k"):
+                s.task(work)
+                s.task(fail, ValueError("planned"))
+                stopped = s.task(anyio.sleep_forever)
+                await anyio.sleep(0.01)
+                stopped.cancel()
+                s.task(anyio.sleep_forever)
+                raise KeyError("of the body")
+        ended.append("after")
+
+    with pytest.raises(SystemExit) as caught:
+        anyio.run(main, backend=backend)
+    assert caught.value.code == 3
+    assert ended in (["work"], [])  # not even begun, since the block was cancelled before
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
