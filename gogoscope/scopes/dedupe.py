@@ -12,7 +12,8 @@ from collections.abc import Hashable
 from typing import Any, TypeVar
 
 from gogoscope._core.arguments import check_hashable
-from gogoscope._core.errors import first_of
+from gogoscope._core.cancellation import says_stopping
+from gogoscope._core.errors import is_a
 from gogoscope.events import OnError, TaskStarted
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.results import Err
@@ -78,11 +79,14 @@ class Follower(Task[T_co]):
         self._interrupted = shared._interrupted
         del self._flight.followers[self]
         try:
-            if shared._was_cancelled:
-                assert isinstance(result.error, TaskCancelled)
-                self._cancel_requested = True
-                self._cancel_reason = result.error.reason
-                self._settle_cancelled()
+            if isinstance(result, Err) and shared._was_cancelled:
+                error = result._unread
+                if is_a(error, TaskCancelled) and not says_stopping(error):
+                    self._cancel_requested = True
+                    self._cancel_reason = error.reason
+                    self._settle_cancelled()
+                else:
+                    self._settle_cancelled(error)
             else:
                 self._conclude(result, None)
         finally:
@@ -138,13 +142,7 @@ class Dedupe:
         if isinstance(unread, Unread):
             for follower in flight.followers:
                 unread.shared_by(follower)
-        exits: BaseException | None = None
         while flight.followers:
-            try:
-                next(iter(flight.followers))._land()
-            except BaseException as raised:  # noqa: BLE001 - an observer exits; raised for all
-                exits = first_of(exits, raised)
+            next(iter(flight.followers))._land()
         if isinstance(unread, Unread) and not unread.awaited:
             unread.taken()
-        if exits is not None:
-            raise exits

@@ -162,6 +162,28 @@ async def test_rule_8_after_cancel_a_call_that_would_join_gets_a_finished_task()
         assert str((await late).error) == "enough"
 
 
+@pytest.mark.parametrize("grouped", [False, True], ids=["alone", "in a group"])
+async def test_rule_11_what_does_not_start_in_a_stopping_scope_is_no_error_of_any_handle(
+    grouped: bool,
+) -> None:
+    async def lead() -> None:
+        async with s.leader("billing"):
+            raise AssertionError("it leads")
+
+    async def lead_in_a_group() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(lead)
+
+    with anyio.fail_after(5):
+        async with scope() as s:
+            s.stopping.set()
+            handles = [s.task(lead_in_a_group if grouped else lead, dedupe="k") for _ in range(3)]
+            for handle in handles:
+                await handle.wait()
+                assert handle.state == "cancelled"
+            (await handles[0]).unwrap()
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_rule_11_every_handle_ends_though_the_observer_of_one_exits(
     backend: Literal["asyncio", "trio"],
