@@ -58,6 +58,10 @@ class Parent(Frame, Protocol):
         """
         ...
 
+    def _stops(self, frame: Frame | None, /) -> bool:
+        """Return whether cancelling the scope, or only its work, ends what runs in a frame here."""
+        ...
+
     def _why_cancelled(self) -> str | None:
         """Return the reason for the result of a task that the scope cancelled."""
         ...

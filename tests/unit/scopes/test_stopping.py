@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Self
 
@@ -309,7 +309,7 @@ BESIDE = pytest.mark.parametrize(
 
 @BESIDE
 async def test_stop_in_the_body_ends_the_work_that_runs_in_a_task_group_of_it(
-    beside: Callable[[Scope], Awaitable[None]],
+    beside: Callable[[Scope], Coroutine[Any, Any, None]],
 ) -> None:
     with anyio.fail_after(5):
         async with scope() as s, anyio.create_task_group() as group:
@@ -320,7 +320,7 @@ async def test_stop_in_the_body_ends_the_work_that_runs_in_a_task_group_of_it(
 
 @BESIDE
 async def test_cancelling_ends_the_work_in_a_task_group_that_is_open_longer_than_the_body(
-    beside: Callable[[Scope], Awaitable[None]],
+    beside: Callable[[Scope], Coroutine[Any, Any, None]],
 ) -> None:
     async def cancel(s: Scope) -> None:
         await anyio.wait_all_tasks_blocked()
