@@ -87,6 +87,13 @@ class EventLoop(Protocol):
         """Return what counts how often the current task was cancelled by asyncio's own means."""
         ...
 
+    def arrivals(self) -> Callable[[], int]:
+        """Return what counts how many of these cancellations its code has seen.
+
+        The last one waits for the next ``await`` if the task was running, as it cancelled itself.
+        """
+        ...
+
     def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
         """Return a task group that goes on when a task ends as cancelled, with nobody cancelling.
 
@@ -198,6 +205,13 @@ class Asyncio:
         counter: Callable[[], int] = _zero if task is None else task.cancelling
         return counter
 
+    def arrivals(self) -> Callable[[], int]:
+        """Return what counts how many cancellations by ``Task.cancel()`` its code has seen."""
+        task = self._current_task()
+        if not hasattr(task, "_must_cancel"):
+            return self.counter()
+        return lambda: task.cancelling() - task._must_cancel
+
     def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
         """Return a task group that goes on when a task ends as cancelled, with nobody cancelling.
 
@@ -276,6 +290,10 @@ class Trio:
 
     def counter(self) -> Callable[[], int]:
         """Return what counts nothing: trio cancels by cancel scopes only."""
+        return _zero
+
+    def arrivals(self) -> Callable[[], int]:
+        """Return what counts nothing."""
         return _zero
 
     def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:

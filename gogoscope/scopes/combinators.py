@@ -309,9 +309,12 @@ async def _first_of(
     finally:
         for task in tasks:
             task.cancel("another function was first")
-        with anyio.CancelScope(shield=True):
+        try:
+            with anyio.CancelScope(shield=True):
+                for task in tasks:
+                    await task.wait()
+        finally:  # asyncio's own cancellation knows no shield
             for task in tasks:
-                await task.wait()
                 task._detach(abandoned=False)
 
 

@@ -115,6 +115,7 @@ class Runner:
         "_parked",
         "_scope",
         "_unbroken",
+        "arrivals",
         "counter",
         "queue",
         "served",
@@ -127,6 +128,7 @@ class Runner:
         self._loop = loop
         self.takes_interrupts = loop.takes_interrupts
         self.counter = loop.counter
+        self.arrivals = loop.arrivals
         self._inline = inline
         self._scope = mark(loop)
         self.queue: deque[Runs] = deque()

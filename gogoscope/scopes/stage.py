@@ -77,7 +77,7 @@ class Performed(Frame, Protocol):
     """What runs its function, while it runs."""
     _began: float | None
     _before: int
-    """How often asyncio itself had cancelled its awaiter when it suspended first."""
+    """How many of asyncio's own cancellations its awaiter had seen when it suspended first."""
     _natively: BaseException | None
     """asyncio's own cancellation, if that was what it went on with when it had suspended last."""
 
@@ -158,7 +158,8 @@ def steps(
 
     :param stage: what runs it
     :param awaited: what it awaits
-    :param counted: counts asyncio's own cancellations of the awaiter that it runs inside of
+    :param counted: counts asyncio's own cancellations that the awaiter has seen that it runs inside
+        of
     :raises BaseException: what concerns the host
     """
     context = task._context

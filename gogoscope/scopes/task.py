@@ -136,7 +136,7 @@ class Task(Running[T_co]):
         try:
             awaited = self._context.run(stage.send, self)
             if awaited is not ENDED:
-                going_on: Any = steps(stage, self, awaited, runner.counter())
+                going_on: Any = steps(stage, self, awaited, runner.arrivals())
                 yield from going_on  # a generator, and a coroutine
         finally:
             self._awaiters -= 1

@@ -161,3 +161,56 @@ async def test_an_item_that_cancels_its_worker_and_returns_hits_no_other_item() 
     async with scope() as s:
         results = await s.map(work, range(3))
         assert [result.value for result in results] == ["returned all the same", 2, 4]
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "after a pause"])
+async def test_a_task_inside_its_awaiter_that_cancels_its_own_task_cancels_the_awaiter(
+    later: bool,
+) -> None:
+    went_on: list[object] = []
+
+    async def cancel_it() -> None:
+        if later:
+            await anyio.sleep(0)
+        await cancel_own_task()
+        await anyio.sleep(60)
+
+    async def run() -> None:
+        async with scope(inline=True) as s:
+            went_on.append(await s.task(cancel_it))
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(run())
+    assert went_on == []
+
+
+async def test_an_error_of_a_losers_clean_up_is_told_though_the_race_was_cancelled_meanwhile() -> (
+    None
+):
+    kept: list[BaseException] = []
+    cleaning_up = anyio.Event()
+
+    async def lose() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cleaning_up.set()
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.01)
+            raise OSError("clean-up")
+
+    async def run(s: Scope) -> None:
+        try:
+            await s.race([lose, anyio.lowlevel.checkpoint])
+        except BaseException as cancelled:
+            kept.append(cancelled)
+            raise
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with scope() as s:
+            racing = asyncio.create_task(run(s))
+            await cleaning_up.wait()
+            racing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await racing
+    assert [str(error) for error in caught.value.exceptions] == ["clean-up"]
