@@ -21,6 +21,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def _check_here(workers: Workers[Any, Any]) -> None:
+    """Make sure that the event loop in which a map was started runs the caller.
+
+    :raises RuntimeError: in another thread or event loop
+    """
+    if workers._loop is not None and not workers._loop.is_here():
+        workers._block._check_here()
+
+
 class Loop(Generic[R]):
     """One loop over the results of a map. When it is left, what runs is cancelled.
 
@@ -38,7 +47,7 @@ class Loop(Generic[R]):
         return self
 
     async def __anext__(self) -> R:
-        self._workers.check_here()
+        _check_here(self._workers)
         delivery = self._delivery
         taken = delivery.take() or await self._workers.next()
         if taken is None:
@@ -56,7 +65,7 @@ class Loop(Generic[R]):
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
-        self._workers.check_here()
+        _check_here(self._workers)
         self._workers.give_up()
 
     def __del__(self) -> None:
@@ -103,7 +112,7 @@ class Results(Generic[R]):
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
-        self._workers.check_here()
+        _check_here(self._workers)
         self._used = True
         self._workers.give_up()
 

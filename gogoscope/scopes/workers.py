@@ -136,14 +136,6 @@ class Workers(Generic[Item, T]):
             works.ended(self)
             raise
 
-    def check_here(self) -> None:
-        """Make sure that the event loop in which it was started runs the caller.
-
-        :raises RuntimeError: in another thread or event loop
-        """
-        if self._loop is not None and not self._loop.is_here():
-            self._block._check_here()
-
     def give_up(self) -> None:
         """Cancel what runs: its only consumer does not want the rest."""
         self._unwanted = True
@@ -216,10 +208,6 @@ class Workers(Generic[Item, T]):
         failure, self._failure = self._failure, None
         if failure is not None:
             self.give_up()
-            if is_a(failure, StopAsyncIteration):  # a loop would take it for its end
-                raise RuntimeError(
-                    f"the source of {self.name!r} raised StopAsyncIteration"
-                ) from failure
             raise failure
         source = self._source
         if self._cut or source is None or not source.complete or source.any:
