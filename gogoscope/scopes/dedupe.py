@@ -142,7 +142,8 @@ class Dedupe:
         if isinstance(unread, Unread):
             for follower in flight.followers:
                 unread.shared_by(follower)
-        while flight.followers:
-            next(iter(flight.followers))._land()
+        for follower in list(flight.followers):
+            if follower in flight.followers:  # not cancelled by what another one woke
+                follower._land()
         if isinstance(unread, Unread) and not unread.awaited:
             unread.taken()
