@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 import anyio
 import anyio.lowlevel
 
-from gogoscope._core.errors import is_a, members_of, traceback_of
+from gogoscope._core.errors import is_a, leaves_of, members_of, split_group, traceback_of
 from gogoscope.exceptions import TaskCancelled
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ def split_cancellation(
 ) -> tuple[BaseException | None, BaseException | None]:
     """Return the cancellation inside an exception, and the rest; either may be ``None``."""
     cancelled = anyio.get_cancelled_exc_class()
-    found = {issubclass(type(leaf), cancelled) for leaf in _leaves(raised)}
+    found = {issubclass(type(leaf), cancelled) for leaf in leaves_of(raised)}
     if found == {True}:
         return raised, None
     if found == {True, False} and is_a(raised, BaseExceptionGroup):
-        return BaseExceptionGroup.split(raised, cancelled)
+        return split_group(raised, cancelled)
     return None, raised
 
 
@@ -47,7 +47,7 @@ def is_cancellation_of_caller(error: BaseException) -> bool:
 
 def says_stopping(error: BaseException) -> bool:
     """Return whether an exception only says that something did not start in a stopping scope."""
-    return all(is_a(leaf, TaskCancelled) and leaf._of_stopping for leaf in _leaves(error))
+    return all(is_a(leaf, TaskCancelled) and leaf._of_stopping for leaf in leaves_of(error))
 
 
 def error_of_call(raised: BaseException) -> Exception | None:
@@ -70,18 +70,7 @@ def error_of_call(raised: BaseException) -> Exception | None:
 def says_cancelled(error: BaseException) -> bool:
     """Return whether an exception says that something was cancelled, and nothing else."""
     cancelled = (anyio.get_cancelled_exc_class(), TaskCancelled)
-    return all(is_a(leaf, cancelled) for leaf in _leaves(error))
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """Return what is in a group and in the groups inside; an exception that is none, itself."""
-    unvisited = [error]
-    while unvisited:
-        found = unvisited.pop()
-        if is_a(found, BaseExceptionGroup):
-            unvisited += members_of(found)
-        else:
-            yield found
+    return all(is_a(leaf, cancelled) for leaf in leaves_of(error))
 
 
 def is_cancellation(raised: BaseException) -> bool:

@@ -21,6 +21,7 @@ _cause = vars(BaseException)["__cause__"]
 _context = vars(BaseException)["__context__"]
 _arguments = vars(BaseException)["args"]
 _members = vars(BaseExceptionGroup)["exceptions"]
+_message = vars(BaseExceptionGroup)["message"]
 
 
 E = TypeVar("E", bound=BaseException)
@@ -35,6 +36,45 @@ def members_of(group: BaseExceptionGroup[BaseException]) -> tuple[BaseException,
     """Return the errors in a group."""
     members: tuple[BaseException, ...] = _members.__get__(group)
     return members
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """Return what is in a group and in the groups inside; an exception that is none, itself."""
+    unvisited = [error]
+    while unvisited:
+        found = unvisited.pop()
+        if is_a(found, BaseExceptionGroup):
+            unvisited += reversed(members_of(found))
+        else:
+            yield found
+
+
+def split_group(
+    group: BaseExceptionGroup[BaseException], kind: type[BaseException]
+) -> tuple[BaseException | None, BaseException | None]:
+    """Return a group of the errors in a group that are of a kind, and one of the others.
+
+    A group of a class of its own makes its parts itself. If it cannot, they are plain and flat.
+    """
+    try:
+        return BaseExceptionGroup.split(group, kind)
+    except BaseException:  # noqa: BLE001 - of the code of the user, or too deep
+        found: list[BaseException] = []
+        others: list[BaseException] = []
+        for leaf in leaves_of(group):
+            (found if is_a(leaf, kind) else others).append(leaf)
+        return _part_of(group, found), _part_of(group, others)
+
+
+def _part_of(
+    group: BaseExceptionGroup[BaseException], errors: list[BaseException]
+) -> BaseException | None:
+    if not errors:
+        return None
+    part = BaseExceptionGroup(_message.__get__(group), errors)
+    for attribute in (_traceback, _cause, _context):
+        attribute.__set__(part, attribute.__get__(group))
+    return part
 
 
 def traceback_of(error: BaseException) -> types.TracebackType | None:

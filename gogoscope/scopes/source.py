@@ -18,6 +18,7 @@ import anyio
 
 from gogoscope._core.background import Home
 from gogoscope._core.context import Frame
+from gogoscope._core.errors import split_group
 from gogoscope._core.slots import Slot, Slots
 
 Item = TypeVar("Item")
@@ -147,6 +148,12 @@ class Stepped(Generic[Item]):
 
         :raises BaseException: what the source raised
         """
+        try:
+            await self._run()
+        except StopAsyncIteration as error:  # a loop over the results would take it for its end
+            raise RuntimeError("the source of a map raised StopAsyncIteration") from error
+
+    async def _run(self) -> None:
         source: Any = self._items
         with anyio.CancelScope() as around_all_scopes_of_the_source:
             try:
@@ -222,7 +229,7 @@ async def _close(source: object) -> None:
                 await close()
     except BaseExceptionGroup as group:
         # A task group around a "yield" makes a group of the exception that closes a generator.
-        rest = group.split(GeneratorExit)[1]
+        rest = split_group(group, GeneratorExit)[1]
         if rest is not None:
             raise rest from None
     finally:

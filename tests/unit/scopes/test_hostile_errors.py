@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Literal
+from functools import partial
+from typing import Literal, NoReturn
 
 import anyio
 import pytest
 
 from gogoscope import CircuitBreaker, Once, RateLimit, Retry, Scope, scope
 from gogoscope.stores import MemoryStore
-from tests.support.hostile_errors import HOSTILE, FrozenError, hostile, kinds
+from tests.support.hostile_errors import HOSTILE, FrozenError, hostile, kinds, refuse
 
 pytestmark = pytest.mark.anyio
 
@@ -218,3 +220,38 @@ async def test_rule_4_on_error_takes_a_hostile_error() -> None:
         s.task(fail)
         await s.task(fail)
     assert [type(error) for error in told] == [kind, kind]
+
+
+class UnsplitGroup(BaseExceptionGroup[BaseException]):
+    """Refuses to make a part of itself."""
+
+    def derive(self, errors: object) -> NoReturn:
+        refuse(errors)
+
+
+def nested(errors: list[BaseException]) -> BaseExceptionGroup[BaseException]:
+    """Return a group that is deeper than the interpreter can split."""
+    group = BaseExceptionGroup("deep", errors)
+    for _ in range(10 * sys.getrecursionlimit()):
+        group = BaseExceptionGroup("deep", [group])
+    return group
+
+
+@pytest.mark.parametrize("group", [partial(UnsplitGroup, "hostile"), nested])
+async def test_rule_7_the_errors_beside_a_cancellation_come_out_of_any_group(
+    group: Callable[[list[BaseException]], BaseException],
+) -> None:
+    async def fail() -> None:
+        try:
+            await anyio.sleep_forever()
+        except BaseException as cancelled:
+            raise group([cancelled, KeyError("clean-up")]) from None
+
+    with anyio.fail_after(5):
+        async with scope() as s:
+            task = s.task(fail)
+            await anyio.wait_all_tasks_blocked()
+            task.cancel()
+            error = (await task).error
+    assert error is not None
+    assert kinds(error) == {KeyError}
