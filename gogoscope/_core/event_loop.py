@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 
+HOST, ELSEWHERE = 1, 2
+"""Where code runs that cancelling a scope reaches."""
+
+
 class EventLoop(Protocol):
     """The event loop that a block was opened in."""
 
@@ -72,14 +76,11 @@ class EventLoop(Protocol):
         """
         ...
 
-    def is_host(self) -> bool:
-        """Return whether the host of the block runs the calling code."""
-        ...
-
-    def reaches(self, scope: object) -> bool:
+    def reaches(self, scope: object) -> int:
         """Return whether cancelling a scope reaches the current code: no shield is between.
 
         :param scope: what :meth:`innermost` returned inside of it
+        :returns: 0 if not; ``HOST`` if the host runs the code, and another number elsewhere
         """
         ...
 
@@ -181,23 +182,22 @@ class Asyncio:
         self._host_state = self._states[self._host]
         return self._host_state.cancel_scope
 
-    def is_host(self) -> bool:
-        """Return whether the host of the block runs the calling code."""
-        return self._host is not None and self._current_task() is self._host
-
-    def reaches(self, scope: object) -> bool:
-        """Return whether cancelling a scope reaches the current code."""
+    def reaches(self, scope: object) -> int:
+        """Return whether cancelling a scope reaches the current code, and whose that is."""
         current_task = self._current_task
         task = current_task()
-        state = self._host_state if task is self._host else self._states.get(task)
-        if state is None:
-            return False  # a task that anyio does not know
+        if task is self._host:
+            whose, state = HOST, self._host_state
+        else:
+            whose, state = ELSEWHERE, self._states.get(task)
+            if state is None:
+                return 0  # a task that anyio does not know
         inner = state.cancel_scope
         while inner is not scope:
             if inner is None or inner._shield:
-                return False
+                return 0
             inner = inner._parent_scope
-        return True
+        return whose
 
     def counter(self) -> Callable[[], int]:
         """Return what counts how often the current task was cancelled by ``Task.cancel()``."""
@@ -275,18 +275,15 @@ class Trio:
         self._host = self._current_task()
         return self._host._cancel_status
 
-    def is_host(self) -> bool:
-        """Return whether the host of the block runs the calling code."""
-        return self._host is not None and self._current_task() is self._host
-
-    def reaches(self, scope: object) -> bool:
-        """Return whether cancelling a scope reaches the current code."""
-        inner = self._current_task()._cancel_status
+    def reaches(self, scope: object) -> int:
+        """Return whether cancelling a scope reaches the current code, and whose that is."""
+        task = self._current_task()
+        inner = task._cancel_status
         while inner is not scope:
             if inner is None or inner._scope.shield:
-                return False
+                return 0
             inner = inner._parent
-        return True
+        return HOST if task is self._host else ELSEWHERE
 
     def counter(self) -> Callable[[], int]:
         """Return what counts nothing: trio cancels by cancel scopes only."""
@@ -388,7 +385,7 @@ def _tells_shields(kind: Callable[[], EventLoop]) -> bool:
         with anyio.CancelScope():  # noqa: ASYNC100 - entered to be seen
             scope = loop.innermost()
             with anyio.CancelScope() as inner:  # noqa: ASYNC100 - likewise
-                reached = loop.reaches(scope)
+                reached = loop.reaches(scope) != 0
                 inner.shield = True
                 shielded = not loop.reaches(scope)
     except (AttributeError, LookupError, TypeError):

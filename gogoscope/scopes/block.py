@@ -30,7 +30,7 @@ from gogoscope._core.cancellation import (
     says_cancelled,
 )
 from gogoscope._core.context import Frame
-from gogoscope._core.event_loop import EventLoop
+from gogoscope._core.event_loop import HOST, EventLoop
 from gogoscope._core.interrupts import uninterrupted_methods
 from gogoscope._core.resources import Resources
 from gogoscope._core.slots import Slot, Slots
@@ -245,18 +245,22 @@ class Block:
         """End soon what asyncio itself has cancelled before its first step."""
         self._runner.call_soon(partial(end_what_never_began, self._unbegun()))
 
-    def _stops(self, frame: Frame | None) -> bool:
-        """Return whether cancelling the block, or only its work, ends what runs in a frame here.
+    def _reaches(self, frame: Frame | None) -> bool:
+        """Return whether cancelling the block is certain to end what runs here, in a frame.
 
         The body is left alone when it stops its own scope, or has ended and resources are closed:
         so code that stands beside it, in a task group of the body, has to be part of some work.
         """
-        if self._in_body and self._loop.is_host():
-            return True
+        where = self._runner.reaches()
+        return (where == HOST and self._in_body) or (where != 0 and self._stops(frame))
+
+    def _stops(self, frame: Frame | None) -> bool:
+        """Return whether stopping the work of the block ends what runs in a frame."""
         while frame is not None and frame is not self:
-            if not isinstance(frame, Block) and self._owns(frame):
+            around = frame._outer
+            if not isinstance(frame, Block) and (around is self or self._owns(frame)):
                 return True
-            frame = frame._outer
+            frame = around
         return False
 
     def _owns(self, frame: Frame) -> bool:

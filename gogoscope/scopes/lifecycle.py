@@ -104,7 +104,7 @@ class Lifecycle(Block):
         if around is not None:
             around._works.running.add(self)
             around._blocks.add(self)
-            self._apart = not (around._runner.reaches() and around._stops(outer))
+            self._apart = not around._reaches(outer)
             if around._cancelling:
                 self._stop()
         if home.observed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Generator
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
 from gogoscope._core.cancellation import checkpoint
@@ -21,33 +22,26 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def _check_here(workers: Workers[Any, Any]) -> None:
-    """Make sure that the event loop in which a map was started runs the caller.
-
-    :raises RuntimeError: in another thread or event loop
-    """
-    if workers._loop is not None and not workers._loop.is_here():
-        workers._block._check_here()
-
-
 class Loop(Generic[R]):
     """One loop over the results of a map. When it is left, what runs is cancelled.
 
     :param pairs: whether it yields the items, too
     """
 
-    __slots__ = ("__weakref__", "_delivery", "_pairs", "_workers")
+    __slots__ = ("__weakref__", "_delivery", "_pairs", "_thread", "_workers")
 
     def __init__(self, workers: Workers[Any, Any], *, pairs: bool) -> None:
         self._workers = workers
         self._delivery = workers.delivery
         self._pairs = pairs
+        self._thread = get_ident()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> R:
-        _check_here(self._workers)
+        if get_ident() != self._thread:  # no two event loops run in one
+            self._workers._block._check_here()
         delivery = self._delivery
         taken = delivery.take() or await self._workers.next()
         if taken is None:
@@ -65,7 +59,7 @@ class Loop(Generic[R]):
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
-        _check_here(self._workers)
+        self._workers._block._check_here()
         self._workers.give_up()
 
     def __del__(self) -> None:
@@ -112,7 +106,7 @@ class Results(Generic[R]):
 
     async def aclose(self) -> None:
         """Cancel what runs; the scope waits for it."""
-        _check_here(self._workers)
+        self._workers._block._check_here()
         self._used = True
         self._workers.give_up()
 

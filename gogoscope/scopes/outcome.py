@@ -36,6 +36,7 @@ class Parent(Frame, Protocol):
     """The scope of an outcome, as outcomes know it."""
 
     _cancelling: bool
+    _in_body: bool
     _runner: Runner
     """What runs its tasks, while its block is open."""
     _works: Works
@@ -59,7 +60,7 @@ class Parent(Frame, Protocol):
         ...
 
     def _stops(self, frame: Frame | None, /) -> bool:
-        """Return whether cancelling the scope, or only its work, ends what runs in a frame here."""
+        """Return whether stopping its work ends what runs in a frame."""
         ...
 
     def _why_cancelled(self) -> str | None:

@@ -36,7 +36,7 @@ from gogoscope._core.cancellation import (
     says_cancelled,
 )
 from gogoscope._core.context import Frame, get_current
-from gogoscope._core.event_loop import EventLoop, mark
+from gogoscope._core.event_loop import HOST, EventLoop, mark
 from gogoscope._core.interrupts import uninterrupted
 from gogoscope.scopes.stage import ENDED, Around, Performed, Stage, stage, steps
 
@@ -65,8 +65,11 @@ DEEPEST = 40
 class Owner(Around, Protocol):
     """The scope of a task, as its runner knows it."""
 
+    _in_body: bool
+    """Whether its body runs."""
+
     def _stops(self, frame: Frame | None, /) -> bool:
-        """Return whether cancelling the scope, or only its work, ends what runs in a frame here."""
+        """Return whether stopping its work ends what runs in a frame."""
         ...
 
 
@@ -169,7 +172,8 @@ class Runner:
         if self._unbroken > TURN:
             self._unbroken = 0
             return False
-        if not (self._loop.reaches(scope) and task._parent._stops(waiter)):
+        where, around = self._loop.reaches(scope), task._parent
+        if where == 0 or not ((where == HOST and around._in_body) or around._stops(waiter)):
             return False
         queue.popleft()
         task._queued = False
@@ -180,9 +184,12 @@ class Runner:
         """Call a function in the next turn of the event loop, if it can do that."""
         self._loop.call_soon(call)
 
-    def reaches(self) -> bool:
-        """Return whether it is certain that cancelling the block reaches the current code."""
-        return self._scope is not None and self._loop.reaches(self._scope)
+    def reaches(self) -> int:
+        """Return whether the block's cancel scope is certain to reach the current code, and where.
+
+        :returns: what :meth:`EventLoop.reaches` does
+        """
+        return 0 if self._scope is None else self._loop.reaches(self._scope)
 
     def drop(self) -> None:
         """End the tasks that have not begun."""
