@@ -70,7 +70,7 @@ from gogoscope.events.schedules import (
     TickStarted,
     TickStopped,
 )
-from gogoscope.events.subscribing import subscribe, subscribers
+from gogoscope.events.subscribing import added, subscribe, subscribers
 from gogoscope.exceptions import CircuitOpenError, RateLimitExceededError
 
 if TYPE_CHECKING:
@@ -172,13 +172,7 @@ def tell_of_holders(look: Callable[[], Mapping[str, str]]) -> Callable[[], None]
         trace. It is called in the code that takes it, and must be fast; its exceptions are logged.
     :returns: a function that ends it
     """
-    lookers.append(look)
-
-    def end() -> None:
-        if look in lookers:
-            lookers.remove(look)
-
-    return end
+    return added(lookers, look)
 
 
 def told_of_holder() -> dict[str, str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import TypeVar
 
 from gogoscope.events.event import Event
+
+T = TypeVar("T")
 
 subscribers: list[Callable[[Event], object]] = []
 
@@ -23,10 +26,19 @@ def subscribe(observer: Callable[[Event], object]) -> Callable[[], None]:
             f"observer must be a function of an event that is not async, got {observer!r} "
             f"of type {type(observer).__name__}"
         )
-    subscribers.append(observer)
+    return added(subscribers, observer)
 
-    def unsubscribe() -> None:
-        if observer in subscribers:
-            subscribers.remove(observer)
 
-    return unsubscribe
+def added(observers: list[T], observer: T) -> Callable[[], None]:
+    """Add an observer; return a function that removes it, and no equal one, once."""
+    observers.append(observer)
+    there = [observer]
+
+    def remove() -> None:
+        while there:
+            mine = there.pop()
+            places = [place for place, other in enumerate(observers) if other is mine]
+            if places:
+                del observers[places[0]]
+
+    return remove

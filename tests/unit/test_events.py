@@ -217,3 +217,30 @@ def test_an_outage_is_in_the_log_when_it_begins_and_when_it_ends(
 def test_an_observer_must_be_a_function() -> None:
     with pytest.raises(TypeError, match="observer must be a function"):
         subscribe(3)  # type: ignore[arg-type]
+
+
+class Equal:
+    """An observer that says that it is any other one."""
+
+    def __init__(self) -> None:
+        self.told: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.told.append(event)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal)
+
+    __hash__ = None  # type: ignore[assignment] # nobody has to ask for it
+
+
+async def test_a_subscription_ends_alone() -> None:
+    first, second = Equal(), Equal()
+    ends = [subscribe(first), subscribe(second), subscribe(second)]
+    ends[1]()
+    ends[1]()
+    async with scope():
+        pass
+    assert len(first.told) == len(second.told) == 2
+    ends[0]()
+    ends[2]()
