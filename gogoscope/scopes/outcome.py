@@ -174,9 +174,16 @@ class Outcome(Generic[T_co]):
         self._awaiters += 1
 
     def _detach(self, *, abandoned: bool) -> None:
-        """Count one less; if it was the last, and was cancelled, nobody needs the result."""
+        """Count one less; if it was the last, and was cancelled, nobody needs the result.
+
+        The collector closes code that awaits in whichever thread happens to need memory.
+        """
         self._awaiters -= 1
         if abandoned and not self._awaiters and self._result is None:
+            self._parent._runner.call_here(self._abandon)
+
+    def _abandon(self) -> None:
+        if not self._awaiters:
             self.cancel("everything that awaited the task was cancelled")
 
     def _result_for_reader(self) -> Ok[T_co] | Err:

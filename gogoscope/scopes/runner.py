@@ -184,6 +184,13 @@ class Runner:
         """Call a function in the next turn of the event loop, if it can do that."""
         self._loop.call_soon(call)
 
+    def call_here(self, call: Callable[[], object]) -> None:
+        """Call a function in the event loop: now if that runs here, else soon."""
+        if self._loop.is_here():
+            call()
+        else:
+            self._loop.call_from_anywhere(call)
+
     def reaches(self) -> int:
         """Return whether the block's cancel scope is certain to reach the current code, and where.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from gogoscope import Ok, Result, Scope, TaskCancelled, scope
+from gogoscope import Ok, Result, Scope, Task, TaskCancelled, scope
 from tests.conftest import EVENT_LOOPS
 
 ON_ASYNCIO = [loop for loop in EVENT_LOOPS if loop.id != "trio"]
@@ -214,3 +215,21 @@ async def test_an_error_of_a_losers_clean_up_is_told_though_the_race_was_cancell
             with pytest.raises(asyncio.CancelledError):
                 await racing
     assert [str(error) for error in caught.value.exceptions] == ["clean-up"]
+
+
+async def test_a_task_whose_awaiter_is_closed_in_another_thread_is_cancelled() -> None:
+    async def wait_for(task: Task[None]) -> None:
+        await task
+
+    async with scope() as s:
+        task = s.task(anyio.sleep_forever)
+        await anyio.lowlevel.checkpoint()
+        waiting = wait_for(task)
+        waiting.send(None)
+        collector = threading.Thread(target=waiting.close)
+        collector.start()
+        collector.join()
+        with anyio.move_on_after(5):
+            await task.wait()
+        assert task.state == "cancelled"
+        s.cancel()
