@@ -220,6 +220,8 @@ async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:
             close_coroutines(tasks)
             raise _no_task(task)
     for task in tasks:
+        if not task.done:
+            task._parent._check_here()
         task._refuse_circle()
     for task in tasks:
         task._attach()
