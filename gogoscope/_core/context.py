@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
+from threading import get_ident
 from typing import Protocol
 
 from gogoscope._core import place
@@ -80,7 +81,8 @@ def slots_around() -> list[Slot]:
 
     One of each limit: the others of that limit are held by tasks further out, which may be running.
     For the same reason none is looked for beyond a task that runs without the slot that the limit
-    of its scope asks for, as what ticks does, or takes the items of a map from their source.
+    of its scope asks for, as what ticks does, or takes the items of a map from their source; and
+    none of another event loop, a worker thread of which may run one of its own.
     """
     held: list[Slot] = []
     frame = current.get()
@@ -89,6 +91,8 @@ def slots_around() -> list[Slot]:
         if slot is None:
             if frame._bounded_by is not None:
                 break
+        elif slot.thread != get_ident():
+            break
         elif not any(slot.slots is other.slots for other in held):
             held.append(slot)
         frame = frame._outer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from threading import get_ident
 
 import anyio
 
@@ -65,12 +66,14 @@ class Slot:
     """
 
     # place: its place in the line, when it stood there last.
+    # thread: that of its event loop.
 
-    __slots__ = ("_granted", "_held", "_waits", "place", "slots")
+    __slots__ = ("_granted", "_held", "_waits", "place", "slots", "thread")
 
     def __init__(self, slots: Slots, priority: float) -> None:
         self.slots = slots
         self.place = -1
+        self.thread = get_ident()
         self._held = False
         self._granted: anyio.Event | None = None
         self._waits = 0

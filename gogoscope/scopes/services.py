@@ -112,7 +112,7 @@ class Services:
             notify(self.on_event, event)
             tell_subscribers(event)
         except BaseException as exits:
-            if self._on_exit is None:
+            if self._on_exit is None or self._loop is None or not self._loop.is_here():
                 raise
             self._on_exit(exits)
 

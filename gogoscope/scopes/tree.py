@@ -51,7 +51,9 @@ def _scope(scope: Block) -> Branch:
 
 
 def _children(children: set[Frame]) -> list[Branch]:
-    scopes = cast("set[Block]", children)
+    scopes = cast(
+        "set[Block]", children.copy()
+    )  # a thread may open one in an event loop of its own
     return [_scope(scope) for scope in sorted(scopes, key=lambda scope: scope._began)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -411,3 +412,23 @@ async def test_rule_18_a_wait_for_time_alone_lends_no_slot() -> None:
         s.task(fail_once, retry=Retry(2, delay=0.01))
         s.task(other)
     assert order == ["try", "try", "other"]
+
+
+async def test_an_event_loop_in_a_worker_thread_lends_no_slot_of_the_task_that_it_is_part_of(
+    anyio_backend_name: str,
+) -> None:
+    order: list[str] = []
+
+    async def wait_there() -> None:
+        async with scope() as inner:
+            await inner.task(anyio.sleep, 0.05).wait()
+        order.append("the thread")
+
+    async def next_one() -> None:
+        order.append("the next task")
+
+    with anyio.fail_after(5):
+        async with scope(concurrency=1) as s:
+            s.thread(partial(anyio.run, wait_there, backend=anyio_backend_name))
+            s.task(next_one)
+    assert order == ["the thread", "the next task"]
