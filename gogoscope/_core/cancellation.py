@@ -73,6 +73,18 @@ def says_cancelled(error: BaseException) -> bool:
     return all(is_a(leaf, cancelled) for leaf in leaves_of(error))
 
 
+def without_echo(raised: BaseException) -> BaseException:
+    """Return an exception without what only echoes a cancellation that is part of it.
+
+    That is a ``TaskCancelled`` in one group with the event loop's own exception, which a cancel
+    scope would take out of the group, and let the echo pass as an error.
+    """
+    if not says_cancelled(raised):
+        return raised
+    cancellation = split_cancellation(raised)[0]
+    return raised if cancellation is None else cancellation
+
+
 def is_cancellation(raised: BaseException) -> bool:
     """Return whether an exception is a cancellation by the event loop, and nothing else."""
     return split_cancellation(raised)[1] is None

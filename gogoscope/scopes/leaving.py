@@ -16,7 +16,12 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from gogoscope._core.cancellation import is_cancellation, split_cancellation, unwrapped
+from gogoscope._core.cancellation import (
+    is_cancellation,
+    split_cancellation,
+    unwrapped,
+    without_echo,
+)
 from gogoscope._core.errors import first_of, is_a
 
 
@@ -66,7 +71,7 @@ class Leaving:
         """Note what a step raised, by its kind."""
         if raised is None:
             return
-        cancellation, rest = split_cancellation(unwrapped(raised))
+        cancellation, rest = split_cancellation(unwrapped(without_echo(raised)))
         self.exception = first_of(self.exception, cancellation)
         if is_a(rest, Exception):
             self.errors.append(rest)

@@ -28,6 +28,7 @@ import anyio
 
 from gogoscope._core.arguments import check_resource
 from gogoscope._core.cancellation import (
+    cancelled_by_scope,
     cancelled_natively,
     checkpoint,
     end_what_never_began,
@@ -35,6 +36,7 @@ from gogoscope._core.cancellation import (
     left_by,
     pending_exception,
     says_cancelled,
+    without_echo,
 )
 from gogoscope._core.context import current, slots_lent
 from gogoscope._core.errors import cause_of, first_of, is_a, lead_to
@@ -121,8 +123,10 @@ class Lifecycle(Block):
         self._in_body = False
         self._note_timeout()
         # The body unwrapped a task that was cancelled as it is itself, or entered a leader's block.
-        merely_cancelled = is_a(exc, Exception) and self._cancelling and says_cancelled(exc)
-        body = None if merely_cancelled or self.stopping.explains(exc) else exc
+        raised = None if exc is None else without_echo(exc)
+        echo = is_a(raised, Exception) and says_cancelled(raised)
+        merely_cancelled = echo and (self._cancelling or cancelled_by_scope())
+        body = None if merely_cancelled or self.stopping.explains(raised) else raised
         if body is not None:
             why = f"the block of its scope ended with {type(body).__name__}"
             self._cancel(FROM_OUTSIDE if is_cancellation(body) else why)
@@ -250,6 +254,8 @@ class Lifecycle(Block):
         assert self._cancel_scope is not None
         left = leaving.exception
         raised = await resources.leave(left)
+        if raised is not None:
+            raised = without_echo(raised)
         if raised is None:
             leaving.exception = None
         elif raised is not left:

@@ -24,6 +24,7 @@ from gogoscope._core.cancellation import (
     says_cancelled,
     says_stopping,
     split_cancellation,
+    without_echo,
 )
 from gogoscope._core.context import Frame
 from gogoscope._core.errors import annotate, forget_own_frames, is_a, leads_to
@@ -149,7 +150,7 @@ class Running(Outcome[T_co]):
             return None
         self._interrupted = not says_cancelled(raised)
         self._settle_cancelled()
-        return raised
+        return without_echo(raised)
 
     def _is_being_cancelled(self) -> bool:
         """Return whether somebody cancels the task, the scope, or the awaiter that it runs in."""

@@ -34,9 +34,10 @@ from gogoscope._core.cancellation import (
     checkpoint,
     says_cancelled,
     split_cancellation,
+    without_echo,
 )
 from gogoscope._core.context import current
-from gogoscope._core.errors import is_a
+from gogoscope._core.errors import cause_of, is_a
 from gogoscope._core.event_loop import EventLoop, running
 from gogoscope._core.interrupts import uninterrupted, uninterrupted_methods
 from gogoscope.exceptions import TaskCancelled
@@ -273,9 +274,9 @@ class Workers(Generic[Item, T]):
                 await source.abandon()
             else:
                 await source.run()
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001 - it is kept, or goes on
             if not self._keeps(raised):
-                raise
+                raise without_echo(raised) from cause_of(raised)
         finally:
             self._source_ended()
             del self, source
