@@ -177,9 +177,13 @@ class RunBlock(LeaseBlock[R]):
                 log_warning("the result of run %r cannot be kept", self.key, error=error)
                 state, outcome = "unkept", None
                 written = await self._write(state, outcome)
-            if not written:
+            record: RunRecord | None
+            if written:
+                record = RunRecord(handle._record, state, self._once.payload, outcome=outcome)
+            else:
+                record, began = await self._committed(), self._transaction.made_at
+            if record is None:
                 raise LeaseLostError(self.key, "another run has taken its place")
-            record = RunRecord(handle._record, state, self._once.payload, outcome=outcome)
             self._line.settle(record)
             self._local.keep(self.key, record, self._once.keep, began)
             kept = True
@@ -189,6 +193,15 @@ class RunBlock(LeaseBlock[R]):
                 self._tell(RunCompleted, state != "unkept")
             else:
                 self._tell(RunAbandoned)
+
+    async def _committed(self) -> RunRecord | None:
+        """Return the run if a transaction of the caller's has completed it, else ``None``.
+
+        :raises PersistenceError: if the store fails
+        """
+        if self._transaction.begun:
+            await self._until_answered(self._transaction.was_committed)
+        return self._transaction.kept
 
     def _tell(self, event: Callable[..., Event], *details: object) -> None:
         """Tell those who listen what happened to the run."""

@@ -127,12 +127,17 @@ def test_events_tell_whether_the_transaction_was_committed(run: Run) -> None:
                 async with s.claim("d", 600) as claimed:
                     claimed.transact_item(1)
                     raise ValueError("before the commit")
+            with pytest.raises(ValueError, match="to be kept, too late"):
+                async with s.claim("e", 600, keep_errors=ValueError) as claimed:
+                    assert await store.complete(claimed.transact_item(1))
+                    raise ValueError("to be kept, too late")
         told = [event for event in events if isinstance(event, RunCompleted | RunAbandoned)]
         assert [(type(event), event.key) for event in told] == [
             (RunCompleted, "a"),
             (RunAbandoned, "b"),
             (RunCompleted, "c"),
             (RunAbandoned, "d"),
+            (RunCompleted, "e"),
         ]
 
     run(program)
