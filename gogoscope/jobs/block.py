@@ -7,9 +7,12 @@ process, it is to go on: the next one who enters gets the state that was saved l
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import isawaitable
 from typing import Any, TypeVar
 
+from gogoscope._core.arguments import shown
 from gogoscope._core.background import Home
+from gogoscope._core.callables import close_coroutines
 from gogoscope._core.context import current
 from gogoscope._core.hints import explains
 from gogoscope.events import JobEnded, JobStarted
@@ -76,6 +79,7 @@ class JobBlock(LeaseBlock[J]):
         """Return the state to go on from, in the form of this version.
 
         :raises JobVersionError: if it has the form of an older one, and nothing migrates it
+        :raises TypeError: if what migrates it is async
         """
         options = self._options
         if not record.saves:
@@ -85,7 +89,13 @@ class JobBlock(LeaseBlock[J]):
             return state
         if options.migrate is None:
             raise JobVersionError(self.key, record.version, options.version)
-        return options.migrate(state, record.version)
+        migrated = options.migrate(state, record.version)
+        if isawaitable(migrated):
+            close_coroutines([migrated])
+            raise TypeError(
+                f"migrate must be a function that is not async, got {shown(options.migrate)}"
+            )
+        return migrated
 
     async def _give_up(self, leaving: BaseException | None) -> None:
         handle, finished = self._handle, False

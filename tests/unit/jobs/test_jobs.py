@@ -306,6 +306,22 @@ async def test_a_job_in_a_job_of_the_same_key_is_refused(store: JobStore) -> Non
             pass
 
 
+async def test_a_migration_that_turns_out_to_be_async_is_refused(store: JobStore) -> None:
+    async def migrate(state: Any, version: int) -> Any:
+        return state
+
+    async with scope(persistence=store) as s:
+        with pytest.raises(OSError, match="half way"):
+            async with s.job("import") as job:
+                await job.save("old")
+                raise OSError("half way")
+        with pytest.raises(TypeError, match="migrate must be a function that is not async"):
+            async with s.job("import", version=2, migrate=lambda *old: migrate(*old)):
+                pytest.fail("it goes on from a coroutine")
+        async with s.job("import", wait=0) as job:
+            assert job.state == "old"
+
+
 async def test_a_migration_that_fails_leaves_the_job_to_the_next(store: JobStore) -> None:
     def refuse(state: Any, version: int) -> Any:
         raise KeyError(state, version)
