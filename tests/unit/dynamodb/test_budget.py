@@ -215,6 +215,18 @@ async def test_what_is_not_dynamodbs_answer_is_a_broken_connection(
         await table.send("scan", {})
 
 
+async def test_an_empty_answer_that_does_not_say_what_it_is_is_a_broken_connection(
+    client: FaultyClient, table: Table
+) -> None:
+    headers = {"content-length": "0"}
+    fault = answer({"ResponseMetadata": {"HTTPStatusCode": 200, "HTTPHeaders": headers}})
+    client.constant_faults["put_item"] = client.constant_faults["get_item"] = fault
+    with pytest.raises(StoreTimeoutError, match="put_item was answered with ''"):
+        await table.put(KEY)
+    with pytest.raises(StoreConnectionError):
+        await table.read(KEY, consistent=True)
+
+
 async def test_an_update_is_granted_when_the_answer_is_dynamodbs(
     client: FaultyClient, table: Table
 ) -> None:
