@@ -41,6 +41,8 @@ T = TypeVar("T")
 STOP_SECONDS = 15.0
 """How long a thread that was interrupted waits for its call to end."""
 
+LOOP_ENDED = "the event loop of gogoscope.blocking has ended"
+
 ENTERED = object()
 ENDED = object()
 
@@ -167,6 +169,8 @@ class Call(Generic[T]):
                 self._value = await self._work()
             if self._scope.cancelled_caught:
                 self._error = ScopeClosedError("the blocking client was closed meanwhile")
+        except anyio.get_cancelled_exc_class():  # not by us: asyncio ends the loop
+            self._error = ScopeClosedError(LOOP_ENDED)
         except BaseException as error:  # noqa: BLE001 - the thread raises it
             self._error = error
         finally:
@@ -180,7 +184,7 @@ class Call(Generic[T]):
 
     def over(self) -> None:
         """Note that the loop has ended."""
-        self._error = ScopeClosedError("the event loop of gogoscope.blocking has ended")
+        self._error = ScopeClosedError(LOOP_ENDED)
         self._end()
 
     def _end(self) -> None:

@@ -7,7 +7,8 @@ of the interpreter the loop is asked to finish, and waited for within a bound.
 Invariants:
 
 - ``_thread`` is the loop of this process, or ``None``; ``_guard`` is held while it changes, and no
-  fork comes in between.
+  fork comes in between. If a function of the user's that runs in the loop, such as a predicate of
+  a retry, raises ``SystemExit``, asyncio ends the loop; the next call starts another one.
 - ``_work`` is what was begun and has not ended. Nothing is added once ``_over`` is set. So every
   piece of work either ends by itself or is told that it is over, and nobody waits for ever.
 - The thread of a caller never waits for the loop to take a piece of work, only for its end.
@@ -179,8 +180,11 @@ class LoopThread:
 
     def _run(self) -> None:
         # At the end of the interpreter no thread can be started, which the loop may ask for.
-        with suppress(RuntimeError):
-            anyio.run(self._main, backend="asyncio")
+        try:
+            with suppress(RuntimeError):
+                anyio.run(self._main, backend="asyncio")
+        except SystemExit as error:
+            log_error("the event loop of gogoscope.blocking was ended", error=error)
         self._end_work()
 
     async def _main(self) -> None:
@@ -260,10 +264,10 @@ def loop_thread() -> LoopThread:
     :raises ScopeClosedError: if no thread can be started, as the interpreter ends
     """
     global _thread  # noqa: PLW0603 - it is that of the process
-    if _thread is None:
+    if _thread is None or not _thread.is_here():
         refuse_green_threads()
         with _guard:
-            if _thread is None:
+            if _thread is None or not _thread.is_here():
                 # Here, so that no fork comes while the other thread imports the event loop.
                 anyio.run(checkpoint, backend="asyncio")
                 _end_with_process()

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial, wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from gogoscope import scope
 from gogoscope._core.arguments import check_name, check_observer
@@ -92,18 +92,27 @@ def lambda_handler(
 
     @wraps(fn)
     def handler(event: Any, context: Any) -> T:
-        async def invoke(container: Scope) -> T:
+        exits: list[SystemExit] = []  # in the loop it would end the loop
+
+        async def invoke(container: Scope) -> T | None:
             kept = container._home.inherited
-            async with new_scope(persistence=kept, timeout=_time_left(context, spare)):
-                try:
-                    return await awaited(event, context)
-                except Exception as error:
-                    call_here().ran(error)
-                    raise
+            try:
+                async with new_scope(persistence=kept, timeout=_time_left(context, spare)):
+                    try:
+                        return await awaited(event, context)
+                    except Exception as error:
+                        call_here().ran(error)
+                        raise
+            except SystemExit as exit_:
+                exits.append(exit_)
+                return None
 
         refuse_event_loop(callable_name(fn), f"await {callable_name(fn)}(event, context)")
         patience = _time_left(context, spare)
-        return hosts.call(invoke, patience=patience, name=callable_name(fn)).value()
+        value = hosts.call(invoke, patience=patience, name=callable_name(fn)).value()
+        if exits:
+            raise exits[0]
+        return cast("T", value)
 
     return handler
 

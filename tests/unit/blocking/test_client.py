@@ -302,6 +302,22 @@ def test_a_handle_of_a_closed_client_holds_nothing_and_hides_no_error(url: str) 
     assert not handle.extend(60)
 
 
+def test_a_client_works_after_a_predicate_has_ended_the_loop(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def quits(error: Exception) -> bool:
+        raise SystemExit
+
+    def fail() -> None:
+        raise OSError("down")
+
+    db = connect(url)
+    with pytest.raises(ScopeClosedError, match=r"the event loop .* has ended"):
+        db.call(fail, retry=gogoscope.Retry(2, retry_on=quits))
+    until(lambda: "the event loop of gogoscope.blocking was ended" in caplog.text)
+    assert db.cache.get("k") is None
+
+
 def test_closing_ends_calls_in_progress(url: str) -> None:
     db = connect(url)
     with connect(url) as second, second.lock("a"), ThreadPoolExecutor(1) as threads:

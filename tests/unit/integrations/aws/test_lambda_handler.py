@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import sys
 import threading
 import traceback
 import warnings
@@ -86,6 +87,18 @@ def test_an_invocation_is_over_in_time_though_the_store_is_not_open_yet() -> Non
         for _ in range(2):
             with pytest.raises(TimeoutError, match="the store was not open within"):
                 handler({}, Context(0.6))
+
+
+def test_a_handler_that_exits_ends_no_loop(url: str) -> None:
+    async def handle(event: Any, context: Any) -> str:
+        if event == "exit":
+            sys.exit("no such order")
+        return "done"
+
+    handler = lambda_handler(handle, store=url)
+    with pytest.raises(SystemExit, match="no such order"):
+        handler("exit", Context())
+    assert handler("go on", Context()) == "done"
 
 
 def test_circuits_and_events_are_settled_before_the_answer(url: str) -> None:
