@@ -16,9 +16,10 @@ async def echo(s: Scope) -> None:
     """Raise, when cancelled, a group of the cancellation and of what a cancelled task says."""
 
     async def unwrap() -> None:
+        task = s.task(anyio.sleep_forever)
         with anyio.CancelScope(shield=True):
-            result = await s.task(anyio.sleep_forever)
-        result.unwrap()
+            await task
+        (await task).unwrap()
 
     async with anyio.create_task_group() as group:
         group.start_soon(anyio.sleep_forever)
