@@ -38,6 +38,11 @@ def explains(*, attributes: Mapping[str, str] | None = None, **methods: str) -> 
     return decorate
 
 
+def open_already(block: object) -> RuntimeError:
+    """Return the error for entering a block while it is open: it keeps what it has of one entry."""
+    return RuntimeError(f"{block!r} is open already; make one for each 'with'")
+
+
 def _refusing(end: str) -> Callable[..., Any]:
     def refuse(self: object, *_: object) -> Any:
         raise TypeError(f"{self!r} {end}")

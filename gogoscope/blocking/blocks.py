@@ -17,6 +17,7 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 import anyio
 
 from gogoscope._core.errors import Origin, is_a
+from gogoscope._core.hints import open_already
 from gogoscope.blocking.calls import ENTERED, Call, call_here
 from gogoscope.blocking.hosts import Hosts, ask
 from gogoscope.blocking.marks import Mark, marked, refuse_run_in_itself
@@ -139,7 +140,7 @@ class Block(Generic[I]):
             # In one step, since another thread may be doing the same.
             first = self._entering.setdefault(process, caller) is caller
             if not first or (self._hold is not None and self._hold.is_here()):
-                raise RuntimeError(f"{self!r} is entered already; make one for each use")
+                raise open_already(self)
             return self._enter_alone()
         finally:
             if self._entering.get(process) is caller:

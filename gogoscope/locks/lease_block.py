@@ -23,9 +23,10 @@ from gogoscope._core.background import Home
 from gogoscope._core.cancellation import is_cancellation, unwrapped
 from gogoscope._core.errors import cause_of, first_of, is_a, lead_to
 from gogoscope._core.groups import Companion
+from gogoscope._core.hints import open_already
 from gogoscope._core.interrupts import uninterrupted_methods
 from gogoscope.events import LeaseLost, description
-from gogoscope.exceptions import GogoscopeError, LeaseLostError, LockError
+from gogoscope.exceptions import GogoscopeError, LeaseLostError
 from gogoscope.persistence.lease import Renewal
 from gogoscope.persistence.lock_handle import LockHandle, release
 
@@ -123,10 +124,7 @@ class LeaseBlock(Generic[B]):
     async def __aenter__(self) -> B:
         self._home.check_open()
         if self._is_open:
-            raise LockError(
-                f"the block of {self.key!r} is open already, and has one lease at a time; make one "
-                "for each 'async with'"
-            )
+            raise open_already(self)
         self._is_open = True
         try:
             return await self._enter()

@@ -59,6 +59,7 @@ class RateLimit(RatePolicy):
         :param wait: seconds to wait at most; if left out, those of the limit; ``math.inf`` for no
             bound
         :raises RateLimitExceededError: on entering, if it would have to wait for longer
+        :raises RuntimeError: on entering, if this very block was entered and not left
         :raises TypeError: if an argument is of the wrong type
         :raises ValueError: if the cost is more than the burst, or an argument is out of range
         """

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import error_of_call
-from gogoscope._core.hints import explains
+from gogoscope._core.hints import explains, open_already
 from gogoscope.rate_limits.bucket import Bucket
 from gogoscope.rate_limits.places import Place
 from gogoscope.rate_limits.policy import RatePolicy, check_spent
@@ -54,15 +54,28 @@ class Permit:
 class Acquiring:
     """Waits for a permit, for ``async with``; made by ``limit.acquire()``."""
 
+    # _is_open: whether somebody has entered it, or is about to.
+
     def __init__(self, limiter: Limiter, cost: float, cost_us: int, patience: float) -> None:
         self._limiter = limiter
         self._cost = cost
         self._cost_us = cost_us
         self._patience = patience
+        self._is_open = False
+
+    def __repr__(self) -> str:
+        return f"<Acquiring key={self._limiter.policy.name!r}>"
 
     async def __aenter__(self) -> Permit:
+        if self._is_open:
+            raise open_already(self)
+        self._is_open = True
         limiter = self._limiter
-        place = await limiter.bucket.take(limiter.home, self._cost_us, self._patience)
+        try:
+            place = await limiter.bucket.take(limiter.home, self._cost_us, self._patience)
+        except BaseException:
+            self._is_open = False
+            raise
         self._permit = Permit(place, self._cost)
         return self._permit
 
@@ -72,9 +85,10 @@ class Acquiring:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        spent = self._permit._spent
+        permit, self._is_open = self._permit, False
+        spent = permit._spent
         if spent is not None:
-            await self._limiter.correct(self._permit._place, spent)
+            await self._limiter.correct(permit._place, spent)
         error = None if exc is None else error_of_call(exc)
         if error is not None:
             await self._limiter.heed(error)

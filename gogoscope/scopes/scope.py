@@ -458,8 +458,8 @@ class Scope(Combinators):
         :param wait: seconds to wait for a permit; ``None`` waits for ever
         :param metadata: what to tell people about the holder, besides host, pid and scope
         :raises LockTimeoutError: on entering, if no permit was free in time
-        :raises LockError: on entering, if this task holds ``limit`` permits already, or another one
-            has entered this very block and not left it
+        :raises LockError: on entering, if this task holds ``limit`` permits already
+        :raises RuntimeError: on entering, if this very block was entered and not left
         """
         return self._permit("semaphore", key, check_count("limit", limit), ttl, wait, metadata)
 

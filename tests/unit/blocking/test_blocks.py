@@ -284,7 +284,7 @@ def test_bad_arguments_are_refused_before_anything_is_asked(
 
 def test_a_block_is_entered_once_at_a_time(db: Client) -> None:
     lock = db.lock("stock")
-    with lock, pytest.raises(RuntimeError, match="entered already"):
+    with lock, pytest.raises(RuntimeError, match="open already"):
         lock.acquire()
     with lock:
         pass
@@ -308,4 +308,4 @@ def test_a_block_is_entered_once_at_a_time_though_threads_wait_in_it(db: Client)
         wait(entering, PATIENCE)
     with db.semaphore("licences", 2, wait=0), db.semaphore("licences", 2, wait=0):
         assert len(refused) == 1
-    assert "is entered already" in refused[0]
+    assert "is open already" in refused[0]

@@ -188,3 +188,49 @@ def test_who_is_cancelled_while_another_asks_leaves_the_line(
         assert (await limit.state(store)).full_in <= 0.3
 
     run(main)
+
+
+def test_a_block_that_is_open_is_refused_and_may_be_entered_again_when_it_was_left(
+    run: Run, store: CountingStore
+) -> None:
+    tokens = RateLimit("tokens", rate=100, burst=100)
+
+    async def main() -> None:
+        async with scope(persistence=store) as s:
+            block = tokens.acquire(40)
+
+            async def enter() -> None:
+                async with block:
+                    pass
+
+            async with block as permit:
+                permit.spent(10)
+                refused = await s.task(enter)
+                assert isinstance(refused.error, RuntimeError)
+                assert str(refused.error).startswith("<Acquiring key='tokens'> is open already")
+            assert (await tokens.state()).full_in == pytest.approx(0.1, abs=0.001)
+            await enter()
+            assert (await tokens.state()).full_in == pytest.approx(0.5, abs=0.001)
+
+    run(main)
+
+
+def test_a_block_whose_wait_was_cancelled_may_be_entered_again(
+    run: Run, store: CountingStore
+) -> None:
+    tokens = RateLimit("tokens", rate=1)
+
+    async def main() -> None:
+        times = Times()
+        async with scope(persistence=store):
+            async with tokens.acquire():
+                await times()
+            block = tokens.acquire()
+            with anyio.move_on_after(0.5):
+                async with block:
+                    raise AssertionError
+            async with block:
+                await times()
+        assert times.at == [0, 1]
+
+    run(main)
