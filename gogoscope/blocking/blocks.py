@@ -8,9 +8,10 @@ thread's block is raised inside the async one, which keeps it or heeds it, as it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
@@ -19,7 +20,7 @@ import anyio
 from gogoscope._core.errors import Origin, is_a
 from gogoscope._core.hints import open_already
 from gogoscope.blocking.calls import ENTERED, Call, call_here
-from gogoscope.blocking.hosts import Hosts, ask
+from gogoscope.blocking.hosts import Hosts, ask_of_held
 from gogoscope.blocking.marks import Mark, marked, refuse_run_in_itself
 from gogoscope.blocking.refusals import refuse_event_loop
 from gogoscope.exceptions import LeaseLostError, LockError
@@ -46,6 +47,7 @@ class Hold(Generic[I]):
         self._leaving: anyio.Event | None = None
         self._error: BaseException | None = None
         self._call: Call[None] = hosts.call(self._work, name=name)
+        self.scope: Scope
         self.inner: I
 
     def enter(self) -> I:
@@ -95,6 +97,7 @@ class Hold(Generic[I]):
             self._leaving.set()
 
     async def _work(self, scope: Scope) -> None:
+        self.scope = scope
         async with self._open_block(scope) as self.inner:
             self._leaving = anyio.Event()
             call_here().tell(ENTERED)
@@ -182,7 +185,11 @@ class Block(Generic[I]):
             raise
 
     def _inner(self) -> I:
-        """Return what is inside.
+        """Return what is inside; raises what :meth:`_held` does."""
+        return self._held().inner
+
+    def _held(self) -> Hold[I]:
+        """Return what holds it.
 
         :raises LeaseLostError: in a process that was forked inside the block
         :raises RuntimeError: outside of the block
@@ -192,7 +199,7 @@ class Block(Generic[I]):
             raise RuntimeError(f"enter it first: with db.{self._usage} as ...")
         if not hold.is_here():
             raise LeaseLostError(self.key, "the process that this one was forked from holds it")
-        return hold.inner
+        return hold
 
     @property
     def _usage(self) -> str:
@@ -274,8 +281,7 @@ class LeasedBlock(Block[HeldScope]):
 
         :raises PersistenceError: if the store fails
         """
-        inner = self._inner()
-        return ask(self._hosts, lambda _: inner.is_valid(), f"{self._usage}.is_valid()")
+        return self._ask(lambda inner: inner.is_valid(), "is_valid()")
 
     def extend(self, ttl: float | timedelta) -> bool:
         """Let the lease end ``ttl`` seconds from now, and renew it for as long from then on.
@@ -283,8 +289,12 @@ class LeasedBlock(Block[HeldScope]):
         :returns: ``False`` if it is lost
         :raises PersistenceError: if the store fails
         """
-        inner = self._inner()
-        return ask(self._hosts, lambda _: inner.extend(ttl), f"{self._usage}.extend(ttl)")
+        return self._ask(lambda inner: inner.extend(ttl), "extend(ttl)")
+
+    def _ask(self, work: Callable[[HeldScope], Awaitable[bool]], usage: str) -> bool:
+        hold = self._held()
+        asked = partial(work, hold.inner)
+        return ask_of_held(self._hosts, hold.scope, asked, f"{self._usage}.{usage}")
 
 
 class Lock(LeasedBlock):

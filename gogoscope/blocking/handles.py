@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from gogoscope.blocking.hosts import Hosts, ask
-from gogoscope.exceptions import LeaseLostError, ScopeClosedError
+from gogoscope.blocking.hosts import Hosts, ask_of_held
+from gogoscope.exceptions import LeaseLostError
 from gogoscope.persistence import lock_handle
 from gogoscope.scopes.scope import Scope
 
@@ -19,11 +18,13 @@ class LockHandle:
     """A lock that was taken with ``db.acquire_lock``, and is not renewed; it is a context manager.
 
     :param hosts: the client
+    :param taken_in: the scope that worked for the client then
     :param handle: the lock in the loop
     """
 
-    def __init__(self, hosts: Hosts, handle: lock_handle.LockHandle) -> None:
+    def __init__(self, hosts: Hosts, taken_in: Scope, handle: lock_handle.LockHandle) -> None:
         self._hosts = hosts
+        self._taken_in = taken_in
         self._handle = handle
         self._process = os.getpid()
 
@@ -58,7 +59,7 @@ class LockHandle:
         :raises PersistenceError: if the store fails
         """
         handle = self._here()
-        return self._ask(lambda _: handle.is_valid(), "lock.is_valid()")
+        return self._ask(handle.is_valid, "lock.is_valid()")
 
     def extend(self, ttl: float | timedelta | None = None) -> bool:
         """Let the lease end ``ttl`` seconds from now; ``False`` if the lock is lost.
@@ -67,7 +68,7 @@ class LockHandle:
         :raises PersistenceError: if the store fails
         """
         handle = self._here()
-        return self._ask(lambda _: handle.extend(ttl), "lock.extend(ttl)")
+        return self._ask(lambda: handle.extend(ttl), "lock.extend(ttl)")
 
     def release(self) -> bool:
         """Free the lock; never raises for a lock that is lost, and never frees another's.
@@ -77,7 +78,7 @@ class LockHandle:
         """
         if self._process != os.getpid():
             return False  # what the parent of this process holds is the parent's
-        return self._ask(lambda _: self._handle.release(), "lock.release()")
+        return self._ask(self._handle.release, "lock.release()")
 
     def __enter__(self) -> Self:
         return self
@@ -89,15 +90,10 @@ class LockHandle:
         traceback: TracebackType | None,
     ) -> None:
         if self._process == os.getpid():
-            leave = lock_handle.release
-            with suppress(ScopeClosedError):
-                ask(self._hosts, lambda _: leave(self._handle), "lock.release()")
+            self._ask(lambda: lock_handle.release(self._handle), "lock.release()")
 
-    def _ask(self, work: Callable[[Scope], Awaitable[bool]], usage: str) -> bool:
-        try:
-            return ask(self._hosts, work, usage)
-        except ScopeClosedError:
-            return False  # the end of the client has released it
+    def _ask(self, work: Callable[[], Awaitable[object]], usage: str) -> bool:
+        return ask_of_held(self._hosts, self._taken_in, work, usage)
 
     def _here(self) -> lock_handle.LockHandle:
         if self._process != os.getpid():

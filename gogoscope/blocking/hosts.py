@@ -218,3 +218,24 @@ def ask(hosts: Hosts, work: Callable[[Scope], Awaitable[T]], usage: str, instead
     """
     refuse_event_loop(usage, instead or f"await {usage.replace('db.', 's.')}")
     return hosts.call(work, name=usage).value()
+
+
+def ask_of_held(
+    hosts: Hosts, taken_in: Scope, work: Callable[[], Awaitable[object]], usage: str
+) -> bool:
+    """Ask something of what a client holds; ``False`` if the scope that held it has ended.
+
+    That has released it. The client may have been closed since then, or have another scope, in
+    another event loop than one that has ended.
+
+    :param taken_in: the scope that worked for the client when it was taken
+    :param usage: what was called
+    """
+
+    async def answer(working: Scope) -> bool:
+        return working is taken_in and bool(await work())
+
+    try:
+        return ask(hosts, answer, usage)
+    except ScopeClosedError:
+        return False

@@ -65,18 +65,18 @@ class Leases:
         """
         check_key(key)
         lease, patience = timedelta(seconds=check_lease(ttl)), check_patience(wait)
-        taken: list[lock_handle.LockHandle] = []
+        taken: list[tuple[Scope, lock_handle.LockHandle]] = []
 
-        async def take(s: Scope) -> lock_handle.LockHandle | None:
+        async def take(s: Scope) -> None:
             handle = await s.acquire_lock(key, lease, patience)
-            taken.extend(() if handle is None else (handle,))
-            return handle
+            if handle is not None:
+                taken.append((s, handle))
 
         try:
-            handle = ask(self._hosts, take, "db.acquire_lock(key, ttl)")
-            return None if handle is None else LockHandle(self._hosts, handle)
+            ask(self._hosts, take, "db.acquire_lock(key, ttl)")
+            return LockHandle(self._hosts, *taken[0]) if taken else None
         except BaseException:
-            for unused in taken:  # the thread was interrupted before it could have it
+            for _, unused in taken:  # the thread was interrupted before it could have it
                 self._hosts.call(partial(_release, unused), name="lock.release()").begin()
             raise
 

@@ -302,20 +302,52 @@ def test_a_handle_of_a_closed_client_holds_nothing_and_hides_no_error(url: str) 
     assert not handle.extend(60)
 
 
-def test_a_client_works_after_a_predicate_has_ended_the_loop(
-    url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_block_that_a_closed_client_held_says_that_it_holds_nothing(url: str) -> None:
+    db = connect(url)
+    lock = db.lock("a").acquire()
+    db.close()
+    assert not lock.is_valid()
+    assert not lock.extend(60)
+
+
+def end_loop(db: Client) -> None:
+    """End the event loop of the process by a predicate that exits."""
+
     def quits(error: Exception) -> bool:
         raise SystemExit
 
     def fail() -> None:
         raise OSError("down")
 
-    db = connect(url)
     with pytest.raises(ScopeClosedError, match=r"the event loop .* has ended"):
         db.call(fail, retry=gogoscope.Retry(2, retry_on=quits))
+
+
+def test_a_client_works_after_a_predicate_has_ended_the_loop(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = connect(url)
+    end_loop(db)
     until(lambda: "the event loop of gogoscope.blocking was ended" in caplog.text)
     assert db.cache.get("k") is None
+
+
+def test_what_was_held_in_a_loop_that_has_ended_is_not_held_any_more(url: str) -> None:
+    db = connect(url)
+    handle, lock = db.acquire_lock("a", 60), db.lock("b").acquire()
+    assert handle is not None
+    with pytest.raises(KeyError, match="of the block"), handle:
+        end_loop(db)
+        raise KeyError("of the block")
+    with db.lock("a", wait=60), db.lock("b", wait=60):
+        for held in (handle, lock):
+            assert not held.is_valid()
+            assert not held.extend(60)
+            with pytest.raises(gogoscope.LeaseLostError):
+                held.ensure()
+        assert not handle.release()
+    with pytest.raises(ScopeClosedError, match=r"the event loop .* has ended"):
+        lock.release()
 
 
 def test_closing_ends_calls_in_progress(url: str) -> None:
