@@ -12,6 +12,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from gogoscope.stores.redis.address import Address
 from gogoscope.stores.redis.connections import Connect, Connection
+from gogoscope.stores.redis.errors import is_called
 from gogoscope.stores.redis.scripts import CLEAR, LOAD, PAGE, PUT, RESERVE, SWAP, TIME
 from gogoscope.stores.redis.store import RedisStore
 from tests.support.dynamodb_faults import Fault, fine
@@ -28,6 +29,8 @@ NAMES = {
         "reserve": RESERVE,
     }.items()
 }
+
+TEXTS = dict(NAMES.values())
 
 
 def name_of(command: tuple[Any, ...]) -> str:
@@ -96,9 +99,19 @@ class _FaultyConnection:
         if self._listens:
             return await self._connection.read_response(**options)
 
-        async def perform() -> Any:
-            await self._connection.send_command(*self._command)
+        async def ask(*command: Any) -> Any:
+            await self._connection.send_command(*command)
             return await self._connection.read_response()
+
+        async def perform() -> Any:
+            try:
+                return await ask(*self._command)
+            except Exception as error:
+                if not is_called(error, "NoScriptError"):
+                    raise
+                # A fault happens to what the script does, not to a server's first sight of it.
+                await ask("SCRIPT", "LOAD", TEXTS[self._command[1]])
+                return await ask(*self._command)
 
         return await self._faulty._fault_of(name_of(self._command))(perform)
 
