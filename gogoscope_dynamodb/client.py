@@ -144,8 +144,9 @@ class Renewals:
     The SDK would renew them in the request that finds them due, unless it is renewing them already.
     So a request goes on when the renewal beside it has begun.
 
-    Mutable state: ``_failures`` counts the renewals that failed, ``_failure`` is the last one, and
-    ``_beside`` is the renewal beside all requests.
+    Mutable state: ``_failures`` counts the renewals that failed, and ``_failure`` is the last one.
+    ``_beside`` runs the renewal beside all requests; while there is one, ``_begun`` says whether
+    the SDK is at it.
 
     :param client: the client; one whose credentials cannot be seen has none to renew
     """
@@ -158,6 +159,7 @@ class Renewals:
         self._failures = 0
         self._failure: Exception | None = None
         self._beside = Detached()
+        self._begun: anyio.Event | None = None
 
     def due(self) -> bool:
         """Return whether the credentials are to be renewed, or are being renewed."""
@@ -171,8 +173,10 @@ class Renewals:
         if self._due is None or not self._due():
             return 0.0
         if not self._due(MANDATORY_SECONDS):
-            if not self._lock.locked():
-                await self._begin_beside()
+            if self._begun is None and not self._lock.locked():
+                self._begin_beside()
+            if self._begun is not None:
+                await self._begun.wait()
             return 0.0
         called, failures = monotonic(), self._failures
         async with self._lock:
@@ -187,9 +191,9 @@ class Renewals:
         with anyio.CancelScope(shield=True):
             await self._beside.end(0)
 
-    async def _begin_beside(self) -> None:
-        """Begin to renew beside all requests; return when the SDK is at it."""
-        begun = anyio.Event()
+    def _begin_beside(self) -> None:
+        """Begin to renew beside all requests."""
+        self._begun = begun = anyio.Event()
 
         async def renew() -> None:
             try:
@@ -198,10 +202,11 @@ class Renewals:
                         await self._renew(begun)
             finally:
                 begun.set()
+                self._begun = None
 
         # In a context of its own: that of the request would be kept with its scopes.
-        if Context().run(self._beside.start, renew, False):
-            await begun.wait()
+        if not Context().run(self._beside.start, renew, False):
+            self._begun = None
 
     async def _renew(self, begun: anyio.Event | None = None) -> None:
         """Renew the credentials.

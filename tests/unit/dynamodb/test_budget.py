@@ -312,6 +312,29 @@ def test_no_request_waits_for_a_renewal_while_the_credentials_at_hand_are_good(
     assert len(client.calls) == 3
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_of_requests_that_come_together_none_waits_for_a_renewal_beside_them(
+    client: FaultyClient,
+    table: Table,
+    virtual_clock: VirtualClock,
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    credentials = give(table, client, Credentials(30.0, good=True))
+
+    async def main() -> None:
+        began = anyio.current_time()
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(table.put, KEY)
+        assert anyio.current_time() == began
+        await anyio.sleep(60)
+        assert not credentials.due
+
+    virtual_clock.run(main, backend=backend)
+    assert credentials.renewed == 1
+    assert len(client.calls) == 20
+
+
 async def test_the_end_of_a_store_ends_a_renewal(client: FaultyClient, table: Table) -> None:
     give(table, client, Credentials(1e9, good=True))
     await table.put(KEY)
