@@ -315,6 +315,7 @@ class _Request:
         :raises Exception: whatever the client raises, ``RenewalError`` or ``NoRoomError``
         """
         table, room = self._table, self._table.room
+        table.life.check()  # before anything is shared with another event loop
         if table.renewals.due():
             self._start += await table.renewals.ready()
         urgent = is_urgent()

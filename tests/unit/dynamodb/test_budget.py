@@ -176,6 +176,38 @@ async def test_nothing_is_sent_after_the_store_was_closed(
     assert client.operations == ["put_item"]
 
 
+async def test_another_event_loop_is_refused_before_it_waits_with_those_of_this_one(
+    client: FaultyClient, table: Table
+) -> None:
+    client.constant_faults["put_item"] = be_silent
+    table.timeout = 10
+
+    def elsewhere() -> None:
+        with pytest.raises(PersistenceError, match="belongs to the event loop"):
+            anyio.run(table.put, KEY)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(table.put, KEY)
+        await anyio.wait_all_tasks_blocked()
+        await anyio.to_thread.run_sync(elsewhere)
+        group.cancel_scope.cancel()
+
+
+async def test_another_event_loop_renews_no_credentials(client: FaultyClient, table: Table) -> None:
+    credentials = give(table, client, Credentials(0.0))
+    credentials.due = False
+    await table.put(KEY)
+    credentials.due = True
+
+    def elsewhere() -> None:
+        with pytest.raises(PersistenceError, match="belongs to the event loop"):
+            anyio.run(table.put, KEY)
+
+    await anyio.to_thread.run_sync(elsewhere)
+    assert credentials.renewed == 0
+
+
 async def test_a_look_at_the_keys_that_fails_does_not_hide_what_was_refused(
     client: FaultyClient, table: Table
 ) -> None:
