@@ -320,9 +320,7 @@ class _Request:
             self._start += await table.renewals.ready()
         urgent = is_urgent()
         if not urgent and not room.take():
-            await room.wait(self._start + self._budget - monotonic())
-            if not self._tried and room.answered > self._start:
-                self._start = monotonic()
+            self._start += await room.wait(self._start + self._budget - monotonic())
         try:
             method = getattr(table.client, self._operation)
             self._tried += 1

@@ -2,8 +2,9 @@
 
 Who waits is let in, first come first served, when a request ends. Waiting is bounded by the store's
 silence: as long as the store answers anybody, the queue moves, and waiting costs nothing but time.
-When nobody was answered for as long as a request has patience, counted from the call at the
-earliest, those who wait give up too.
+So who waited is told for how long that was, and puts off the end of its budget. When nobody was
+answered for as long as a request has patience, counted from the call at the earliest, those who
+wait give up too.
 
 Mutable state: ``_free`` counts the places that nobody has, ``_queue`` holds an event for each who
 waits, and ``_answers`` knows when the store answered last. Rooms of the same store share that: else
@@ -58,6 +59,8 @@ class Room:
     def place(self, patience: float) -> Place:
         """Return a block that waits for a place, and has it until its end.
 
+        It begins with what :meth:`wait` returns.
+
         :param patience: for how many seconds the store may be silent while this waits; then
             ``NoRoomError`` is raised
         """
@@ -70,10 +73,11 @@ class Room:
             return True
         return False
 
-    async def wait(self, patience: float) -> None:
+    async def wait(self, patience: float) -> float:
         """Wait in the queue for a place, which :meth:`leave` returns.
 
         :param patience: as in :meth:`place`
+        :returns: for how many seconds, if the store answered others meanwhile; 0 if it did not
         :raises NoRoomError: if the store was silent for longer
         """
         called = monotonic()
@@ -92,6 +96,7 @@ class Room:
             else:
                 self._queue.remove(turn)
             raise
+        return monotonic() - called if self.answered > called else 0.0
 
     def leave(self) -> None:
         """Return a place, to the first in the queue if there is one."""
@@ -114,9 +119,8 @@ class Place:
         self._room = room
         self._patience = patience
 
-    async def __aenter__(self) -> None:
-        if not self._room.take():
-            await self._room.wait(self._patience)
+    async def __aenter__(self) -> float:
+        return 0.0 if self._room.take() else await self._room.wait(self._patience)
 
     async def __aexit__(self, *raised: object) -> None:
         self._room.leave()

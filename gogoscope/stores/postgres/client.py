@@ -119,14 +119,20 @@ class PostgresClient:
         request = _Request(self, statement, encoded, writes)
         return await request.run(time_of_try(self.timeout) + size / SLOWEST_LINK)
 
-    def place(self, patience: float) -> AbstractAsyncContextManager[None]:
-        """Wait until there may be one more request, and let it be for the length of a block."""
+    def place(self, patience: float) -> AbstractAsyncContextManager[float]:
+        """Wait until there may be one more request, and let it be for the length of a block.
+
+        The block begins with the seconds of waiting that cost nothing.
+        """
         return self.room.place(patience) if is_urgent() else self._place_of_other(patience)
 
     @asynccontextmanager
-    async def _place_of_other(self, patience: float) -> AsyncIterator[None]:
-        async with self._room_of_others.place(patience), self.room.place(patience):
-            yield
+    async def _place_of_other(self, patience: float) -> AsyncIterator[float]:
+        async with (
+            self._room_of_others.place(patience) as waited,
+            self.room.place(patience) as waited_more,
+        ):
+            yield waited + waited_more
 
     async def connection(self) -> Connection:
         """Return a connection that nobody uses."""
@@ -198,9 +204,7 @@ class _Request:
 
         :param timeout: how long one try may take, in seconds
         """
-        budget = PATIENCE_IN_TIMEOUTS * timeout
-        called = monotonic()
-        deadline = called + budget
+        deadline = monotonic() + PATIENCE_IN_TIMEOUTS * timeout
         while True:
             cause: Exception | None = None
             self._sent = False
@@ -208,11 +212,9 @@ class _Request:
                 self._client.life.check()
                 patience = max(0.0, deadline - monotonic())
                 room = self._client.room
-                async with self._client.place(patience):
-                    now = monotonic()
-                    if not self._tried and room.answered > called:
-                        deadline = now + budget
-                    with anyio.move_on_after(min(timeout, deadline - now)):
+                async with self._client.place(patience) as waited:
+                    deadline += waited
+                    with anyio.move_on_after(min(timeout, deadline - monotonic())):
                         self._tried += 1
                         rows = await self._ask()
                         room.answered = monotonic()

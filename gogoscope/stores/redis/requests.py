@@ -97,20 +97,17 @@ class Request:
         :raises ConfigurationError: if the server does not let this user do it
         """
         self._timeout = time_of_try(self.server.timeout) + self.size / SLOWEST_LINK
-        budget = PATIENCE_IN_TIMEOUTS * self._timeout
-        called = now = monotonic()
-        pause, deadline = FIRST_DELAY, called + budget
+        now = monotonic()
+        pause, deadline = FIRST_DELAY, now + PATIENCE_IN_TIMEOUTS * self._timeout
         while True:
             place = self._asking or self.place or self.server.place_of(self.key)
             lane = self._lane(place)
             cause: Exception | None = None
             try:
                 if not lane.room.take():
-                    await lane.room.wait(max(0.0, deadline - now))
+                    deadline += await lane.room.wait(max(0.0, deadline - now))
                 try:
                     now = monotonic()
-                    if not self._tried and lane.room.answered > called:
-                        deadline = now + budget
                     outcome = await self._attempt(lane, now, deadline - now)
                 finally:
                     lane.room.leave()

@@ -105,6 +105,27 @@ def test_waiting_for_a_connection_costs_nothing_while_the_store_answers(
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_waiting_for_a_connection_again_after_a_fault_costs_nothing_either(
+    client: FaultyClient,
+    table: Table,
+    virtual_clock: VirtualClock,
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    async def take_a_while(perform: Perform) -> Any:
+        await anyio.sleep(0.04)
+        return {}
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(table.put, KEY)
+
+    client.faults.extend([refuse("ThrottlingException"), *[take_a_while] * 20])
+    virtual_clock.run(main, backend=backend)
+    assert virtual_clock.elapsed() > PATIENCE_IN_TIMEOUTS * table.timeout
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_store_that_recovers_just_before_the_end_has_time_to_answer(
     client: FaultyClient,
     virtual_clock: VirtualClock,
