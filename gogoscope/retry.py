@@ -328,7 +328,7 @@ class Retry:
         if is_a(error, CircuitOpenError) and isinstance(self.retry_on, type | tuple):
             kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
             return any(issubclass(kind, CircuitOpenError) for kind in kinds)
-        answer = matches(self.retry_on, error)
+        answer = matches("retry_on", self.retry_on, error)
         if answer is True and is_a(error, RateLimitExceededError):
             return error.retry_after
         return answer

@@ -169,6 +169,16 @@ def told(value: object) -> str:
     return f"{shown(value)} of type {type(value).__name__}"
 
 
+def refuse_async(name: str, fn: object, answer: object) -> None:
+    """Refuse a function that was called for its answer, and turned out to be async.
+
+    :raises TypeError: naming the argument
+    """
+    if inspect.isawaitable(answer):
+        close_coroutines([answer])
+        raise TypeError(f"{name} must be a function that is not async, got {shown(fn)}")
+
+
 def close_coroutines(values: Iterable[object]) -> None:
     """Close the coroutine objects among values that were refused, so that none is warned of."""
     for value in values:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from attrs import Attribute
 
 from gogoscope._core.arguments import shown
+from gogoscope._core.callables import refuse_async
 from gogoscope._core.errors import is_a
 from gogoscope.exceptions import JobVersionError, RateLimitExceededError, RunError
 
@@ -44,11 +45,18 @@ def errors(instance: object, attribute: Attribute[Any], value: Any) -> None:
     check_errors(attribute.name, value)
 
 
-def matches(errors: ErrorTypes | Callable[[Exception], Answer], error: Exception) -> Answer | bool:
-    """Return whether an error is of one of the types, or the answer of the predicate."""
+def matches(
+    name: str, errors: ErrorTypes | Callable[[Exception], Answer], error: Exception
+) -> Answer | bool:
+    """Return whether an error is of one of the types, or the answer of the predicate.
+
+    :raises TypeError: if the predicate is async; names the argument
+    """
     if isinstance(errors, type | tuple):
         return is_a(error, errors)
-    return errors(error)
+    answer = errors(error)
+    refuse_async(name, errors, answer)
+    return answer
 
 
 def is_asked_for(errors: ErrorTypes | Callable[[Exception], Any], error: Exception) -> bool:

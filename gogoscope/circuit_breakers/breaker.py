@@ -61,7 +61,8 @@ class CircuitBreaker(CircuitPolicy):
         timeout of the task or of an attempt always is a failure; a cancellation never is.
     :param ignore: errors that count as nothing, though ``record`` covers them
     :param record_result: a predicate of the value of a call: ``True`` counts the call as a
-        failure. The value is still returned.
+        failure. The value is still returned. What it, ``record`` or ``ignore`` raises is raised in
+        place of the value, or of the error, which is its context; the call counts as nothing.
     :param max_reset_timeout: the longest open time in seconds: each time a probe fails, the open
         time doubles, up to this. ``None`` keeps it at ``reset_timeout``.
     :param quorum: processes that must have reported failures before the circuit opens

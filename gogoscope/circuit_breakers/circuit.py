@@ -165,17 +165,15 @@ class Circuit:
         """Note that a call returned a value; the policy says whether that is a failure."""
         if self.plain and self.snapshot.calm and permit.probe is None:
             return
-        predicate = self.policy.record_result
-        if predicate is not None:
-            try:
-                failed = predicate(value)
-            except BaseException:
-                self.abandoned(permit)
-                raise
-            if failed:
-                self.failed(permit)
-                return
-        self._succeeded(permit)
+        try:
+            failed = self.policy._fails(value)
+        except BaseException:
+            self.abandoned(permit)
+            raise
+        if failed:
+            self.failed(permit)
+        else:
+            self._succeeded(permit)
 
     def raised(self, permit: Permit, error: Exception) -> None:
         """Note that a call raised an error; the policy says whether that is a failure.

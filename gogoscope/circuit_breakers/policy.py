@@ -9,6 +9,7 @@ from attrs import Attribute, evolve, field, fields, frozen
 from attrs.validators import optional
 
 from gogoscope._core.arguments import count, observer
+from gogoscope._core.callables import refuse_async
 from gogoscope._core.durations import duration, to_seconds, to_seconds_or_none
 from gogoscope._core.forks import process_name
 from gogoscope._core.matching import Errors, errors, is_asked_for, matches
@@ -94,8 +95,16 @@ class CircuitPolicy:
 
     def _counts(self, error: Exception) -> bool:
         """Return whether an error of a call is a failure of what was called."""
-        counts = is_asked_for(self.record, error) and matches(self.record, error)
-        return bool(counts) and not matches(self.ignore, error)
+        counts = is_asked_for(self.record, error) and matches("record", self.record, error)
+        return bool(counts) and not matches("ignore", self.ignore, error)
+
+    def _fails(self, value: object) -> bool:
+        """Return whether the value of a call is a failure of what was called."""
+        if self.record_result is None:
+            return False
+        failed = self.record_result(value)
+        refuse_async("record_result", self.record_result, failed)
+        return bool(failed)
 
     def _open_ms(self, open_count: int) -> int:
         """Return for how many milliseconds the circuit opens.

@@ -7,12 +7,10 @@ process, it is to go on: the next one who enters gets the state that was saved l
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import isawaitable
 from typing import Any, TypeVar
 
-from gogoscope._core.arguments import shown
 from gogoscope._core.background import Home
-from gogoscope._core.callables import close_coroutines
+from gogoscope._core.callables import refuse_async
 from gogoscope._core.context import current
 from gogoscope._core.hints import explains
 from gogoscope.events import JobEnded, JobStarted
@@ -90,11 +88,7 @@ class JobBlock(LeaseBlock[J]):
         if options.migrate is None:
             raise JobVersionError(self.key, record.version, options.version)
         migrated = options.migrate(state, record.version)
-        if isawaitable(migrated):
-            close_coroutines([migrated])
-            raise TypeError(
-                f"migrate must be a function that is not async, got {shown(options.migrate)}"
-            )
+        refuse_async("migrate", options.migrate, migrated)
         return migrated
 
     async def _give_up(self, leaving: BaseException | None) -> None:

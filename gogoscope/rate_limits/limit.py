@@ -50,6 +50,7 @@ class RateLimit(RatePolicy):
         fail then
     :param retry_after: a function of the value or the error of a call. If it returns seconds, the
         whole fleet pauses for so long: a service says so with its status 429 and ``Retry-After``.
+        What it raises is raised in place of the value, or of the error, which is its context.
     """
 
     def acquire(self, cost: float = 1, wait: float | timedelta | None = None) -> Acquiring:

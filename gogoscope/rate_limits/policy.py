@@ -11,6 +11,7 @@ from attrs import Attribute, field, frozen
 from attrs.validators import optional
 
 from gogoscope._core.arguments import count, observer, shown
+from gogoscope._core.callables import refuse_async
 from gogoscope._core.durations import LARGEST, duration, seconds, to_seconds, to_seconds_or_none
 from gogoscope.persistence.validation import MAX_TTL, check_key
 
@@ -153,6 +154,7 @@ class RatePolicy:
         if self.retry_after is None:
             return 0.0
         asked = self.retry_after(outcome)
+        refuse_async("retry_after", self.retry_after, asked)
         if asked is None:
             return 0.0
         return seconds("what retry_after returns", asked, zero=True)

@@ -7,7 +7,7 @@ import inspect
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
@@ -175,6 +175,45 @@ async def test_a_predicate_that_raises_counts_as_nothing_and_returns_the_probe(n
         await breaker.call(fine, 0)
     assert await breaker.call(fine, 1) == 1
     assert (await breaker.state()).state == "closed"
+
+
+class NeitherTrueNorFalse:
+    """What a comparison of whole arrays gives, for example."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("neither true nor false")
+
+
+async def test_an_answer_that_is_neither_true_nor_false_returns_the_probe(name: str) -> None:
+    breaker = CircuitBreaker(
+        name,
+        failure_threshold=1,
+        reset_timeout=0.01,
+        record_result=lambda value: cast("bool", NeitherTrueNorFalse() if value == 0 else False),
+    )
+    await trip(breaker)
+    await anyio.sleep(0.02)
+    with pytest.raises(ValueError, match="neither true nor false"):
+        await breaker.call(fine, 0)
+    assert await breaker.call(fine, 1) == 1
+    assert (await breaker.state()).state == "closed"
+
+
+async def is_broken(outcome: object) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("predicate", ["record", "ignore", "record_result"])
+async def test_a_predicate_that_turns_out_to_be_async_is_refused_and_counts_as_nothing(
+    name: str, predicate: str
+) -> None:
+    options: dict[str, Any] = {predicate: lambda outcome: is_broken(outcome)}
+    breaker = CircuitBreaker(name, failure_threshold=1, **options)
+    call = fine if predicate == "record_result" else broken
+    for _ in range(2):
+        with pytest.raises(TypeError, match=f"^{predicate} must be a function that is not async"):
+            await breaker.call(call)
+    assert (await breaker.state()) == CircuitBreakerState()
 
 
 async def test_policies_made_for_one_call_are_not_kept_for_ever(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -109,6 +110,60 @@ def test_those_who_slept_for_a_second_elsewhere_look_before_they_go(
         assert times.at == pytest.approx([0, 6, 9.5, 11.5], abs=2.1)
         assert all(at >= 5.5 for at in times.at[1:])
         assert len(times.at) == 4
+
+    run(main)
+
+
+async def seconds_later(outcome: object) -> float:
+    return 3
+
+
+def not_async(outcome: object) -> object:
+    return seconds_later(outcome)
+
+
+def none_at_all(outcome: object) -> object:
+    raise KeyError(outcome)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "error", "text"),
+    [
+        (not_async, TypeError, "retry_after must be a function that is not async"),
+        (lambda outcome: "3", TypeError, "what retry_after returns must be"),
+        (lambda outcome: -3, ValueError, "what retry_after returns must be"),
+        (none_at_all, KeyError, ""),
+    ],
+)
+def test_an_error_of_retry_after_is_raised_and_keeps_that_of_the_call(
+    run: Run,
+    store: CountingStore,
+    retry_after: Callable[[object], Any],
+    error: type[Exception],
+    text: str,
+) -> None:
+    limit = RateLimit("api", rate=10, burst=10, retry_after=retry_after)
+
+    async def fail() -> None:
+        raise TooManyError
+
+    async def in_a_block() -> None:
+        async with limit.acquire():
+            raise TooManyError
+
+    async def main() -> None:
+        async with scope(persistence=store) as s:
+            results = [
+                await s.task(fail, rate_limit=limit),
+                await s.task(limit.call, fail),
+                await s.task(in_a_block),
+            ]
+            for result in results:
+                assert isinstance(result.error, error)
+                assert text in str(result.error)
+                assert isinstance(result.error.__context__, TooManyError)
+            assert isinstance((await s.task(limit.call, anyio.sleep, 0)).error, error)
+        assert "pause" not in store.requests
 
     run(main)
 
