@@ -73,7 +73,7 @@ class TickBlock(LeaseBlock[T]):
         try:
             if handle.lost is not None and leaving is not None:
                 self._home.spawn(partial(self._try_to_say, "interrupted"))
-            elif leaving is None:
+            elif leaving is None and not self._cut:
                 await self._say("done", None)
             elif is_a(leaving, Exception):
                 await self._say("failed", description(leaving)[:LONGEST_ERROR])

@@ -300,12 +300,12 @@ class Keeper(Generic[T]):
         except Exception as error:  # noqa: BLE001 - it is told, and the schedule goes on
             self._tell(tick, error, handle)
         except BaseException:
-            if home.observed:
-                number = handle._number
-                home.emit(TickStopped(home.name, options.name, tick.at, id=number))
+            self._tell_stopped(tick, handle)
             raise
         else:
-            if home.observed:
+            if block._cut:
+                self._tell_stopped(tick, handle)
+            elif home.observed:
                 seconds = monotonic() - began
                 home.emit(TickEnded(home.name, options.name, tick.at, seconds, id=handle._number))
         if block.ended in ("done", "failed"):
@@ -313,6 +313,12 @@ class Keeper(Generic[T]):
             self._record = evolve(record, state=block.ended, ended_ms=ended_ms)
         else:
             await self._look()
+
+    def _tell_stopped(self, tick: Tick, handle: LockHandle) -> None:
+        """Tell that a run was cancelled."""
+        home = self._home
+        if home.observed:
+            home.emit(TickStopped(home.name, tick.schedule, tick.at, id=handle._number))
 
     def _tell(self, tick: Tick, error: Exception, handle: LockHandle) -> None:
         """Tell that a run failed: an observer, or the log."""

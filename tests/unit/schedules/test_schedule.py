@@ -415,6 +415,33 @@ def test_a_tick_that_is_cancelled_is_started_again_at_once_by_another_process(ru
     run(program)
 
 
+def test_a_tick_whose_own_scope_is_cancelled_is_started_again_as_often_as_it_may(run: Run) -> None:
+    ticks: list[tuple[float, int]] = []
+    told: list[str] = []
+
+    async def gives_up(tick: Tick) -> None:
+        ticks.append((tick.at.timestamp(), tick.attempt))
+        inside = current_scope()
+        assert inside is not None
+        inside.cancel("not now")
+        await anyio.sleep(1)
+
+    def tell(event: Event) -> None:
+        if type(event).__name__ in ("TickStopped", "TickEnded"):
+            told.append(type(event).__name__)
+
+    async def program() -> None:
+        start = await to_next(60)
+        async with scope(persistence=MemoryStore(), on_event=tell) as s:
+            s.schedule("s", interval(60), gives_up)
+            await until(start + 121)
+            await s.stop()
+        assert ticks == [(start + 60 * n, attempt) for n in (1, 2) for attempt in (1, 2)]
+
+    run(program)
+    assert told == ["TickStopped"] * 4
+
+
 class CutOff(MemoryStore):
     """A store that takes nothing more of a process, from some time on."""
 
