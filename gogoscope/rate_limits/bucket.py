@@ -164,7 +164,7 @@ class Bucket:
         places = self._places.get(cost_us)
         if places is None:
             if len(self._places) >= self._most_costs:
-                self._places = {cost: used for cost, used in self._places.items() if used.in_use}
+                self._places = {c: used for c, used in self._places.items() if used.is_in_use()}
                 self._most_costs = max(MOST_COSTS, 2 * len(self._places))
             held = self._batches.most - 1 if cost_us == self._unit_us else 0
             places = self._places[cost_us] = Places(self.name, held)

@@ -88,9 +88,10 @@ class Places:
     def __bool__(self) -> bool:
         return bool(self._places)
 
-    @property
-    def in_use(self) -> bool:
+    def is_in_use(self) -> bool:
         """Return whether a call counts on it, or there is a place for one to come."""
+        if not self.users:
+            self._drop_late()
         return self.users > 0 or bool(self._places)
 
     def add(self, place: Place) -> None:
@@ -106,9 +107,7 @@ class Places:
         """Return whether there is a place for one more call, and it comes in time."""
         places, waiting = self._places, len(self._line)
         if not waiting:
-            now, held = monotonic(), self.most_held
-            while len(places) > held and places[held].go_at < now:
-                places.popleft()
+            self._drop_late()
         return len(places) > waiting and places[waiting].go_at <= ends
 
     async def turn(self, want: Want) -> Place:
@@ -159,6 +158,12 @@ class Places:
             self._places.popleft()
             count += 1
         return count
+
+    def _drop_late(self) -> None:
+        """Forget the places whose time has passed, but for those that it may hold."""
+        places, held, now = self._places, self.most_held, monotonic()
+        while len(places) > held and places[held].go_at < now:
+            places.popleft()
 
     def drop_spare(self) -> None:
         """Forget the spare places: they are lost."""

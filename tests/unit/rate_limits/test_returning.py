@@ -190,6 +190,33 @@ def test_who_is_cancelled_while_another_asks_leaves_the_line(
     run(main)
 
 
+def test_the_places_of_costs_that_nobody_uses_are_forgotten_when_their_time_has_passed(
+    run: Run, store: CountingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gogoscope.rate_limits.bucket.MOST_COSTS", 8)
+    tokens = RateLimit("tokens", rate=1000, burst=100)
+
+    async def spend(cost: int) -> None:
+        async with tokens.acquire(cost):
+            pass
+
+    async def main() -> None:
+        async with scope(persistence=store) as s:
+            for cost in range(2, 50):
+                await spend(100)
+                cancelled = s.task(spend, cost)
+                await anyio.sleep(0.001)
+                later = s.task(spend, 1)  # so what the other one has reserved is not returned
+                await anyio.sleep(0.001)
+                cancelled.cancel()
+                await later
+                await anyio.sleep(1)
+            bucket = tokens.acquire()._limiter.bucket
+        assert len(bucket._places) <= 2 * 8
+
+    run(main)
+
+
 def test_a_block_that_is_open_is_refused_and_may_be_entered_again_when_it_was_left(
     run: Run, store: CountingStore
 ) -> None:
