@@ -80,7 +80,7 @@ class Snapshot:
     ``state`` decides about calls; ``stored`` is the last answer of the store, and ``learned`` the
     same by the steady clock. ``permit`` is shared by all calls through the closed circuit. ``calm``
     is true while the circuit is closed and counts no failure, so that a success changes nothing.
-    ``rates`` counts calls if a policy judges rates.
+    ``rates`` counts calls if a policy judges rates, for each window that policies have.
 
     Still to be sent are ``unsent`` failures, a success at ``succeeded_ms``, before which the
     circuit had ``succeeded_version``, and the ``verdicts``, oldest first. ``local_probes`` are
@@ -92,7 +92,7 @@ class Snapshot:
     learned: CircuitBreakerState = field(factory=CircuitBreakerState)
     permit: Permit = field(factory=_first_permit)
     calm: bool = True
-    rates: RateWindow | None = None
+    rates: dict[float, RateWindow] = field(factory=dict)
     unsent: int = 0
     succeeded_ms: int | None = None
     succeeded_version: int = 0
@@ -217,18 +217,19 @@ class Snapshot:
         :returns: how many calls failed or were slow if their share is too high, and then the
             count starts again; else 0
         """
-        if self.rates is None:
-            assert policy.window is not None
-            self.rates = RateWindow(policy.window)
-        self.rates.add(now, failed=failed, slow=slow)
-        excess = self.rates.excess(policy.minimum_calls, policy.failure_rate, policy.slow_rate)
+        assert policy.window is not None
+        rates = self.rates.get(policy.window)
+        if rates is None:
+            rates = self.rates[policy.window] = RateWindow(policy.window)
+        rates.add(now, failed=failed, slow=slow)
+        excess = rates.excess(policy.minimum_calls, policy.failure_rate, policy.slow_rate)
         if excess:
-            self.rates.clear()
+            rates.clear()
         return excess
 
     def go_on_with(self, earlier: Snapshot) -> None:
         """Go on with the calls that an earlier event loop counted."""
-        if self.rates is None:
+        if not self.rates:
             self.rates = earlier.rates
 
     def take_failures(self) -> int:
@@ -283,8 +284,7 @@ class Snapshot:
 
     def _begin_generation(self) -> None:
         self.permit = Permit(Generation())
-        if self.rates is not None:
-            self.rates.clear()
+        self.rates.clear()
 
     def _succeeded(self, now_ms: int) -> None:
         self.succeeded_ms = now_ms

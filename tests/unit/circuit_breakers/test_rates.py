@@ -229,3 +229,23 @@ def test_the_window_of_a_rate_is_a_minute_by_default() -> None:
     assert CircuitBreaker(failure_rate=0.5).window == 60
     assert CircuitBreaker(failure_rate=0.5, window=5).window == 5
     assert CircuitBreaker().window is None
+
+
+def test_policies_of_one_circuit_judge_rates_by_their_own_windows(
+    virtual_clock: VirtualClock,
+) -> None:
+    short = CircuitBreaker("service", failure_rate=0.5, minimum_calls=5, window=1)
+    long = CircuitBreaker("service", failure_rate=0.5, minimum_calls=5, window=60)
+
+    async def fail() -> None:
+        raise OSError
+
+    async def program() -> None:
+        async with scope(persistence=MemoryStore()) as s:
+            for number in range(6):
+                for policy in (short, long):
+                    refused = (await s.task(fail, circuit_breaker=policy)).error
+                    assert isinstance(refused, CircuitOpenError) is (number == 5)
+                await anyio.sleep(2)
+
+    virtual_clock.run(program)
