@@ -29,7 +29,9 @@ from gogoscope.stores.redis.server import Server
 LARGEST = 512 * 1024 * 1024 - 10_000
 LONGEST_MS = 10**15
 """For how long a key is kept at most; Redis refuses a time whose end has more than 63 bits."""
-_HEAD = re.compile(rb"1 ([\w-]+) (\d{1,19}|\.) (\d{1,18}) ([\w,-]+|\.) [\w,.-]+")
+_HEAD = re.compile(rb"1 ([\w-]+) (\d{1,19}|\.) (\d{1,18}) ([\w,-]+|\.) [\w,.-]+\n")
+_CLEARED = re.compile(rb"1 \. \S+ \d{1,18} \S+ \S+\n")
+"""Both match only what the scripts understand, too: what they do not they refuse to swap."""
 
 
 class RedisEntries(CompareAndSwap):
@@ -228,17 +230,16 @@ def entry_of(kind: str, key: str, found: bytes | None) -> Entry | None:
     """
     if found is None:
         return None
-    head, _, text = found.partition(b"\n")
-    words = _HEAD.fullmatch(head)
+    words = _HEAD.match(found)
     if words is None:
-        if head.startswith(b"1 . "):
+        if _CLEARED.match(found):
             return None
         raise corrupt_record(kind, key, ValueError("this version did not write it"))
     writer, purge, number, older = words.groups()
     writers = [] if older == NONE else older.decode().split(",")[::-1]
     try:
         return Entry(
-            text.decode(),
+            found[words.end() :].decode(),
             None if purge == NONE else int(purge),
             int(number),
             (*writers, writer.decode()),

@@ -47,6 +47,8 @@ CONTENTS = {
     "a list": None,
     "no words of ours": "1 2 3",
     "a number that cannot grow": f"1 somebody . {'9' * 19} . .\n5",
+    "a mark of a removed key whose number cannot grow": f"1 . 0 {'9' * 19} . .\n",
+    "words of ours without a line": "1 somebody . 5 . .",
     "a number of 30 digits": f"1 somebody . {'9' * 30} . .\n5",
 }
 contents = pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
