@@ -189,7 +189,6 @@ def glob_matcher(pattern: str | None) -> Callable[[str], bool]:
     prefix does not list what another keeps under that very prefix.
 
     :raises TypeError: if the pattern is neither a ``str`` nor ``None``
-    :raises ValueError: if it holds a surrogate, which no key does
     :raises ValueError: if it holds a NUL or a lone surrogate, which no key does
     """
     if pattern is None:
@@ -198,7 +197,6 @@ def glob_matcher(pattern: str | None) -> Callable[[str], bool]:
         raise TypeError(
             f"pattern must be a str or None, got {pattern!r} of type {type(pattern).__name__}"
         )
-    check_text("pattern", pattern)
     if pattern:
         check_key(pattern, "pattern")
     first, *others = (

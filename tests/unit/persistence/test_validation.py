@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -252,6 +253,15 @@ def test_the_error_of_a_field_names_it(
 def test_a_pattern_that_no_key_can_match_is_refused_by_name(pattern: str) -> None:
     with pytest.raises(ValueError, match="pattern must be encodable as UTF-8"):
         glob_matcher(pattern)
+
+
+class Pattern(StrEnum):
+    USERS = "user:*"
+
+
+def test_a_pattern_may_be_of_a_subclass_of_str_as_a_key_may() -> None:
+    assert check_key(Pattern.USERS) == "user:*"
+    assert glob_matcher(Pattern.USERS)("user:1")
 
 
 @pytest.mark.parametrize("skew", [-1, 1e306, float("nan"), float("inf")])
