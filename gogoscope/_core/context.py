@@ -82,7 +82,7 @@ def slots_around() -> list[Slot]:
     One of each limit: the others of that limit are held by tasks further out, which may be running.
     For the same reason none is looked for beyond a task that runs without the slot that the limit
     of its scope asks for, as what ticks does, or takes the items of a map from their source; and
-    none of another event loop, a worker thread of which may run one of its own.
+    none beyond one of another event loop: a worker thread of that may run a loop of its own.
     """
     held: list[Slot] = []
     frame = current.get()

@@ -28,7 +28,14 @@ _STYLES = {
 
 
 class Printer(Console):
-    """Prints on the standard output; errors of that go on to whoever prints."""
+    """Prints on the standard output; errors of that go on to whoever prints.
+
+    It never hides the cursor: a signal that ends or stops the program would leave it hidden.
+    """
+
+    def show_cursor(self, show: bool = True) -> bool:
+        """Do nothing."""
+        return False
 
     def on_broken_pipe(self) -> None:
         """Let the error go on, which would end the program here with a code of its own."""

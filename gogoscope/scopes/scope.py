@@ -448,7 +448,7 @@ class Scope(Combinators):
         At most ``limit`` blocks of the fleet run at a time. The permit has a lease of its own, and
         the block is a scope, as with :meth:`lock`. Those who wait get it in the order in which they
         came, but for a quarter of a second in which a process may keep it among its own tasks.
-        Unlike a semaphore of the event loop, each block has one made for it.
+        Make one for each block: unlike a semaphore of the event loop, it is not shared.
 
         :param key: the semaphore; a lock of that name is something else
         :param limit: how many permits there are, as this caller sees it: it waits until fewer are

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -102,7 +103,15 @@ def test_a_watched_list_is_drawn_again_until_ctrl_c(url: str, command: str) -> N
         shown.type(CTRL_C)
         assert shown.end() == 130
     assert "Traceback" not in shown.shown
-    assert shown.shown.rstrip().endswith("\x1b[?25h")  # the cursor is there again
+
+
+def test_a_watched_list_hides_no_cursor_which_a_signal_would_leave_hidden(url: str) -> None:
+    with terminal("locks", "--watch", "--every", "0.1", "--store", url) as shown:
+        shown.wait_for("order:1")
+        shown.wait_for("order:1", behind=len(shown.shown))
+        shown.process.terminate()
+        assert shown.end() == -signal.SIGTERM
+    assert "\x1b[?25l" not in shown.shown
 
 
 def test_a_watched_list_is_printed_again_in_a_dumb_terminal(url: str) -> None:
