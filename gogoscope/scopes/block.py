@@ -190,7 +190,8 @@ class Block:
         """Cancel the scope, since an observer exits; its block then raises what that raised."""
         if self._exit is None:
             self._exit = raised
-        self._cancel("an observer exited")
+        if self._group is not None:  # else nothing of it is left to cancel
+            self._cancel("an observer exited")
 
     def _cancel(self, why: str | None, *, body: bool = True) -> None:
         assert self._cancel_scope is not None

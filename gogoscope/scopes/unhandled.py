@@ -187,21 +187,13 @@ class Unread:
 
     def taken(self) -> bool:
         """Call the observers that were not called yet; return whether one took the error."""
+        scope = self._scope  # an observer may read the error, and so end the watch
         observers: list[OnError | None] = [*self._observers] or [self._on_error]
         self._observers, self._on_error = [], None
-        taken = [self._notify(on_error) for on_error in observers]
+        taken = [_notify(on_error, self.error, scope) for on_error in observers]
         if any(taken):
             self.read()
         return any(taken)
-
-    def _notify(self, on_error: OnError | None) -> bool:
-        try:
-            return notify(on_error, self.error)
-        except BaseException as exits:
-            if self._scope is None:
-                raise
-            self._scope._exit_with(exits)
-            return False
 
     def close(self) -> None:
         """Watch it no longer."""
@@ -219,6 +211,16 @@ class Unread:
         except BaseException as exits:  # noqa: BLE001 - this is called where nothing can be raised
             self.told = True
             scope._exit_with(exits)
+
+
+def _notify(on_error: OnError | None, error: Exception, scope: Raiser | None) -> bool:
+    try:
+        return notify(on_error, error)
+    except BaseException as exits:
+        if scope is None:
+            raise
+        scope._exit_with(exits)
+        return False
 
 
 class Lost:

@@ -263,6 +263,54 @@ def test_rule_7_an_observer_that_exits_tears_nothing_and_ends_the_block(
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_rule_7_a_block_that_has_ended_is_not_cancelled_by_an_observer_that_exits(
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    told: list[type[Event]] = []
+
+    def leave(event: Event) -> None:
+        told.append(type(event))
+        if isinstance(event, ScopeEnded):
+            sys.exit(3)
+
+    async def main() -> None:
+        async with scope(on_event=leave):
+            pass
+
+    with pytest.raises(SystemExit):
+        anyio.run(main, backend=backend)
+    assert told == [ScopeStarted, ScopeEnded]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_rule_7_all_who_share_an_error_are_told_though_one_reads_it_and_another_exits(
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    told: list[str] = []
+
+    async def main() -> None:
+        def read(_: Exception) -> None:
+            told.append("reads")
+            with pytest.raises(StopIteration) as ended:  # awaiting what is done is no checkpoint
+                handles[0].__await__().send(None)
+            assert ended.value.value.error is error
+
+        def leave(_: Exception) -> None:
+            told.append("exits")
+            sys.exit(3)
+
+        error = ValueError("planned")
+        observers = [read, leave, lambda _: told.append("is told")]
+        with anyio.fail_after(10):
+            async with scope() as s:
+                handles = [s.task(fail, error, dedupe="k", on_error=on) for on in observers]
+
+    with pytest.raises(SystemExit):
+        anyio.run(main, backend=backend)
+    assert told == ["reads", "exits", "is told"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("teller", ["on_error", "fail_fast"])
 def test_rule_7_an_observer_that_exits_ends_the_block(
     teller: str, backend: Literal["asyncio", "trio"]
