@@ -110,6 +110,7 @@ class Runner:
     """
 
     __slots__ = (
+        "_admits",
         "_closed",
         "_coming",
         "_group",
@@ -134,6 +135,7 @@ class Runner:
         self.arrivals = loop.arrivals
         self._inline = inline
         self._scope = mark(loop)
+        self._admits = inline and self._scope is not None
         self.queue: deque[Runs] = deque()
         self.served = self._closed = False
         self._coming: set[Worker] = set()
@@ -159,25 +161,29 @@ class Runner:
     def admit(self, task: Runs) -> bool:
         """Take a task that only its awaiter knows from the queue, if it may run inside of it."""
         waiter = frame = get_current()
-        scope, queue = self._scope, self.queue
-        if scope is None or not self._inline or waiter is None or queue[0] is not task:
+        queue, guard = self.queue, task._guard
+        if not self._admits or waiter is None or queue[0] is not task:
+            return False
+        depth = waiter._depth
+        if depth >= DEEPEST or not (guard is None or guard.runs_inside):
             return False
         while frame is not None:
             if frame._slot is not None:
                 return False  # it is lent while the awaiter waits
             frame = frame._outer
-        if waiter._depth >= DEEPEST or not (task._guard is None or task._guard.runs_inside):
-            return False
         self._unbroken += 1
         if self._unbroken > TURN:
             self._unbroken = 0
             return False
-        where, around = self._loop.reaches(scope), task._parent
-        if where == 0 or not ((where == HOST and around._in_body) or around._stops(waiter)):
+        where = self._loop.reaches(self._scope)
+        if not where:
+            return False
+        around = task._parent
+        if not (where == HOST and around._in_body) and not around._stops(waiter):
             return False
         queue.popleft()
         task._queued = False
-        task._depth = waiter._depth + 1
+        task._depth = depth + 1
         return True
 
     def call_soon(self, call: Callable[[], object]) -> None:

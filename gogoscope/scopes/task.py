@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from sys import getrefcount
+from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import getweakrefcount
 
@@ -66,7 +66,7 @@ class Task(Running[T_co]):
         self._args = args
         self._guard = guard
         if name is None:
-            name = fn.__qualname__ if type(fn) is types.FunctionType else callable_name(fn)
+            name = fn.__qualname__ if type(fn) is FunctionType else callable_name(fn)
         self._name: str = name
         self._result = self._began = self._ended = self._watcher = None
         self._context = self._coroutine = self._slot = self._natively = self._cancel_reason = None
@@ -121,17 +121,17 @@ class Task(Running[T_co]):
 
     @uninterrupted
     def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
+        runner = self._parent._runner
         # The references are counted here, where the limit was measured.
         if not (
             self._queued
             and getrefcount(self) == UNSHARED
             and not getweakrefcount(self)
-            and self._parent._runner.admit(self)
+            and runner.admit(self)
         ):
             return (yield from Outcome.__await__(self))
         self._awaiters = 1  # whoever cancels that one cancels the task
         assert self._context is not None
-        runner = self._parent._runner
         stage, runner.spare = runner.spare or runner.stage(), None
         try:
             awaited = self._context.run(stage.send, self)
@@ -164,4 +164,4 @@ class Task(Running[T_co]):
     def _runs_now(self) -> bool:
         """Return whether this is called from inside the task's function."""
         coroutine = self._coroutine
-        return isinstance(coroutine, types.CoroutineType) and coroutine.cr_running
+        return isinstance(coroutine, CoroutineType) and coroutine.cr_running
