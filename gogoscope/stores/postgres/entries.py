@@ -225,12 +225,10 @@ def entry_of(kind: str, key: str, row: bytes | None) -> Entry:
         raise corrupt_record(kind, key, unknown)
     if columns["number"] > HIGHEST_NUMBER:
         raise corrupt_record(kind, key, ValueError("its number is too high to be one of ours"))
-    return Entry(
-        columns["content"],
-        columns["purge_at"],
-        columns["number"],
-        tuple(columns["writers"].split(" ")),
-    )
+    writers = tuple(columns["writers"].split(" "))
+    if columns["writer"] != writers[-1]:  # no swap that goes by the one would find the other
+        raise corrupt_record(kind, key, ValueError("its writer is not the last of its writers"))
+    return Entry(columns["content"], columns["purge_at"], columns["number"], writers)
 
 
 def _name(kind: str, key: str) -> str:

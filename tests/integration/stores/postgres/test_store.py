@@ -266,6 +266,23 @@ async def test_a_number_that_cannot_grow_is_corrupt_and_can_be_replaced(
     assert await store.get("k") == 2
 
 
+async def test_a_row_whose_writer_is_unknown_is_corrupt_and_can_be_replaced(
+    store: PostgresStore, postgres_table: PostgresTable
+) -> None:
+    await store.set("k", 1)
+    assert await store.acquire("k", 60) is not None
+    postgres_table.execute(f"UPDATE {postgres_table.name} SET writer = 'another'")
+    with anyio.fail_after(60):
+        with pytest.raises(CorruptRecordError, match=r"'k'.*writer"):
+            await store.get("k")
+        with pytest.raises(CorruptRecordError, match="writer"):
+            await store.acquire("k", 1)
+    await store.force_release("k")
+    assert await store.acquire("k", 60) is not None
+    await store.set("k", 2)
+    assert await store.get("k") == 2
+
+
 async def test_a_clear_that_lands_late_removes_nothing_that_was_written_since(
     store: PostgresStore, postgres_table: PostgresTable
 ) -> None:
