@@ -81,7 +81,6 @@ class Poller:
     # _may_reserve_at: when the present wait is long enough for a reservation; infinity if it was
     #   so at the last request.
     # _reserved_until: when our reservation ends; minus infinity if there is none.
-    # _reserve_at: when it is to be renewed; likewise.
     # _dead_at: when the holder's lease will be over, as the store said.
     # _watched: when it will be over by this process's clock alone.
     # _told: whether the next request is made since the store told that the lock is free.
@@ -105,13 +104,10 @@ class Poller:
     def _begin(self) -> None:
         self.record: LockRecord | None = None
         self._interval = FIRST_POLL_SECONDS
-        self._forget_reservation()
+        self._reserved_until = -math.inf
         self._dead_at = math.inf
         self._told = self._came_late = False
         self._asked_at = -math.inf
-
-    def _forget_reservation(self) -> None:
-        self._reserved_until = self._reserve_at = -math.inf
 
     async def ask(
         self, wanted: Wanted, waiting_since: float, answer_by: float
@@ -181,14 +177,14 @@ class Poller:
         dead_at = min(
             self._watched.dead_at(self._turn), self._dead_at if self._dead_at > now else math.inf
         )
-        reserve_at = self._reserve_at if self._reserve_at > now else math.inf
-        look_at = min(self._may_reserve_at, reserve_at, dead_at + jittered(FIRST_POLL_SECONDS))
+        renew_at = self._renew_at if self._renew_at > now else math.inf
+        look_at = min(self._may_reserve_at, renew_at, dead_at + jittered(FIRST_POLL_SECONDS))
         return min(jittered(self._interval), max(0.0, look_at - now))
 
     async def end_reservation(self) -> None:
         """End a reservation, shielded and bounded, since nobody waits here any more."""
         if self._reserved_until > monotonic():
-            self._forget_reservation()
+            self._reserved_until = -math.inf
             await finish(self._end_reservation, END_RESERVATION_SECONDS)
 
     async def _end_reservation(self) -> None:
@@ -201,15 +197,19 @@ class Poller:
         return (
             self.record is not None
             and self.record.nonce is not None
-            and monotonic() >= self._reserve_at
+            and monotonic() >= self._renew_at
         )
+
+    @property
+    def _renew_at(self) -> float:
+        """When our reservation is to be renewed; minus infinity if there is none."""
+        return self._reserved_until - RESERVATION_SECONDS / 2
 
     async def _reserve_finds_it_free(self, answer_by: float) -> bool:
         """Reserve the next turn; return whether the lock can be had at once instead."""
         asked = monotonic()
         had_it = asked < self._reserved_until
         self._reserved_until = asked + RESERVATION_SECONDS  # Even if no answer should come.
-        self._reserve_at = asked + RESERVATION_SECONDS / 2
         reply = None
         with anyio.move_on_after(answer_by - asked):
             reply = await ask(
@@ -235,7 +235,7 @@ class Poller:
         self._watched.look(record)
         self._dead_at = now + reply.dead_in_ms / 1000 if reply.dead_in_ms else math.inf
         if record is None or record.next_turn != self._turn:
-            self._forget_reservation()
+            self._reserved_until = -math.inf
         changed_hands = before is None or record is None or before.nonce != record.nonce
         longest = self._busy if changed_hands else LONGEST_POLL_SECONDS
         self._interval = min(longest, self._interval * 2)

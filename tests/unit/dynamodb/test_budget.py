@@ -56,6 +56,11 @@ def an_answer(content: str, **parts: Any) -> Any:
     return answer({"ResponseMetadata": {"HTTPHeaders": {"content-type": content}}, **parts})
 
 
+async def take_a_while(perform: Perform) -> Any:
+    await anyio.sleep(0.04)
+    return {}
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_all_callers_of_a_silent_store_fail_within_one_budget(
     client: FaultyClient,
@@ -88,10 +93,6 @@ def test_waiting_for_a_connection_costs_nothing_while_the_store_answers(
     virtual_clock: VirtualClock,
     backend: Literal["asyncio", "trio"],
 ) -> None:
-    async def take_a_while(perform: Perform) -> Any:
-        await anyio.sleep(0.04)
-        return {}
-
     async def main() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(20):
@@ -111,10 +112,6 @@ def test_waiting_for_a_connection_again_after_a_fault_costs_nothing_either(
     virtual_clock: VirtualClock,
     backend: Literal["asyncio", "trio"],
 ) -> None:
-    async def take_a_while(perform: Perform) -> Any:
-        await anyio.sleep(0.04)
-        return {}
-
     async def main() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(20):

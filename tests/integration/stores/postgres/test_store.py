@@ -231,6 +231,14 @@ async def test_rows_are_removed_an_hour_after_nobody_needs_them(
     assert postgres_table.execute(f"SELECT key FROM {name}") == [("needed",)]
 
 
+async def replace(store: PostgresStore) -> None:
+    """Replace a lock and a value, both under ``k``, that cannot be understood."""
+    await store.force_release("k")
+    assert await store.acquire("k", 60) is not None
+    await store.set("k", 2)
+    assert await store.get("k") == 2
+
+
 async def test_a_row_of_another_format_is_corrupt_and_can_be_replaced(
     store: PostgresStore, postgres_table: PostgresTable
 ) -> None:
@@ -241,10 +249,7 @@ async def test_a_row_of_another_format_is_corrupt_and_can_be_replaced(
         await store.get("k")
     with pytest.raises(CorruptRecordError, match="format is 7"):
         await store.acquire("k", 1)
-    await store.force_release("k")
-    assert await store.acquire("k", 60) is not None
-    await store.set("k", 2)
-    assert await store.get("k") == 2
+    await replace(store)
 
 
 async def test_a_number_that_cannot_grow_is_corrupt_and_can_be_replaced(
@@ -260,10 +265,7 @@ async def test_a_number_that_cannot_grow_is_corrupt_and_can_be_replaced(
         await store.acquire("k", 1)
     with pytest.raises(CorruptRecordError, match="number"):
         await store.reserve_rate("k", 1, 10, 0)
-    await store.force_release("k")
-    assert await store.acquire("k", 60) is not None
-    await store.set("k", 2)
-    assert await store.get("k") == 2
+    await replace(store)
 
 
 async def test_a_row_whose_writer_is_unknown_is_corrupt_and_can_be_replaced(
@@ -277,10 +279,7 @@ async def test_a_row_whose_writer_is_unknown_is_corrupt_and_can_be_replaced(
             await store.get("k")
         with pytest.raises(CorruptRecordError, match="writer"):
             await store.acquire("k", 1)
-    await store.force_release("k")
-    assert await store.acquire("k", 60) is not None
-    await store.set("k", 2)
-    assert await store.get("k") == 2
+    await replace(store)
 
 
 async def test_a_clear_that_lands_late_removes_nothing_that_was_written_since(
