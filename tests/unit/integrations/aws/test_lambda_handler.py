@@ -180,11 +180,13 @@ def test_a_thousand_invocations_leave_nothing_behind(url: str) -> None:
         for _ in range(200):
             handler({}, Context())
         gc.collect()
-        before = process.num_fds(), threading.active_count(), len(gc.get_objects())
+        threads = set(threading.enumerate())
+        files, objects = process.num_fds(), len(gc.get_objects())
         for _ in range(1000):
             handler({}, Context())
         gc.collect()
-    after = process.num_fds(), threading.active_count(), len(gc.get_objects())
-    assert after[:2] == before[:2]
-    assert after[2] - before[2] < 2000, "objects are left"
+    # What an earlier test left to its own threads may end meanwhile: only what is new counts.
+    assert set(threading.enumerate()) <= threads
+    assert process.num_fds() <= files
+    assert len(gc.get_objects()) - objects < 2000, "objects are left"
     assert max(tasks[-1000:]) <= max(tasks[:200])
