@@ -10,7 +10,7 @@ from __future__ import annotations
 import types
 from collections import deque
 from collections.abc import Iterator
-from typing import TypeGuard, TypeVar
+from typing import NoReturn, TypeGuard, TypeVar
 
 KEPT_ATTEMPTS = 10
 """How many errors of the attempts of one call are kept whole."""
@@ -19,6 +19,7 @@ _attributes = vars(BaseException)["__dict__"]
 _traceback = vars(BaseException)["__traceback__"]
 _cause = vars(BaseException)["__cause__"]
 _context = vars(BaseException)["__context__"]
+_hides_context = vars(BaseException)["__suppress_context__"]
 _arguments = vars(BaseException)["args"]
 _members = vars(BaseExceptionGroup)["exceptions"]
 _message = vars(BaseExceptionGroup)["message"]
@@ -94,10 +95,20 @@ def arguments_of(error: BaseException) -> tuple[object, ...]:
     return arguments
 
 
-def cause_of(error: BaseException) -> BaseException | None:
-    """Return what an error was raised from."""
-    cause: BaseException | None = _cause.__get__(error)
-    return cause
+def raise_again(error: BaseException) -> NoReturn:
+    """Raise an error that shows what it has shown before: its cause, or else its context.
+
+    ``raise`` makes what is handled here its context, and ``raise ... from`` hides that.
+
+    :raises BaseException: the error
+    """
+    context, hides = _context.__get__(error), _hides_context.__get__(error)
+    try:
+        raise error
+    finally:
+        _context.__set__(error, context)
+        _hides_context.__set__(error, hides)
+        del error, context  # it keeps this frame
 
 
 def annotate(error: BaseException, note: str, most: int) -> None:

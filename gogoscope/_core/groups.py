@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from gogoscope._core.cancellation import end_what_never_began, unwrapped
+from gogoscope._core.errors import raise_again
 from gogoscope._core.event_loop import running
 from gogoscope._core.interrupts import uninterrupted
 
@@ -72,7 +73,7 @@ class Companion:
         try:
             await self._group.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            raise unwrapped(group) from None
+            raise_again(unwrapped(group))
 
     @uninterrupted
     async def _run(self) -> None:

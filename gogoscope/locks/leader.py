@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import anyio
 
 from gogoscope._core.background import Home
-from gogoscope._core.errors import cause_of, is_a
+from gogoscope._core.errors import is_a, raise_again
 from gogoscope._core.hints import explains
 from gogoscope._core.jitter import jittered
 from gogoscope._core.stopping import REASON, Stopping, refusal
@@ -133,9 +133,9 @@ class Campaign(LockBlock[TermT]):
         finally:
             self._locked.stopping.leave(self._resign_if_stopping)
         rest = self._without_loss(outgoing)
-        if rest is None or rest is exc:
-            return rest is None
-        raise rest from cause_of(rest)
+        if rest is not None and rest is not exc:
+            raise_again(rest)
+        return rest is None
 
     def _without_loss(self, error: BaseException | None) -> BaseException | None:
         """Return an error, or the rest of a group, without the loss of the term."""

@@ -21,7 +21,7 @@ from typing import Generic, Protocol, TypeVar
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import is_cancellation, unwrapped
-from gogoscope._core.errors import cause_of, first_of, is_a, lead_to
+from gogoscope._core.errors import first_of, is_a, lead_to, raise_again
 from gogoscope._core.groups import Companion
 from gogoscope._core.hints import open_already
 from gogoscope._core.interrupts import uninterrupted_methods
@@ -163,7 +163,7 @@ class LeaseBlock(Generic[B]):
         except BaseException as raised:  # noqa: BLE001 - raised again when the lease is given up
             leaving = await self._let_go(raised)
             assert leaving is not None
-            raise leaving from cause_of(leaving)
+            raise_again(leaving)
         return self._locked
 
     async def _leave(
@@ -181,9 +181,9 @@ class LeaseBlock(Generic[B]):
             leaving = raised
         lost = self._loss()
         leaving = first_of(await self._let_go(leaving), lost)
-        if leaving is None or leaving is exc:
-            return leaving is None
-        raise leaving from cause_of(leaving)
+        if leaving is not None and leaving is not exc:
+            raise_again(leaving)
+        return leaving is None
 
     async def _let_go(self, leaving: BaseException | None) -> BaseException | None:
         """Stop the renewals, then give the lease up; return what leaves the block."""

@@ -39,7 +39,7 @@ from gogoscope._core.cancellation import (
     without_echo,
 )
 from gogoscope._core.context import current, slots_lent
-from gogoscope._core.errors import cause_of, first_of, is_a, lead_to
+from gogoscope._core.errors import first_of, is_a, lead_to, raise_again
 from gogoscope._core.event_loop import running
 from gogoscope._core.resources import Resources
 from gogoscope.events import ScopeEnded, ScopeStarted
@@ -144,9 +144,9 @@ class Lifecycle(Block):
         if self._exit is not None:  # an observer of this very end
             lead_to(self._exit, leaving)
             leaving = self._exit
-        if leaving is None or leaving is exc:
-            return leaving is None
-        raise leaving from cause_of(leaving)
+        if leaving is not None and leaving is not exc:
+            raise_again(leaving)
+        return leaving is None
 
     def _check_leaving(self) -> None:
         """Refuse to leave the block where that would tear the cancel scopes of tasks.
@@ -179,6 +179,10 @@ class Lifecycle(Block):
             await self._wait_for_works(leaving)  # which the closing began
         await leaving.take(self._home.settle)
         await self._leave_group(leaving)
+        if self._cancelling:
+            # asyncio may have thrown into the step before. What leaves the block would then forget
+            # what it was raised in: the interpreter makes what the body handles its context.
+            await leaving.take(checkpoint)
         current.set(self._outer)
         if self._outer is not None:
             self._outer._inside.discard(self)

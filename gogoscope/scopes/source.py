@@ -18,7 +18,7 @@ import anyio
 
 from gogoscope._core.background import Home
 from gogoscope._core.context import Frame
-from gogoscope._core.errors import split_group
+from gogoscope._core.errors import raise_again, split_group
 from gogoscope._core.slots import Slot, Slots
 
 Item = TypeVar("Item")
@@ -231,7 +231,7 @@ async def _close(source: object) -> None:
         # A task group around a "yield" makes a group of the exception that closes a generator.
         rest = split_group(group, GeneratorExit)[1]
         if rest is not None:
-            raise rest from None
+            raise_again(rest)
     finally:
         del source
 

@@ -37,7 +37,7 @@ from gogoscope._core.cancellation import (
     without_echo,
 )
 from gogoscope._core.context import current
-from gogoscope._core.errors import cause_of, is_a
+from gogoscope._core.errors import is_a, raise_again
 from gogoscope._core.event_loop import EventLoop, running
 from gogoscope._core.interrupts import uninterrupted, uninterrupted_methods
 from gogoscope.exceptions import TaskCancelled
@@ -276,7 +276,7 @@ class Workers(Generic[Item, T]):
                 await source.run()
         except BaseException as raised:  # noqa: BLE001 - it is kept, or goes on
             if not self._keeps(raised):
-                raise without_echo(raised) from cause_of(raised)
+                raise_again(without_echo(raised))
         finally:
             self._source_ended()
             del self, source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -460,3 +460,104 @@ async def test_a_stream_that_is_forgotten_in_another_thread_is_closed_by_its_blo
             thread = threading.Thread(target=forget, args=[completed])
             thread.start()
             thread.join()
+
+
+def shown(error: BaseException) -> list[str]:
+    """Return the errors that a traceback shows, the first one first."""
+    names = [type(error).__name__]
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return names if earlier is None else shown(earlier) + names
+
+
+async def fail_while_handling() -> None:
+    try:
+        raise KeyError
+    except KeyError:
+        raise ValueError  # noqa: B904 - as users do
+
+
+async def fail_hiding() -> None:
+    try:
+        raise KeyError
+    except KeyError:
+        raise ValueError from None
+
+
+async def fail_for_a_cause() -> None:
+    try:
+        raise KeyError
+    except KeyError as cause:
+        raise ValueError from cause
+
+
+@asynccontextmanager
+async def closing_with(fail: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await fail()
+
+
+async def by_a_task(fail: Callable[[], Awaitable[None]]) -> None:
+    async with scope(fail_fast=True) as s:
+        s.task(fail)
+        await anyio.sleep_forever()
+
+
+async def by_a_task_that_is_awaited(fail: Callable[[], Awaitable[None]]) -> None:
+    async with scope() as s:
+        await s.call(fail)
+
+
+async def by_a_resource(fail: Callable[[], Awaitable[None]]) -> None:
+    async with scope() as s:
+        await s.enter(closing_with(fail))
+
+
+async def by_a_resource_of_a_lock(fail: Callable[[], Awaitable[None]]) -> None:
+    async with scope() as s, s.lock("stock") as locked:
+        await locked.enter(closing_with(fail))
+
+
+async def by_a_resource_of_a_term(fail: Callable[[], Awaitable[None]]) -> None:
+    async with scope() as s, s.leader("stock") as term:
+        await term.enter(closing_with(fail))
+
+
+WAYS = [
+    by_a_task,
+    by_a_task_that_is_awaited,
+    by_a_resource,
+    by_a_resource_of_a_lock,
+    by_a_resource_of_a_term,
+]
+
+
+@pytest.mark.parametrize("leave", WAYS)
+@pytest.mark.parametrize(
+    ("fail", "expected"),
+    [
+        (fail_while_handling, ["KeyError", "ValueError"]),
+        (fail_for_a_cause, ["KeyError", "ValueError"]),
+        (fail_hiding, ["ValueError"]),
+    ],
+)
+async def test_rule_4_an_error_that_leaves_a_block_shows_what_it_was_raised_in(
+    leave: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+    fail: Callable[[], Awaitable[None]],
+    expected: list[str],
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        await leave(fail)
+    assert shown(caught.value) == expected
+
+
+async def test_rule_4_an_error_of_the_closing_shows_that_of_the_body() -> None:
+    async def close() -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError) as caught:
+        async with scope() as s:
+            await s.enter(closing_with(close))
+            raise KeyError
+    assert shown(caught.value) == ["KeyError", "ValueError"]

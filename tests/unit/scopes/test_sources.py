@@ -518,3 +518,21 @@ async def test_a_source_that_is_cancelled_while_it_waits_for_room_tells_its_cons
                 stepping[0].cancel()
         assert (await s.task(double, 1)).value == 2
     assert seen[:2] == [0, 2]
+
+
+async def test_rule_12_what_ends_the_program_in_a_source_shows_what_it_was_raised_in() -> None:
+    class EndOfProgram(BaseException):
+        pass
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            raise KeyError
+        except KeyError:
+            raise EndOfProgram  # noqa: B904 - as users do
+        yield 1
+
+    with pytest.raises(EndOfProgram) as caught:
+        async with scope() as s:
+            await s.map(double, source())
+    assert isinstance(caught.value.__context__, KeyError)
+    assert not caught.value.__suppress_context__
