@@ -181,7 +181,9 @@ async def take(home: Home, leases: JobLeases, options: JobOptions) -> LockHandle
 
     def look() -> None:
         record = leases.found
-        if record is not None and record.version > options.version and not options.restart:
+        if record is None or options.restart:
+            return
+        if record.is_newer_than(options.version):
             raise JobVersionError(options.key, record.version, options.version)
 
     line = lines.of(jobs_of(home), options.key)

@@ -37,6 +37,10 @@ class JobRecord:
         """Return whether the job finished so long ago that it begins anew."""
         return self.until_ms is not None and self.until_ms <= now_ms
 
+    def is_newer_than(self, version: int) -> bool:
+        """Return whether a newer program has saved a state; one that saved none left no form."""
+        return self.saves > 0 and self.version > version
+
 
 @frozen
 class JobReply:

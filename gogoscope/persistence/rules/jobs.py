@@ -32,7 +32,7 @@ def claim(
 ) -> tuple[JobRecord, JobReply]:
     """Let the caller have the job, unless somebody has it or a newer program saved its state."""
     anew = record is None or restart or record.is_forgotten(now_ms)
-    if record is not None and not anew and record.version > version:
+    if record is not None and not anew and record.is_newer_than(version):
         return record, JobReply(granted=False, record=record)
     before = None if record is None else record.lease
     lease, reply = lock_rules.claim(

@@ -205,6 +205,36 @@ async def test_a_state_of_an_older_version_is_migrated_or_refused(store: JobStor
             assert job.state == "anew"
 
 
+async def test_a_newer_version_that_saved_nothing_keeps_no_older_one_out(store: JobStore) -> None:
+    async with scope(persistence=store) as s:
+        with pytest.raises(OSError, match="broken"):
+            async with s.job("import", version=2):
+                raise OSError("broken")
+        async with s.job("import", "from the start", version=1) as job:
+            assert job.state == "from the start"
+
+
+async def test_a_newer_version_that_saves_while_an_older_one_waits_keeps_it_out(
+    store: JobStore,
+) -> None:
+    waits = anyio.Event()
+
+    async def go_back() -> None:
+        waits.set()
+        with pytest.raises(JobVersionError, match="newer"):
+            async with s.job("import", version=1):
+                pytest.fail("it has another form")
+
+    async with scope(persistence=store) as s:
+        with pytest.raises(OSError, match="broken"):
+            async with s.job("import", version=2) as job:
+                older = s.task(go_back)
+                await waits.wait()
+                await job.save(7)
+                raise OSError("broken")
+        (await older).unwrap()
+
+
 async def test_a_state_that_cannot_be_kept_is_refused_and_changes_nothing(store: JobStore) -> None:
     async with scope(persistence=store) as s, s.job("import", 0) as job:
         with pytest.raises(TypeError, match="tuple"):

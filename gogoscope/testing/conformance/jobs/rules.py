@@ -228,6 +228,17 @@ class JobConformance(Conformance):
         await store.release_job("job", "c")
         assert (await taken(store, "d", restart=True)).record.version == 1
 
+    async def test_a_newer_version_that_saved_nothing_keeps_no_older_one_out(
+        self, store: JobProvider
+    ) -> None:
+        await taken(store, "a", version=2)
+        await store.release_job("job", "a")
+        older = (await taken(store, "b", version=1)).record.lease
+        await save(store, older, 7, version=1)
+        await store.release_job("job", "b")
+        kept = (await taken(store, "c", version=1)).record
+        assert (kept.saves, kept.version) == (1, 1)
+
     async def test_jobs_are_listed_with_what_is_known_of_them(
         self, store: JobProvider, clock: ManualClock
     ) -> None:
