@@ -39,7 +39,7 @@ from gogoscope._core.clock import monotonic
 from gogoscope.events import RateLimitExceeded, RateLimitPaused, RateLimitWaited
 from gogoscope.exceptions import GogoscopeError, RateLimitExceededError
 from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
-from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateReply
+from gogoscope.persistence.rate_records import RateReply
 from gogoscope.rate_limits.batches import Batches
 from gogoscope.rate_limits.contact import STORE_SECONDS, Contact
 from gogoscope.rate_limits.outage import microseconds
@@ -114,8 +114,7 @@ class Bucket:
     async def charge(self, home: Home, place: Place, cost_us: int) -> None:
         """Take more for a call that has cost more than was reserved for it."""
         if not place.local:
-            work = partial(self.contact.reserve, cost_us, LONGEST_WAIT_US)
-            await self.contact.quietly(home, work)
+            await self.contact.quietly(home, partial(self.contact.charge, cost_us))
 
     async def pause(self, home: Home, seconds: float) -> None:
         """Admit nobody for a while.

@@ -67,6 +67,18 @@ class Contact:
         wait_us = min(wait_us, LONGEST_WAIT_US)
         return await self._learn(self._provider.reserve_rate, cost_us, self._burst_us, wait_us)
 
+    async def charge(self, cost_us: int) -> None:
+        """Take what was spent already: all of it, or as much as a place may be ahead.
+
+        :raises GogoscopeError: if the store fails
+        """
+        reply = await self.reserve(cost_us, LONGEST_WAIT_US)
+        if not reply.granted:
+            furthest_us = reply.now_us + self._burst_us + LONGEST_WAIT_US
+            room_us = furthest_us - max(reply.tat_us, reply.now_us)
+            if room_us > 0:
+                await self.reserve(room_us, LONGEST_WAIT_US)
+
     async def pause(self, seconds: float) -> None:
         """Admit nobody for a while.
 

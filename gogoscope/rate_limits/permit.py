@@ -37,7 +37,7 @@ class Permit:
         """Say what the block has really cost; the limit is corrected at its end.
 
         What was not spent is returned if nobody has reserved anything since; otherwise it is lost.
-        If more was spent, the calls to come wait for it.
+        If more was spent, the calls to come wait for it, a day at most.
 
         :param units: in the units of the limit, 0 or more
         :raises TypeError: if it is no number
@@ -124,7 +124,7 @@ class Limiter:
 
     async def correct(self, place: Place, spent: float) -> None:
         """Return what was reserved and not spent, or take what was spent beyond."""
-        more_us = self.policy._cost_us(spent) - place.cost_us
+        more_us = self.policy._spent_us(spent) - place.cost_us
         if more_us < 0:
             await self.bucket.give_back(self.home, place, -more_us)
         elif more_us > 0:

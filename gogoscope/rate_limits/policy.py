@@ -13,6 +13,7 @@ from attrs.validators import optional
 from gogoscope._core.arguments import count, observer, shown
 from gogoscope._core.callables import refuse_async
 from gogoscope._core.durations import LARGEST, duration, seconds, to_seconds, to_seconds_or_none
+from gogoscope.persistence.rate_records import LONGEST_WAIT_US
 from gogoscope.persistence.validation import MAX_TTL, check_key
 
 HIGHEST_RATE = 1e6
@@ -125,6 +126,11 @@ class RatePolicy:
     def _cost_us(self, units: float) -> int:
         """Return what units cost, in microseconds; rounded up, so that the rate is kept."""
         return math.ceil(units * self._unit_us)
+
+    def _spent_us(self, units: float) -> int:
+        """Return what was spent, in microseconds; no more than any bucket can be behind."""
+        most_us = 2 * self._burst_us + LONGEST_WAIT_US
+        return self._cost_us(units) if units * self._unit_us < most_us else most_us
 
     def _checked_cost_us(self, cost: float) -> int:
         """Return what a call costs.

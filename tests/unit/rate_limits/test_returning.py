@@ -56,6 +56,21 @@ def test_what_was_spent_beyond_is_taken(run: Run, store: CountingStore) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("spent", [9_000, 1e18, 1e308, pytest.param(10**308, id="10**308")])
+def test_what_was_spent_beyond_a_day_is_taken_for_a_day(
+    run: Run, store: CountingStore, spent: float
+) -> None:
+    tokens = RateLimit("tokens", rate=1, per=10, burst=100)
+
+    async def main() -> None:
+        async with scope(persistence=store):
+            async with tokens.acquire(50) as permit:
+                permit.spent(spent)
+            assert (await tokens.state()).full_in == pytest.approx(86_400 + 1000, abs=0.001)
+
+    run(main)
+
+
 def test_the_last_who_waits_returns_its_place_when_cancelled(
     run: Run, store: CountingStore
 ) -> None:
