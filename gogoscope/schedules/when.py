@@ -66,7 +66,7 @@ class Interval:
 
     def describe(self) -> str:
         """Return the definition as a text."""
-        return f"every {self.period_ms / 1000:g} s"
+        return f"every {self.period_ms / 1000:.15g} s"  # all digits, or two may say the same
 
     def next_ms(self, after_ms: int) -> int:
         """Return the first tick after a time."""

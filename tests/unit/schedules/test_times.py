@@ -37,6 +37,8 @@ def test_an_interval_is_aligned_to_the_epoch() -> None:
         "2026-03-02T00:00+00:00"
     )
     assert interval(0.05).describe() == "every 0.05 s"
+    assert interval(1_000_001).describe() == "every 1000001 s"
+    assert interval(365_000 * 86_400 - 0.001).describe() == "every 31535999999.999 s"
 
 
 @settings(deadline=None)
