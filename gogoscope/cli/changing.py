@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -168,7 +167,7 @@ async def resolve(
             runs.run_outcome(value)
         except (TypeError, ValueError) as error:
             raise EndedError(ExitCode.WRONG_USE, f"--result cannot be kept: {error}") from error
-        answer = {"result": value, "keep": None if keep is None else timedelta(seconds=keep)}
+        answer = {"result": value, "keep": keep}
     record = await runs.read_run(key)
     if record is None:
         raise EndedError(ExitCode.FOUND, f"there is no run {key!r}")

@@ -120,6 +120,12 @@ def test_a_result_may_begin_with_a_dash(command: Command, url: str) -> None:
     assert shown.code == 0
 
 
+def test_a_result_may_be_kept_for_the_shortest_time(command: Command, url: str) -> None:
+    resolve = ("resolve", "charge:died", "--result", "1", "--keep", "0.0000001")
+    shown = command(*resolve, "--yes", "--store", url)
+    assert (shown.code, shown.out) == (0, "run 'charge:died' is done\n")
+
+
 def test_resolve_lets_a_run_that_died_be_repeated(command: Command, url: str) -> None:
     shown = command("resolve", "charge:dead", "--repeat", "--yes", "--json", "--store", url)
     assert shown.document == {"key": "charge:dead", "resolved": "repeat"}
