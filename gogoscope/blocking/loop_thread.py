@@ -264,6 +264,8 @@ def loop_thread() -> LoopThread:
     :raises ScopeClosedError: if no thread can be started, as the interpreter ends
     """
     global _thread  # noqa: PLW0603 - it is that of the process
+    if sys.is_finalizing():  # what is called by __del__ now would wait for ever for a thread
+        raise ScopeClosedError("the event loop of gogoscope.blocking cannot start: Python ends")
     if _thread is None or not _thread.is_here():
         refuse_green_threads()
         with _guard:

@@ -115,6 +115,31 @@ except ScopeClosedError as error:
     assert "cannot start: can't create new thread" in told
 
 
+@pytest.mark.parametrize("before", ["pass", 'db.cache.get("k")'])
+def test_what_python_deletes_at_its_end_does_not_wait_for_a_thread(
+    tmp_path: Path, before: str
+) -> None:
+    program = (
+        START
+        + f"""
+{before}
+
+class Last:
+    def __del__(self):
+        try:
+            db.cache.get("k")
+        except ScopeClosedError as error:
+            print(error, flush=True)
+
+import builtins
+builtins.last = Last()  # outlives all modules
+"""
+    )
+    assert run(program, tmp_path) == [
+        "the event loop of gogoscope.blocking cannot start: Python ends"
+    ]
+
+
 def test_a_program_ends_after_an_error_in_a_block(tmp_path: Path) -> None:
     program = (
         START
