@@ -69,6 +69,7 @@ class Circuit:
     """
 
     __slots__ = (
+        "__weakref__",
         "contact",
         "name",
         "plain",
@@ -211,6 +212,18 @@ class Circuit:
     def store_failed(self) -> bool:
         """Whether the store failed when it was last asked."""
         return self.contact.failed
+
+    def is_idle(self, seconds: float) -> bool:
+        """Return whether it is closed, has nothing to send, and was not used for so long.
+
+        The calls that it has counted for a rate have left their window by then. It may have a call
+        in flight all the same.
+        """
+        snapshot, contact = self.snapshot, self.contact
+        if snapshot.state.state != "closed" or snapshot.dirty:
+            return False
+        longest = max([seconds, *snapshot.rates])
+        return not self.probes.any and clock_here().elapsed() - contact.ask_at > longest
 
     @property
     def left_to_call(self) -> bool:

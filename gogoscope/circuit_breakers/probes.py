@@ -111,6 +111,12 @@ class Probes:
         """How many claims have no answer yet."""
         return len(self._claims.in_flight)
 
+    @property
+    def any(self) -> bool:
+        """Whether a probe is claimed, kept or at work."""
+        claims = self._claims
+        return bool(claims.in_flight or claims.kept or claims.running)
+
     def note_rejected(self) -> None:
         """Note that a call is rejected: the circuit is busy for a moment."""
         self._claims.rejected_ms = now_ms()

@@ -17,7 +17,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from gogoscope._core.arguments import encodable
 from gogoscope._core.background import Home, ProcessObserver, run_nothing
@@ -37,6 +37,10 @@ from gogoscope.stores.memory import process_store
 
 REMEMBERED = 1024
 """How many unused circuits are remembered, of each store and of each thread."""
+MANY = 256
+"""How many circuits a scope has before it looks for those that are idle."""
+IDLE_SECONDS = 600.0
+"""For how long a circuit was not used that a scope forgets."""
 SETTLE_SECONDS = 1.0
 """How long the end of a scope waits until everything is sent to the store."""
 RECOVERY_SECONDS = 0.05
@@ -47,12 +51,16 @@ class Circuits:
     """The circuits of one scope; attached to it, and settled at its end.
 
     There is one for each name, of the policy that was used last: one that is written where it is
-    used is another policy each time. What all of them know and have to send is shared.
+    used is another policy each time. What all of them know and have to send is shared. Those that
+    are idle are forgotten, so that a long scope does not keep each name that it has ever used.
     """
+
+    # _look_at: how many circuits there are when the idle ones are looked for.
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._circuits: dict[str, Circuit] = {}
+        self._look_at = MANY
         self._term = Term()
         self._to_finish: list[Circuit] | None = None
 
@@ -74,8 +82,19 @@ class Circuits:
             shared = shared_circuit(provider, name)
             spawn, home, term = self._home.spawn, self._home, self._term
             circuit = Circuit(policy, name, provider, shared, spawn, home, term)
+            if len(self._circuits) >= self._look_at:
+                self._forget_idle()
             self._circuits[name] = circuit
         return circuit
+
+    def _forget_idle(self) -> None:
+        """Forget the circuits that are idle, unless a call has one: its end may be to be sent."""
+        idle = [name for name, kept in self._circuits.items() if kept.is_idle(IDLE_SECONDS)]
+        for name in idle:
+            in_use = ref(self._circuits.pop(name))()
+            if in_use is not None:
+                self._circuits[name] = in_use
+        self._look_at = max(MANY, 2 * len(self._circuits))
 
     def begin_end(self) -> float:
         """Choose the circuits to finish: those whose store does not fail as the end begins.

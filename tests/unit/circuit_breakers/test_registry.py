@@ -12,11 +12,12 @@ from typing import Any
 import anyio
 import pytest
 
-from gogoscope import CircuitBreaker, CircuitOpenError, open_persistence, scope
-from gogoscope.circuit_breakers.registry import Circuits, here, recent
+from gogoscope import CircuitBreaker, CircuitOpenError, Scope, open_persistence, scope
+from gogoscope.circuit_breakers.registry import IDLE_SECONDS, MANY, Circuits, here, recent
 from gogoscope.exceptions import StoreConnectionError
 from gogoscope.persistence import CircuitBreakerState, FailureReport
 from gogoscope.stores import MemoryStore
+from gogoscope.testing import VirtualClock
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
 SCRIPT = """
@@ -258,3 +259,70 @@ async def test_a_scope_whose_name_utf_8_cannot_hold_has_a_circuit_in_the_store(
         ) as s:
             _ = (await s.task(fetch)).error
         assert set(await store.circuits()) == {r"script\udcff"}
+
+
+def test_a_long_scope_forgets_circuits_that_are_idle(virtual_clock: VirtualClock) -> None:
+    async def program() -> None:
+        async with scope(persistence=MemoryStore()) as s:
+            for number in range(8 * MANY):
+                assert await s.call(fine, circuit_breaker=CircuitBreaker(f"tenant {number}")) == 1
+                if number % MANY == 0:
+                    await anyio.sleep(2 * IDLE_SECONDS)
+            assert len(Circuits.of(s._home)._circuits) <= 2 * MANY + 1
+
+    virtual_clock.run(program)
+
+
+class StoreThatIsAway(MemoryStore):
+    """A store that takes no failures for a time."""
+
+    away = False
+
+    async def count_failures(self, key: str, report: FailureReport) -> CircuitBreakerState:
+        if self.away:
+            raise StoreConnectionError("away")
+        return await super().count_failures(key, report)
+
+
+def test_a_circuit_is_not_forgotten_that_has_a_call_or_something_to_send_or_counts(
+    virtual_clock: VirtualClock,
+) -> None:
+    store = StoreThatIsAway()
+    rated = CircuitBreaker(
+        "rated", failure_rate=0.5, minimum_calls=2, window=20 * IDLE_SECONDS, reset_timeout=10**6
+    )
+    slow, unsent = CircuitBreaker("slow", failure_threshold=9), CircuitBreaker("unsent")
+
+    async def slow_failure() -> None:
+        await anyio.sleep(10 * IDLE_SECONDS)
+        raise OSError
+
+    async def many(s: Scope, kind: str) -> None:
+        for number in range(3 * MANY):
+            if number % MANY == 0:
+                await anyio.sleep(2 * IDLE_SECONDS)
+            await s.call(fine, circuit_breaker=CircuitBreaker(f"{kind} {number}"))
+
+    async def program() -> None:
+        async with scope(persistence=store) as s:
+            circuits = Circuits.of(s._home)._circuits
+            in_flight = s.task(slow_failure, circuit_breaker=slow)
+            _ = (await s.task(broken, circuit_breaker=rated)).error
+            store.away = True
+            _ = (await s.task(broken, circuit_breaker=unsent)).error
+            await many(s, "first")
+            assert {"rated", "slow", "unsent"} <= circuits.keys()
+            assert len(circuits) < 2 * MANY
+            store.away = False
+            _ = (await s.task(broken, circuit_breaker=rated)).error
+            refused = await s.task(fine, circuit_breaker=rated)
+            assert isinstance(refused.error, CircuitOpenError)
+            _ = (await in_flight).error
+            _ = (await s.task(broken, circuit_breaker=unsent)).error  # and what was not sent yet
+            await many(s, "second")
+            assert "rated" in circuits, "it is open"
+            assert not {"slow", "unsent"} & circuits.keys()
+        assert (await slow.state(store)).failure_count == 1
+        assert (await unsent.state(store)).failure_count == 2
+
+    virtual_clock.run(program)
