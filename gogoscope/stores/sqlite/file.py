@@ -11,7 +11,8 @@ and tries again. Invariants:
 - An operation is one transaction, which is rolled back if anything goes wrong inside. A busy file
   is noticed before anything is written, so trying again is safe.
 - ``_poller`` lets one task of this process try again at a time, so that many that wait do not
-  storm the file.
+  storm the file. It is new with each opening, as ``_thread`` is, and an operation keeps to those
+  that it began with: it ends with its opening, though the file may be open again by then.
 - A forked process must not inherit a connection, not even to close it. SQLite would believe that
   the locks on the file, which are the parent's, are its own. Then whoever is the last to close the
   file removes its write-ahead log, while the forked process uses it. So a fork waits until the
@@ -85,7 +86,7 @@ class SQLiteFile:
         self._poller = anyio.Lock()
         self._thread = WorkerThread(f"gogoscope SQLite {self.path}")
         try:
-            await self._try_until_free(self._connect)
+            await self._try_until_free(self._connect, self._thread, self._poller)
         except BaseException:
             await self.close()
             raise
@@ -119,22 +120,26 @@ class SQLiteFile:
         """
         self.life.check()
         attempt = functools.partial(self._use, work)
+        thread, poller = self._thread, self._poller
         try:
-            return await self._thread.run(attempt, urgent=is_urgent())
+            return await thread.run(attempt, urgent=is_urgent())
         except _BusyError:
-            return await self._try_until_free(attempt)
+            return await self._try_until_free(attempt, thread, poller)
         except ThreadGoneError:
             raise self._closed() from None
 
-    async def _try_until_free(self, attempt: Callable[[], Result]) -> Result:
+    async def _try_until_free(
+        self, attempt: Callable[[], Result], thread: WorkerThread, poller: anyio.Lock
+    ) -> Result:
+        """Try again and again; thread and poller are those of the opening that this began in."""
         deadline = monotonic() + self._busy_timeout
         pause = FIRST_PAUSE
         with nothing_done:
-            await self._poller.acquire()
+            await poller.acquire()
         try:
             while True:
                 try:
-                    return await self._thread.run(attempt, urgent=is_urgent())
+                    return await thread.run(attempt, urgent=is_urgent())
                 except _BusyError as error:
                     if monotonic() >= deadline:
                         raise _too_busy(self.path, self._busy_timeout) from error.__cause__
@@ -144,7 +149,7 @@ class SQLiteFile:
                     await anyio.sleep(jittered(pause))
                 pause = min(2 * pause, LONGEST_PAUSE)
         finally:
-            self._poller.release()
+            poller.release()
 
     def _closed(self) -> PersistenceError:
         return PersistenceError(f"the SQLite store {self.path!r} is not open: it has been closed")

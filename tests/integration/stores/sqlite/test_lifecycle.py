@@ -189,6 +189,33 @@ async def test_a_call_that_waits_for_another_process_is_refused_once_the_store_i
     assert len(refused) == 1
 
 
+async def test_calls_that_wait_for_another_process_are_refused_though_the_store_is_opened_again(
+    path: Path,
+) -> None:
+    async with SQLiteStore(path):
+        pass
+    store = SQLiteStore(path)
+    refused: list[str] = []
+
+    async def use() -> None:
+        with pytest.raises(PersistenceError, match="is not open") as caught:
+            await store.set("k", 1)
+        refused.append(str(caught.value))
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            async with store:
+                with another_writer(path):
+                    group.start_soon(use)
+                    group.start_soon(use)
+                    await anyio.wait_all_tasks_blocked()
+                    await store.aclose()
+                    await store.__aenter__()
+                    while len(refused) < 2:
+                        await anyio.sleep(0.001)
+                assert await store.set("k", 2)
+
+
 async def test_closing_twice_is_closing_once(path: Path) -> None:
     store = SQLiteStore(path)
     with anyio.fail_after(10):
