@@ -8,7 +8,7 @@ from datetime import timedelta
 from types import TracebackType, UnionType
 from typing import Self
 
-from gogoscope.exceptions import InvalidURLError
+from gogoscope.exceptions import InvalidURLError, PersistenceError
 from gogoscope.persistence import (
     BaseStore,
     Clock,
@@ -158,6 +158,7 @@ class DynamoDBAdapter(
         if not self._owns_client:
             return self
         self._life.begin()
+        opening = self._life.opening
         try:
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(
@@ -165,10 +166,11 @@ class DynamoDBAdapter(
                 )
                 if self._creates_table:
                     await create_table(client, self._table.name)
+                self._check_not_closed_since(opening)
                 self._table.opened(client)
                 self._exit = stack.pop_all()
         except BaseException:
-            self._life.end()
+            self._life.end(opening)
             raise
         return self
 
@@ -189,7 +191,7 @@ class DynamoDBAdapter(
         """
         if not (self._owns_client and self._life.may_close()):
             return
-        renewals = self._table.renewals
+        opening, renewals = self._life.opening, self._table.renewals
         self._table.opened(None)
         exits, self._exit = self._exit, AsyncExitStack()
         try:
@@ -197,7 +199,11 @@ class DynamoDBAdapter(
                 exits.push_async_callback(renewals.end)
                 await exits.aclose()
         finally:
-            self._life.end()
+            self._life.end(opening)
+
+    def _check_not_closed_since(self, opening: object) -> None:
+        if self._life.opening is not opening or not self._life.open:
+            raise PersistenceError(f"{self!r} was closed while it was opened")
 
     async def examine(self) -> list[Finding]:
         """Look at the table, and compare the clock of this machine with the server's.

@@ -29,9 +29,21 @@ class Life:
     :param store: what it is called in messages, such as ``the SQLite store 'app.db'``
     :param ready: whether it is open from the start, for whoever uses it first
     :param asyncio_for: the library for whose sake it can be opened on asyncio only, if there is one
+
+    ``opening`` is another object after each opening. To close a store takes time, in which somebody
+    else may close it, too, and open it again: whoever compares this ends no opening but its own.
     """
 
-    __slots__ = ("_asyncio_for", "_loop", "_native", "_process", "_ready", "_store", "_thread")
+    __slots__ = (
+        "_asyncio_for",
+        "_loop",
+        "_native",
+        "_process",
+        "_ready",
+        "_store",
+        "_thread",
+        "opening",
+    )
 
     def __init__(self, store: str, *, ready: bool = False, asyncio_for: str | None = None) -> None:
         self._store = store
@@ -41,6 +53,7 @@ class Life:
         self._native: Any = None
         self._process = os.getpid()
         self._thread = ""
+        self.opening = object()
 
     @property
     def open(self) -> bool:
@@ -65,10 +78,15 @@ class Life:
         self._native = current_token().native_token
         self._process = os.getpid()
         self._thread = threading.current_thread().name
+        self.opening = object()
 
-    def end(self) -> None:
-        """Note that the store is closed; it may be opened again."""
-        self._loop = self._native = None
+    def end(self, opening: object = None) -> None:
+        """Note that the store is closed; it may be opened again.
+
+        :param opening: which opening ends, if another one may have followed it, which then lasts
+        """
+        if opening is None or opening is self.opening:
+            self._loop = self._native = None
 
     def check(self) -> None:
         """Make sure that the store may be used here.

@@ -91,12 +91,13 @@ class PostgresClient:
         self.clock = ServerClock()
         self._make_rooms()
 
-    def close(self) -> None:
+    def close(self, opening: object) -> None:
         """Close all connections; those in use are closed when they were answered.
 
+        :param opening: which opening ends; one that has followed it lasts
         :raises PersistenceError: if the store belongs to another event loop that still runs
         """
-        if not self.life.may_close():
+        if self.life.opening is not opening or not self.life.may_close():
             return
         self.life.end()
         self._drop_idle()

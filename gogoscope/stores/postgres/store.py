@@ -117,10 +117,11 @@ class PostgresStore(RecordStore):
 
     async def __aenter__(self) -> Self:
         self._client.open()
+        opening = self._life.opening
         try:
             await set_up(self._client, self._table, create=self._create)
         except BaseException:
-            self._client.close()
+            self._client.close(opening)
             raise
         return self
 
@@ -179,10 +180,11 @@ class PostgresStore(RecordStore):
         """
         if not self._life.may_close():
             return
+        opening = self._life.opening
         try:
             await self._listener.close(orphaned=self._life.orphaned)
         finally:  # asyncio's own cancellation knows no shield
-            self._client.close()
+            self._client.close(opening)
 
     async def examine(self) -> list[Finding]:
         """Look at the server, and at what this user may do with the table.

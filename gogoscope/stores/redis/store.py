@@ -84,13 +84,14 @@ class RedisStore(RecordStore):
 
     async def __aenter__(self) -> Self:
         self._life.begin()
+        opening = self._life.opening
         try:
             self._server.open()
             await self.ping()
             self._entries.opened()
             self._read_info(await examination.info(self._server))
         except BaseException:
-            await self._close()
+            await self._close(opening)
             raise
         return self
 
@@ -117,18 +118,21 @@ class RedisStore(RecordStore):
         :raises PersistenceError: if the store belongs to another event loop that still runs
         """
         if self._life.may_close():
-            await self._close()
+            await self._close(self._life.opening)
 
-    async def _close(self) -> None:
+    async def _close(self, opening: object) -> None:
+        if self._life.opening is not opening:
+            return
         # Each step is taken whatever becomes of the one before: asyncio's own cancellation knows no
         # shield.
         try:
             await self._entries.listener.close(orphaned=self._life.orphaned)
         finally:
-            try:
-                await self._server.close()
-            finally:
-                self._life.end()
+            if self._life.opening is opening:
+                try:
+                    await self._server.close()
+                finally:
+                    self._life.end(opening)
 
     async def ping(self) -> None:
         """Ask the server for its time, to see that it answers.

@@ -85,10 +85,11 @@ class SQLiteFile:
         self.life.begin()
         self._poller = anyio.Lock()
         self._thread = WorkerThread(f"gogoscope SQLite {self.path}")
+        opening = self.life.opening
         try:
             await self._try_until_free(self._connect, self._thread, self._poller)
         except BaseException:
-            await self.close()
+            await self._close(opening)
             raise
 
     async def close(self) -> None:
@@ -96,20 +97,25 @@ class SQLiteFile:
 
         :raises PersistenceError: if the store belongs to another event loop that still runs
         """
-        if not self.life.may_close():
+        if self.life.may_close():
+            await self._close(self.life.opening)
+
+    async def _close(self, opening: object) -> None:
+        if self.life.opening is not opening:
             return
         try:
             with anyio.CancelScope(shield=True):
-                await self._thread.run(self._disconnect)
+                await self._thread.run(functools.partial(self._disconnect, opening))
         except ThreadGoneError:  # it is closed, or the event loop that opened it has ended
             pass
         finally:
-            # It is still open after asyncio's own cancellation, which knows no shield.
-            connection, self._connection = self._connection, None
-            self._files = None
-            shut = None if connection is None else functools.partial(self._shut, connection)
-            self._thread.end(shut)
-            self.life.end()
+            if self.life.opening is opening:
+                # It is still open after asyncio's own cancellation, which knows no shield.
+                connection, self._connection = self._connection, None
+                self._files = None
+                shut = None if connection is None else functools.partial(self._shut, connection)
+                self._thread.end(shut)
+                self.life.end()
 
     async def run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run ``work`` in the thread, and try again as long as another process has the file.
@@ -212,8 +218,10 @@ class SQLiteFile:
             with suppress(sqlite3.Error):
                 connection.close()
 
-    def _disconnect(self) -> None:
+    def _disconnect(self, opening: object) -> None:
         with self._inside:
+            if self.life.opening is not opening:
+                return
             connection, self._connection, self._files = self._connection, None, None
             if connection is not None:
                 self._shut_inside(connection)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +36,7 @@ from gogoscope.persistence.protocols.runs import RunProvider
 from gogoscope.persistence.protocols.schedules import ScheduleProvider
 from gogoscope.persistence.protocols.transactions import TransactItems
 from gogoscope_dynamodb import DynamoDBAdapter, create_table, from_url
+from gogoscope_dynamodb import adapter as adapter_module
 from tests.support.dynamodb_faults import FaultyClient, answer
 
 ARN = "arn:aws:dynamodb:eu-west-1:123456789012:table/my-table"
@@ -383,3 +386,37 @@ def test_the_sdk_is_loaded_beside_the_event_loop_and_once() -> None:
     assert int(first.split()[0]) > 100
     assert first.split(maxsplit=1)[1] == "[]"
     assert second == "0 []"
+
+
+@pytest.mark.anyio
+async def test_a_store_that_is_closed_while_it_opens_leaves_no_client_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clients: list[str] = []
+    opening, go_on = anyio.Event(), anyio.Event()
+
+    @asynccontextmanager
+    async def open_client(*_: object, **__: object) -> AsyncIterator[FaultyClient]:
+        clients.append("opened")
+        opening.set()
+        await go_on.wait()
+        try:
+            yield FaultyClient()
+        finally:
+            clients.append("closed")
+
+    monkeypatch.setattr(adapter_module, "open_client", open_client)
+    store = DynamoDBAdapter(None, "table")
+
+    async def open_it() -> None:
+        with pytest.raises(PersistenceError, match="closed while it was opened"):
+            await store.__aenter__()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(open_it)
+        await opening.wait()
+        await store.aclose()
+        go_on.set()
+    assert clients == ["opened", "closed"]
+    async with store:
+        assert clients[2:] == ["opened"]

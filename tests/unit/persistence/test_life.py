@@ -21,3 +21,15 @@ async def test_a_store_whose_library_needs_asyncio_is_opened_on_no_other_event_l
     with pytest.raises(UnsupportedEventLoopError, match="its library runs on asyncio only"):
         life.begin()
     assert not life.open
+
+
+async def test_who_closes_a_store_ends_no_opening_but_its_own() -> None:
+    life = Life("the store")
+    life.begin()
+    first = life.opening
+    life.end(first)
+    life.begin()
+    life.end(first)
+    assert life.open
+    life.end(life.opening)
+    assert not life.open

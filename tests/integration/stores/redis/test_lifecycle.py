@@ -131,6 +131,23 @@ async def test_a_store_whose_event_loop_has_ended_can_be_closed_and_opened_again
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_closes_a_store_that_another_closes_leaves_it_to_who_opens_it_again(
+    redis_url: str,
+) -> None:
+    url, _, prefix = redis_url.partition("?key_prefix=")
+    store = RedisStore(url, key_prefix=prefix)
+    async with store, anyio.create_task_group() as group:
+        await store.set("k", 1)
+        store._watch("lock", "k", lambda: None)  # on a connection, which takes time to close
+        group.start_soon(store.aclose)
+        await store.aclose()
+        await store.__aenter__()
+        await anyio.wait_all_tasks_blocked()
+        assert await store.get("k") == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_clock_that_was_set_is_forgotten_when_the_store_is_opened_again(
     redis_url: str,
 ) -> None:

@@ -203,17 +203,16 @@ async def test_calls_that_wait_for_another_process_are_refused_though_the_store_
         refused.append(str(caught.value))
 
     with anyio.fail_after(10):
-        async with anyio.create_task_group() as group:
-            async with store:
-                with another_writer(path):
-                    group.start_soon(use)
-                    group.start_soon(use)
-                    await anyio.wait_all_tasks_blocked()
-                    await store.aclose()
-                    await store.__aenter__()
-                    while len(refused) < 2:
-                        await anyio.sleep(0.001)
-                assert await store.set("k", 2)
+        async with anyio.create_task_group() as group, store:
+            with another_writer(path):
+                group.start_soon(use)
+                group.start_soon(use)
+                await anyio.wait_all_tasks_blocked()
+                await store.aclose()
+                await store.__aenter__()
+                while len(refused) < 2:
+                    await anyio.sleep(0.001)
+            assert await store.set("k", 2)
 
 
 async def test_closing_twice_is_closing_once(path: Path) -> None:
@@ -225,6 +224,30 @@ async def test_closing_twice_is_closing_once(path: Path) -> None:
         async with store:
             assert await store.get("k") == 1
     assert open_files(path) == []
+
+
+async def test_who_closes_a_store_that_another_closes_leaves_it_to_who_opens_it_again(
+    path: Path,
+) -> None:
+    clock = HeldClock()
+    store = SQLiteStore(path, clock=clock)
+    with anyio.fail_after(10):
+        async with store, anyio.create_task_group() as group:
+            clock.holds = True
+            group.start_soon(store.set, "k", 1)
+            await clock.wait_until_reached()
+
+            async def go_on() -> None:
+                await anyio.wait_all_tasks_blocked()  # both are closing it
+                clock.holds = False
+                clock.go_on.set()
+
+            group.start_soon(go_on)
+            group.start_soon(store.aclose)
+            await store.aclose()
+            await store.__aenter__()
+            await anyio.wait_all_tasks_blocked()
+            assert await store.get("k") == 1
 
 
 async def test_another_event_loop_may_close_the_store_but_not_use_it(path: Path) -> None:
