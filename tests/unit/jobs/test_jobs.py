@@ -217,19 +217,20 @@ async def test_a_newer_version_that_saved_nothing_keeps_no_older_one_out(store: 
 async def test_a_newer_version_that_saves_while_an_older_one_waits_keeps_it_out(
     store: JobStore,
 ) -> None:
-    waits = anyio.Event()
+    held = anyio.Event()
 
     async def go_back() -> None:
-        waits.set()
+        await held.wait()
         with pytest.raises(JobVersionError, match="newer"):
             async with s.job("import", version=1):
                 pytest.fail("it has another form")
 
     async with scope(persistence=store) as s:
+        older = s.task(go_back)
         with pytest.raises(OSError, match="broken"):
             async with s.job("import", version=2) as job:
-                older = s.task(go_back)
-                await waits.wait()
+                held.set()
+                await anyio.wait_all_tasks_blocked()
                 await job.save(7)
                 raise OSError("broken")
         (await older).unwrap()
