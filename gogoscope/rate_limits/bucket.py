@@ -172,10 +172,12 @@ class Bucket:
     async def _place_here(self, cost_us: int, ends: float) -> Place | None:
         """Return a place in the bucket of this process alone, since the store fails."""
         wait = max(0.0, ends - monotonic())
+        self._outage.pause(self.contact.paused_for(), self._burst_us)
         place, delay = self._outage.reserve(cost_us, self._burst_us, wait, self._share)
         if place is None:
             raise RateLimitExceededError(self.name, delay)
         await self._sleep(delay)
+        self._outage.pause(self.contact.paused_for(), self._burst_us)
         return None if self._outage.is_paused(place) else place
 
     async def _sleep(self, seconds: float) -> None:

@@ -84,7 +84,6 @@ class Contact:
 
         :raises GogoscopeError: if the store fails; this process pauses all the same
         """
-        self.outage.pause(seconds, self._burst_us)
         if self.told_at != -math.inf:
             self.until_us = max(self.until_us, self._time_us() + microseconds(seconds))
         self._pause_ends = max(self._pause_ends, monotonic() + seconds)
@@ -117,6 +116,11 @@ class Contact:
         if returned and self.tat_us == tat_us:
             self.tat_us -= cost_us
         return returned
+
+    def paused_for(self) -> float:
+        """Return how many more seconds nobody is admitted, as far as this process knows."""
+        left = (self.until_us - self._time_us()) / 1e6
+        return max(0.0, left, self._pause_ends - monotonic())
 
     def wait_us(self, cost_us: int) -> int | None:
         """Return how long a call has to wait at least, by the last answer; ``None`` if not known.

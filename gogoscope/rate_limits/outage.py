@@ -81,7 +81,9 @@ class Outage:
         return Place(cost_us, reply.tat_us, at_us, now + delay, local=True), delay
 
     def pause(self, seconds: float, burst_us: int) -> None:
-        """Admit nobody for a while."""
+        """Admit nobody for a while, if it is one."""
+        if seconds <= 0:
+            return
         now_ms = int(monotonic() * 1000)
         self._record, _ = rate_rules.pause(self._record, now_ms, microseconds(seconds), burst_us)
 

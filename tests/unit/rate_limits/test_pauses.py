@@ -240,6 +240,28 @@ def test_a_process_pauses_though_the_store_fails(run: Run, store: CountingStore)
     run(main)
 
 
+@pytest.mark.parametrize("by_another_process", [False, True])
+def test_a_pause_that_the_store_has_told_of_holds_while_it_fails(
+    run: Run, store: CountingStore, *, by_another_process: bool
+) -> None:
+    limit = RateLimit("api", rate=100, burst=20, local_share=1)
+    unpluggable = UnpluggableStore(store)
+
+    async def main() -> None:
+        times = Times()
+        async with scope(persistence=unpluggable):
+            await limit.pause(10, store.elsewhere() if by_another_process else None)
+            with pytest.raises(RateLimitExceededError):
+                async with limit.acquire(wait=0):
+                    pytest.fail("it is paused")
+            unpluggable.unplug()
+            for _ in range(3):
+                await limit.call(times)
+        assert times.at == [pytest.approx(at, abs=0.002) for at in (10.01, 10.02, 10.03)]
+
+    run(main)
+
+
 def test_a_pause_that_the_store_did_not_take_is_told_as_soon_as_it_answers(
     run: Run, store: CountingStore
 ) -> None:
