@@ -50,8 +50,12 @@ class SharedStore(AbstractAsyncContextManager[Store]):
     :param url: the URL, compared letter by letter
     """
 
+    # _entered: what it has entered, the last one at the end, each with the stores of its event
+    #   loop. The block may be left in another one, when that has ended.
+
     def __init__(self, url: str) -> None:
         self._url = url
+        self._entered: list[tuple[dict[str, _Shared], _Shared]] = []
 
     async def __aenter__(self) -> Any:
         stores = _stores.get(None)
@@ -73,7 +77,7 @@ class SharedStore(AbstractAsyncContextManager[Store]):
             with anyio.CancelScope(shield=True):
                 await self._leave(stores, shared)
             raise
-        self._shared = shared
+        self._entered.append((stores, shared))
         return shared.store
 
     async def __aexit__(
@@ -82,7 +86,7 @@ class SharedStore(AbstractAsyncContextManager[Store]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._leave(_stores.get(), self._shared)
+        await self._leave(*self._entered.pop())
 
     async def _leave(self, stores: dict[str, _Shared], shared: _Shared) -> None:
         shared.users -= 1

@@ -11,10 +11,11 @@ from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from gogoscope import open_persistence, scope
-from gogoscope.exceptions import StoreConnectionError
+from gogoscope.exceptions import PersistenceError, StoreConnectionError
 from gogoscope.persistence import PersistenceURL, Store
 from gogoscope.persistence.sharing import SharedStore, _stores
 from gogoscope.stores.memory import MemoryStore
@@ -108,6 +109,21 @@ async def test_another_task_than_the_opener_may_close_it() -> None:
         assert Witness.closed == []
         last.set()
     assert len(Witness.closed) == len(Witness.opened) == 1
+
+
+async def test_it_may_be_left_in_another_event_loop_when_its_own_has_ended(
+    no_witness: None, tmp_path: Path, anyio_backend_name: Any
+) -> None:
+    opening = open_persistence(f"sqlite:///{tmp_path}/store.db")
+    for _ in range(2):
+
+        def enter() -> Any:
+            return anyio.run(opening.__aenter__, backend=anyio_backend_name)
+
+        store = await anyio.to_thread.run_sync(enter)
+        await opening.__aexit__(None, None, None)
+        with pytest.raises(PersistenceError, match="is not open"):
+            await store.get("k")
 
 
 async def test_different_urls_are_different_stores() -> None:

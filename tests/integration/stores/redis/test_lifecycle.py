@@ -138,7 +138,9 @@ async def test_who_closes_a_store_that_another_closes_leaves_it_to_who_opens_it_
     store = RedisStore(url, key_prefix=prefix)
     async with store, anyio.create_task_group() as group:
         await store.set("k", 1)
-        store._watch("lock", "k", lambda: None)  # on a connection, which takes time to close
+        store._watch("lock", "k", lambda: None)
+        while store._entries.listener._hearing is None:
+            await anyio.sleep(0.001)
         group.start_soon(store.aclose)
         await store.aclose()
         await store.__aenter__()
