@@ -28,8 +28,11 @@ from gogoscope_dynamodb.scan import SEGMENTS, Found, Scan
 from gogoscope_dynamodb.schema import CACHE, Item, number, text
 from gogoscope_dynamodb.values import Stamp, Values
 
-ITEM_OVERHEAD = 128
-"""The most bytes of a cache item beside its key and its text: names, numbers and their markers."""
+ITEM_OVERHEAD = 192
+"""The most bytes of a cache item beside its key and its text: names, numbers and their markers.
+
+Those that come later count, too, when it is touched or sealed: what was stored can be touched.
+"""
 
 _WITHOUT_VALUE = {
     "ProjectionExpression": "#pk, #version, #was, #expiresAt, #data.#until",

@@ -14,6 +14,7 @@ from gogoscope.exceptions import (
     RecordTooLargeError,
 )
 from gogoscope_dynamodb import DynamoDBAdapter
+from gogoscope_dynamodb.cache import ITEM_OVERHEAD
 from gogoscope_dynamodb.schema import LARGEST_ITEM
 from tests.support.clocks import START_MS, MillisecondClock
 from tests.support.dynamodb_faults import FaultyClient, refuse
@@ -115,13 +116,24 @@ async def test_reads_are_consistent_when_asked_for(
 async def test_the_largest_value_fits_and_one_byte_more_is_refused_unsent(
     atomic_dynamodb: Engine, store: DynamoDBAdapter, faulty_client: FaultyClient
 ) -> None:
-    room = LARGEST_ITEM - 128 - len("CACHE#k") - len('""')
+    room = LARGEST_ITEM - ITEM_OVERHEAD - len("CACHE#k") - len('""')
     await store.set("k", "x" * room, 5)
     assert await store.get("k") == "x" * room
     faulty_client.calls.clear()
     with pytest.raises(RecordTooLargeError, match="409,601 bytes; DynamoDB holds at most 409,600"):
         await store.set("k", "x" * (room + 1), 5)
     assert faulty_client.calls == []
+
+
+@pytest.mark.parametrize("stale", [0, 100 * 365 * 86_400])
+async def test_the_largest_value_can_be_touched(
+    atomic_dynamodb: Engine, store: DynamoDBAdapter, stale: int
+) -> None:
+    room = LARGEST_ITEM - ITEM_OVERHEAD - len("CACHE#k") - len('""')
+    await store.set("k", "x" * room, 5, stale=stale)
+    for ttl in (50, None, 60):
+        assert await store.touch("k", ttl)
+    assert await store.get("k") == "x" * room
 
 
 async def test_the_size_is_counted_in_bytes(
