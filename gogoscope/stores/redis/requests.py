@@ -21,7 +21,13 @@ from typing import Any
 import anyio
 from attrs import define, field, frozen
 
-from gogoscope.exceptions import Effect, PersistenceError, StoreTimeoutError, UnexpectedStoreError
+from gogoscope.exceptions import (
+    Effect,
+    GogoscopeError,
+    PersistenceError,
+    StoreTimeoutError,
+    UnexpectedStoreError,
+)
 from gogoscope.persistence import (
     is_urgent,
     jittered,
@@ -111,6 +117,9 @@ class Request:
                     outcome = await self._attempt(lane, now, deadline - now)
                 finally:
                     lane.room.leave()
+            except GogoscopeError as error:  # the time is not known yet, say
+                self._raise_if_in_doubt(error)
+                raise
             except Exception as error:  # noqa: BLE001 - classified, and raised as one of ours
                 if answered_by_server(error):
                     lane.room.answered = monotonic()
@@ -142,10 +151,13 @@ class Request:
     def _lane(self, place: str) -> Lane:
         try:
             return self.server.lane(place, urgent=is_urgent())
-        except PersistenceError as error:  # the store was closed meanwhile, say
-            if not (self.in_doubt and self.writes):
-                raise
-            raise self._error(UNANSWERED, error) from error
+        except GogoscopeError as error:  # the store was closed meanwhile, say
+            self._raise_if_in_doubt(error)
+            raise
+
+    def _raise_if_in_doubt(self, cause: GogoscopeError) -> None:
+        if self.in_doubt and self.writes:
+            raise self._error(UNANSWERED, cause) from cause
 
     async def _attempt(self, lane: Lane, now: float, left: float) -> Reply | Failure:
         self._tried += 1

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,19 @@ async def test_a_store_whose_event_loop_has_ended_can_be_closed_and_opened_again
     await store.aclose()
     async with store:
         assert await store.get("k") is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_call_while_the_store_opens_says_so() -> None:
+    store = RedisStore("redis://127.0.0.1:1")
+    store._life.begin()
+    store._server.open()
+    for call in (partial(store.set, "k", 1), store.keys, store.clear):
+        with pytest.raises(PersistenceError, match="the store is not open") as caught:
+            await call()
+        assert type(caught.value) is PersistenceError
+    await store.aclose()
 
 
 @pytest.mark.anyio
