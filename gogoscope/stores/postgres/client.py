@@ -129,11 +129,11 @@ class PostgresClient:
 
     @asynccontextmanager
     async def _place_of_other(self, patience: float) -> AsyncIterator[float]:
-        async with (
-            self._room_of_others.place(patience) as waited,
-            self.room.place(patience) as waited_more,
-        ):
-            yield waited + waited_more
+        called = monotonic()
+        async with self._room_of_others.place(patience) as waited:
+            left = patience - (monotonic() - called - waited)
+            async with self.room.place(left) as waited_more:
+                yield waited + waited_more
 
     async def connection(self) -> Connection:
         """Return a connection that nobody uses."""
