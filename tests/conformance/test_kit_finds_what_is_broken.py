@@ -206,6 +206,7 @@ def judge(folder: Path, *tests: str) -> dict[str, tuple[int, set[str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_rule_that_a_store_breaks_is_named(tmp_path: Path) -> None:
     found = judge(tmp_path, *(f"{BROKEN}::{name}::{rule}" for name, rule in RULES.items()))
     assert {name: broken for name, (_, broken) in found.items()} == {
