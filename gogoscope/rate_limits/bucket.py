@@ -190,9 +190,9 @@ class Bucket:
         :raises RateLimitExceededError: if it would have to wait for too long
         :raises PersistenceError: if the store fails, and the process has no share of its own
         """
-        least_us = self.contact.wait_us(want.cost_us)
-        if least_us is not None and least_us > microseconds(want.ends - monotonic()):
-            raise RateLimitExceededError(self.name, least_us / 1e6)
+        free_us, ends_us = self.contact.free_us(want.cost_us), microseconds(want.ends - monotonic())
+        if free_us is not None and free_us - self.contact.time_us() > ends_us:
+            raise self.contact.exceeded(free_us)
         self._line[want] = None
         try:
             while not want.answered:
@@ -272,7 +272,7 @@ class Bucket:
                 reserved += want.cost_us
                 room_us = patience_us - wait_us
             elif want in self._line:
-                want.error = RateLimitExceededError(self.name, max(0, wait_us) / 1e6)
+                want.error = self.contact.exceeded(reply.now_us + wait_us)
                 self._answer(want)
         self._most_more = room_us // self._unit_us
         if not more and all(want in self._line for want in group):

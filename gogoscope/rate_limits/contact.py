@@ -18,11 +18,11 @@ import anyio
 from gogoscope._core.background import Home
 from gogoscope._core.clock import monotonic
 from gogoscope.events import RateLimitStoreFailed, RateLimitStoreRecovered, log_warning
-from gogoscope.exceptions import GogoscopeError, StoreTimeoutError
+from gogoscope.exceptions import GogoscopeError, RateLimitExceededError, StoreTimeoutError
 from gogoscope.persistence.asking import ask
 from gogoscope.persistence.protocols.rate_limits import RateLimitProvider
 from gogoscope.persistence.rate_records import LONGEST_WAIT_US, RateLimitState, RateReply
-from gogoscope.rate_limits.outage import Outage, microseconds
+from gogoscope.rate_limits.outage import Outage, microseconds, whole_ms
 
 STORE_SECONDS = 2.0
 """How long a request may take before this process goes on without the store."""
@@ -85,7 +85,7 @@ class Contact:
         :raises GogoscopeError: if the store fails; this process pauses all the same
         """
         if self.told_at != -math.inf:
-            self.until_us = max(self.until_us, self._time_us() + microseconds(seconds))
+            self.until_us = max(self.until_us, self.time_us() + microseconds(seconds))
         self._pause_ends = max(self._pause_ends, monotonic() + seconds)
         await self._tell_of_pause()
 
@@ -117,13 +117,18 @@ class Contact:
             self.tat_us -= cost_us
         return returned
 
+    def time_us(self) -> int:
+        """Return the store's time, after its first answer."""
+        passed = monotonic() - self.told_at
+        return 0 if passed == math.inf else self._now_us + round(passed * 1e6)
+
     def paused_for(self) -> float:
         """Return how many more seconds nobody is admitted, as far as this process knows."""
-        left = (self.until_us - self._time_us()) / 1e6
+        left = (self.until_us - self.time_us()) / 1e6
         return max(0.0, left, self._pause_ends - monotonic())
 
-    def wait_us(self, cost_us: int) -> int | None:
-        """Return how long a call has to wait at least, by the last answer; ``None`` if not known.
+    def free_us(self, cost_us: int) -> int | None:
+        """Return when a call may go at the earliest, by the last answer; ``None`` if not known.
 
         The time at which a place is free only goes forward, unless somebody returns one.
         """
@@ -133,7 +138,14 @@ class Contact:
             tat_us = self.until_us + self._burst_us
         else:
             return None
-        return tat_us + cost_us - self._burst_us - self._time_us()
+        return tat_us + cost_us - self._burst_us
+
+    def exceeded(self, free_us: int) -> RateLimitExceededError:
+        """Return the error for a call that does not wait until it may go.
+
+        :param free_us: when that is
+        """
+        return RateLimitExceededError(self.name, max(0, whole_ms(free_us) - self.time_us()) / 1e6)
 
     async def quietly(self, home: Home, work: Callable[[], Awaitable[object]]) -> None:
         """Do what no call depends on: that the store fails is only noted."""
@@ -171,7 +183,7 @@ class Contact:
     ) -> RateReply:
         reply = await self._ask(partial(request, self.name, *arguments))
         if reply is None:  # nobody has ever used it
-            reply = RateReply(True, 0, 0, self._time_us())
+            reply = RateReply(True, 0, 0, self.time_us())
         self.tat_us, self._now_us = reply.tat_us, reply.now_us
         self.told_at = monotonic()
         self.until_us = max(self.until_us, reply.until_us)
@@ -187,8 +199,3 @@ class Contact:
         raise StoreTimeoutError(
             f"the store of rate limit {self.name!r} did not answer within {self._patience:g} s"
         )
-
-    def _time_us(self) -> int:
-        """Return the store's time, after its first answer."""
-        passed = monotonic() - self.told_at
-        return 0 if passed == math.inf else self._now_us + int(passed * 1e6)

@@ -72,10 +72,10 @@ class Outage:
         # A call that fits into the whole bucket must fit into this one.
         holds = max(burst_us, cost)
         self._record, reply = rate_rules.reserve(
-            self._record, int(now * 1000), cost, holds, microseconds(wait)
+            self._record, round(now * 1000), cost, holds, microseconds(wait)
         )
         if not reply.granted:
-            return None, (reply.tat_us + cost - holds - reply.now_us) / 1e6
+            return None, (whole_ms(reply.tat_us + cost - holds) - reply.now_us) / 1e6
         at_us = max(reply.tat_us - holds, reply.now_us)
         delay = (at_us - reply.now_us) / 1e6
         return Place(cost_us, reply.tat_us, at_us, now + delay, local=True), delay
@@ -84,7 +84,7 @@ class Outage:
         """Admit nobody for a while, if it is one."""
         if seconds <= 0:
             return
-        now_ms = int(monotonic() * 1000)
+        now_ms = round(monotonic() * 1000)
         self._record, _ = rate_rules.pause(self._record, now_ms, microseconds(seconds), burst_us)
 
     def is_paused(self, place: Place) -> bool:
@@ -95,3 +95,8 @@ class Outage:
 def microseconds(seconds: float) -> int:
     """Return a duration in microseconds, a day at most."""
     return LONGEST_WAIT_US if seconds * 1e6 >= LONGEST_WAIT_US else max(0, int(seconds * 1e6))
+
+
+def whole_ms(time_us: int) -> int:
+    """Return when a call may go, by a clock that counts in whole milliseconds as some stores do."""
+    return -(-time_us // 1000) * 1000

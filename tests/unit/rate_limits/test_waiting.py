@@ -10,9 +10,10 @@ from itertools import pairwise
 import anyio
 import pytest
 
-from gogoscope import RateLimit, RateLimitExceededError, scope
+from gogoscope import RateLimit, RateLimitExceededError, Retry, scope
 from gogoscope.events import Event, RateLimitExceeded, RateLimitWaited
 from gogoscope.persistence.rate_records import RateLimitState
+from gogoscope.testing import UnpluggableStore
 from tests.unit.rate_limits.conftest import CountingStore, Run
 from tests.unit.rate_limits.times import Times
 
@@ -177,11 +178,33 @@ def test_a_call_after_retry_after_goes_at_once(run: Run, store: CountingStore) -
                 try:
                     await limit.call(times)
                 except RateLimitExceededError as error:
-                    await anyio.sleep(error.retry_after + 0.001)
+                    await anyio.sleep(error.retry_after)
         # One call in each tenth of a second: no refusal told too little or too much.
         assert len(times.at) >= 12
         later = [0.1 * n for n in range(1, len(times.at) - 4)]
         assert times.at[5:] == pytest.approx(later, abs=0.02)
+
+    run(main)
+
+
+@pytest.mark.parametrize("rate", [7, 30, 37, 300])
+@pytest.mark.parametrize("outage", [False, True])
+def test_a_call_that_heeds_retry_after_is_not_refused_again(
+    run: Run, store: CountingStore, rate: int, *, outage: bool
+) -> None:
+    """Though the clock of the store, or of the process, counts in whole milliseconds."""
+    limit = RateLimit("api", rate=rate, wait=0, local_share=1)
+    unpluggable = UnpluggableStore(store)
+    once_more = Retry(attempts=2, retry_on=RateLimitExceededError)
+
+    async def main() -> None:
+        times = Times()
+        if outage:
+            unpluggable.unplug()
+        async with scope(persistence=unpluggable) as s:
+            for _ in range(50):
+                await s.call(times, rate_limit=limit, retry=once_more)
+        assert len(times.at) == 50
 
     run(main)
 
