@@ -46,8 +46,10 @@ SWEPT_PER_WRITE = 4
 class MemoryRecords(Records):
     """Records in dicts, one for each kind; every thread may use them.
 
-    No method suspends, so none is a checkpoint. Each write also looks at a few other records and
-    drops those that are gone, so that memory holds little more than what is alive.
+    No method suspends, so none is a checkpoint. A single read does without the guard, so it leaves
+    all as it is, the tables too: a write may be going through them. Each write also looks at a few
+    other records and drops those that are gone, so that memory holds little more than what is
+    alive.
 
     A forked process would have a copy, and so a second holder of every lock. There the records are
     gone, and in the place of the clock and the guard, one of which each operation needs, stands
@@ -156,7 +158,7 @@ class MemoryRecords(Records):
 
     def _find(self, kind: Kind[Record], key: str, now_ms: int) -> Record | None:
         record: Record
-        record, purge_at_ms = self._tables[kind.name].get(key, _ABSENT)
+        record, purge_at_ms = self._tables.get(kind.name, _EMPTY).get(key, _ABSENT)
         return record if purge_at_ms > now_ms else None
 
     def _put(self, kind: Kind[Record], key: str, record: Record, now_ms: int) -> None:
@@ -353,3 +355,4 @@ def _forget_parent() -> None:
 
 after_fork(_forget_parent)
 _ABSENT: tuple[Any, float] = (None, -math.inf)
+_EMPTY: Mapping[str, tuple[Any, float]] = {}

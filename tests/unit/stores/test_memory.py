@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -198,6 +199,29 @@ def test_a_fork_cannot_use_the_stores_of_its_parent_nor_hangs_in_them() -> None:
         anyio.run(after)
     """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_a_first_read_in_another_thread_disturbs_no_write() -> None:
+    """A write goes through all records now and then, and a kind that was never written has none."""
+
+    def read() -> None:
+        assert run(store.holder("k")) is None
+        assert run(store.get_state("k")) is None
+
+    class ReadMeanwhile(defaultdict[str, dict[str, Any]]):
+        def items(self) -> Any:
+            for item in super().items():
+                thread = threading.Thread(target=read)
+                thread.start()
+                thread.join()
+                yield item
+
+    store = MemoryStore()
+    records: Any = store._records
+    records._tables = ReadMeanwhile(dict, records._tables)
+    for value in range(5):
+        assert run(store.set("k", value))
+    assert run(store.get("k")) == 4
 
 
 @pytest.mark.usefixtures("busy_switching")
