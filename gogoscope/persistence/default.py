@@ -186,7 +186,7 @@ def on_change(call: Callable[[], object]) -> None:
 
 def _claim(store: DefaultStore) -> None:
     _open.append(store)  # first, since another thread may do the same
-    if (first := _open[0]) is not store:
+    if (first := _open[0]) is not store or _open.count(store) > 1:
         _open.remove(store)
         raise ConfigurationError(
             f"this process has {first!r} already; open others without default=True"

@@ -70,6 +70,19 @@ async def test_a_second_default_store_is_refused_and_the_first_goes_on(url: str)
     assert default_home() is None
 
 
+async def test_a_block_that_is_open_is_refused_like_another_default_store(url: str) -> None:
+    opening = open_persistence(url, default=True)
+    for _ in range(2):
+        async with opening as store:
+            with pytest.raises(ConfigurationError, match=r"has <the default store .*> already"):
+                await opening.__aenter__()
+            async with scope() as s:
+                await s.cache.set("k", 1)
+            assert await store.get("k") == 1
+            await store.delete("k")
+    assert default_home() is None
+
+
 async def test_a_default_store_that_does_not_open_leaves_none_behind(tmp_path: Path) -> None:
     with pytest.raises(PersistenceError):
         async with open_persistence(f"sqlite:///{tmp_path}/missing/store.db", default=True):
