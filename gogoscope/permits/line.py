@@ -219,10 +219,11 @@ class PermitLine:
 
     def _leases(self, waiter: Waiter) -> list[LockRecord]:
         """Return the leases of those who hold permits, as far as they are known."""
-        if here := self._in_the_way(waiter):
-            return [handle._record for handle in here]
+        here = self._in_the_way(waiter)
         record = waiter.leases.found or self._polling.record
-        return [] if record is None else [permit.lease for permit in record.holders.values()]
+        if here or record is None:  # nobody in the line may have asked
+            return [handle._record for handle in here or self._live()]
+        return [permit.lease for permit in record.holders.values()]
 
     def _in_the_way(self, waiter: Waiter) -> list[LockHandle]:
         """Return what is held here if it leaves no room, so that it makes no sense to ask.

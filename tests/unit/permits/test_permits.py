@@ -115,6 +115,22 @@ async def test_a_timeout_says_who_holds_the_permits(store: WatchedStore) -> None
                     pytest.fail("there is none")
 
 
+async def test_a_timeout_behind_others_of_this_process_says_who_holds_the_permits(
+    store: WatchedStore,
+) -> None:
+    async def takes(limit: int, wait: float | None) -> None:
+        async with s.semaphore("licences", limit, wait=wait):
+            pass
+
+    async with scope(persistence=store) as s, s.semaphore("licences", 2):
+        first = s.task(takes, 1, None)
+        await anyio.wait_all_tasks_blocked()
+        err, _ = await s.task(takes, 2, 0.05)
+        assert isinstance(err, LockTimeoutError)
+        assert ": held by 1 (host " in str(err)
+        first.cancel()
+
+
 async def test_the_limit_is_each_callers_own(store: WatchedStore) -> None:
     async with (
         scope(persistence=store) as s,
