@@ -26,7 +26,7 @@ from gogoscope.persistence.values import decoded
 
 
 def _dump(record: CacheRecord) -> str:
-    if record.stale_ms or record.content.startswith(_KEPT):
+    if record.stale_ms or not record.content or record.content.startswith(_KEPT):
         return f"{_KEPT}{record.stale_ms}{_KEPT}{record.content}"
     return record.content
 

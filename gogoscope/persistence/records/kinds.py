@@ -20,10 +20,11 @@ class Kind(Generic[Record]):
     """A kind of record: its name, how it becomes text and a record again, and when it is gone.
 
     ``purge_at_ms(record, now_ms)`` is the time from which on nobody needs the record, ``None`` for
-    never. ``load`` takes the text that ``dump`` returned, and that time; it may raise anything for
-    any other text. ``marks`` returns what the conditions of a caller's transaction name.
-    ``awaited`` says of a record whether those who wait for it shall look now, such as whether a
-    lease is free; there is none where nobody waits.
+    never. ``dump`` returns no empty text: that is what a place has of a record that was removed.
+    ``load`` takes the text that ``dump`` returned, and that time; it may raise anything for any
+    other text. ``marks`` returns what the conditions of a caller's transaction name. ``awaited``
+    says of a record whether those who wait for it shall look now, such as whether a lease is free;
+    there is none where nobody waits.
     """
 
     name: str

@@ -24,7 +24,8 @@ Invariants:
   writes, and is bounded.
 - Of two writes of whole records, the later one has the higher number: ``_number`` is the last one.
 - A record that is removed, or whose purge time is over, is an entry like any other, which is
-  shown to a change as ``None``.
+  shown to a change as ``None``. What is removed has no text, so it stays removed though the clock
+  is set back.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from attrs import evolve
 from gogoscope._core.jitter import uniform
 from gogoscope.exceptions import Effect, StoreTimeoutError
 from gogoscope.persistence.in_flight import for_each
-from gogoscope.persistence.records.compare_and_swap import KEEP_MS, CompareAndSwap, Entry
+from gogoscope.persistence.records.compare_and_swap import CompareAndSwap, Entry
 from gogoscope.persistence.records.place import Answer, Change, Kind, Record, Records
 from gogoscope.persistence.watching import Changed, Stop
 
@@ -54,8 +55,6 @@ NUMBERS_PER_MS = 1000
 """The number of an entry is its time, multiplied by this, or the next one if that is not more."""
 REMOVED_AGO_MS = 60_000
 """How long ago the purge time of a removed entry is, so that it is over by everybody's clock."""
-REMOVED_BEFORE_MS = KEEP_MS // 2
-"""For how long the purge time of what is removed is over at once, for clocks that differ."""
 _NOTHING = "-"
 """Stands, in place of an id, before the first writer of an entry that did not exist before."""
 
@@ -264,7 +263,9 @@ class CompareAndSwapRecords(Records):
     def _record(
         self, kind: Kind[Record], key: str, entry: Entry | None, now_ms: int
     ) -> Record | None:
-        if entry is None or (entry.purge_at_ms is not None and entry.purge_at_ms <= now_ms):
+        if entry is None or not entry.text:
+            return None
+        if entry.purge_at_ms is not None and entry.purge_at_ms <= now_ms:
             return None
         return kind.restore(key, entry.text, entry.purge_at_ms)
 

@@ -513,3 +513,31 @@ async def test_what_was_removed_is_gone_by_a_clock_that_is_behind() -> None:
     await records.transact(COUNT, "k", add)
     await records.transact(COUNT, "k", remove)
     assert await CompareAndSwapRecords(other).read(COUNT, "k") is None
+
+
+async def test_what_was_removed_stays_removed_though_the_clock_is_set_back() -> None:
+    clock = MillisecondClock()
+    store = RecordStore(CompareAndSwapRecords(DictPlace(clock)))
+    await store.set("k", 1)
+    assert await store.delete("k")
+    clock.advance(-LATER_MS)
+    assert await store.get("k") is None
+    assert not await store.has("k")
+    assert not await store.delete("k")
+    assert await store.set("k", 2, if_absent=True)
+    assert await store.get("k") == 2
+
+
+async def test_a_value_of_which_a_codec_makes_an_empty_text_is_there() -> None:
+    class Plain:
+        def dumps(self, value: str) -> str:
+            return value
+
+        def loads(self, text: str) -> str:
+            return text
+
+    records = CompareAndSwapRecords(DictPlace())
+    await RecordStore(records, codec=Plain()).set("k", "", 60)
+    for store in (RecordStore(records, codec=Plain()), RecordStore(records, codec=Plain())):
+        assert await store.get("k") == ""
+        assert not await store.set("k", "x", if_absent=True)
