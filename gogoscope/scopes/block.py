@@ -10,7 +10,8 @@ the id of the task that the block was opened in; ``_in_body`` tells that its bod
 ``_body_cancelled`` that the body itself was cancelled, and ``_tasks_cut`` that tasks were when the
 body had ended. ``_around`` is the block of the scope that this one is a child of, ``_apart`` tells
 that it is to be stopped for itself when that one is; ``_outer`` is the frame in which this one was
-opened.
+opened. ``_innermost`` is the frame that the body runs in, further in than this one if it has
+entered the block of a scope as a resource.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Block:
         self._works = Works()
         self._blocks: set[Block] = set()
         self._inside: set[Frame] = set()
-        self._outer: Frame | None = None
+        self._outer = self._innermost = None
         self._began = math.nan
         self._cancelling = False
         self._why: str | None = None
@@ -110,6 +111,8 @@ class Block:
 
     _runner: Runner
     _loop: EventLoop
+    _outer: Frame | None
+    _innermost: Frame | None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -272,9 +275,20 @@ class Block:
         return owner is self
 
     def _stop(self) -> None:
-        """Cancel the block with the one around, if nothing else is certain to end it."""
-        if self._apart and self._around is not None:
-            self._cancel(self._around._why_cancelled())
+        """Cancel the block with the one around, if nothing else is certain to end it.
+
+        A resource of that one is left when its body has ended: only the work in it is cancelled.
+        """
+        around = self._around
+        if around is not None and self._apart:
+            self._cancel(around._why_cancelled())
+        elif around is not None and not around._in_body and self._host == around._host:
+            self._note_timeout()  # that may be why the one around is cancelled
+            self._cancel(around._why_cancelled(), body=False)
+
+    def _blocks_in_body(self) -> list[Block]:
+        """Return the open blocks of scopes inside that the task of the body has entered."""
+        return [block for block in self._blocks if block._host == self._host]
 
     def _note_settled(self, outcome: Outcome[Any], failed: Err | None) -> None:
         """Note that a task has its result, and watch an error until somebody reads it."""

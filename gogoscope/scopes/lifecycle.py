@@ -5,7 +5,8 @@ on the way:
 
 1. The body has ended. If it raised, or the scope was cancelled, all work is stopped.
 2. The block waits until no work is left. Maps that nobody takes from any more are closed.
-3. The resources that the body entered are closed, in reverse order.
+3. The resources that the body entered are closed, in reverse order. Blocks of scopes may be among
+   them, which end in their turn.
 4. The services settle: the store is told everything, locks are released.
 5. The task group, then the cancel scope, then the store are left.
 
@@ -59,6 +60,7 @@ class Lifecycle(Block):
 
         Where the body itself was cancelled (``s.cancel()`` while it ran, a timeout), so is what
         its exit awaits, as everywhere in a cancelled block: shield what must not be cut short.
+        The block of a scope (``s.child()``, ``s.lock(key)``) ends in its turn, after its own tasks.
 
         :param resource: an async context manager
         :returns: what entering it returns
@@ -68,14 +70,16 @@ class Lifecycle(Block):
         """
         self._check_open()
         check_resource(resource)
-        if not self._is_in_body() or current.get() is not self:
+        if not self._is_in_body() or current.get() is not self._innermost:
             raise RuntimeError(
                 "s.enter works only in the body of the scope's own block; in a task, write "
                 "'async with' or open a scope of its own"
             )
         if self._resources is None:
             self._resources = Resources()
-        return await self._resources.enter(resource)
+        entered = await self._resources.enter(resource)
+        self._innermost = current.get()
+        return entered
 
     async def __aenter__(self) -> Self:
         if self._used:
@@ -103,6 +107,7 @@ class Lifecycle(Block):
             outer._inside.add(self)
             self._depth = outer._depth
         current.set(self)
+        self._innermost = self
         if around is not None:
             around._works.running.add(self)
             around._blocks.add(self)
@@ -161,12 +166,22 @@ class Lifecycle(Block):
                 "close it in one task: in an 'async with' of its own, or in one fixture or exit "
                 "stack that a single task runs"
             )
-        for work in self._blocks:
-            if work._host == self._host:
-                raise RuntimeError(
-                    f"the block of {work!r}, inside {self!r}, is still open; leave blocks in "
-                    "the reverse order of entering them"
-                )
+        if self._resources is None:  # else they may close those in its body
+            self._check_nothing_inside(None)
+
+    def _check_nothing_inside(self, leaving: BaseException | None) -> None:
+        """Refuse to leave the block before one that was opened in its body.
+
+        :param leaving: what has come of the end so far
+        :raises RuntimeError: saying what to do
+        """
+        for block in self._blocks_in_body():
+            refusal = RuntimeError(
+                f"the block of {block!r}, inside {self!r}, is still open; leave blocks in "
+                "the reverse order of entering them"
+            )
+            lead_to(refusal, leaving)
+            raise refusal
 
     async def _end(self, body: BaseException | None) -> BaseException | None:
         """End everything that belongs to the block; return the exception that leaves it."""
@@ -176,6 +191,7 @@ class Lifecycle(Block):
         self._note_timeout()
         if self._resources is not None:
             await self._close_resources(self._resources, leaving)
+            self._check_nothing_inside(leaving.exception)
             await self._wait_for_works(leaving)  # which the closing began
         await leaving.take(self._home.settle)
         await self._leave_group(leaving)
@@ -184,6 +200,7 @@ class Lifecycle(Block):
             # what it was raised in: the interpreter makes what the body handles its context.
             await leaving.take(checkpoint)
         current.set(self._outer)
+        self._innermost = None
         if self._outer is not None:
             self._outer._inside.discard(self)
         left = left_by(self._cancel_scope, leaving.exception)
@@ -233,7 +250,12 @@ class Lifecycle(Block):
             leaving.note(without_slot)
 
     async def _wait_until_idle(self, leaving: Leaving) -> None:
-        while not self._works.close_offers():
+        resources = self._blocks_in_body()
+        with self._works.stopped_by(resources):
+            await self._wait_for_all_but(resources, leaving)
+
+    async def _wait_for_all_but(self, resources: list[Block], leaving: Leaving) -> None:
+        while not self._works.close_offers(resources):
             idle = self._works.idle()
             if self._cancelling:
                 self._runner.drop()

@@ -10,7 +10,7 @@ does. ``_idle`` wakes those who wait until nothing else runs: the block's end, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -84,15 +84,17 @@ class Works:
         """Return the tasks of asyncio that have not begun, or never will."""
         return unbegun([*others, *self._maps])
 
-    def close_offers(self) -> bool:
+    def close_offers(self, beside: Collection[Work]) -> bool:
         """Close the offers if nothing runs that could take from them.
 
-        :returns: whether nothing runs any more
+        :param beside: works that go on
+        :returns: whether nothing else runs any more
         """
-        if self.running <= self._offers:
+        others = self.running.difference(beside)
+        if others <= self._offers:
             for offer in list(self._offers):
                 offer._close()
-            return not self.running
+            return self.running.issubset(beside)
         return False
 
     @contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any
 
 import anyio
 import pytest
 
-from gogoscope import Scope, ScopeClosedError, scope
+from gogoscope import Scope, ScopeClosedError, TaskCancelled, scope
 
 pytestmark = pytest.mark.anyio
 
@@ -113,6 +113,96 @@ async def test_rule_12_resources_see_the_exception_and_may_replace_it() -> None:
             await s.enter(Resource())
             raise ValueError("not swallowed")
     assert seen == [KeyError, ValueError]
+
+
+async def test_rule_12_the_blocks_of_scopes_inside_may_be_entered_like_other_resources() -> None:
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def resource(name: str) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            events.append(f"close {name}")
+
+    async def work(name: str) -> None:
+        await anyio.wait_all_tasks_blocked()
+        events.append(f"work of {name}")
+
+    async with scope() as s:
+        await s.enter(resource("first"))
+        locked = await s.enter(s.lock("entered"))
+        await s.enter(resource("second"))
+        stack = await s.enter(AsyncExitStack())
+        child = await stack.enter_async_context(s.child())
+        assert (await s.task(give, 1)).unwrap() == 1
+        assert (await locked.task(give, 2)).unwrap() == 2
+        child.task(work, "child")
+        s.task(work, "scope")
+    assert sorted(events[:2]) == ["work of child", "work of scope"]
+    assert events[2:] == ["close second", "close first"]
+    async with scope() as s:
+        assert await s.acquire_lock("entered", 5) is not None
+
+
+@pytest.mark.parametrize("how", ["cancel", "fail_fast", "timeout", "body"])
+async def test_rule_12_a_scope_that_is_cancelled_ends_the_tasks_of_a_child_that_it_entered(
+    how: str,
+) -> None:
+    async def fail() -> None:
+        await anyio.wait_all_tasks_blocked()
+        if how == "cancel":
+            s.cancel("enough")
+        elif how == "fail_fast":
+            raise KeyError(how)
+
+    expected = {"timeout": TimeoutError, "fail_fast": KeyError, "body": ValueError}.get(how)
+    with anyio.fail_after(20), pytest.raises(expected) if expected else nullcontext():
+        async with scope(fail_fast=True, timeout=0.1 if how == "timeout" else None) as s:
+            child = await s.enter(s.child())
+            task = child.task(anyio.sleep_forever)
+            s.task(fail)
+            if how == "body":
+                raise ValueError(how)
+    assert isinstance((await task).error, TaskCancelled)
+
+
+@pytest.mark.parametrize("how", ["fail_fast", "timeout"])
+async def test_rule_12_the_end_of_a_child_that_was_entered_ends_the_scope(how: str) -> None:
+    async def fail() -> None:
+        await anyio.wait_all_tasks_blocked()
+        if how == "fail_fast":
+            raise KeyError(how)
+
+    expected = {"timeout": TimeoutError, "fail_fast": KeyError}[how]
+    with anyio.fail_after(20), pytest.raises(expected):
+        async with scope() as s:
+            limit = 0.1 if how == "timeout" else None
+            child = await s.enter(s.child(fail_fast=True, timeout=limit))
+            child.task(fail)
+            task = s.task(anyio.sleep_forever)
+    assert isinstance((await task).error, TaskCancelled)
+
+
+async def test_rule_12_a_block_that_no_resource_closes_is_to_be_left_first() -> None:
+    closed = False
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[None]:
+        nonlocal closed
+        yield
+        closed = True
+
+    with pytest.raises(RuntimeError, match="reverse order was kept"):
+        async with scope(name="outer") as s:
+            await s.enter(resource())
+            inner = s.child(name="inner")
+            await inner.__aenter__()
+            with pytest.raises(RuntimeError, match="in the reverse order of entering them"):
+                await s.__aexit__(None, None, None)
+            assert closed
+            await inner.__aexit__(None, None, None)
+            raise RuntimeError("the reverse order was kept")
 
 
 async def test_rule_12_resources_are_entered_from_the_body_only() -> None:
