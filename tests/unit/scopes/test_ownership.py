@@ -89,14 +89,16 @@ async def test_awaiting_in_another_event_loop_is_refused_without_effect(
     name: str, anyio_backend_name: str
 ) -> None:
     async with scope() as s:
-        task = s.task(anyio.sleep, 0.05)
+        over = anyio.Event()
+        task = s.task(over.wait)
 
         async def wait() -> None:
             with pytest.raises(RuntimeError, match="another event loop"):
                 await AWAITS[name](s, task)
 
         await anyio.to_thread.run_sync(lambda: anyio.run(wait, backend=anyio_backend_name))
-        assert await task == (None, None)
+        over.set()
+        await task.wait()
 
 
 async def test_a_block_that_is_left_in_another_task_says_what_to_do() -> None:
