@@ -3,7 +3,8 @@
 A task group belongs to the task that opened it. What a block does in the background that may be
 left in another task, as an exit stack or a fixture does, cannot run in one. Each piece of work has
 a cancel scope of its own, and raises nothing: an error is logged. ``_running`` are those that have
-not ended.
+not ended. What asyncio itself cancels before its first step begins again: somebody may cancel all
+tasks of a program.
 """
 
 from __future__ import annotations
@@ -47,13 +48,30 @@ class Detached:
         one = _Work(work, brief)
         self._running.add(one)
         native: Any = current_token().native_token
-        create_task = getattr(native, "create_task", None)
-        if create_task is not None:
-            one.task = create_task(self._run(one))  # asyncio itself keeps no task
+        if hasattr(native, "create_task"):
+            self._begin(one, native)
         else:
             lowlevel = sys.modules["trio"].lowlevel
             lowlevel.spawn_system_task(self._run, one, context=copy_context())
         return True
+
+    def _begin(self, one: _Work, loop: Any) -> None:
+        """Begin something in an event loop of asyncio."""
+        one.task = loop.create_task(self._run(one))  # asyncio itself keeps no task
+        one.task.add_done_callback(lambda _: self._look_for(one, loop))
+
+    def _look_for(self, one: _Work, loop: Any) -> None:
+        """See to what never began, when its task has ended."""
+        if one not in self._running:
+            return
+        if self._over:
+            self._ended(one)
+        else:
+            self._begin(one, loop)
+
+    def _ended(self, one: _Work) -> None:
+        self._running.discard(one)
+        one.ended.set()
 
     async def _run(self, one: _Work) -> None:
         try:
@@ -62,8 +80,7 @@ class Detached:
         except Exception as error:  # noqa: BLE001 - nobody awaits it
             log_error("work in the background failed", error=error)
         finally:
-            self._running.discard(one)
-            one.ended.set()
+            self._ended(one)
 
     async def end(self, patience: float) -> None:
         """Wait a moment for what is brief, then cancel the rest and wait for its end.

@@ -61,6 +61,13 @@ class EventLoop(Protocol):
         """
         ...
 
+    def own_context(self) -> Context:
+        """Return a context with no variables of users, for code of ours, also outside of any task.
+
+        Outside of tasks, anyio knows by a variable alone on which event loop of two it runs.
+        """
+        ...
+
     def waiter(self) -> Awaitable[None]:
         """Return what one task awaits until another one wakes it; it is cheaper than an event."""
         ...
@@ -134,7 +141,6 @@ class Asyncio:
         self._states: Any = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
         self._host: Any = None
         self._host_state: Any = None
-        # Outside of any task, anyio knows by a context variable alone what it runs on.
         self._context = Context()
         if "sniffio" in sys.modules:
             library = sys.modules["sniffio"].current_async_library_cvar
@@ -164,7 +170,11 @@ class Asyncio:
     def call_from_anywhere(self, call: Callable[[], object]) -> None:
         """Call a function in the loop, soon, unless the loop has ended."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(call)
+            self._loop.call_soon_threadsafe(call, context=self._context)
+
+    def own_context(self) -> Context:
+        """Return a context that names asyncio."""
+        return self._context.copy()
 
     def waiter(self) -> Awaitable[None]:
         """Return a future."""
@@ -221,7 +231,9 @@ class Asyncio:
         exceptions = getattr(group, "_exceptions", None)
         if isinstance(exceptions, list):
             kind: Any = type(group.cancel_scope)
-            group.cancel_scope = _forgiving(kind)(exceptions, on_lost)
+            # anyio calls it outside of any task, in the context of the one that ended.
+            told = functools.partial(self._context.copy().run, on_lost)
+            group.cancel_scope = _forgiving(kind)(exceptions, told)
         return group
 
 
@@ -261,6 +273,10 @@ class Trio:
         """Call a function in the run, soon, unless it has ended."""
         with suppress(RuntimeError):
             self._token.run_sync_soon(call)
+
+    def own_context(self) -> Context:
+        """Return an empty context."""
+        return Context()
 
     def waiter(self) -> Awaitable[None]:
         """Return an event that can be awaited."""

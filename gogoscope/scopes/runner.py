@@ -265,7 +265,9 @@ class Runner:
         worker = Worker(self, own)
         coroutine = worker.run()
         try:
-            worker.handle = self._group.create_task(coroutine, name=name)
+            # One that waits for more would keep the context of the caller.
+            context = self._loop.own_context()
+            worker.handle = self._group.create_task(coroutine, name=name, context=context)
         except BaseException:
             coroutine.close()
             raise

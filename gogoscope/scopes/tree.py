@@ -93,7 +93,7 @@ _WAITS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Slot.hold": lambda names: "a slot",
     "Outcome.__await__": lambda names: f"task {names['self'].name}",
     "Outcome._wait": lambda names: f"task {names['self'].name}",
-    "Block._end": lambda names: f"the tasks of {names['self'].name}",
+    "Lifecycle._end": lambda names: f"the tasks of {names['self'].name}",
     "Circuit.admit": lambda names: f"circuit {names['self'].name!r}",
     "Keeper._wait": lambda names: str(names["self"]._waits_for),
     "Bucket._sleep": lambda names: f"rate limit {names['self'].name!r}",

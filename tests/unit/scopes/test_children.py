@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from gogoscope import Scope, ScopeClosedError, TaskCancelled, scope
+from gogoscope import Scope, ScopeClosedError, Task, TaskCancelled, scope
 
 pytestmark = pytest.mark.anyio
 
@@ -157,14 +157,15 @@ async def test_rule_12_a_scope_that_is_cancelled_ends_the_tasks_of_a_child_that_
             raise KeyError(how)
 
     expected = {"timeout": TimeoutError, "fail_fast": KeyError, "body": ValueError}.get(how)
+    tasks: list[Task[None]] = []
     with anyio.fail_after(20), pytest.raises(expected) if expected else nullcontext():
         async with scope(fail_fast=True, timeout=0.1 if how == "timeout" else None) as s:
             child = await s.enter(s.child())
-            task = child.task(anyio.sleep_forever)
+            tasks.append(child.task(anyio.sleep_forever))
             s.task(fail)
             if how == "body":
                 raise ValueError(how)
-    assert isinstance((await task).error, TaskCancelled)
+    assert isinstance((await tasks[0]).error, TaskCancelled)
 
 
 @pytest.mark.parametrize("how", ["fail_fast", "timeout"])
@@ -175,13 +176,14 @@ async def test_rule_12_the_end_of_a_child_that_was_entered_ends_the_scope(how: s
             raise KeyError(how)
 
     expected = {"timeout": TimeoutError, "fail_fast": KeyError}[how]
+    tasks: list[Task[None]] = []
     with anyio.fail_after(20), pytest.raises(expected):
         async with scope() as s:
             limit = 0.1 if how == "timeout" else None
             child = await s.enter(s.child(fail_fast=True, timeout=limit))
             child.task(fail)
-            task = s.task(anyio.sleep_forever)
-    assert isinstance((await task).error, TaskCancelled)
+            tasks.append(s.task(anyio.sleep_forever))
+    assert isinstance((await tasks[0]).error, TaskCancelled)
 
 
 async def test_rule_12_a_block_that_no_resource_closes_is_to_be_left_first() -> None:

@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 
 import anyio
 import anyio.lowlevel
@@ -213,6 +214,23 @@ async def test_repeated_use_of_one_scope_leaves_nothing_behind() -> None:
             if round_ % 100 == 99:
                 seen.append(blocks())
     assert seen[-1] - seen[1] < NOISE
+
+
+async def test_what_waits_for_more_tasks_keeps_no_context_of_those_before() -> None:
+    class Request:
+        pass
+
+    variable: ContextVar[Request] = ContextVar("request")
+    async with scope() as s:
+        request = Request()
+        token = variable.set(request)
+        task = s.task(number, 1)
+        assert (await task).unwrap() == 1
+        variable.reset(token)
+        gone = weakref.ref(request)
+        del request, token
+        gc.collect()
+        assert gone() is None
 
 
 # Nothing is left

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType
 
 import anyio
 import pytest
 
+import gogoscope
 from gogoscope import Once, Retry, Scope, scope
+from gogoscope.scopes import tree as scopes_tree
 from gogoscope.stores import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +60,34 @@ async def test_rule_13_the_tree_shows_scopes_tasks_ages_and_what_each_waits_for(
         assert "2 running, 0 finished" in tree
         assert lines["task flaky"].endswith("waits for try 2 after OSError('broken')")
         del mapped, full
+
+
+async def test_rule_13_the_tree_shows_that_a_block_waits_for_its_tasks() -> None:
+    async def inside() -> None:
+        async with scope(name="inner") as inner:
+            inner.task(anyio.sleep_forever)
+
+    async with scope(name="outer") as s:
+        s.task(inside, name="parent")
+        await anyio.wait_all_tasks_blocked()
+        lines = [line.strip() for line in s.tree().splitlines()]
+        s.cancel()
+    assert lines[1].startswith("task parent [running")
+    assert lines[1].endswith("waits for the tasks of inner")
+
+
+def functions_in(code: CodeType) -> Iterator[str]:
+    yield code.co_qualname
+    for inside in code.co_consts:
+        if isinstance(inside, CodeType):
+            yield from functions_in(inside)
+
+
+def test_rule_13_each_wait_that_the_tree_knows_by_its_name_is_one_of_a_function() -> None:
+    functions: set[str] = set()
+    for path in Path(gogoscope.__file__).parent.rglob("*.py"):
+        functions.update(functions_in(compile(path.read_text("utf-8"), str(path), "exec")))
+    assert scopes_tree._WAITS.keys() <= functions
 
 
 async def test_scopes_may_be_nested_deeper_than_python_recurses() -> None:
