@@ -317,6 +317,7 @@ class Worker:
         try:
             while queue or await runner.park():
                 if not queue or not (task := queue.popleft())._queued:
+                    task = None
                     continue  # it was cancelled, or ran inside its awaiter
                 task._queued = False
                 task._handle = handle
@@ -329,6 +330,7 @@ class Worker:
                     return
                 if task._cancel_requested or cancellations():
                     return
+                task = None  # the wait for the next one would keep it, and its error untold
                 left -= 1
                 if left == 0:
                     left = TURN

@@ -71,6 +71,29 @@ async def test_rule_4_waiting_is_not_looking() -> None:
             await s.task(fail, ValueError("a")).wait()
 
 
+@pytest.mark.parametrize("waits", [True, False])
+async def test_rule_4_an_error_that_nobody_can_read_is_told_though_nothing_else_runs(
+    waits: bool,
+) -> None:
+    told = anyio.Event()
+
+    def observe(event: Event) -> None:
+        if isinstance(event, ErrorUnseen):
+            told.set()
+
+    async def fail_at_once() -> None:
+        raise ValueError("a")
+
+    with pytest.raises(ExceptionGroup):
+        async with scope(on_event=observe) as s:
+            if waits:
+                s.task(fail, ValueError("a"))
+            else:
+                s.task(fail_at_once)
+            with anyio.fail_after(20):
+                await told.wait()
+
+
 async def test_rule_4_an_awaiter_that_was_cancelled_has_not_looked() -> None:
     with pytest.raises(ExceptionGroup):
         async with scope() as s:
