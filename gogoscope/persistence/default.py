@@ -18,6 +18,7 @@ for which it also runs what goes on in the background. Invariants:
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -27,6 +28,7 @@ from typing import TypeVar
 import anyio
 
 from gogoscope._core.background import Home, ProcessObserver, Service
+from gogoscope._core.cancellation import finish
 from gogoscope._core.detached import Detached
 from gogoscope._core.event_loop import EventLoop, running
 from gogoscope._core.forks import after_fork
@@ -137,7 +139,7 @@ class DefaultStore(AbstractAsyncContextManager[Store]):
         _tell()
         try:
             if home is not None:
-                await home.end()
+                await finish(home.end, math.inf)  # it has bounds of its own
         finally:
             try:
                 await self._opening.__aexit__(exc_type, exc, traceback)

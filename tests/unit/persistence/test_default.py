@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import uuid
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -203,6 +205,36 @@ async def test_the_block_may_be_left_in_another_task_and_waits_for_its_backgroun
     assert ended == ["cancelled"]
     assert default_home() is None
     assert not home.spawn(work)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_everything_settles_though_asyncio_cancels_the_end_of_the_block(url: str) -> None:
+    settling, settled = anyio.Event(), anyio.Event()
+
+    class Capability:
+        def begin_end(self) -> float:
+            return 1.0
+
+        async def settle(self) -> None:
+            settling.set()
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            settled.set()
+
+    async def open_it() -> None:
+        async with open_persistence(url, default=True):
+            home = default_home()
+            assert home is not None
+            home.attach(Capability, lambda _: Capability())
+
+    opened = asyncio.create_task(open_it())
+    with anyio.fail_after(20):
+        await settling.wait()
+        opened.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opened
+    assert settled.is_set()
+    assert default_home() is None
 
 
 async def test_an_error_in_the_block_leaves_it_as_it_is(url: str) -> None:
