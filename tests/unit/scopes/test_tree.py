@@ -43,11 +43,11 @@ async def test_rule_13_the_tree_shows_scopes_tasks_ages_and_what_each_waits_for(
         s.task(first.wait, name="follower")
         s.task(fail, OSError("broken"), retry=Retry(2, delay=1000), name="flaky")
         s.task(holds_lock, name="holder")
-        await anyio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
         s.task(wants_lock, name="waiter")
         mapped = s.task(lambda: s.map(lambda _: anyio.sleep_forever(), [1, 2]), name="mapper")
         full = [s.task(anyio.sleep_forever, name=f"filler {number}") for number in range(9)]
-        await anyio.sleep(0.03)
+        await anyio.wait_all_tasks_blocked()
         tree = s.tree()
         lines = {line.split(" [")[0].strip(): line for line in tree.splitlines()}
         assert lines["scope outer"].startswith("scope outer [open, 0.")
