@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol
 
@@ -142,7 +142,7 @@ class LoopThread:
         if over:
             work.over()
         else:
-            self.call_soon(partial(self._begin, work))
+            self.call_soon(partial(copy_context().run, self._begin, work))
 
     def stop(self, work: Work) -> None:
         """Cancel a piece of work; does not wait.
