@@ -223,9 +223,8 @@ def test_the_rule_that_a_place_breaks_is_named(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "name", [WELL[0], *(pytest.param(name, marks=pytest.mark.slow) for name in WELL[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WELL)
 def test_a_store_with_nothing_wrong_breaks_no_rule(name: str, tmp_path: Path) -> None:
     kept, broken = judge(tmp_path, f"{BROKEN}::{name}")[name]
     assert broken == set()

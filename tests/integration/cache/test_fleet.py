@@ -89,6 +89,7 @@ def test_200_callers_of_a_cold_key_from_4_processes_make_1_load(url: str, tmp_pa
     assert loads(journal) == 1
 
 
+@pytest.mark.slow
 def test_a_loader_that_is_killed_costs_1_more_load_after_its_lease(
     url: str, tmp_path: Path
 ) -> None:

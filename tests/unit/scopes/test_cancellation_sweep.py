@@ -36,7 +36,7 @@ from tests.unit.scopes.swept_programs import (
     swept,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow_elsewhere]
 
 MOST_STEPS = 400
 ON_ASYNCIO = pytest.mark.parametrize(
