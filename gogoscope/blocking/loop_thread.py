@@ -142,7 +142,8 @@ class LoopThread:
         if over:
             work.over()
         else:
-            self.call_soon(partial(copy_context().run, self._begin, work))
+            context = copy_context()
+            self.call_soon(lambda: context.run(self._begin, work))
 
     def stop(self, work: Work) -> None:
         """Cancel a piece of work; does not wait.
