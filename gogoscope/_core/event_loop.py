@@ -232,7 +232,7 @@ class Asyncio:
         if isinstance(exceptions, list):
             kind: Any = type(group.cancel_scope)
             # anyio calls it outside of any task, in the context of the one that ended.
-            told = functools.partial(self._context.copy().run, on_lost)
+            told = functools.partial(self.own_context().run, on_lost)
             group.cancel_scope = _forgiving(kind)(exceptions, told)
         return group
 
