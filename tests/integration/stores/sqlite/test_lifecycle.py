@@ -9,9 +9,11 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -143,15 +145,21 @@ async def test_closing_waits_for_the_running_operation(path: Path) -> None:
         assert await store.get("k") == 1
 
 
+async def be_refused(
+    refused: list[str], call: Callable[..., Awaitable[object]], *args: Any
+) -> None:
+    """Call a store that is closed meanwhile, and note what it says."""
+    with pytest.raises(PersistenceError, match="is not open") as caught:
+        await call(*args)
+    refused.append(str(caught.value))
+
+
 async def test_a_call_while_the_store_closes_is_refused(path: Path) -> None:
     clock = HeldClock()
     store = SQLiteStore(path, clock=clock)
     refused: list[str] = []
 
-    async def use() -> None:
-        with pytest.raises(PersistenceError, match="is not open") as caught:
-            await store.get("k")
-        refused.append(str(caught.value))
+    use = partial(be_refused, refused, store.get, "k")
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group, store:
@@ -177,10 +185,7 @@ async def test_a_call_that_waits_for_another_process_is_refused_once_the_store_i
     store = SQLiteStore(path)
     refused: list[str] = []
 
-    async def use() -> None:
-        with pytest.raises(PersistenceError, match="is not open") as caught:
-            await store.set("k", 1)
-        refused.append(str(caught.value))
+    use = partial(be_refused, refused, store.set, "k", 1)
 
     with anyio.fail_after(10), another_writer(path):
         async with anyio.create_task_group() as group, store:
@@ -197,10 +202,7 @@ async def test_calls_that_wait_for_another_process_are_refused_though_the_store_
     store = SQLiteStore(path)
     refused: list[str] = []
 
-    async def use() -> None:
-        with pytest.raises(PersistenceError, match="is not open") as caught:
-            await store.set("k", 1)
-        refused.append(str(caught.value))
+    use = partial(be_refused, refused, store.set, "k", 1)
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group, store:
