@@ -13,6 +13,7 @@ import pytest
 
 from gogoscope import scope
 from gogoscope_dynamodb import DynamoDBAdapter
+from gogoscope_dynamodb.client import open_client
 from tests.support.engines import Engine
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.usefixtures("on_asyncio")]
@@ -132,3 +133,21 @@ async def test_a_held_lock_survives_the_renewal_of_credentials(
     async with client_of(own, dynamodb_engine, first) as client:
         await hold(DynamoDBAdapter(client, dynamodb_table), lease, lease + 3)
     assert own.renewals >= renewals
+
+
+async def test_the_retry_mode_of_the_environment_loses_no_lock(
+    dynamodb_engine: Engine, dynamodb_table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_RETRY_MODE", "adaptive")
+    async with open_client(endpoint_url=dynamodb_engine.endpoint_url) as client:
+        store = DynamoDBAdapter(client, dynamodb_table)
+        async with anyio.create_task_group() as group:
+
+            async def load() -> None:
+                while True:
+                    await store.get("k")
+
+            for _ in range(8):
+                group.start_soon(load)
+            await hold(store, 6.0, 9.0)
+            group.cancel_scope.cancel()
