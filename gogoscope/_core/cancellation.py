@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from gogoscope._core.errors import is_a, leaves_of, members_of, split_group, traceback_of
 from gogoscope.exceptions import TaskCancelled
-
-if TYPE_CHECKING:
-    from anyio import TaskHandle
 
 T = TypeVar("T")
 
@@ -176,41 +172,6 @@ async def _shielded(work: Callable[[], Awaitable[T]], seconds: float) -> T | Non
     with anyio.move_on_after(seconds, shield=True):
         return await work()
     return None
-
-
-Launched: TypeAlias = "tuple[TaskHandle[None], Callable[[], object]]"
-"""A task of the event loop, and what is to be called if it ended before its first step."""
-
-
-class Launches(Protocol):
-    """Something that is run by tasks of the event loop."""
-
-    def _launched(self) -> Iterable[Launched]:
-        """Return those that may not have begun."""
-        ...
-
-
-def unbegun(works: Iterable[Launches]) -> list[Launched]:
-    """Return the tasks of asyncio that have not begun, or never will."""
-    return [
-        (handle, ended)
-        for work in (works if on_asyncio() else ())
-        for handle, ended in work._launched()
-        if inspect.getcoroutinestate(handle.coro) == inspect.CORO_CREATED
-    ]
-
-
-def end_what_never_began(launched: Iterable[Launched]) -> None:
-    """End what asyncio itself cancelled before its first step, which it reports to nobody.
-
-    That is what happens to all tasks when a Ctrl-C, for example, ends the program.
-
-    :param launched: what had not begun an iteration of the event loop ago
-    """
-    for handle, ended in launched:
-        if inspect.getcoroutinestate(handle.coro) == inspect.CORO_CREATED:
-            handle.coro.close()
-            ended()
 
 
 def interrupts_event_loop(handler: object) -> bool:

@@ -16,17 +16,15 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from contextvars import Context
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import anyio
 import anyio.lowlevel
 
+from gogoscope._core.asyncio_group import open_group
 from gogoscope._core.cancellation import on_asyncio
 from gogoscope._core.interrupts import noted
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
-
+from gogoscope._core.launches import Group
 
 HOST, ELSEWHERE = 1, 2
 """Where code runs that cancelling a scope reaches."""
@@ -102,7 +100,7 @@ class EventLoop(Protocol):
         """
         ...
 
-    def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
+    def open_group(self, on_lost: Callable[[], object]) -> Group:
         """Return a task group that goes on when a task ends as cancelled, with nobody cancelling.
 
         :param on_lost: called then: asyncio's own cancellation may end a task before its first step
@@ -222,19 +220,9 @@ class Asyncio:
             return self.counter()
         return lambda: task.cancelling() - task._must_cancel
 
-    def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
-        """Return a task group that goes on when a task ends as cancelled, with nobody cancelling.
-
-        anyio's own would cancel itself. It keeps the exceptions of its tasks: those do cancel it.
-        """
-        group = anyio.create_task_group()
-        exceptions = getattr(group, "_exceptions", None)
-        if isinstance(exceptions, list):
-            kind: Any = type(group.cancel_scope)
-            # anyio calls it outside of any task, in the context of the one that ended.
-            told = functools.partial(self.own_context().run, on_lost)
-            group.cancel_scope = _forgiving(kind)(exceptions, told)
-        return group
+    def open_group(self, on_lost: Callable[[], object]) -> Group:
+        """Return a group whose tasks cost little, and that a lost task does not cancel."""
+        return open_group(self._loop, self.own_context(), on_lost)
 
 
 class Trio:
@@ -309,7 +297,7 @@ class Trio:
         """Return what counts nothing."""
         return _zero
 
-    def open_group(self, on_lost: Callable[[], object]) -> TaskGroup:
+    def open_group(self, on_lost: Callable[[], object]) -> Group:
         """Return a task group: trio cancels by cancel scopes only."""
         return anyio.create_task_group()
 
@@ -338,32 +326,6 @@ def _current_tasks() -> dict[Any, Any]:
     """
     tasks = getattr(sys.modules["asyncio"].tasks, "_current_tasks", None)
     return tasks if sys.version_info < (3, 12) and isinstance(tasks, dict) else {}
-
-
-@functools.cache
-def _forgiving(kind: Any) -> Any:
-    """Return a kind of cancel scope that is cancelled for exceptions only."""
-
-    class Forgiving(kind):  # type: ignore[misc]
-        def __new__(cls, *args: object) -> Any:
-            return object.__new__(cls)
-
-        def __init__(self, exceptions: list[BaseException], on_lost: Callable[[], object]) -> None:
-            super().__init__()
-            self._failures = exceptions
-            self._on_lost: Callable[[], object] | None = on_lost
-
-        def cancel(self, reason: str | None = None) -> None:
-            if self._failures:
-                super().cancel(reason)
-            elif self._on_lost is not None:
-                self._on_lost()
-
-        def __exit__(self, *raised: object) -> Any:
-            self._on_lost = None
-            return super().__exit__(*raised)
-
-    return Forgiving
 
 
 def running() -> EventLoop:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-from gogoscope._core.cancellation import end_what_never_began, unwrapped
+from gogoscope._core.cancellation import unwrapped
 from gogoscope._core.errors import raise_again
 from gogoscope._core.event_loop import running
 from gogoscope._core.interrupts import uninterrupted
-
-if TYPE_CHECKING:
-    from anyio import TaskHandle
-
+from gogoscope._core.launches import Launch, end_what_never_began
 
 Call: TypeAlias = Callable[[], Awaitable[object]]
 
@@ -29,9 +26,12 @@ async def run_all(calls: Iterable[Call]) -> None:
     """
     left = list(calls)
     if len(left) > 1:
-        handles: list[TaskHandle[None]] = []
+        handles: list[Launch] = []
         async with running().open_group(_do_nothing) as group:
-            handles += [group.create_task(_run(call, left)) for call in list(left)]
+            handles += [
+                group.create_task(_run(call, left), name="one of several calls")
+                for call in list(left)
+            ]
         end_what_never_began([(handle, _do_nothing) for handle in handles])
     for call in left:  # and what asyncio itself cancelled before its first step: that comes once
         await call()
@@ -58,7 +58,7 @@ class Companion:
         self._never_begun = never_begun
         self._loop = running()
         self._group = self._loop.open_group(self._look_for_it)
-        self._handle: TaskHandle[None] | None = None
+        self._handle: Launch | None = None
 
     async def begin(self) -> None:
         """Start it, in the task in which it is to :meth:`end`."""

@@ -19,20 +19,16 @@ from __future__ import annotations
 import math
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
 from gogoscope._core.arguments import check_reason
-from gogoscope._core.cancellation import (
-    Launched,
-    end_what_never_began,
-    is_cancellation_of_caller,
-    says_cancelled,
-)
+from gogoscope._core.cancellation import is_cancellation_of_caller, says_cancelled
 from gogoscope._core.context import Frame
 from gogoscope._core.event_loop import HOST, EventLoop
 from gogoscope._core.interrupts import uninterrupted_methods
+from gogoscope._core.launches import Group, Launched, end_what_never_began
 from gogoscope._core.resources import Resources
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import Stopping
@@ -44,9 +40,6 @@ from gogoscope.scopes.services import Services
 from gogoscope.scopes.task import Task
 from gogoscope.scopes.unhandled import Unhandled
 from gogoscope.scopes.works import Works
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
 
 T = TypeVar("T")
 
@@ -100,7 +93,7 @@ class Block:
         self._fatal: Exception | None = None
         self._exit: BaseException | None = None
         self._timed_out = self._used = False
-        self._group: TaskGroup | None = None
+        self._group: Group | None = None
         self._cancel_scope: anyio.CancelScope | None = None
         self._resources: Resources | None = None
         self._host = 0
@@ -141,7 +134,7 @@ class Block:
         """Return what people are told of it in a tree besides its age."""
         return ""
 
-    def _check_open(self) -> TaskGroup:
+    def _check_open(self) -> Group:
         """Return the task group of the open block.
 
         :raises ScopeClosedError: outside the block

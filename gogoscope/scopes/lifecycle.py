@@ -32,7 +32,6 @@ from gogoscope._core.cancellation import (
     cancelled_by_scope,
     cancelled_natively,
     checkpoint,
-    end_what_never_began,
     is_cancellation,
     left_by,
     pending_exception,
@@ -42,6 +41,7 @@ from gogoscope._core.cancellation import (
 from gogoscope._core.context import current, slots_lent
 from gogoscope._core.errors import first_of, is_a, lead_to, raise_again
 from gogoscope._core.event_loop import running
+from gogoscope._core.launches import end_what_never_began
 from gogoscope._core.resources import Resources
 from gogoscope.events import ScopeEnded, ScopeStarted
 from gogoscope.exceptions import ScopeClosedError

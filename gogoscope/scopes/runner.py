@@ -27,22 +27,14 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
-from gogoscope._core.cancellation import (
-    Launched,
-    cancelled_by_scope,
-    checkpoint,
-    says_cancelled,
-)
+from gogoscope._core.cancellation import cancelled_by_scope, checkpoint, says_cancelled
 from gogoscope._core.context import Frame, get_current
 from gogoscope._core.event_loop import HOST, EventLoop, mark
 from gogoscope._core.interrupts import uninterrupted
+from gogoscope._core.launches import Group, Launch, Launched
 from gogoscope.scopes.stage import ENDED, Around, Performed, Stage, stage, steps
-
-if TYPE_CHECKING:
-    from anyio import TaskHandle
-    from anyio.abc import TaskGroup
 
 T = TypeVar("T")
 
@@ -83,7 +75,7 @@ class Runs(Performed, Protocol):
 
     _queued: bool
     """Whether it waits in the queue."""
-    _handle: TaskHandle[None] | None
+    _handle: Launch | None
     """What cancels its worker, while it has one."""
     _cancel_requested: bool
     """Whether it was cancelled."""
@@ -127,7 +119,7 @@ class Runner:
         "takes_interrupts",
     )
 
-    def __init__(self, group: TaskGroup, loop: EventLoop, *, inline: bool) -> None:
+    def __init__(self, group: Group, loop: EventLoop, *, inline: bool) -> None:
         self._group = group
         self._loop = loop
         self.takes_interrupts = loop.takes_interrupts
@@ -303,7 +295,7 @@ class Worker:
     def __init__(self, runner: Runner, own: Runs | None) -> None:
         self._runner = runner
         self.own = own
-        self.handle: TaskHandle[None] | None = None
+        self.handle: Launch | None = None
 
     @uninterrupted
     async def run(self) -> None:
@@ -313,7 +305,8 @@ class Worker:
         queue = runner.queue if self.own is None else deque((self.own,))
         cancellations, left = runner.counter(), TURN
         stage = runner.stage()
-        self.own = task = None
+        task = None
+        del self  # many may wait at a time, each with what is here
         try:
             while queue or await runner.park():
                 if not queue or not (task := queue.popleft())._queued:
@@ -326,6 +319,7 @@ class Worker:
                 if awaited is not ENDED:
                     if runner.queue:  # more and more begin in each turn of the event loop
                         runner.spread(SPREAD if left == TURN else 2)
+                    del cancellations
                     await steps(stage, task, awaited)
                     return
                 if task._cancel_requested or cancellations():
@@ -341,7 +335,7 @@ class Worker:
         finally:
             if runner.queue:
                 runner.spread(1)
-            del self, runner, queue, cancellations, handle, task, stage
+            del runner, queue, handle, task, stage
 
 
 def _goes_on(raised: BaseException) -> bool:

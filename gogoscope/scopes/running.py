@@ -16,7 +16,7 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from gogoscope._core.background import Home
 from gogoscope._core.cancellation import (
@@ -29,6 +29,7 @@ from gogoscope._core.cancellation import (
 from gogoscope._core.context import Frame
 from gogoscope._core.errors import annotate, forget_own_frames, is_a, leads_to
 from gogoscope._core.interrupts import interruptible
+from gogoscope._core.launches import Launch
 from gogoscope._core.slots import Slot, Slots
 from gogoscope._core.stopping import REASON
 from gogoscope.events import (
@@ -45,9 +46,6 @@ from gogoscope.scopes.outcome import Outcome
 from gogoscope.scopes.results import Err, Ok, tuple_new
 from gogoscope.scopes.runner import NATIVELY
 from gogoscope.scopes.stage import Guard
-
-if TYPE_CHECKING:
-    from anyio import TaskHandle
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -84,7 +82,7 @@ class Running(Outcome[T_co]):
     _slot: Slot | None
     _depth: int
     _before: int
-    _handle: TaskHandle[None] | None
+    _handle: Launch | None
     _natively: BaseException | None
     _children: set[Frame] | None
     _cancel_requested: bool

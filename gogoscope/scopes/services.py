@@ -23,18 +23,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from gogoscope._core.background import Home, Service, tell_subscribers
-from gogoscope._core.cancellation import Launched, cancelled_by_scope, says_cancelled
+from gogoscope._core.cancellation import cancelled_by_scope, says_cancelled
 from gogoscope._core.event_loop import EventLoop
 from gogoscope._core.groups import run_all
+from gogoscope._core.launches import Group, Launch, Launched
 from gogoscope._core.place import placed
 from gogoscope.events import Event, OnEvent, new_id, notify, subscribers
 from gogoscope.exceptions import ScopeClosedError
 from gogoscope.scopes import doors
 
 if TYPE_CHECKING:
-    from anyio import TaskHandle
-    from anyio.abc import TaskGroup
-
     from gogoscope.persistence.bundle import Persistence
     from gogoscope.persistence.sharing import SharedStore
 
@@ -76,9 +74,9 @@ class Services:
         self.on_event = on_event
         self._shared: SharedStore | None = None
         self._bundle: Persistence | None = None
-        self._group: TaskGroup | None = None
+        self._group: Group | None = None
         self._loop: EventLoop | None = None
-        self._work: dict[_Background, TaskHandle[None]] = {}
+        self._work: dict[_Background, Launch] = {}
         self._on_exit: Callable[[BaseException], object] | None = None
         self._attached: dict[type[Any], Any] = {}
         if not isinstance(persistence, str | None):
@@ -171,7 +169,7 @@ class Services:
                 raise
 
     def start(
-        self, group: TaskGroup, loop: EventLoop, on_exit: Callable[[BaseException], object]
+        self, group: Group, loop: EventLoop, on_exit: Callable[[BaseException], object]
     ) -> None:
         """Begin the block.
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from sys import getrefcount
 from types import CoroutineType, FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import getweakrefcount
 
 from gogoscope._core.arguments import check_reason
@@ -14,15 +14,13 @@ from gogoscope._core.callables import callable_name
 from gogoscope._core.context import current
 from gogoscope._core.hints import as_one_class, explains
 from gogoscope._core.interrupts import uninterrupted
+from gogoscope._core.launches import Launch
 from gogoscope.events import OnError
 from gogoscope.scopes.outcome import Outcome, Parent
 from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.runner import UNSHARED
 from gogoscope.scopes.running import Running
 from gogoscope.scopes.stage import ENDED, Guard, steps
-
-if TYPE_CHECKING:
-    from anyio import TaskHandle
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -73,7 +71,7 @@ class Task(Running[T_co]):
         self._awaiters = self._depth = 0
         self._interrupted = self._was_cancelled = self._cancel_requested = self._queued = False
         self._children = None
-        self._handle: TaskHandle[None] | None = None
+        self._handle: Launch | None = None
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} {self.state}>"

@@ -25,11 +25,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from gogoscope._core.callables import callable_name
 from gogoscope._core.cancellation import (
-    Launched,
     cancelled_by_scope,
     checkpoint,
     says_cancelled,
@@ -40,6 +39,7 @@ from gogoscope._core.context import current
 from gogoscope._core.errors import is_a, raise_again
 from gogoscope._core.event_loop import EventLoop, running
 from gogoscope._core.interrupts import uninterrupted, uninterrupted_methods
+from gogoscope._core.launches import Launch, Launched
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.block import Block
 from gogoscope.scopes.delivery import Delivery
@@ -49,9 +49,6 @@ from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.source import Container, Source, SourceFrame, Stepped, lie_ready
 from gogoscope.scopes.stage import ENDED, steps
 from gogoscope.scopes.task import Task
-
-if TYPE_CHECKING:
-    from anyio import TaskHandle
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -96,7 +93,7 @@ class Workers(Generic[Item, T]):
         self.delivery: Delivery[Item, T] = Delivery(limit, ordered=ordered)
         self._source: Source[Item] | None = None
         self._loop: EventLoop | None = None
-        self._handles: dict[TaskHandle[None], Callable[[], object]] = {}
+        self._handles: dict[Launch, Callable[[], object]] = {}
         self._working = 0
         self._stepping = False
         self._coming = 0

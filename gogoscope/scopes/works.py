@@ -16,7 +16,7 @@ from typing import Protocol
 
 import anyio
 
-from gogoscope._core.cancellation import Launched, Launches, unbegun
+from gogoscope._core.launches import Launched, Launches, unbegun
 
 
 class Work(Protocol):

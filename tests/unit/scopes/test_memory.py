@@ -143,7 +143,10 @@ async def bytes_of_our_tasks(tasks: int) -> int:
 
 @pytest.mark.slow_elsewhere
 @MANY_TASKS
-async def test_live_tasks_take_linear_memory_and_hardly_more_than_bare_ones(tasks: int) -> None:
+async def test_live_tasks_take_linear_memory_and_on_asyncio_less_than_bare_ones(
+    anyio_backend_name: str, tasks: int
+) -> None:
+    most = 1.0 if anyio_backend_name == "asyncio" else 1.5
     gc.disable()  # it would look at all of them again and again
     tracemalloc.start()
     try:
@@ -153,8 +156,8 @@ async def test_live_tasks_take_linear_memory_and_hardly_more_than_bare_ones(task
     finally:
         tracemalloc.stop()
         gc.enable()
-    assert few <= 1.5 * bare
-    assert many <= 1.5 * bare
+    assert few <= most * bare
+    assert many <= most * bare
     assert many <= 1.1 * few
 
 
