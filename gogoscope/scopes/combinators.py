@@ -148,7 +148,7 @@ class Combinators(Lifecycle):
         """
         fn = async_function(fn, "s.map({}, items)")
         options = TaskOptions(timeout, retry, circuit_breaker, rate_limit=rate_limit)
-        return Mapped(self._workers(fn, items, limit, options, ordered=True))
+        return Mapped(self._workers(fn, items, limit, options))
 
     def as_completed(
         self,
@@ -168,7 +168,7 @@ class Combinators(Lifecycle):
         """
         fn = async_function(fn, "s.as_completed({}, items)")
         options = TaskOptions(timeout, retry, circuit_breaker, rate_limit=rate_limit)
-        return Completed(self._workers(fn, items, limit, options, ordered=False))
+        return Completed(self._workers(fn, items, limit, options))
 
     def every(
         self,
@@ -203,14 +203,12 @@ class Combinators(Lifecycle):
         items: Iterable[Item] | AsyncIterable[Item],
         limit: int | None,
         options: TaskOptions,
-        *,
-        ordered: bool,
     ) -> Workers[Item, T]:
         self._check_open()
         if not isinstance(items, Iterable | AsyncIterable):
             raise TypeError(f"items must be iterable, got {items!r} of type {type(items).__name__}")
         limit = DEFAULT_LIMIT if limit is None else check_count("limit", limit)
-        return Workers(self, fn, items, limit, self._safety_nets(options), ordered=ordered)
+        return Workers(self, fn, items, limit, self._safety_nets(options))
 
 
 async def _join_all(tasks: tuple[Task[Any], ...]) -> tuple[Ok[Any] | Err, ...]:

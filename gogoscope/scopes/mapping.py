@@ -12,8 +12,9 @@ from collections.abc import Generator
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
-from gogoscope._core.cancellation import checkpoint
 from gogoscope._core.hints import explains
+from gogoscope.scopes.delivery import AsCompleted, AtTheEnd, Delivery
+from gogoscope.scopes.outcome import let_interrupt_happen, raise_mistake
 from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.workers import Workers
 
@@ -23,17 +24,13 @@ R = TypeVar("R")
 
 
 class Loop(Generic[R]):
-    """One loop over the results of a map. When it is left, what runs is cancelled.
+    """One loop over the results of a map. When it is left, what runs is cancelled."""
 
-    :param pairs: whether it yields the items, too
-    """
+    __slots__ = ("__weakref__", "_delivery", "_thread", "_workers")
 
-    __slots__ = ("__weakref__", "_delivery", "_pairs", "_thread", "_workers")
-
-    def __init__(self, workers: Workers[Any, Any], *, pairs: bool) -> None:
+    def __init__(self, workers: Workers[Any, Any]) -> None:
         self._workers = workers
         self._delivery = workers.delivery
-        self._pairs = pairs
         self._thread = get_ident()
 
     def __aiter__(self) -> Self:
@@ -43,18 +40,16 @@ class Loop(Generic[R]):
         if get_ident() != self._thread:  # no two event loops run in one
             self._workers._block._check_here()
         delivery = self._delivery
-        taken = delivery.take() or await self._workers.next()
-        if taken is None:
+        task = delivery.take() or await self._workers.next()
+        if task is None:
             raise StopAsyncIteration
         if delivery.room == delivery.half:  # enough to let several workers go on at once
             self._workers.go_on()
-        item, task = taken
-        result = task._result
-        if not isinstance(result, Ok):
-            if task._interrupted:
-                await checkpoint()
-            result = task._result_for_reader()
-        delivered: Any = (item, result) if self._pairs else result
+        result, items = task._result, delivery.items
+        delivered: Any = result if items is None else (items.pop(task), result)
+        if type(result) is not Ok:
+            await let_interrupt_happen(task)
+            raise_mistake(task)
         return delivered  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
@@ -72,7 +67,7 @@ class Results(Generic[R]):
     __slots__ = ("_handed_out", "_loop", "_used", "_workers")
 
     _method: ClassVar[str]
-    _pairs: ClassVar[bool]
+    _delivery: ClassVar[type[Delivery[Any, Any]]]
 
     def __init__(self, workers: Workers[Any, Any]) -> None:
         self._workers = workers
@@ -111,16 +106,16 @@ class Results(Generic[R]):
         self._workers.give_up()
 
     def _begin(self) -> Loop[R]:
-        self._use()
-        return Loop(self._workers, pairs=self._pairs)
+        self._use(self._delivery)
+        return Loop(self._workers)
 
-    def _use(self) -> None:
+    def _use(self, delivery: type[Delivery[Any, Any]]) -> None:
         if self._used:
             raise RuntimeError(
                 f"the results of {self._call} can be taken only once, and were awaited or looped "
                 "over before; keep them in a list"
             )
-        self._workers.start()
+        self._workers.start(delivery)
         self._used = True
 
 
@@ -138,13 +133,13 @@ class Mapped(Results[Ok[T] | Err], Generic[T]):
     __slots__ = ()
 
     _method = "s.map"
-    _pairs = False
+    _delivery = Delivery
 
     def __await__(self) -> Generator[Any, Any, list[Ok[T] | Err]]:
         return self._collect().__await__()
 
     async def _collect(self) -> list[Ok[T] | Err]:
-        self._use()
+        self._use(AtTheEnd)
         try:
             return await self._workers.take_all()
         finally:
@@ -161,7 +156,7 @@ class Completed(Results[tuple[Item, Ok[T] | Err]], Generic[Item, T]):
     __slots__ = ()
 
     _method = "s.as_completed"
-    _pairs = True
+    _delivery = AsCompleted
 
     if not TYPE_CHECKING:
 

@@ -32,6 +32,13 @@ _LIE_READY = {kind for one in _CONTAINERS for kind in (type(one), type(iter(one)
 """The types whose iteration runs no code of anybody: their items lie ready."""
 
 
+class Nothing:
+    """What is taken where there is no item."""
+
+
+NOTHING = Nothing()
+
+
 class Room(Protocol):
     """How many more items may be out."""
 
@@ -49,11 +56,8 @@ class Source(Protocol[Item_co]):
         """Whether there may be an item to take now."""
         ...
 
-    def take(self) -> Item_co:
-        """Take an item.
-
-        :raises StopIteration: if there is none now
-        """
+    def take(self) -> Item_co | Nothing:
+        """Take an item, or ``NOTHING`` if there is none now."""
         ...
 
     def go_on(self) -> None:
@@ -81,19 +85,15 @@ class Container(Generic[Item]):
         """Whether there may be an item to take now."""
         return self._out.room > 0 and not self.exhausted
 
-    def take(self) -> Item:
-        """Take an item.
-
-        :raises StopIteration: if there is no room for it, and after the last
-        """
+    def take(self) -> Item | Nothing:
+        """Take an item, or ``NOTHING`` if there is no room for it, and after the last."""
         if self._out.room <= 0:
-            raise StopIteration
-        try:
-            item = next(self._iterator)
-        except StopIteration:
+            return NOTHING
+        item = next(self._iterator, NOTHING)
+        if item is NOTHING:
             self.exhausted = self.complete = True
-            raise
-        self._out.room -= 1
+        else:
+            self._out.room -= 1
         return item
 
     def go_on(self) -> None:
@@ -128,14 +128,9 @@ class Stepped(Generic[Item]):
         """Whether there is an item to take now."""
         return bool(self._ready)
 
-    def take(self) -> Item:
-        """Take an item.
-
-        :raises StopIteration: if none is ready
-        """
-        if not self._ready:
-            raise StopIteration
-        return self._ready.popleft()
+    def take(self) -> Item | Nothing:
+        """Take an item, or ``NOTHING`` if none is ready."""
+        return self._ready.popleft() if self._ready else NOTHING
 
     def go_on(self) -> None:
         """Let the task go on, if it waits for room."""

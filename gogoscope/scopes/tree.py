@@ -66,7 +66,7 @@ def _task(task: Task[Any]) -> Branch:
 
 
 def _workers(workers: Workers[Any, Any]) -> Branch:
-    running = list(workers.running)
+    running = workers.running
     line = f"map {workers.name} [{len(running)} running, {workers.finished} finished]"
     return line, lambda: [*_children(workers.frame._inside), *map(_task, running)]
 

@@ -10,15 +10,19 @@ One worker begins. A worker whose item suspends calls one more, up to the limit,
 never suspend need only one or two. A worker that finds no item to run is parked. Only one that was
 parked, or two that are new, are on their way at a time: they call others when they have an item.
 
+Giving others a turn is cheaper than to wait and be woken. So a worker that ran items, and has no
+room for more, gives a turn to a consumer that is on its way; and as long as results come within a
+turn, the consumer gives one to the workers, and those that are parked stay so.
+
 asyncio's own cancellation of a worker concerns the item that it runs, whose result it becomes, and
 this worker: it ends, and another takes its place.
 
 ``_working`` counts the workers that have not ended, ``_stepping`` tells that the task of the source
-has not. ``_coming`` counts those that were called and have not looked for an item yet, ``_parked``
-wakes those that wait for one. ``_closed`` tells that nobody wants results any more, ``_unwanted``
-that the consumer said so, ``_cut`` that something outside of the map cancels it. ``_failure`` is
-what the source of the items raised. ``running`` are the items that run now, ``finished`` counts
-those that have ended.
+has not. ``_parked`` are the workers that wait for an item; those that are new are coming, too.
+``_soon`` tells that results come within a turn. ``_closed`` tells that nobody wants results any
+more, ``_unwanted`` that the consumer said so, ``_cut`` that something outside of the map cancels
+it; ``_ending`` are the items that run on then. ``_failure`` is what the source of the items raised.
+``finished`` counts the items that have ended.
 """
 
 from __future__ import annotations
@@ -42,19 +46,20 @@ from gogoscope._core.interrupts import uninterrupted, uninterrupted_methods
 from gogoscope._core.launches import Launch, Launched
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.block import Block
-from gogoscope.scopes.delivery import Delivery
+from gogoscope.scopes.delivery import AtTheEnd, Delivery
 from gogoscope.scopes.outcome import let_interrupt_happen, mistake_of, raise_mistake
 from gogoscope.scopes.pipeline import SafetyNets
 from gogoscope.scopes.results import Err, Ok
-from gogoscope.scopes.source import Container, Source, SourceFrame, Stepped, lie_ready
+from gogoscope.scopes.source import NOTHING, Container, Source, SourceFrame, Stepped, lie_ready
 from gogoscope.scopes.stage import ENDED, steps
 from gogoscope.scopes.task import Task
+from gogoscope.scopes.waiters import Waiters
 
 Item = TypeVar("Item")
 T = TypeVar("T")
 
 DEFAULT_LIMIT = 100
-ITEMS_PER_CHECKPOINT = 64
+ITEMS_PER_TURN = 64
 MOST_COMING = 2
 
 
@@ -67,7 +72,6 @@ class Workers(Generic[Item, T]):
     :param items: what it is called with, one by one
     :param limit: how many items may be out: running, or finished and not delivered
     :param nets: what each item runs in, ``None`` for nothing
-    :param ordered: whether results are delivered in the order of the items
     """
 
     def __init__(
@@ -77,11 +81,8 @@ class Workers(Generic[Item, T]):
         items: Iterable[Item] | AsyncIterable[Item],
         limit: int,
         nets: SafetyNets | None,
-        *,
-        ordered: bool,
     ) -> None:
         self.name = callable_name(fn)
-        self.running: dict[Task[T], None] = {}
         self.finished = 0
         self.frame = SourceFrame(block, block._slots)
         self._block = block
@@ -90,14 +91,14 @@ class Workers(Generic[Item, T]):
         self._nets = nets
         self._limit = limit
         self._context = copy_context()
-        self.delivery: Delivery[Item, T] = Delivery(limit, ordered=ordered)
+        self.delivery: Delivery[Item, T] = Delivery(limit)
         self._source: Source[Item] | None = None
         self._loop: EventLoop | None = None
         self._handles: dict[Launch, Callable[[], object]] = {}
         self._working = 0
-        self._stepping = False
-        self._coming = 0
-        self._parked: list[Awaitable[None]] = []
+        self._stepping = self._soon = False
+        self._parked = Waiters()
+        self._ending: set[Task[T]] = set()
         self._closed = self._unwanted = self._cut = False
         self._failure: Exception | None = None
 
@@ -106,19 +107,27 @@ class Workers(Generic[Item, T]):
         """Whether items were taken, or are about to be."""
         return self._source is not None
 
-    def start(self) -> None:
+    @property
+    def running(self) -> list[Task[T]]:
+        """The items that run now."""
+        return [t for t in (*self.delivery.tasks, *self._ending) if t._result is None]
+
+    def start(self, delivery: type[Delivery[Item, T]]) -> None:
         """Begin to take items.
 
+        :param delivery: how their results are handed on
         :raises ScopeClosedError: outside the scope's block
         """
         self._block._check_open()
+        self.delivery = delivery(self._limit)
         if self._block._cancelling or self._closed:
             return
         works = self._block._works
         works.offer(self)
         try:
             self._loop = running()
-            self.delivery.begin_in(self._loop)
+            self._parked.begin_in(self._loop)
+            self.delivery.consumers.begin_in(self._loop)
             if lie_ready(self._items):
                 self._source = Container(cast("Iterable[Item]", self._items), self.delivery)
                 self._add_worker()
@@ -144,7 +153,7 @@ class Workers(Generic[Item, T]):
 
         Garbage is collected in whichever thread happens to need memory.
         """
-        if self._loop is None or (self._idle and self.delivery.empty):
+        if self._loop is None or (self._idle and not self.delivery.tasks):
             return
         if self._loop.is_here():
             self.give_up()
@@ -154,11 +163,13 @@ class Workers(Generic[Item, T]):
     def _close(self) -> None:
         """Cancel what runs. Errors that were not delivered are then unhandled."""
         self._closed = True
-        self._cut = self._cut or not (self._idle and self.delivery.empty)
+        tasks = self.delivery.tasks
+        self._cut = self._cut or bool(tasks) or not self._idle
         self._block._works.taken(self)
         self._report_failure()
-        taken = [one for one in self.delivery.take_all() if isinstance(one, Task)]
-        for task in {*self.running, *taken}:
+        self._ending.update(task for task in tasks if task._result is None)
+        self.delivery.clear()
+        for task in tasks:
             task._note_cancel("its results were not wanted any more")
             task._detach(abandoned=True)
         self._stop()
@@ -177,27 +188,33 @@ class Workers(Generic[Item, T]):
     def _idle(self) -> bool:
         return not (self._working or self._stepping)
 
-    async def next(self) -> tuple[Item, Task[T]] | None:
-        """Wait for the next finished task and its item; return ``None`` after the last.
+    async def next(self) -> Task[T] | None:
+        """Wait for the next task, as none can be taken now; return ``None`` after the last.
 
         :raises Exception: what taking an item from their source raised
         """
         delivery = self.delivery
-        while (taken := delivery.take()) is None:
-            if self._idle:
-                await self._end()
-                return None
-            self.go_on()
-            await delivery.change()
-        return taken
+        while not self._idle:
+            if self._soon:
+                await delivery.consumers.give_turn()
+            else:
+                self.go_on()
+                await delivery.change()
+            if (task := delivery.take()) is not None:
+                return task
+            self._soon = False
+        await self._end()
+        return None
 
     async def take_all(self) -> list[Ok[T] | Err]:
         """Wait until every item has been run; return the results, in the order of the items."""
-        self.delivery.collect()
+        delivery = self.delivery
+        assert isinstance(delivery, AtTheEnd)
         while not self._idle:
-            await self.delivery.change()
+            await delivery.change()
         await self._end()
-        taken = self.delivery.take_all()
+        taken = delivery.collected
+        delivery.clear()
         await let_interrupt_happen(*(one for one in taken if isinstance(one, Task)))
         return [one if isinstance(one, Ok) else one._result_for_reader() for one in taken]
 
@@ -229,21 +246,16 @@ class Workers(Generic[Item, T]):
         source.go_on()
         if not source.any:
             return
-        if self._parked:
-            if not self._coming:
-                self._unpark()
-        elif self._coming < MOST_COMING and self._working < self._limit:
+        if self._parked.waiting:
+            if not (self._parked.coming or self._soon):
+                self._parked.call()
+        elif self._parked.coming < MOST_COMING and self._working < self._limit:
             self._add_worker()
 
     def _add_worker(self) -> None:
         self._working += 1
-        self._coming += 1
+        self._parked.coming += 1
         self._launch(self._work(), f"map {self.name}", self._worker_never_came)
-
-    def _unpark(self) -> None:
-        self._coming += 1
-        assert self._loop is not None
-        self._loop.wake(self._parked.pop())
 
     def _launch(
         self,
@@ -310,7 +322,7 @@ class Workers(Generic[Item, T]):
     @uninterrupted
     async def _work(self) -> None:
         """Run items, one after the other: what a worker's task of the event loop runs."""
-        self._coming -= 1
+        self._parked.coming -= 1
         try:
             await self._take_turns()
         except Exception as error:  # noqa: BLE001 - of a container; raised to the consumer
@@ -325,7 +337,7 @@ class Workers(Generic[Item, T]):
             del self  # an error of a task keeps the frames that awaited it
 
     def _worker_never_came(self) -> None:
-        self._coming -= 1
+        self._parked.coming -= 1
         self._worker_ended()
 
     def _worker_ended(self) -> None:
@@ -338,79 +350,68 @@ class Workers(Generic[Item, T]):
         if self._closed:
             self._report_failure()
         if self._idle:
-            self.delivery.wake()
+            self.delivery.consumers.call_all()
             self._block._works.map_ended(self)
         elif self._cut or (source is not None and source.exhausted and not source.any):
-            while self._parked:
-                self._unpark()
+            self._parked.call_all()
 
     async def _take_turns(self) -> None:
         """Run items until there are no more, or asyncio's own cancellation hit this worker."""
-        source, runner = self._source, self._block._runner
+        source, delivery, block = self._source, self.delivery, self._block
         assert source is not None
-        stage, cancellations = runner.stage(), runner.counter()
+        stage, cancellations = block._runner.stage(), block._runner.counter()
         item: Any = None
         awaited: object = None
         task: Task[T] | None = None
-        turn = 0
+        ran = 0
         try:
-            while not (self._closed or self._cut or self._block._cancelling):
-                try:
-                    item = source.take()
-                except StopIteration:
+            while not (self._closed or self._cut or block._cancelling):
+                item = NOTHING if ran == ITEMS_PER_TURN else source.take()
+                if item is NOTHING:
                     if source.exhausted:
                         return
-                    await self._park()
+                    self._soon = delivery.consumers.coming > 0 and (self._soon or ran > 0)
+                    if ran == ITEMS_PER_TURN or (ran and self._soon):
+                        await delivery.consumers.turn()
+                    else:
+                        await self._parked.wait()
+                    ran = 0
                     continue
-                task, place = self._begin(item)
+                task = self._task(item)
+                place = delivery.begin(item, task)
                 try:
                     assert task._context is not None
                     awaited = task._context.run(stage.send, task)
                     if awaited is not ENDED:
+                        self._soon = self._soon and delivery.consumers.coming > 0
                         self.go_on()
                         await steps(stage, task, awaited)
                 finally:
-                    self._finish(place, item, task)
+                    self._finish(place, task)
                     item = task = None
                 if cancellations():
                     return
-                turn += 1
-                if turn % ITEMS_PER_CHECKPOINT == 0:
-                    await checkpoint()
+                ran += 1
         finally:
-            del self, source, runner, item, task, awaited, stage, cancellations
+            del self, source, delivery, block, item, task, awaited, stage, cancellations
 
-    def _begin(self, item: Item) -> tuple[Task[T], int]:
-        """Return what runs the function on an item, and the place of its result."""
+    def _task(self, item: Item) -> Task[T]:
+        """Return what runs the function on an item."""
         guard = None if self._nets is None else self._nets.guard()
         task: Task[T] = Task(self._block, self._fn, (item,), self.name, guard, None)
-        task._attach()
+        task._awaiters = 1  # the consumer
         task._context = self._context.copy()
-        self.running[task] = None
-        return task, self.delivery.begin(item, task)
+        return task
 
-    def _finish(self, place: int, item: Item, task: Task[T]) -> None:
-        del self.running[task]
+    def _finish(self, place: int, task: Task[T]) -> None:
         self.finished += 1
-        if not isinstance(task._result, Ok) and mistake_of(task) is not None:
+        if type(task._result) is not Ok and mistake_of(task) is not None:
             # All items are: it is the failure of the map.
             self.delivery.drop(task)
             raise_mistake(task)
-        if not self._closed:
-            self.delivery.finish(place, item, task)
+        if self._closed:
+            self._ending.discard(task)
+        else:
+            self.delivery.finish(place, task)
         if self._stepping and self._source is not None:
             self._source.go_on()
-
-    async def _park(self) -> None:
-        assert self._loop is not None
-        called = self._loop.waiter()
-        self._parked.append(called)
-        try:
-            await called
-        except BaseException:
-            if called in self._parked:
-                self._parked.remove(called)
-            else:
-                self._coming -= 1
-            raise
-        self._coming -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -208,6 +209,48 @@ async def test_rule_12_a_map_that_another_thread_collects_is_cancelled(by_name: 
             while len(finish.ended) < 2:
                 await anyio.sleep(0.001)
     assert sorted(finish.ended) == ["1", "2"]
+
+
+@pytest.mark.parametrize("method", ["map", "as_completed"])
+@pytest.mark.parametrize("limit", [1, 3, 10])
+async def test_rule_12_a_cancelled_wait_for_a_result_loses_none(method: str, limit: int) -> None:
+    async def work(number: int) -> int:
+        if number % 20 > 10:
+            await anyio.sleep(0)
+        return number
+
+    taken: list[Any] = []
+    async with scope() as s:
+        results = aiter(getattr(s, method)(work, range(100), limit=limit))
+        with anyio.fail_after(5):
+            for attempt in itertools.count():
+                if len(taken) == 100:
+                    break
+                with anyio.CancelScope() as around:
+                    if attempt % 2:
+                        around.cancel()
+                    taken.append(await anext(results))
+    values = [one.value if method == "map" else one[1].value for one in taken]
+    assert (values if method == "map" else sorted(values)) == list(range(100))
+
+
+async def test_rule_12_workers_go_on_while_a_consumer_is_busy_that_was_quick() -> None:
+    started = 0
+
+    async def work(number: int) -> None:
+        nonlocal started
+        started += 1
+        if number >= 40:
+            await anyio.sleep(0)
+
+    delivered = 0
+    async with scope() as s:
+        async for _ in s.map(work, range(100), limit=4):
+            delivered += 1
+            if 50 <= delivered < 54:
+                await anyio.wait_all_tasks_blocked()
+                assert started - delivered >= 2
+    assert delivered == 100
 
 
 @pytest.mark.parametrize("method", ["map", "as_completed"])
