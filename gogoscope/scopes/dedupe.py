@@ -37,8 +37,6 @@ class Flight:
 class Follower(Task[T_co]):
     """A handle of its own for the outcome of a task that others share."""
 
-    __slots__ = ("_flight",)
-
     def __init__(self, flight: Flight, name: str | None, on_error: OnError | None) -> None:
         task = flight.task
         super().__init__(task._parent, None, (), name or task.name, None, on_error)

@@ -4,7 +4,8 @@ An outcome has a result exactly once. Until then it counts those who await it: i
 is cancelled, nobody needs the result, and the outcome is abandoned. Awaiting it is not reading its
 error: the result itself notes that, whoever holds it.
 
-``_result`` is the result, once there is one. ``_awaiters`` counts those who await it now,
+``_result`` is the result, once there is one. ``_queued`` tells that what it comes from has not
+begun. ``_awaiters`` counts those who await it now,
 ``_ended`` wakes them, ``_watcher`` is called once. ``_was_cancelled`` tells a cancellation from an
 error of the function, ``_interrupted`` that what ended the function is no result
 (``KeyboardInterrupt``).
@@ -79,28 +80,15 @@ class Outcome(Generic[T_co]):
     reads.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_awaiters",
-        "_began",
-        "_ended",
-        "_interrupted",
-        "_on_error",
-        "_parent",
-        "_result",
-        "_was_cancelled",
-        "_watcher",
-    )
-
     _parent: Parent
     _on_error: OnError | None
     _result: Ok[T_co] | Err | None
-    _began: float | None
+    _queued: bool
     _awaiters: int
     _ended: anyio.Event | None
-    _interrupted: bool
-    _was_cancelled: bool
     _watcher: Callable[[], object] | None
+    _interrupted: bool = False
+    _was_cancelled: bool = False
 
     @property
     def name(self) -> str:
@@ -116,7 +104,7 @@ class Outcome(Generic[T_co]):
     def state(self) -> str:
         """``waiting``, ``running``, ``succeeded``, ``failed`` or ``cancelled``, for people."""
         if self._result is None:
-            return "waiting" if self._began is None else "running"
+            return "waiting" if self._queued else "running"
         if isinstance(self._result, Ok):
             return "succeeded"
         return "cancelled" if self._was_cancelled else "failed"

@@ -3,7 +3,9 @@
 What is no result goes on to what the function runs in (:mod:`gogoscope.scopes.stage`): a
 cancellation that concerns it, and an interrupt.
 
-``_context`` is the context of the function, ``_coroutine`` what runs it, while it runs. ``_slot``
+``_context`` is the context of the function, ``_coroutine`` what runs it, while it runs. ``_began``
+is when it suspended first, or when it began, if somebody listens: nobody else can ask for the age
+of what never suspends, and the clock costs as much as many a function. ``_slot``
 is the slot that the task holds. ``_depth`` counts the tasks that it runs inside of, each inside its
 awaiter. Then asyncio's own cancellation of the awaiter is thrown into the function, where it is
 told from others by its count: ``_before`` is the count when the function suspended first, and
@@ -42,8 +44,8 @@ from gogoscope.events import (
     subscribers,
 )
 from gogoscope.exceptions import TaskCancelled
-from gogoscope.scopes.outcome import Outcome
-from gogoscope.scopes.results import Err, Ok, tuple_new
+from gogoscope.scopes.outcome import Outcome, Parent
+from gogoscope.scopes.results import NOTHING, Err, Ok, tuple_new
 from gogoscope.scopes.runner import NATIVELY
 from gogoscope.scopes.stage import Guard
 
@@ -57,39 +59,22 @@ NOTES_OF_TASKS = 2
 class Running(Outcome[T_co]):
     """An outcome that comes from running a function."""
 
-    __slots__ = (
-        "_args",
-        "_before",
-        "_cancel_reason",
-        "_cancel_requested",
-        "_children",
-        "_context",
-        "_coroutine",
-        "_depth",
-        "_fn",
-        "_guard",
-        "_handle",
-        "_natively",
-        "_numbered",
-        "_slot",
-    )
-
+    _outer: Parent
     _fn: Callable[..., Awaitable[T_co]] | None
     _args: tuple[Any, ...]
     _guard: Guard | None
     _context: Context | None
     _coroutine: Coroutine[Any, Any, Any] | None
-    _slot: Slot | None
-    _depth: int
-    _before: int
+    _began: float | None
     _handle: Launch | None
-    _natively: BaseException | None
+    _slot: Slot | None
     _children: set[Frame] | None
-    _cancel_requested: bool
-    _cancel_reason: str | None
+    _depth: int
     _numbered: int
-
-    _outer: Frame = vars(Outcome)["_parent"]  # the slot itself is quicker than a property
+    _cancel_requested: bool
+    _cancel_reason: str | None = None
+    _natively: BaseException | None = None
+    _before: int = 0
 
     @property
     def _home(self) -> Home:
@@ -98,11 +83,9 @@ class Running(Outcome[T_co]):
     @property
     def _number(self) -> int:
         """Its number in events, from when it is first needed."""
-        try:
-            return self._numbered
-        except AttributeError:
+        if not self._numbered:
             self._numbered = new_id()
-            return self._numbered
+        return self._numbered
 
     @property
     def _bounded_by(self) -> Slots | None:
@@ -177,15 +160,16 @@ class Running(Outcome[T_co]):
 
     def _succeed(self, value: Any) -> None:
         """End with a value."""
+        result = NOTHING if value is None else tuple_new(Ok, (None, value))
         parent = self._parent
         if parent._home.on_event is not None or subscribers or self._watcher is not None:
-            self._conclude(tuple_new(Ok, (None, value)), None)
+            self._conclude(result, None)
             return
         # What _conclude does when nobody is to be told, without its calls: most tasks end here.
         self._fn = self._guard = self._children = self._context = self._coroutine = None
         self._handle = None
         self._args = ()
-        self._result = tuple_new(Ok, (None, value))
+        self._result = result
         if self._ended is not None:
             self._ended.set()
         works = parent._works
@@ -259,6 +243,7 @@ class Running(Outcome[T_co]):
         home.emit(event(home.name, self.name, *details, id=self._number, parent=home.id))
 
     def _tell_started(self) -> None:
+        self._began = monotonic()  # its end tells how long it ran
         if self._guard is None or not self._guard.lines_up:
             self._tell(TaskStarted)
 

@@ -390,8 +390,9 @@ class Scope(Combinators):
     def tree(self) -> str:
         """Draw the scope, its tasks and the scopes inside as text.
 
-        Each line has a name, a state, an age, and what it waits for. It may be called from a
-        signal handler.
+        Each line has a name, a state, an age, and what it waits for. The age of a task counts from
+        where it first waited; where somebody listens to events, from its start. It may be called
+        from a signal handler.
         """
         return draw(self)
 

@@ -76,6 +76,7 @@ class Performed(Frame, Protocol):
     _coroutine: Coroutine[Any, Any, Any] | None
     """What runs its function, while it runs."""
     _began: float | None
+    """When it suspended first, or when it began, if somebody listens."""
     _before: int
     """How many of asyncio's own cancellations its awaiter had seen when it suspended first."""
     _natively: BaseException | None
@@ -90,7 +91,7 @@ class Performed(Frame, Protocol):
         ...
 
     def _tell_started(self) -> None:
-        """Tell those who listen that it begins."""
+        """Tell those who listen that it begins, and note when."""
         ...
 
     def _never_run(self) -> None:
@@ -126,7 +127,6 @@ def stage(*, takes_interrupts: bool) -> Stage:
             continue
         set_current(task)
         try:
-            task._began = monotonic()
             if parent._home.on_event is not None or subscribers:
                 task._tell_started()
             if task._guard is not None:
@@ -164,11 +164,12 @@ def steps(
     """
     context = task._context
     assert context is not None
+    if task._began is None:
+        task._began = monotonic()
     step: Any
     value: Any
+    before = 0 if counted is None else counted()
     count = 0
-    if counted is not None:
-        task._before = counted()
     try:
         while awaited is not ENDED:
             if counted is not None:
@@ -177,6 +178,7 @@ def steps(
                 value = yield awaited
             except BaseException as thrown:  # noqa: BLE001 - thrown into the function
                 if counted is not None:
+                    task._before = before
                     task._natively = thrown if counted() > count else None
                 step, value = stage.throw, thrown
             else:

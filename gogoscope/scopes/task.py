@@ -41,12 +41,10 @@ class Task(Running[T_co]):
     checkpoint. When the last code that awaits a task is cancelled, so is the task.
     """
 
-    __slots__ = ("_name", "_queued")
-
     _began: float | None
-    _natively: BaseException | None
     _context: Context | None
     _coroutine: Coroutine[Any, Any, Any] | None
+    _handle: Launch | None
 
     def __init__(
         self,
@@ -57,8 +55,11 @@ class Task(Running[T_co]):
         guard: Guard | None,
         on_error: OnError | None,
     ) -> None:
-        # What the classes above keep is set here, too: every call counts for each task.
-        self._parent = parent
+        # What the classes above keep is set here, too: every call counts for each task. A default
+        # of the class is for what few tasks need. CPython keeps all that these objects begin with
+        # in place, without a dictionary; it stores what has a default more slowly, and what only
+        # some of them have, in a dictionary of their own. ``__slots__`` would be slower to fill.
+        self._parent = self._outer = parent
         self._on_error = on_error
         self._fn = fn
         self._args = args
@@ -67,11 +68,9 @@ class Task(Running[T_co]):
             name = fn.__qualname__ if type(fn) is FunctionType else callable_name(fn)
         self._name: str = name
         self._result = self._began = self._ended = self._watcher = None
-        self._context = self._coroutine = self._slot = self._natively = self._cancel_reason = None
-        self._awaiters = self._depth = 0
-        self._interrupted = self._was_cancelled = self._cancel_requested = self._queued = False
-        self._children = None
-        self._handle: Launch | None = None
+        self._context = self._coroutine = self._handle = self._slot = self._children = None
+        self._awaiters = self._depth = self._numbered = 0
+        self._cancel_requested = self._queued = False
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r} {self.state}>"

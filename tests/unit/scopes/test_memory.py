@@ -111,6 +111,32 @@ async def test_rule_12_a_slow_consumer_holds_no_more_than_the_limit() -> None:
 # Many tasks
 
 
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="is about CPython's objects")
+async def test_live_tasks_need_no_dictionary_of_their_own() -> None:
+    async def wait() -> None:
+        await anyio.sleep(0)
+        await gate.wait()
+
+    async def wait_for_one() -> None:
+        (await s.task(wait)).unwrap()
+
+    async def wait_in_a_scope() -> None:
+        async with s.child() as inner:
+            await inner.call(wait)
+
+    gate = anyio.Event()
+    async with scope(concurrency=100, on_event=lambda _: None) as s:
+        for fn in (wait, wait_for_one, wait_in_a_scope):
+            for _ in range(10):
+                s.task(fn)
+        await anyio.wait_all_tasks_blocked()
+        tasks = [work for work in s._works if isinstance(work, Task)]
+        assert len(tasks) >= 30
+        for task in tasks:
+            assert not any(type(part) is dict for part in gc.get_referents(task))
+        gate.set()
+
+
 async def bytes_of_bare_tasks(tasks: int) -> int:
     async def wait() -> None:
         await gate.wait()

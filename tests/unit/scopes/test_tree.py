@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from types import CodeType
 
@@ -60,6 +60,23 @@ async def test_rule_13_the_tree_shows_scopes_tasks_ages_and_what_each_waits_for(
         assert "2 running, 0 finished" in tree
         assert lines["task flaky"].endswith("waits for try 2 after OSError('broken')")
         del mapped, full
+
+
+async def test_rule_13_a_task_that_has_not_waited_yet_is_running_and_has_no_age() -> None:
+    def draw() -> Awaitable[None]:
+        drawn.append(s.tree())
+        return anyio.sleep(0)
+
+    async def draws() -> None:
+        drawn.append(s.tree())
+
+    drawn: list[str] = []
+    async with scope(name="outer") as s:
+        drawing = s.task(draws, name="drawing")
+        assert "task drawing [waiting]" in s.tree()
+        assert drawing.state == "waiting"
+        s.task(draw, name="drawing")
+    assert ["task drawing [running]" in tree for tree in drawn] == [True, True]
 
 
 async def test_rule_13_the_tree_shows_that_a_block_waits_for_its_tasks() -> None:
