@@ -17,6 +17,7 @@ entered the block of a scope as a resource.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -233,6 +234,19 @@ class Block:
                     task._guard.never_run()
                 raise
         return task
+
+    def _start_here(self, task: Task[Any]) -> Awaitable[object] | None:
+        """Start a task that only its awaiter, the caller, knows: inside of it, if it may run there.
+
+        :returns: what to await until it has ended, ``None`` if it has
+        """
+        runner = self._runner
+        if self._cancelling or runner.queue or not runner.admits(task):
+            return self._start(task)
+        task._context = copy_context()
+        self._works.running.add(task)
+        rest: Awaitable[object] | None = runner.begin_inside(task)
+        return rest
 
     def _unbegun(self) -> list[Launched]:
         """Return the tasks of asyncio that have not begun, or never will."""

@@ -42,6 +42,9 @@ Ts = TypeVarTuple("Ts")
 class Combinators(Lifecycle):
     """The methods of a scope that put tasks together."""
 
+    _own_nets: tuple[SafetyNets | None] | None
+    """What surrounds tasks without options of their own, once that is known."""
+
     def task(
         self,
         fn: Callable[[*Ts], Awaitable[T]],

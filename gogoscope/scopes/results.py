@@ -54,7 +54,7 @@ class Ok(NamedTuple, Generic[T]):
 tuple_new: Callable[[type[Ok[Any]], tuple[None, Any]], Ok[Any]] = tuple.__new__
 """Makes the result of a success from its parts, twice as fast as a call of its class."""
 
-NOTHING: Ok[Any] = Ok(None, None)
+NO_VALUE: Ok[Any] = Ok(None, None)
 """The result of every task that returned ``None``."""
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ A task costs little if it needs no task of the event loop. So
 1. A task that has not begun, and that only its awaiter knows, runs inside the awaiter, step by
    step, in its own context. Cancelling the awaiter or the scope is then all that could cancel it.
    Its awaiter must stand inside the block's cancel scope with no shield between, in the body or in
-   work of the block, and must hold no slot, which it would have to lend.
+   work of the block, and must hold no slot, which it would have to lend. What is called there need
+   not be queued for that.
 2. All others wait in one queue for a worker, a task of the event loop. A worker whose task never
    suspended takes the next one, and one worker stays to wait for more. One whose task suspended
    ends with it: nothing that is kept for the current task of the event loop is ever shared by two
@@ -34,7 +35,7 @@ from gogoscope._core.context import Frame, get_current
 from gogoscope._core.event_loop import HOST, EventLoop, mark
 from gogoscope._core.interrupts import uninterrupted
 from gogoscope._core.launches import Group, Launch, Launched
-from gogoscope.scopes.stage import ENDED, Around, Performed, Stage, stage, steps
+from gogoscope.scopes.stage import ENDED, Around, Inside, Performed, Stage, stage, steps
 
 T = TypeVar("T")
 
@@ -75,6 +76,8 @@ class Runs(Performed, Protocol):
 
     _queued: bool
     """Whether it waits in the queue."""
+    _awaiters: int
+    """How many await it now."""
     _handle: Launch | None
     """What cancels its worker, while it has one."""
     _cancel_requested: bool
@@ -150,11 +153,11 @@ class Runner:
         else:
             self._unpark()
 
-    def admit(self, task: Runs) -> bool:
-        """Take a task that only its awaiter knows from the queue, if it may run inside of it."""
+    def admits(self, task: Runs) -> bool:
+        """Return whether a task that only its awaiter knows may run inside of it, here and now."""
         waiter = frame = get_current()
-        queue, guard = self.queue, task._guard
-        if not self._admits or waiter is None or queue[0] is not task:
+        guard = task._guard
+        if not self._admits or waiter is None:
             return False
         depth = waiter._depth
         if depth >= DEEPEST or not (guard is None or guard.runs_inside):
@@ -168,15 +171,31 @@ class Runner:
             self._unbroken = 0
             return False
         where = self._loop.reaches(self._scope)
-        if not where:
-            return False
         around = task._parent
-        if not (where == HOST and around._in_body) and not around._stops(waiter):
+        in_body = where == HOST and around._in_body
+        if not in_body and not (where and around._stops(waiter)):
             return False
-        queue.popleft()
-        task._queued = False
         task._depth = depth + 1
         return True
+
+    def begin_inside(self, task: Runs) -> Any:
+        """Run a task inside its awaiter, to where it suspends first.
+
+        :returns: what lets it go on to its end, a generator and a coroutine; ``None`` if it has
+            ended
+        :raises BaseException: what concerns the awaiter
+        """
+        assert task._context is not None
+        stage, self.spare = self.spare or self.stage(), None
+        task._awaiters = 1  # whoever cancels that one cancels the task
+        try:
+            awaited = task._context.run(stage.send, task)
+            if awaited is not ENDED:
+                return steps(stage, task, awaited, Inside(self))
+            self.spare = stage
+            return None
+        finally:
+            del task, stage  # since Python 3.12 an error keeps the frames around it
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """Call a function in the next turn of the event loop, if it can do that."""

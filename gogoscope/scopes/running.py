@@ -45,7 +45,7 @@ from gogoscope.events import (
 )
 from gogoscope.exceptions import TaskCancelled
 from gogoscope.scopes.outcome import Outcome, Parent
-from gogoscope.scopes.results import NOTHING, Err, Ok, tuple_new
+from gogoscope.scopes.results import NO_VALUE, Err, Ok, tuple_new
 from gogoscope.scopes.runner import NATIVELY
 from gogoscope.scopes.stage import Guard
 
@@ -160,7 +160,7 @@ class Running(Outcome[T_co]):
 
     def _succeed(self, value: Any) -> None:
         """End with a value."""
-        result = NOTHING if value is None else tuple_new(Ok, (None, value))
+        result = NO_VALUE if value is None else tuple_new(Ok, (None, value))
         parent = self._parent
         if parent._home.on_event is not None or subscribers or self._watcher is not None:
             self._conclude(result, None)

@@ -6,8 +6,6 @@ import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial, wraps
-from inspect import CO_COROUTINE
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
 from gogoscope._core.arguments import check_count, check_flag, check_name, check_observer
@@ -18,14 +16,12 @@ from gogoscope._core.callables import (
     name_of_code,
     sync_function,
 )
-from gogoscope._core.cancellation import checkpoint_if_cancelled
 from gogoscope._core.context import current
 from gogoscope._core.durations import seconds
-from gogoscope._core.errors import is_a
 from gogoscope._core.hints import as_one_class, explains
 from gogoscope._core.stopping import Stopping
 from gogoscope.events import OnError, OnEvent
-from gogoscope.exceptions import LeaseLostError, TaskCancelled
+from gogoscope.exceptions import LeaseLostError
 from gogoscope.jobs.job import JobPart
 from gogoscope.runs.run import RunPart
 from gogoscope.scopes import doors
@@ -40,7 +36,7 @@ from gogoscope.scopes.options import (
     TaskOptions,
 )
 from gogoscope.scopes.pipeline import SafetyNets
-from gogoscope.scopes.results import Err, Result
+from gogoscope.scopes.plain import quick_call, quick_task, value_of
 from gogoscope.scopes.resuming import Resumed, Resuming
 from gogoscope.scopes.services import Services
 from gogoscope.scopes.signals import stop_on_signals
@@ -103,8 +99,9 @@ class Scope(Combinators):
         )
         self._options: ScopeOptions = options
         self._dedupe = Dedupe()
-        self._own_nets: tuple[SafetyNets | None] | None = None
+        self._own_nets = None
 
+    @quick_task
     def task(
         self,
         fn: Callable[[*Ts], Awaitable[T]],
@@ -141,23 +138,18 @@ class Scope(Combinators):
         :raises ScopeClosedError: outside the scope's block
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
-        if self._group is None or not self._loop.is_here():
-            self._check_open()
-        if type(fn) is not FunctionType or not fn.__code__.co_flags & CO_COROUTINE:
-            fn = async_function(fn, "s.task({}, *args)")
+        self._check_open()
+        fn = async_function(fn, "s.task({}, *args)")
         if (
             once is None
             and timeout is retry is circuit_breaker is rate_limit is None
             and priority == 0
         ):
-            nets = self._own_nets[0] if self._own_nets else self._safety_nets()
+            nets = self._safety_nets()
         else:
             nets = self._safety_nets(
                 TaskOptions(timeout, retry, circuit_breaker, priority, rate_limit), once
             )
-        if name is None and on_error is None and dedupe is None:  # as most tasks are
-            guard = None if nets is None or self._cancelling else nets.guard()
-            return self._start(Task(self, fn, args, None, guard, None))
         if name is not None:
             check_name(name)
         if on_error is not None:
@@ -171,6 +163,7 @@ class Scope(Combinators):
         task = self._start(Task(self, fn, args, name, guard, on_error))
         return task if dedupe is None else self._dedupe.share(dedupe, task, name, on_error)
 
+    @quick_call
     async def call(
         self,
         fn: Callable[[*Ts], Awaitable[T]],
@@ -197,21 +190,8 @@ class Scope(Combinators):
         :raises TypeError: if ``fn`` is not a function that can be awaited
         """
         # No variable refers to the task, so that it may run in here.
-        if (
-            once is None
-            and timeout is retry is circuit_breaker is rate_limit is None
-            and priority == 0
-            and name is dedupe is on_error is None
-        ):  # most calls: what a task without options takes, and no more
-            if type(fn) is not FunctionType or not fn.__code__.co_flags & CO_COROUTINE:
-                fn = async_function(fn, "s.call({}, *args)")
-            if self._group is None or not self._loop.is_here():
-                self._check_open()
-            nets = self._own_nets[0] if self._own_nets else self._safety_nets()
-            guard = None if nets is None or self._cancelling else nets.guard()
-            result: Result[T] = await self._start(Task(self, fn, args, None, guard, None))
-        else:
-            result = await self.task(
+        return await value_of(
+            await self.task(
                 async_function(fn, "s.call({}, *args)"),
                 *args,
                 name=name,
@@ -224,11 +204,7 @@ class Scope(Combinators):
                 once=once,
                 on_error=on_error,
             )
-        if isinstance(result, Err):
-            if is_a(result._unread, TaskCancelled):
-                await checkpoint_if_cancelled()  # that of the caller goes before its echo
-            result.unwrap()
-        return result.value
+        )
 
     def _safety_nets(
         self, options: TaskOptions | None = None, once: Once | None = None

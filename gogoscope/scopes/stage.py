@@ -107,6 +107,45 @@ class Performed(Frame, Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """What runs tasks inside their awaiters, as :class:`Inside` knows it."""
+
+    spare: Stage | None
+    """A stage for the next of them."""
+
+    @property
+    def arrivals(self) -> Callable[[], Callable[[], int]]:
+        """Returns what counts asyncio's own cancellations that the current code has seen."""
+        ...
+
+
+class Inside:
+    """The awaiter that a task runs inside of, which asyncio itself may cancel.
+
+    ``_before`` of its cancellations had come when the task suspended first, ``_seen`` when last.
+    """
+
+    __slots__ = ("_arrived", "_before", "_keeper", "_seen")
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._arrived = keeper.arrivals()
+        self._before = self._seen = self._arrived()
+
+    def suspends(self) -> None:
+        """Note that the task suspends once more."""
+        self._seen = self._arrived()
+
+    def throws(self, task: Performed, thrown: BaseException) -> None:
+        """Tell the task what is thrown into it."""
+        task._before = self._before
+        task._natively = thrown if self._arrived() > self._seen else None
+
+    def ended(self, stage: Stage) -> None:
+        """Keep the stage for the next task."""
+        self._keeper.spare = stage
+
+
 @uninterrupted
 @types.coroutine
 def stage(*, takes_interrupts: bool) -> Stage:
@@ -152,38 +191,34 @@ def stage(*, takes_interrupts: bool) -> Stage:
 @uninterrupted
 @types.coroutine
 def steps(
-    stage: Stage, task: Performed, awaited: object, counted: Callable[[], int] | None = None
+    stage: Stage, task: Performed, passed: Any, inside: Inside | None = None
 ) -> Generator[Any, Any, None]:
     """Let a task go on from where it suspended first, to its end.
 
     :param stage: what runs it
-    :param awaited: what it awaits
-    :param counted: counts asyncio's own cancellations that the awaiter has seen that it runs inside
-        of
+    :param passed: what it awaits; then what passes between it and the event loop
+    :param inside: the awaiter, if the task runs inside of it
     :raises BaseException: what concerns the host
     """
-    context = task._context
-    assert context is not None
     if task._began is None:
         task._began = monotonic()
     step: Any
-    value: Any
-    before = 0 if counted is None else counted()
-    count = 0
     try:
-        while awaited is not ENDED:
-            if counted is not None:
-                count = counted()
+        while passed is not ENDED:
+            if inside is not None:
+                inside.suspends()
             try:
-                value = yield awaited
+                passed = yield passed
             except BaseException as thrown:  # noqa: BLE001 - thrown into the function
-                if counted is not None:
-                    task._before = before
-                    task._natively = thrown if counted() > count else None
-                step, value = stage.throw, thrown
+                if inside is not None:
+                    inside.throws(task, thrown)
+                step, passed = stage.throw, thrown
             else:
                 step = stage.send
-            awaited = context.run(step, value)
+            assert task._context is not None
+            passed = task._context.run(step, passed)
+        if inside is not None:
+            inside.ended(stage)
     finally:
-        step = value = None  # errors may keep this frame
-        del stage, task, context, awaited, counted
+        step = None  # errors may keep this frame
+        del stage, task, passed, inside

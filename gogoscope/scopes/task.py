@@ -20,7 +20,7 @@ from gogoscope.scopes.outcome import Outcome, Parent
 from gogoscope.scopes.results import Err, Ok
 from gogoscope.scopes.runner import UNSHARED
 from gogoscope.scopes.running import Running
-from gogoscope.scopes.stage import ENDED, Guard, steps
+from gogoscope.scopes.stage import Guard
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -118,30 +118,22 @@ class Task(Running[T_co]):
 
     @uninterrupted
     def __await__(self) -> Generator[Any, Any, Ok[T_co] | Err]:
-        runner = self._parent._runner
         # The references are counted here, where the limit was measured.
-        if not (
-            self._queued
-            and getrefcount(self) == UNSHARED
-            and not getweakrefcount(self)
-            and runner.admit(self)
-        ):
-            return (yield from Outcome.__await__(self))
-        self._awaiters = 1  # whoever cancels that one cancels the task
-        assert self._context is not None
-        stage, runner.spare = runner.spare or runner.stage(), None
-        try:
-            awaited = self._context.run(stage.send, self)
-            if awaited is not ENDED:
-                going_on: Any = steps(stage, self, awaited, runner.arrivals())
-                yield from going_on  # a generator, and a coroutine
-        finally:
-            self._awaiters -= 1
-        runner.spare = stage
+        if self._queued and getrefcount(self) == UNSHARED and not getweakrefcount(self):
+            runner = self._parent._runner
+            if runner.queue[0] is self and runner.admits(self):
+                runner.queue.popleft()
+                self._queued = False
+                try:
+                    rest = runner.begin_inside(self)
+                    if rest is not None:
+                        yield from rest
+                finally:
+                    self._awaiters = 0
         if type(self._result) is Ok:
             return self._result
         try:
-            return self._result_for_reader()
+            return (yield from Outcome.__await__(self))
         finally:
             del self  # since Python 3.12 an error keeps the frames that awaited it
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import gc
 import itertools
 import warnings
+import weakref
 from typing import Any
 
 import anyio
@@ -55,6 +57,37 @@ async def test_rule_15_a_call_is_not_begun_before_it_is_awaited() -> None:
         assert not begun
         await waiting
         assert begun
+
+
+@pytest.mark.parametrize("options", [{}, {"name": "named"}], ids=["plain", "with_options"])
+async def test_rule_15_the_error_of_a_call_is_no_part_of_a_cycle(options: dict[str, Any]) -> None:
+    class Local:
+        pass
+
+    locals_of_calls: list[weakref.ref[Local]] = []
+
+    async def fail_with_a_local() -> None:
+        local = Local()
+        locals_of_calls.append(weakref.ref(local))
+        raise OSError("broken")
+
+    gc.disable()
+    try:
+        async with scope() as s:
+            with contextlib.suppress(OSError):
+                await s.call(fail_with_a_local, **options)
+            assert locals_of_calls[0]() is None
+    finally:
+        gc.enable()
+
+
+async def test_a_call_needs_no_task_of_the_event_loop_of_its_own(inline: bool) -> None:
+    async def running() -> int:
+        await anyio.sleep(0)
+        return len(anyio.get_running_tasks())
+
+    async with scope() as s:
+        assert (await s.call(running) == await running()) is inline
 
 
 async def test_rule_15_a_call_that_nobody_awaits_warns_as_any_coroutine() -> None:
