@@ -19,6 +19,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Self
@@ -82,7 +83,10 @@ class AsyncioGroup:
         traceback: TracebackType | None,
         /,
     ) -> bool:
-        left: bool = await self.group.__aexit__(exc_type, exc, traceback)
+        try:
+            left: bool = await self.group.__aexit__(exc_type, exc, traceback)
+        finally:
+            self.on_lost = _do_nothing  # it knows who opened the group, who keeps the group
         return left
 
     def create_task(
@@ -125,8 +129,10 @@ class AsyncioLaunch:
 
     async def run(self) -> None:
         """Run the coroutine: it tells whether it began, which asyncio's task does not."""
+        coroutine = self.coro
         with self._scope:
-            await self.coro
+            del self  # what the coroutine raises keeps this frame
+            await coroutine
 
     def cancel(self) -> None:
         """Cancel the task at its next checkpoint, and at every later one."""
@@ -149,12 +155,18 @@ class AsyncioLaunch:
         if not group._tasks and waiting is not None and not waiting.done():
             waiting.set_result(None)
         if task.cancelled():
+            with suppress(BaseException):  # it keeps the frames that its end went through till then
+                task.exception()
             if not began(self):
                 self._group.on_lost()
         elif (error := task.exception()) is not None:
             group._exceptions.append(error)
             if not around._effectively_cancelled:
                 around.cancel()
+
+
+def _do_nothing() -> None:
+    """Do nothing: what was lost is found afterwards."""
 
 
 @functools.cache

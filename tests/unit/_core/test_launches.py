@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextvars import Context
 from typing import Any
 
@@ -21,6 +23,8 @@ from tests.conftest import EVENT_LOOPS
 
 ON_ASYNCIO = [loop for loop in EVENT_LOOPS if loop.id != "trio"]
 on_asyncio = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO)
+WITHOUT_FACTORY = [loop for loop in ON_ASYNCIO if loop.id != "eager"]
+without_factory = pytest.mark.parametrize("anyio_backend", WITHOUT_FACTORY)
 pytestmark = pytest.mark.anyio
 
 
@@ -288,6 +292,71 @@ async def test_a_task_that_asyncio_cancels_later_cuts_no_other() -> None:
         task.cancel()
         group.create_task(other(), name="other")
     assert seen == ["cancelled", "other"]
+
+
+# What is kept
+
+
+class Something:
+    """What a frame keeps, and whatever keeps the frame."""
+
+
+class Quit(BaseException):
+    """What ends a program."""
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@without_factory
+async def test_a_task_that_ended_as_cancelled_keeps_no_frames(without_collector: None) -> None:
+    kept: list[weakref.ref[Something]] = []
+    before = asyncio.all_tasks()
+
+    async def work() -> None:
+        something = Something()
+        kept.append(weakref.ref(something))
+        await anyio.sleep_forever()
+
+    with anyio.CancelScope() as around:
+        async with running().open_group(unheard) as group:
+            group.create_task(work(), name="some work")
+            (task,) = asyncio.all_tasks() - before
+            await turns()
+            around.cancel()
+    assert task.cancelled()
+    assert kept[0]() is None
+
+
+@on_asyncio
+async def test_a_group_that_was_left_is_gone_with_what_its_tasks_raised(
+    without_collector: None,
+) -> None:
+    async def quit_() -> None:
+        await anyio.lowlevel.checkpoint()
+        raise Quit
+
+    async def one() -> list[weakref.ref[Any]]:
+        something = Something()
+        heard: list[Something] = [something]
+        raised: BaseException | None = None
+        group = running().open_group(lambda: heard)
+        try:
+            async with group:
+                launch = group.create_task(quit_(), name="ends the program")
+        except BaseExceptionGroup as quits:
+            (raised,) = quits.exceptions
+        kept: list[weakref.ref[Any]] = [weakref.ref(something), weakref.ref(raised)]
+        del raised, launch, group
+        return kept
+
+    kept = await one()
+    await turns()
+    assert [reference() for reference in kept] == [None, None]
 
 
 # Programs and versions of anyio in which tasks are anyio's own

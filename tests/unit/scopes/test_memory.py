@@ -378,6 +378,24 @@ async def test_after_the_block_nothing_is_left_though_its_errors_are_kept(
     assert not any(reference() for reference in references)
 
 
+@pytest.mark.parametrize(
+    "use", [use_tasks, use_safety_nets, use_a_timeout, use_dedupe, use_every, use_a_child]
+)
+async def test_a_scope_goes_with_its_last_reference_and_needs_no_collector(use: Use) -> None:
+    async def one() -> weakref.ref[Scope]:
+        async with scope() as s:
+            await use(s)
+        return weakref.ref(s)
+
+    gc.disable()
+    try:
+        reference = await one()
+        await anyio.wait_all_tasks_blocked()  # the event loop lets go of the last of its tasks
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
 # Circuits
 
 
