@@ -58,7 +58,7 @@ class AsyncioGroup:
     :param on_lost: called when a task may have ended before its first step
     """
 
-    __slots__ = ("context", "group", "host", "loop", "on_lost", "scope", "states")
+    __slots__ = ("context", "group", "host", "loop", "new_scope", "on_lost", "scope", "states")
 
     def __init__(
         self, group: Any, loop: Any, context: Context, on_lost: Callable[[], object]
@@ -69,6 +69,7 @@ class AsyncioGroup:
         self.context = context
         self.on_lost = on_lost
         self.states: WeakKeyDictionary[Any, Any] = sys.modules[BACKEND]._task_states
+        self.new_scope = _light(sys.modules[BACKEND].CancelScope)
         self.host = 0
 
     async def __aenter__(self) -> Self:
@@ -82,9 +83,9 @@ class AsyncioGroup:
         exc: BaseException | None,
         traceback: TracebackType | None,
         /,
-    ) -> bool:
+    ) -> bool | None:
         try:
-            left: bool = await self.group.__aexit__(exc_type, exc, traceback)
+            left: bool | None = await self.group.__aexit__(exc_type, exc, traceback)
         finally:
             self.on_lost = _do_nothing  # it knows who opened the group, who keeps the group
         return left
@@ -124,7 +125,7 @@ class AsyncioLaunch:
     def __init__(self, group: AsyncioGroup, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.coro = coroutine
         self._group = group
-        self._scope = anyio.CancelScope()
+        self._scope = group.new_scope()
         self._ended: anyio.Event | None = None
 
     async def run(self) -> None:
@@ -155,7 +156,7 @@ class AsyncioLaunch:
         if not group._tasks and waiting is not None and not waiting.done():
             waiting.set_result(None)
         if task.cancelled():
-            with suppress(BaseException):  # it keeps the frames that its end went through till then
+            with suppress(BaseException):  # asyncio keeps the frames of its end until it is asked
                 task.exception()
             if not began(self):
                 self._group.on_lost()
@@ -192,6 +193,33 @@ def _is_as_expected(kind: Any) -> bool:
         )
     except (AttributeError, TypeError):
         return False
+
+
+@functools.cache
+def _light(kind: Any) -> Any:
+    """Return a kind of cancel scope that makes the set of the scopes inside when it is needed.
+
+    Most tasks open none, and it would be the largest part of what waits with a task.
+    """
+
+    class Light(kind):  # type: ignore[misc]
+        __slots__ = ("_inside",)
+
+        _inside: set[Any]
+
+        @property
+        def _child_scopes(self) -> set[Any]:
+            try:
+                return self._inside
+            except AttributeError:
+                self._inside = set()
+                return self._inside
+
+        @_child_scopes.setter
+        def _child_scopes(self, none_yet: set[Any]) -> None:
+            """Keep none."""
+
+    return Light
 
 
 @functools.cache

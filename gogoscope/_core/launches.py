@@ -43,7 +43,7 @@ class Group(Protocol):
         exc: BaseException | None,
         traceback: TracebackType | None,
         /,
-    ) -> bool: ...
+    ) -> bool | None: ...  # not bool: type checkers would doubt what follows the block
 
     def create_task(
         self, coroutine: Coroutine[Any, Any, Any], /, *, name: str, context: Context | None = None
