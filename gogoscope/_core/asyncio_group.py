@@ -158,7 +158,7 @@ class AsyncioLaunch:
         if task.cancelled():
             with suppress(BaseException):  # asyncio keeps the frames of its end until it is asked
                 task.exception()
-            if not began(self):
+            if not (began(self) or group._exceptions):  # those cancel the whole group
                 self._group.on_lost()
         elif (error := task.exception()) is not None:
             group._exceptions.append(error)

@@ -277,6 +277,31 @@ async def test_a_task_that_asyncio_cancels_before_its_first_step_is_told_of(
 
 
 @on_asyncio
+async def test_nothing_is_told_of_what_is_lost_once_a_task_has_ended_the_program() -> None:
+    lost: list[str] = []
+
+    async def quit_() -> None:
+        raise Quit
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with running().open_group(lambda: lost.append("lost")) as group:
+            group.create_task(quit_(), name="ends the program")
+            try:
+                await anyio.sleep_forever()
+            finally:
+                before = asyncio.all_tasks()
+                launch = group.create_task(turns(), name="some work")
+                (task,) = asyncio.all_tasks() - before
+                task.cancel()
+                with anyio.CancelScope(shield=True):
+                    await turns()
+                assert not began(launch)
+                launch.coro.close()
+    assert caught.group_contains(Quit)
+    assert not lost
+
+
+@on_asyncio
 async def test_a_task_that_asyncio_cancels_later_cuts_no_other() -> None:
     seen: list[str] = []
     before = asyncio.all_tasks()
