@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import psutil
@@ -141,14 +142,22 @@ def gunicorn(kind: str, folder: Path) -> tuple[list[str], Callable[[str, str], s
 def celery(folder: Path) -> tuple[list[str], Callable[[str, str], str]]:
     from celery import Celery  # type: ignore[import-untyped]
 
-    for name in ("queue", "results"):
-        (folder / name).mkdir()
+    outbox, queue = folder / "outbox", folder / "queue"
+    for made in (outbox, queue, folder / "results"):
+        made.mkdir()
     app = Celery(broker="filesystem://", backend=f"file://{folder / 'results'}")
-    folders = ("data_folder_in", "data_folder_out", "control_folder")
-    app.conf.broker_transport_options = dict.fromkeys(folders, str(folder / "queue"))
+    app.conf.broker_transport_options = {
+        "data_folder_in": str(queue),
+        "data_folder_out": str(outbox),
+        "control_folder": str(queue),
+    }
+    sending = Lock()
 
     def do(act: str, key: str) -> str:
-        asked: Any = app.send_task("do", [act, key])
+        with sending:  # Celery ends at once if it reads a message that is half written
+            asked: Any = app.send_task("do", [act, key])
+            for message in outbox.iterdir():
+                message.rename(queue / message.name)
         return str(asked.get(timeout=PATIENCE, interval=0.02))
 
     return ["celery", "-A", f"{SERVED}.celery_app", "worker", "-c", "2", "--pool", "prefork"], do
