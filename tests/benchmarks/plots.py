@@ -130,7 +130,12 @@ PLOTTED = (
                 "breaker",
                 "call ",
                 rf"(?P<name>\S.*?)\s+{NUMBER}\s+[\d.]+$",
-                left_out=("bare await", "gogoscope retry", "gogoscope retry + breaker.call"),
+                left_out=(
+                    "bare await",
+                    "two coroutines around it",
+                    "gogoscope retry",
+                    "gogoscope retry + breaker.call",
+                ),
             ),
         ),
     ),
