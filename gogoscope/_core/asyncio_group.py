@@ -44,10 +44,11 @@ def open_group(loop: Any, context: Context, on_lost: Callable[[], object]) -> Gr
     if not _is_as_expected(kind):
         plain: Group = group
         return plain
-    told = functools.partial(context.run, on_lost)  # it may be called outside of any task
+    # It is called outside of any task, and inside the context in which their ends are noted.
+    told = functools.partial(context.copy().run, on_lost)
     scope_kind: Any = type(group.cancel_scope)
     group.cancel_scope = _forgiving(scope_kind)(group._exceptions, told)
-    return AsyncioGroup(group, loop, context, on_lost)
+    return AsyncioGroup(group, loop, context)
 
 
 class AsyncioGroup:
@@ -55,19 +56,15 @@ class AsyncioGroup:
 
     :param loop: asyncio's event loop
     :param context: what the ends of tasks are noted in
-    :param on_lost: called when a task may have ended before its first step
     """
 
-    __slots__ = ("context", "group", "host", "loop", "new_scope", "on_lost", "scope", "states")
+    __slots__ = ("context", "group", "host", "loop", "new_scope", "scope", "states")
 
-    def __init__(
-        self, group: Any, loop: Any, context: Context, on_lost: Callable[[], object]
-    ) -> None:
+    def __init__(self, group: Any, loop: Any, context: Context) -> None:
         self.group = group
         self.scope = group.cancel_scope
         self.loop = loop
         self.context = context
-        self.on_lost = on_lost
         self.states: WeakKeyDictionary[Any, Any] = sys.modules[BACKEND]._task_states
         self.new_scope = _light(sys.modules[BACKEND].CancelScope)
         self.host = 0
@@ -84,10 +81,7 @@ class AsyncioGroup:
         traceback: TracebackType | None,
         /,
     ) -> bool | None:
-        try:
-            left: bool | None = await self.group.__aexit__(exc_type, exc, traceback)
-        finally:
-            self.on_lost = _do_nothing  # it knows who opened the group, who keeps the group
+        left: bool | None = await self.group.__aexit__(exc_type, exc, traceback)
         return left
 
     def create_task(
@@ -158,16 +152,12 @@ class AsyncioLaunch:
         if task.cancelled():
             with suppress(BaseException):  # asyncio keeps the frames of its end until it is asked
                 task.exception()
-            if not (began(self) or group._exceptions):  # those cancel the whole group
-                self._group.on_lost()
+            if not began(self):
+                around.cancel()  # which says that it is lost, unless an exception cancels the group
         elif (error := task.exception()) is not None:
             group._exceptions.append(error)
             if not around._effectively_cancelled:
                 around.cancel()
-
-
-def _do_nothing() -> None:
-    """Do nothing: what was lost is found afterwards."""
 
 
 @functools.cache

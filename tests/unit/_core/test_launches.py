@@ -8,7 +8,7 @@ import math
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Any
 
 import anyio
@@ -63,9 +63,18 @@ async def test_a_group_waits_for_its_tasks_and_knows_their_names() -> None:
 
 
 async def test_a_task_runs_in_the_context_that_is_passed() -> None:
+    variable: ContextVar[str] = ContextVar("variable", default="outside")
     context = Context()
+    context.run(variable.set, "inside")
+    seen: list[str] = []
+
+    async def work() -> None:
+        seen.append(variable.get())
+        variable.set("changed")
+
     async with running().open_group(unheard) as group:
-        group.create_task(turns(), name="some work", context=context)
+        group.create_task(work(), name="some work", context=context)
+    assert (seen, variable.get()) == (["inside"], "outside")
 
 
 async def test_what_a_task_raises_cancels_the_others_and_leaves_the_group() -> None:
