@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -109,16 +108,6 @@ def left_by(scope: anyio.CancelScope, leaving: BaseException | None) -> BaseExce
 async def checkpoint() -> None:
     """Let other tasks run; raise a pending cancellation here."""
     await anyio.lowlevel.checkpoint()
-
-
-def turn() -> Callable[[], Awaitable[None]]:
-    """Return a cheaper :func:`checkpoint`, for the event loop that runs the caller."""
-    return _turn_of_asyncio if on_asyncio() else checkpoint
-
-
-@types.coroutine
-def _turn_of_asyncio() -> Generator[None, None, None]:
-    yield  # as asyncio.sleep(0) does
 
 
 async def checkpoint_if_cancelled() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import types
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from contextvars import Context
@@ -22,7 +23,7 @@ import anyio
 import anyio.lowlevel
 
 from gogoscope._core.asyncio_group import open_group
-from gogoscope._core.cancellation import on_asyncio
+from gogoscope._core.cancellation import checkpoint, on_asyncio
 from gogoscope._core.interrupts import noted
 from gogoscope._core.launches import Group
 
@@ -64,6 +65,10 @@ class EventLoop(Protocol):
 
         Outside of tasks, anyio knows by a variable alone on which event loop of two it runs.
         """
+        ...
+
+    def turn(self) -> Awaitable[None]:
+        """Let other tasks run: a checkpoint, but a cheaper one."""
         ...
 
     def waiter(self) -> Awaitable[None]:
@@ -174,6 +179,11 @@ class Asyncio:
         """Return a context that names asyncio."""
         return self._context.copy()
 
+    @types.coroutine
+    def turn(self) -> Generator[None, None, None]:
+        """Yield, as asyncio's ``sleep(0)`` does."""
+        yield
+
     def waiter(self) -> Awaitable[None]:
         """Return a future."""
         future: Awaitable[None] = self._loop.create_future()
@@ -265,6 +275,10 @@ class Trio:
     def own_context(self) -> Context:
         """Return an empty context."""
         return Context()
+
+    def turn(self) -> Awaitable[None]:
+        """Return a checkpoint: trio has none that is cheaper."""
+        return checkpoint()
 
     def waiter(self) -> Awaitable[None]:
         """Return an event that can be awaited."""

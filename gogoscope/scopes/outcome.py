@@ -5,10 +5,9 @@ is cancelled, nobody needs the result, and the outcome is abandoned. Awaiting it
 error: the result itself notes that, whoever holds it.
 
 ``_result`` is the result, once there is one. ``_queued`` tells that what it comes from has not
-begun. ``_awaiters`` counts those who await it now,
-``_ended`` wakes them, ``_watcher`` is called once. ``_was_cancelled`` tells a cancellation from an
-error of the function, ``_interrupted`` that what ended the function is no result
-(``KeyboardInterrupt``).
+begun. ``_awaiters`` counts those who await it now, ``_ended`` wakes them, ``_watcher`` is called
+once. ``_was_cancelled`` tells a cancellation from an error of the function, ``_interrupted`` that
+what ended the function is no result (``KeyboardInterrupt``).
 """
 
 from __future__ import annotations

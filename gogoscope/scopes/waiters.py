@@ -1,14 +1,13 @@
 """Tasks of the event loop that wait until one of their kind is needed.
 
-``waiting`` wakes those that wait. ``coming`` counts those that were called, or gave a turn to
-others, and have not gone on yet. ``turn`` gives one, which is cheaper than to wait and be called.
+``waiting`` wakes those that wait. ``coming`` counts those that were called, or yielded to others,
+and have not gone on yet. ``turn`` yields, which is cheaper than to wait and be called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from gogoscope._core.cancellation import checkpoint, turn
 from gogoscope._core.event_loop import EventLoop
 
 
@@ -17,16 +16,17 @@ class Waiters:
 
     __slots__ = ("_loop", "coming", "turn", "waiting")
 
+    turn: Callable[[], Awaitable[None]]
+
     def __init__(self) -> None:
         self._loop: EventLoop | None = None
-        self.turn: Callable[[], Awaitable[None]] = checkpoint
         self.waiting: list[Awaitable[None]] = []
         self.coming = 0
 
     def begin_in(self, loop: EventLoop) -> None:
-        """Note in which event loop they wait: the one that runs the caller."""
+        """Note in which event loop they wait."""
         self._loop = loop
-        self.turn = turn()
+        self.turn = loop.turn
 
     async def wait(self) -> None:
         """Wait to be called."""
@@ -43,8 +43,8 @@ class Waiters:
             raise
         self.coming -= 1
 
-    async def give_turn(self) -> None:
-        """Give others a turn, and come again."""
+    async def yield_turn(self) -> None:
+        """Yield to others, and come again."""
         self.coming += 1
         try:
             await self.turn()

@@ -10,9 +10,9 @@ One worker begins. A worker whose item suspends calls one more, up to the limit,
 never suspend need only one or two. A worker that finds no item to run is parked. Only one that was
 parked, or two that are new, are on their way at a time: they call others when they have an item.
 
-Giving others a turn is cheaper than to wait and be woken. So a worker that ran items, and has no
-room for more, gives a turn to a consumer that is on its way; and as long as results come within a
-turn, the consumer gives one to the workers, and those that are parked stay so.
+To yield to others is cheaper than to wait and be woken. So a worker that ran items, and has no room
+for more, yields to a consumer that is on its way; and as long as results come within a turn, the
+consumer yields to the workers, and those that are parked stay so.
 
 asyncio's own cancellation of a worker concerns the item that it runs, whose result it becomes, and
 this worker: it ends, and another takes its place.
@@ -196,7 +196,7 @@ class Workers(Generic[Item, T]):
         delivery = self.delivery
         while not self._idle:
             if self._soon:
-                await delivery.consumers.give_turn()
+                await delivery.consumers.yield_turn()
             else:
                 self.go_on()
                 await delivery.change()
